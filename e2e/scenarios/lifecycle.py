@@ -1,0 +1,225 @@
+"""The life of a pool, end to end: freeze, thaw, scale, drain, and a corrupted checkpoint.
+
+Runs on any cluster on which Thaw is installed; what it needs besides is one shared (RWX) claim.
+"""
+
+import json
+import pathlib
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from scenarios import manifests
+from scenarios.client import FirstToken, Stream, greedy
+from scenarios.kube import Kube, Object, condition, is_true, say, wait
+from scenarios.report import Report, Row
+
+POOL_SELECTOR = f"thaw.dev/pool={manifests.POOL}"
+ADMIN_PORT, SERVING_PORT = 9100, 8000
+STREAM_TOKENS = 1500
+MIN_SPEEDUP = 5.0
+
+# Runs in a worker's container, which has the store mounted: one bit in the middle of the checkpoint's largest file.
+FLIP_ONE_BIT = """
+import pathlib, sys
+files = [f for f in pathlib.Path("/var/lib/thaw/store").rglob("*") if f.is_file() and sys.argv[1] in f.parts]
+victim = max(files, key=lambda f: f.stat().st_size)
+with victim.open("r+b") as f:
+    f.seek(victim.stat().st_size // 2)
+    byte = f.read(1)[0]
+    f.seek(-1, 1)
+    f.write(bytes([byte ^ 1]))
+print(victim.name)
+"""
+
+
+@dataclass
+class Worker:
+    """What is known of one pod while the scenario runs."""
+
+    name: str
+    created: float
+    prober: FirstToken
+    ready: float | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def _epoch(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+class Lifecycle:
+    """The scenario. `run` returns the report; nothing is asserted by exceptions except what never came."""
+
+    def __init__(self, kube: Kube, base: str, image: str) -> None:
+        self.kube, self.base, self.image = kube, base, image
+        self.report = Report()
+        self.workers: dict[str, Worker] = {}
+        self.answer = ""
+
+    def run(self) -> Report:
+        first = self.first_worker_freezes()
+        thawed = self.autoscaler_adds_two()
+        self.check_speedup(first, thawed)
+        self.scale_down_loses_nothing()
+        self.corruption_is_found()
+        self.delete_cleans_up()
+        return self.report
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def first_worker_freezes(self) -> Worker:
+        say("1/5  one replica: starts vLLM the slow way, freezes itself, serves (about a minute)")
+        self.kube.apply(manifests.pool(self.image, replicas=1))
+        worker = self._wait_ready(1, timeout=420)[0]
+        pool = wait("the checkpoint", self._pool_with_checkpoint, timeout=180)
+        found = condition(pool, "CheckpointReady")
+        self.report.check(
+            f"the first worker started cold and its checkpoint is ready ({found and found.get('reason')})",
+            worker.state.get("startMode") == "Cold",
+        )
+        self.answer = greedy(self._serving(worker), manifests.MODEL_NAME)
+        self._row(worker)
+        print(self.kube.run("get", "vwp"), end="", flush=True)
+        return worker
+
+    def autoscaler_adds_two(self) -> list[Worker]:
+        say("2/5  an HPA on /scale takes the pool to 3: the new pods thaw")
+        self.kube.apply(manifests.hpa(3, 3))
+        before = set(self.workers)
+        new = [w for w in self._wait_ready(3, timeout=300) if w.name not in before]
+        for worker in new:
+            self._row(worker)
+        modes = [w.state.get("startMode") for w in new]
+        self.report.check(f"the two pods that the HPA added thawed ({modes})", modes == ["Restored", "Restored"])
+        print(self.kube.run("get", "vwp"), end="", flush=True)
+        return new
+
+    def check_speedup(self, cold: Worker, thawed: list[Worker]) -> None:
+        slowest = max((w.ready or 1e9) for w in thawed)
+        ratio = (cold.ready or 0.0) / slowest
+        self.report.check(
+            f"thawed pods are at least {MIN_SPEEDUP:.0f} times faster to ready than the cold one "
+            f"({cold.ready:.1f} s / {slowest:.1f} s = {ratio:.1f})",
+            ratio >= MIN_SPEEDUP,
+        )
+
+    def scale_down_loses_nothing(self) -> None:
+        say("3/5  a long streamed answer on every pod while the pool goes back to 1")
+        streams = {
+            name: Stream(self._serving(worker), manifests.MODEL_NAME, STREAM_TOKENS)
+            for name, worker in self.workers.items()
+        }
+        for stream in streams.values():
+            stream.start()
+        for stream in streams.values():
+            stream.first.wait(60)
+        self.kube.apply(manifests.hpa(1, 1))
+        leaving = wait("two pods to be terminating", lambda: self._terminating(2), timeout=90)
+        in_flight = [name for name in leaving if streams[name].is_alive()]
+        self.report.check(f"answers were in flight on the pods that went ({len(in_flight)} of 2)", bool(in_flight))
+        for stream in streams.values():
+            stream.join(120)
+        whole = sum(stream.whole for stream in streams.values())
+        problems = "; ".join(f"{n}: {s.error or (s.finish_reason, s.usage)}" for n, s in streams.items() if not s.whole)
+        self.report.check(f"{whole} of 3 streamed answers of {STREAM_TOKENS} tokens arrived whole{problems and ': '}{problems}",
+                          whole == len(streams))  # fmt: skip
+        wait("the two pods to be gone", lambda: len(self._pods()) == 1, timeout=120)
+        self.workers = {p["metadata"]["name"]: self.workers[p["metadata"]["name"]] for p in self._pods()}
+
+    def corruption_is_found(self) -> None:
+        say("4/5  one bit of the checkpoint is flipped; kubectl scale to 2: the new pod must notice and start cold")
+        self.kube.delete("hpa", manifests.POOL)
+        survivor = next(iter(self.workers.values()))
+        artifact = survivor.state.get("artifact") or {}
+        victim = self.kube.run(
+            "exec", survivor.name, "-c", "worker", "--", "/opt/thaw/venv/bin/python", "-c", FLIP_ONE_BIT,
+            artifact["generation"],
+        ).strip()  # fmt: skip
+        self.kube.run("scale", f"vwp/{manifests.POOL}", "--replicas=2")
+        worker = next(w for w in self._wait_ready(2, timeout=420) if w.name != survivor.name)
+        self._row(worker)
+        failures = [f["reason"] for f in worker.state.get("restoreFailures", [])]
+        self.report.check(
+            f"the pod that met the flipped bit in {victim} said so and started cold ({failures})",
+            worker.state.get("startMode") == "Cold" and "DigestMismatch" in failures,
+        )
+        self.report.check(
+            "every worker gave the first one's answer", all(row.same_answer for row in self.report.rows)
+        )
+
+    def delete_cleans_up(self) -> None:
+        say("5/5  the pool is deleted: its pods, Service and budget go")
+        self.kube.delete("vwp", manifests.POOL)
+        wait("the pods to be gone", lambda: not self._pods(), timeout=150)
+        left = wait(
+            "owned objects to be gone",
+            lambda: [0] if not self.kube.list("service,poddisruptionbudget", POOL_SELECTOR) else None,
+            timeout=60,
+        )
+        self.report.check("deleting the pool removed its pods, Service and PodDisruptionBudget", bool(left))
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def _serving(self, worker: Worker) -> str:
+        return self.kube.pod_url(self.base, worker.name, SERVING_PORT)
+
+    def _pods(self) -> list[Object]:
+        return self.kube.list("pods", POOL_SELECTOR)
+
+    def _terminating(self, count: int) -> list[str] | None:
+        names = [p["metadata"]["name"] for p in self._pods() if "deletionTimestamp" in p["metadata"]]
+        return names if len(names) >= count else None
+
+    def _pool_with_checkpoint(self) -> Object | None:
+        pool = self.kube.get("vwp", manifests.POOL)
+        return pool if is_true(pool, "CheckpointReady") else None
+
+    def _wait_ready(self, count: int, *, timeout: float) -> list[Worker]:
+        return wait(f"{count} ready workers", lambda: self._look(count), timeout=timeout, every=0.3)
+
+    def _look(self, count: int) -> list[Worker] | None:
+        """Meets new pods, starts their first-token probes, and returns all once `count` are ready."""
+        for pod in self._pods():
+            name = pod["metadata"]["name"]
+            if name not in self.workers:
+                url = self.kube.pod_url(self.base, name, SERVING_PORT)
+                worker = Worker(name, _epoch(pod["metadata"]["creationTimestamp"]), FirstToken(url, manifests.MODEL_NAME))
+                worker.prober.start()
+                self.workers[name] = worker
+            worker, ready = self.workers[name], condition(pod, "Ready")
+            if worker.ready is None and ready and ready["status"] == "True":
+                worker.ready = max(_epoch(ready["lastTransitionTime"]) - worker.created, 0.1)
+        done = [w for w in self.workers.values() if w.ready is not None]
+        return done if len(done) >= count else None
+
+    def _row(self, worker: Worker) -> None:
+        worker.prober.join(60)
+        worker.prober.cancel()
+        with urllib.request.urlopen(self.kube.pod_url(self.base, worker.name, ADMIN_PORT) + "/state") as response:
+            worker.state = json.load(response)
+        first = None if worker.prober.at is None else worker.prober.at - worker.created
+        same = not self.answer or greedy(self._serving(worker), manifests.MODEL_NAME) == self.answer
+        failures = worker.state.get("restoreFailures") or []
+        reason = failures[-1]["reason"] if failures else str(worker.state.get("startReason"))
+        assert worker.ready is not None
+        self.report.rows.append(Row(worker.name, str(worker.state.get("startMode")), reason, worker.ready, first, same))
+
+
+def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
+    """Make the tiny model on the claim, with a Job that runs in the worker image."""
+    say("making a tiny random model on the shared claim")
+    kube.delete("job", "make-model")
+    kube.apply(manifests.model_script(script), manifests.model_job(image))
+    start = time.monotonic()
+
+    def finished() -> Object | None:
+        job = kube.get("job", "make-model")
+        if job and is_true(job, "Failed"):
+            raise RuntimeError("the Job that makes the model failed: " + kube.run("logs", "job/make-model", "--tail=20"))
+        return job if job and is_true(job, "Complete") else None
+
+    wait("the model", finished, timeout=300)
+    say(f"  model ready after {time.monotonic() - start:.0f} s")

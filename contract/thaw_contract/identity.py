@@ -45,9 +45,13 @@ class HostTuple(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mounts: tuple[str, ...] = ()  # sorted mount destinations that the process may have open
 
 
+def _canonical(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
 def digest(value: IdentityInputs | HostTuple) -> str:
     """SHA-256 over the canonical JSON (keys sorted, no spaces), in hex."""
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
 
 
 def differences(wanted: IdentityInputs | HostTuple, found: IdentityInputs | HostTuple) -> list[str]:
@@ -56,7 +60,7 @@ def differences(wanted: IdentityInputs | HostTuple, found: IdentityInputs | Host
     lines: list[str] = []
     for key in sorted(a.keys() | b.keys()):
         left, right = a.get(key), b.get(key)
-        if left == right:
+        if _canonical(left) == _canonical(right):  # as they travel: to Python, 1 == True
             continue
         if isinstance(left, list | tuple) and isinstance(right, list | tuple):
             gone, new = sorted(set(left) - set(right)), sorted(set(right) - set(left))

@@ -69,7 +69,7 @@ class DrainReport(_Base):
     aborted: int = 0
 
 
-class WorkerState(_Base):
+class WorkerState(_Base, kw_only=True):
     """The whole answer. Durations in seconds, sizes in bytes. Unknown fields are ignored by readers, so that an
     operator can read a newer worker."""
 

@@ -1,0 +1,1 @@
+"""The embedded one-node Kubernetes; see README.md."""

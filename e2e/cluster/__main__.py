@@ -1,0 +1,158 @@
+"""The command line: `python -m cluster VERB` with e2e on PYTHONPATH."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cluster import build, images, packages
+from cluster.apiserver import ApiServer
+from cluster.errors import ClusterError, say
+from cluster.layout import State, cache_dir, state_dir
+from cluster.node import Cluster, foreign_kubeconfig
+
+_EPILOG = """\
+environment:
+  KUBECONFIG   a cluster of your own: `up` then only checks that it answers, and builds nothing
+  THAW_STATE   the cluster's data, keys and logs (default /var/lib/thaw-cluster)
+  THAW_CACHE   built and downloaded programs, safe to delete (default ~/.cache/thaw)
+
+first use:
+  python -m cluster up                              # compiles Kubernetes the first time
+  export KUBECONFIG=$(python -m cluster kubeconfig)
+  python -m cluster kubectl get nodes
+  python -m cluster clean                           # leaves nothing but the cache
+"""
+
+
+def main() -> int:
+    arguments, rest = _parser().parse_known_args()
+    if rest and arguments.verb not in ("kubectl", "helm"):
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return int(arguments.run(arguments, State(state_dir())) or 0)
+    except ClusterError as error:
+        print(f"cluster: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cluster: interrupted; run the same again to go on, or `down` to undo", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A real Kubernetes on one machine, without a container registry.",
+    )  # fmt: skip
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, help: str, run: object) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help, add_help=name not in ("kubectl", "helm"))
+        sub.set_defaults(run=run)
+        return sub
+
+    verb("up", "start the cluster, or repair it, or do nothing if it is healthy", _up)
+    verb("down", "stop it and put the machine back; images and API objects stay for the next `up`", _down)
+    verb("clean", "`down`, and delete the state directory", _clean)
+    verb("status", "print how each component is; exit status 0 if all is well", _status)
+    verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
+    load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
+    load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
+    load.add_argument("--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)")
+    for tool in ("kubectl", "helm"):
+        passing = verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
+        passing.add_argument("arguments", nargs=argparse.REMAINDER)
+    verb("build", "only build the programs, and print the folder that they are in", _build)
+    only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
+    only.add_argument("action", choices=("up", "down"))
+    only.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / f"thaw-api-only-{os.getuid()}",
+                      help="its data, keys and logs (default: %(default)s)")  # fmt: skip
+    return parser
+
+
+def _up(_: argparse.Namespace, state: State) -> None:
+    if own := foreign_kubeconfig(state):
+        _check_foreign(own)
+    else:
+        Cluster(state).up()
+
+
+def _check_foreign(kubeconfig: str) -> None:
+    kubectl = shutil.which("kubectl")
+    if not kubectl:
+        raise ClusterError(f"KUBECONFIG is {kubeconfig}, and there is no kubectl on PATH to try it with")
+    done = subprocess.run([kubectl, "version", "--request-timeout=15s"], capture_output=True, text=True)
+    if done.returncode:
+        raise ClusterError(f"the cluster of KUBECONFIG={kubeconfig} does not answer:\n{done.stderr.strip()}\n"
+                           "Repair it, or unset KUBECONFIG to use the embedded cluster.")  # fmt: skip
+    say(f"using the cluster of KUBECONFIG={kubeconfig}; nothing was built or started")
+
+
+def _down(_: argparse.Namespace, state: State) -> None:
+    Cluster(state).down()
+
+
+def _clean(_: argparse.Namespace, state: State) -> None:
+    Cluster(state).clean()
+
+
+def _status(_: argparse.Namespace, state: State) -> bool:
+    return not Cluster(state).status()
+
+
+def _kubeconfig(_: argparse.Namespace, state: State) -> None:
+    print(_kubeconfig_path(state))
+
+
+def _kubeconfig_path(state: State) -> str:
+    own = foreign_kubeconfig(state)
+    if not own and not state.kubeconfig.exists():
+        raise ClusterError("there is no cluster yet: run `up`")
+    return own or str(state.kubeconfig)
+
+
+def _load(arguments: argparse.Namespace, state: State) -> None:
+    if own := foreign_kubeconfig(state):
+        raise ClusterError(f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry")
+    for name in images.load(packages.ensure(), state, arguments.source, arguments.name):
+        print(name)
+
+
+def _tool(arguments: argparse.Namespace, state: State) -> None:
+    environment = {**os.environ, "KUBECONFIG": _kubeconfig_path(state)}
+    if not foreign_kubeconfig(state):
+        # Discovery caches go by address, and every new cluster has the same one.
+        environment |= {"KUBECACHEDIR": str(state.run / "kubectl-cache")}
+    own = state.bin / arguments.verb
+    program = str(own) if own.exists() else build.ensure()[arguments.verb]
+    os.execve(program, [arguments.verb, *arguments.arguments], environment)
+
+
+def _build(_: argparse.Namespace, state: State) -> None:
+    del state
+    packages.ensure()
+    print(build.ensure().directory)
+    say(f"everything is in {cache_dir()}")
+
+
+def _api_only(arguments: argparse.Namespace, _: State) -> None:
+    if arguments.action == "down" and not arguments.directory.exists():
+        say(f"nothing to take down: {arguments.directory} does not exist")
+        return
+    arguments.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    server = ApiServer(arguments.directory)
+    if arguments.action == "up":
+        server.start()
+        print(server.kubeconfig)
+    else:
+        server.close()
+        shutil.rmtree(arguments.directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

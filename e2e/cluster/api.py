@@ -1,0 +1,54 @@
+"""The few requests to an API server that this package needs, with the standard library."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError
+
+#: What a request raises while the server is not there or not ready; ValueError covers answers that are no JSON.
+NOT_YET = (OSError, ValueError)
+
+
+class Api:
+    """An API server seen as the administrator whose certificate is in `pki`."""
+
+    def __init__(self, url: str, pki: Path) -> None:
+        self._url = url
+        self._tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        self._tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+
+    def get(self, path: str, timeout: float = 5) -> Any:
+        """The JSON at `path`. Raises OSError when the server does not answer or answers with an error status."""
+        with urllib.request.urlopen(self._url + path, timeout=timeout, context=self._tls) as answer:
+            return json.load(answer)
+
+    def ready(self, timeout: float = 5) -> bool:
+        """Whether /readyz says ok."""
+        try:
+            with urllib.request.urlopen(self._url + "/readyz", timeout=timeout, context=self._tls) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def wait(what: str, condition: Callable[[], bool], timeout: float, check: Callable[[], None]) -> None:
+    """Poll `condition` until it holds. `check` runs between polls and raises when waiting is pointless.
+
+    Raises ClusterError naming `what` after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    pause = 0.05
+    while not condition():
+        check()
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{what}: not after {timeout:.0f} s")
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.5)

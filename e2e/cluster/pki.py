@@ -1,0 +1,33 @@
+"""Keys and certificates of one control plane, made once by `thaw-kube certs`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.build import Binaries
+from cluster.errors import ClusterError
+
+
+def ensure(binaries: Binaries, directory: Path, node: str, addresses: Sequence[str]) -> None:
+    """Fill `directory` with the authorities, certificates and keys of a control plane, unless it is there.
+
+    Raises ClusterError if they cannot be written.
+    """
+    if directory.exists():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="pki-"))
+    try:
+        done = subprocess.run(
+            [binaries["thaw-kube"], "certs", f"--dir={scratch}", f"--node={node}", f"--ips={','.join(addresses)}"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise ClusterError(f"making certificates in {directory.parent} failed: {done.stderr.strip()}")
+        scratch.rename(directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

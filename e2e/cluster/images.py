@@ -180,8 +180,11 @@ def images(packages: Packages, state: State) -> dict[str, str]:
 
 def remove_containers(packages: Packages, state: State) -> None:
     """Delete every container and sandbox, running or not, with its snapshot. Images stay."""
-    if tasks := _ctr(packages, state, "tasks", "list", "--quiet").split():
-        _ctr(packages, state, "tasks", "delete", "--force", *tasks)
+    # containerd takes away ended tasks by itself, so some are gone between being listed and being deleted.
+    for _ in range(20):
+        if not (tasks := _ctr(packages, state, "tasks", "list", "--quiet").split()):
+            break
+        subprocess.run(_command(packages, state, "tasks", "delete", "--force", *tasks), capture_output=True)
     if containers := _ctr(packages, state, "containers", "list", "--quiet").split():
         _ctr(packages, state, "containers", "delete", *containers)
 

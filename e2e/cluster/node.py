@@ -78,7 +78,8 @@ class Cluster:
         }
         for path, text in files.items():
             path.touch(mode=0o600)
-            path.write_text(text)
+            if path.read_text() != text:  # kube-proxy ends when its file is written, whatever is written
+                path.write_text(text)
         for name, target in {
             "kubectl": binaries["kubectl"], "helm": binaries["helm"], "ctr": tools["ctr"],
         }.items():  # fmt: skip

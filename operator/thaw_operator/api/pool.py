@@ -1,13 +1,23 @@
 """VLLMWorkerPool: a pool of vLLM workers that thaw a checkpoint instead of starting."""
 
-import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator
-
+from pydantic import Field
 from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement
-from thaw_operator.api.common import CountOrPercent, FreeForm, Model, Quantity, Rule, extension
+
+from thaw_operator.api.common import (
+    CountOrPercent,
+    FreeForm,
+    Model,
+    Quantity,
+    Rule,
+    extension,
+    is_zero,
+    nested,
+)
+from thaw_operator.api.template import PodTemplate
 
 DRAIN_RESERVE_SECONDS = 10
 """Part of the grace period that no request may use: aborting, KV transfers, reaping, exit."""
@@ -29,11 +39,31 @@ class HubSource(Model):
     """vLLM downloads the model, or finds it where the image keeps it."""
 
 
+def _inside(path: str) -> bool:
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
+def _inside_rule(field: str, get: Callable[[Any], str]) -> Rule:
+    return Rule(
+        f"!self.{field}.startsWith('/') && !self.{field}.split('/').exists(part, part == '..')",
+        lambda self: _inside(get(self)),
+        f"{field} must be relative to the claim's root, without '..'",
+        f".{field}",
+    )
+
+
 class ClaimSource(Model):
     """A PersistentVolumeClaim that holds the model, mounted read-only."""
 
-    claim_name: str = Field(min_length=1, description="Name of a PersistentVolumeClaim in the pool's namespace.")
-    path: str = Field(default="", description="Directory of the model inside the claim; its root by default.")
+    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("path", lambda self: self.path),)
+    claim_name: str = Field(
+        min_length=1, max_length=253, description="Name of a PersistentVolumeClaim in the pool's namespace."
+    )
+    path: str = Field(
+        default="",
+        max_length=1024,
+        description="Directory of the model inside the claim; its root by default.",
+    )
 
 
 class ImageSource(Model):
@@ -48,6 +78,7 @@ class ModelSource(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "[has(self.hub), has(self.claim), has(self.image)].filter(x, x).size() == 1",
+            lambda self: [self.hub, self.claim, self.image].count(None) == 2,
             "spec.model.source needs exactly one of hub, claim and image",
         ),
     )
@@ -65,19 +96,22 @@ class ModelSpec(Model):
     revision: str | None = Field(
         default=None, description="Commit or tag of the model. Part of the checkpoint's identity: pin it."
     )
-    source: ModelSource = Field(default=ModelSource(hub=HubSource()), description="Where the model's files come from.")
+    source: ModelSource = nested("Where the model's files come from.", {"hub": {}})
 
 
 class KeyRef(Model):
     name: str = Field(min_length=1, description="Name of the object in the pool's namespace.")
     key: str = Field(min_length=1, description="Key inside the object.")
-    optional: bool = Field(default=False, description="Start without the variable if the object or key is missing.")
+    optional: bool = Field(
+        default=False, description="Start without the variable if the object or key is missing."
+    )
 
 
 class EnvSource(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
             "spec.env[].valueFrom needs exactly one of secretKeyRef and configMapKeyRef",
         ),
     )
@@ -90,28 +124,35 @@ class EnvVar(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "has(self.value) != has(self.valueFrom)", "spec.env[] needs exactly one of value and valueFrom"
+            "has(self.value) != has(self.valueFrom)",
+            lambda self: (self.value is None) != (self.value_from is None),
+            "spec.env[] needs exactly one of value and valueFrom",
         ),
-        Rule("!self.name.startsWith('THAW_')", "spec.env[].name must not start with THAW_, which Thaw uses", ".name"),
+        Rule(
+            "!self.name.startsWith('THAW_')",
+            lambda self: not self.name.startswith("THAW_"),
+            "spec.env[].name must not start with THAW_, which Thaw uses",
+            ".name",
+        ),
     )
-    name: str = Field(
-        pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=253, description="Name of the variable."
-    )
+    name: str = Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=253, description="Name of the variable.")
     value: str | None = Field(
         default=None,
-        description="Literal value. It counts towards the checkpoint's identity and is in the frozen process: never "
-        "write a secret here.",
+        description="Literal value. It counts towards the checkpoint's identity and is in the frozen "
+        "process: never write a secret here.",
     )
     value_from: EnvSource | None = Field(
         default=None,
-        description="Take the value from a Secret or a ConfigMap. It reaches the engine after the thaw and is never in a "
-        "checkpoint.",
+        description="Take the value from a Secret or a ConfigMap. It reaches the engine after the thaw and "
+        "is never in a checkpoint.",
     )
 
 
 class ResourceClaimUse(Model):
     name: str = Field(min_length=1, description="Name of an entry of spec.resourceClaims.")
-    request: str | None = Field(default=None, description="One request of that claim; all of them by default.")
+    request: str | None = Field(
+        default=None, description="One request of that claim; all of them by default."
+    )
 
 
 class Resources(Model):
@@ -120,7 +161,8 @@ class Resources(Model):
     limits: dict[str, Quantity] = Field(default={}, description="Upper bounds, e.g. nvidia.com/gpu: 1.")
     requests: dict[str, Quantity] = Field(default={}, description="What the scheduler sets aside.")
     claims: Annotated[list[ResourceClaimUse], extension(list_type="map", list_map_keys=["name"])] = Field(
-        default=[], description="Entries of spec.resourceClaims that the container uses (dynamic resource allocation)."
+        default=[],
+        description="Entries of spec.resourceClaims that the container uses (dynamic resource allocation).",
     )
 
 
@@ -128,6 +170,7 @@ class ResourceClaim(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
+            lambda self: (self.resource_claim_name is None) != (self.resource_claim_template_name is None),
             "spec.resourceClaims[] needs exactly one of resourceClaimName and resourceClaimTemplateName",
         ),
     )
@@ -139,18 +182,19 @@ class ResourceClaim(Model):
 
 
 class Storage(Model):
-    """A PersistentVolumeClaim. Host paths are not offered on purpose: who makes a pool must not get at the node."""
+    """A PersistentVolumeClaim. Host paths are not offered on purpose: who makes a pool must not get at the
+    node.
+    """
 
+    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("subPath", lambda self: self.sub_path),)
     claim_name: str = Field(
         min_length=1,
         max_length=253,
-        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node thaw.",
+        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node "
+        "thaw.",
     )
     sub_path: str = Field(
-        default="",
-        max_length=1024,
-        pattern=r"^($|[^/].*)",
-        description="Directory inside the claim; its root by default. Relative, without '..'.",
+        default="", max_length=1024, description="Directory inside the claim; its root by default."
     )
 
 
@@ -171,6 +215,7 @@ class CheckpointSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.policy == 'Disabled' || has(self.storage)",
+            lambda self: self.policy == CheckpointPolicy.DISABLED or self.storage is not None,
             "spec.checkpoint.storage is required unless spec.checkpoint.policy is Disabled",
             ".storage",
             "FieldValueRequired",
@@ -178,33 +223,40 @@ class CheckpointSpec(Model):
     )
     policy: CheckpointPolicy = Field(
         default=CheckpointPolicy.AUTO,
-        description="Auto: thaw if a checkpoint fits, else start cold and make one. Required: a thaw that fails stops the "
-        "worker instead of starting cold. Disabled: plain vLLM, no store, no added capabilities.",
+        description="Auto: thaw if a checkpoint fits, else start cold and make one. Required: a thaw that "
+        "fails stops the worker instead of starting cold. Disabled: plain vLLM, no store, no added "
+        "capabilities.",
     )
     startup: Startup = Field(
         default=Startup.IMMEDIATE,
-        description="Immediate: all pods start at once, cold as long as there is no checkpoint. WaitForCheckpoint: the "
-        "second to last pods are made when the first one's checkpoint is published, or when it failed to make one.",
+        description="Immediate: all pods start at once, cold as long as there is no checkpoint. "
+        "WaitForCheckpoint: the second to last pods are made when the first one's checkpoint is published, "
+        "or when it failed to make one.",
     )
     storage: Storage | None = Field(
         default=None, description="Where checkpoints are kept. Required unless policy is Disabled."
     )
     weights: WeightsPlacement = Field(
         default=WeightsPlacement.EXTERNAL,
-        description="External: weights in a blob of their own, streamed to the GPU after the thaw. InImage: weights stay "
-        "in process memory and so in the image (always so on a CPU).",
+        description="External: weights in a blob of their own, streamed to the GPU after the thaw. InImage: "
+        "weights stay in process memory and so in the image (always so on a CPU).",
     )
-    retention: Retention = Field(default=Retention(), description="When checkpoints that nothing uses are deleted.")
+    retention: Retention = nested("When checkpoints that nothing uses are deleted.")
     verify: Verify = Field(
         default=Verify.FULL,
-        description="Full: every byte is checked against its digest before the worker is ready. Sizes: presence and "
-        "sizes only, for storage that checks its own bytes.",
+        description="Full: every byte is checked against its digest before the worker is ready. Sizes: "
+        "presence and sizes only, for storage that checks its own bytes.",
     )
     restore_attempts: int = Field(
-        default=3, ge=1, le=100, description="Failed thaws of one checkpoint before it is quarantined and made anew."
+        default=3,
+        ge=1,
+        le=100,
+        description="Failed thaws of one checkpoint before it is quarantined and made anew.",
     )
     freeze_timeout_seconds: int = Field(
-        default=600, ge=1, description="Longest time to freeze and publish; the worker then serves without. Seconds."
+        default=600,
+        ge=1,
+        description="Longest time to freeze and publish; the worker then serves without. Seconds.",
     )
     thaw_timeout_seconds: int = Field(
         default=120, ge=1, description="Longest time to thaw; the worker then starts cold. Seconds."
@@ -215,8 +267,8 @@ class DrainSpec(Model):
     propagation_seconds: int = Field(
         default=5,
         ge=0,
-        description="How long a worker still accepts requests after SIGTERM, while endpoints and load balancers take it "
-        "out. Seconds.",
+        description="How long a worker still accepts requests after SIGTERM, while endpoints and load "
+        "balancers take it out. Seconds.",
     )
     timeout_seconds: int = Field(
         default=90, ge=0, description="How long requests in flight may still run after that. Seconds."
@@ -226,7 +278,9 @@ class DrainSpec(Model):
 class RolloutSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!(self.maxSurge in [0, '0%'] && self.maxUnavailable in [0, '0%'])",
+            "!((self.maxSurge == 0 || self.maxSurge == '0%') && (self.maxUnavailable == 0 || "
+            "self.maxUnavailable == '0%'))",
+            lambda self: not (is_zero(self.max_surge) and is_zero(self.max_unavailable)),
             "spec.rollout.maxSurge and spec.rollout.maxUnavailable must not both be 0",
         ),
     )
@@ -234,7 +288,8 @@ class RolloutSpec(Model):
         default=1, description="Pods above replicas that a roll may make; a percentage is rounded up."
     )
     max_unavailable: CountOrPercent = Field(
-        default=0, description="Ready pods below replicas that a roll may leave; a percentage is rounded down."
+        default=0,
+        description="Ready pods below replicas that a roll may leave; a percentage is rounded down.",
     )
 
 
@@ -242,6 +297,7 @@ class AutoscalingSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.minReplicas <= self.maxReplicas",
+            lambda self: self.min_replicas <= self.max_replicas,
             "spec.autoscaling.minReplicas must not be greater than spec.autoscaling.maxReplicas",
             ".minReplicas",
         ),
@@ -252,7 +308,8 @@ class AutoscalingSpec(Model):
         default=[], description="MetricSpecs of autoscaling/v2; average CPU utilisation of 80% by default."
     )
     behavior: FreeForm | None = Field(
-        default=None, description="HorizontalPodAutoscalerBehavior of autoscaling/v2: how fast to scale up and down."
+        default=None,
+        description="HorizontalPodAutoscalerBehavior of autoscaling/v2: how fast to scale up and down.",
     )
 
 
@@ -271,27 +328,13 @@ class KVTransferSpec(Model):
     )
     load_failure_policy: Literal["recompute", "fail"] = Field(
         default="recompute",
-        description="What becomes of a request whose KV block cannot be loaded: recompute the block, or fail the request.",
+        description="What becomes of a request whose KV block cannot be loaded: recompute the block, or fail "
+        "the request.",
     )
     path: str | None = Field(
-        default=None, pattern="^/", description="Where the pod sees the shared KV storage, for connectors that use files."
-    )
-
-
-class PodTemplateMetadata(Model):
-    labels: dict[str, str] = Field(default={}, description="Labels added to each pod; those of thaw.dev/ are not taken.")
-    annotations: dict[str, str] = Field(default={}, description="Annotations added to each pod.")
-
-
-class PodTemplate(Model):
-    """An overlay for all that the pool has no field for."""
-
-    metadata: PodTemplateMetadata = Field(default=PodTemplateMetadata(), description="Labels and annotations.")
-    spec: FreeForm = Field(
-        default={},
-        description="Fields of a PodSpec, laid over the pod that Thaw builds: objects are merged by field, lists of named "
-        "entries (containers, volumes, env, ports) by name, volumeMounts by mountPath, other lists are appended. What "
-        "would give the pool's creator the node (host paths, host namespaces, privileged containers) is refused.",
+        default=None,
+        pattern="^/",
+        description="Where the pod sees the shared KV storage, for connectors that use files.",
     )
 
 
@@ -302,6 +345,10 @@ class VLLMWorkerPoolSpec(Model):
         Rule(
             "self.drain.propagationSeconds + self.drain.timeoutSeconds + "
             f"{DRAIN_RESERVE_SECONDS} <= self.terminationGracePeriodSeconds",
+            lambda self: (
+                self.drain.propagation_seconds + self.drain.timeout_seconds + DRAIN_RESERVE_SECONDS
+                <= self.termination_grace_period_seconds
+            ),
             "spec.drain.propagationSeconds + spec.drain.timeoutSeconds + "
             f"{DRAIN_RESERVE_SECONDS} (to abort and exit) must fit into spec.terminationGracePeriodSeconds",
             ".drain",
@@ -310,44 +357,51 @@ class VLLMWorkerPoolSpec(Model):
     replicas: int = Field(
         default=1,
         ge=0,
-        description="How many workers. Left out when an autoscaler sets it through /scale; the operator never writes it.",
+        description="How many workers. Left out when an autoscaler sets it through /scale; the operator "
+        "never writes it.",
     )
-    image: str = Field(min_length=1, description="Worker image of Thaw's release. Its digest is part of the identity.")
+    image: str = Field(
+        min_length=1, description="Worker image of Thaw's release. Its digest is part of the identity."
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the kubelet pulls the image."
     )
     model: ModelSpec = Field(description="Which model the workers serve.")
     engine_args: FreeForm = Field(
         default={},
-        description="Arguments of vLLM's AsyncEngineArgs by name (snake_case or kebab-case), e.g. max_model_len: 8192. "
-        "They count towards the checkpoint's identity.",
+        description="Arguments of vLLM's AsyncEngineArgs by name (snake_case or kebab-case), e.g. "
+        "max_model_len: 8192. They count towards the checkpoint's identity.",
     )
     env: Annotated[list[EnvVar], extension(list_type="map", list_map_keys=["name"])] = Field(
-        default=[], description="Environment of the engine."
+        default=[], max_length=256, description="Environment of the engine."
     )
-    resources: Resources = Field(default=Resources(), description="Compute resources of the worker's container.")
-    resource_claims: Annotated[list[ResourceClaim], extension(list_type="map", list_map_keys=["name"])] = Field(
-        default=[], description="Devices by dynamic resource allocation, instead of or beside resources."
+    resources: Resources = nested("Compute resources of the worker's container.")
+    resource_claims: Annotated[list[ResourceClaim], extension(list_type="map", list_map_keys=["name"])] = (
+        Field(
+            default=[],
+            max_length=32,
+            description="Devices by dynamic resource allocation, instead of or beside resources.",
+        )
     )
     shared_memory_size: Quantity = Field(
-        default="8Gi", description="Size limit of /dev/shm. What is used counts towards the container's memory."
+        default="8Gi",
+        description="Size limit of /dev/shm. What is used counts towards the container's memory.",
     )
-    checkpoint: CheckpointSpec = Field(
-        default=CheckpointSpec(), description="How the pool freezes its first worker and thaws the others."
-    )
-    drain: DrainSpec = Field(default=DrainSpec(), description="How a worker ends without losing requests.")
+    checkpoint: CheckpointSpec = nested("How the pool freezes its first worker and thaws the others.")
+    drain: DrainSpec = nested("How a worker ends without losing requests.")
     termination_grace_period_seconds: int = Field(
         default=120, ge=1, description="From SIGTERM to SIGKILL. The drain must fit in. Seconds."
     )
     startup_timeout_seconds: int = Field(
-        default=1800, ge=1, description="Longest cold start; the kubelet then restarts the container. Seconds."
+        default=1800,
+        ge=1,
+        description="Longest cold start; the kubelet then restarts the container. Seconds.",
     )
-    rollout: RolloutSpec = Field(default=RolloutSpec(), description="How pods of an old revision are replaced.")
+    rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
     autoscaling: AutoscalingSpec | None = Field(
-        default=None, description="If set, the operator keeps a HorizontalPodAutoscaler (autoscaling/v2) for the pool."
+        default=None,
+        description="If set, the operator keeps a HorizontalPodAutoscaler (autoscaling/v2) for the pool.",
     )
-    disruption_budget: DisruptionSpec = Field(default=DisruptionSpec(), description="The pool's PodDisruptionBudget.")
+    disruption_budget: DisruptionSpec = nested("The pool's PodDisruptionBudget.")
     kv_transfer: KVTransferSpec | None = Field(default=None, description="Shared KV cache; none by default.")
-    pod_template: PodTemplate = Field(
-        default=PodTemplate(), description="An overlay for all that the pool has no field for."
-    )
+    pod_template: PodTemplate = nested("An overlay for all that the pool has no field for.")

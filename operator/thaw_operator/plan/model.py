@@ -1,15 +1,16 @@
-"""What a plan reads (`Snapshot`, `CheckpointSnapshot`) and what it decides (`Decisions`, `CheckpointDecisions`).
+"""What a plan reads (`Snapshot`, `CheckpointSnapshot`) and what it decides (`Decisions`,
+`CheckpointDecisions`).
 
-Times are seconds since the epoch, as floats; `now` is the only clock that a plan has. Manifests and statuses are plain
-JSON values, as they travel.
+Times are seconds since the epoch, as floats; `now` is the only clock that a plan has. Manifests and statuses
+are plain JSON values, as they travel.
 
 What `observe` and `act` promise, because a plan relies on it:
 
-* Own writes are seen. A delete that was sent is shown as `PodView.deletion_time` (until the watch says better), also
-  when its answer was lost. A create whose answer was lost is shown once a read by name found it; until then it may be
-  missing, since its name is decided again and the API server answers 409.
-* Anything that others did may be seen late. Every delete carries uid and resourceVersion, so that a plan from an old
-  snapshot is refused rather than wrong.
+* Own writes are seen. A delete that was sent is shown as `PodView.deletion_time` (until the watch says
+  better), also when its answer was lost. A create whose answer was lost is shown once a read by name found
+  it; until then it may be missing, since its name is decided again and the API server answers 409.
+* Anything that others did may be seen late. Every delete carries uid and resourceVersion, so that a plan from
+  an old snapshot is refused rather than wrong.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from thaw_contract.state import WorkerState
+
 from thaw_operator.api.checkpoint import VLLMCheckpointSpec
 from thaw_operator.api.pool import VLLMWorkerPoolSpec
 
@@ -24,7 +26,7 @@ Manifest = dict[str, Any]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 
-# --- seen -------------------------------------------------------------------------------------------------------------
+# --- seen ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +124,8 @@ class Snapshot:
 
     Attributes:
         pods: those whose controller is this pool (by uid), terminating and failed ones too.
-        taken_slots: slots of pods that bear this pool's label but have another controller, e.g. those of a deleted
-            pool of the same name; their names cannot be used yet.
+        taken_slots: slots of pods that bear this pool's label but have another controller, e.g. those of a
+            deleted pool of the same name; their names cannot be used yet.
         checkpoints: all of the pool's namespace.
         announced: `Event.key`s that were emitted for this pool already.
     """
@@ -184,12 +186,14 @@ class CheckpointSnapshot:
     Attributes:
         users: pools of the namespace that refer to it.
         workers: live workers, of any pool, that report its identity and host tuple.
-        workers_known: every running pod of every user was asked since this operator started; until then `workers`
-            may lack some, and what they were counted for is kept.
+        workers_known: every running pod of every user was asked since this operator started; until then
+            `workers` may lack some, and what they were counted for is kept.
         job: the janitor Job, if there is one. Only looked up while the checkpoint is being deleted.
-        claim_exists: whether the claim in spec.storage still exists. Only looked up while it is being deleted.
+        claim_exists: whether the claim in spec.storage still exists. Only looked up while it is being
+            deleted.
         namespace_terminating: no Job can be made there any more.
-        siblings: names of other checkpoints with the same identity and storage (other hosts), not being deleted.
+        siblings: names of other checkpoints with the same identity and storage (other hosts), not being
+            deleted.
     """
 
     now: float
@@ -204,7 +208,7 @@ class CheckpointSnapshot:
     announced: frozenset[str] = frozenset()
 
 
-# --- decided ----------------------------------------------------------------------------------------------------------
+# --- decided ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,9 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A Kubernetes Event on the planned object. `key` is remembered by `act` and comes back as `announced`."""
+    """A Kubernetes Event on the planned object. `key` is remembered by `act` and comes back as
+    `announced`.
+    """
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -248,8 +254,8 @@ class Decisions:
         remove: children that are not wanted any more.
         status: the whole status to write, or None where the observed one says it already.
         poll: names of pods whose `/state` the next plan wants read. Plan again once each was asked.
-        requeue_after: plan again after this many seconds even if nothing happens; None if only an event can change
-            anything.
+        requeue_after: plan again after this many seconds even if nothing happens; None if only an event can
+            change anything.
     """
 
     create: tuple[Manifest, ...] = ()

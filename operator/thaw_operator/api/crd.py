@@ -61,8 +61,8 @@ POOL = Kind(
             f"self.metadata.name.size() <= {MAX_NAME} && "
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             None,
-            "metadata.name must start with a letter, hold lower-case letters, digits and '-' only, and have at "
-            f"most {MAX_NAME} characters: pods and a Service are named after it",
+            "metadata.name must start with a letter, hold lower-case letters, digits and '-' only, and have "
+            f"at most {MAX_NAME} characters, because pods and a Service are named after it",
         ),
     ),
     scale=True,

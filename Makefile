@@ -18,7 +18,9 @@ demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and 
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 test: ## everything that can be checked on this machine (first time 60 min, then 20)
-	PYTHONPATH=e2e $(PYTHON) -m scenarios steps lint unit controlplane-tests cluster-tests worker-tests scenario-tests
+	@for step in lint unit controlplane-tests worker-tests cluster-tests scenario-tests; do \
+	  echo "=== make $$step ($$(date +%T))"; $(MAKE) --no-print-directory $$step || exit 1; done; \
+	echo "=== all steps passed ($$(date +%T))"
 
 venv: ## the development environment in .venv (first time 5 min, 6 GB)
 	$(PYTHON) e2e/images/venv.py

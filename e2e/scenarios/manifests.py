@@ -11,12 +11,16 @@ MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
 
 ENGINE_ARGS: dict[str, Any] = {
+    "dtype": "float32",
     "max_model_len": 2048,
     "num_gpu_blocks_override": 64,
+    "gpu_memory_utilization": 0.05,  # the CPU engine asks for this share of the node before it starts
     "enforce_eager": True,
     "max_num_seqs": 8,
     "seed": 0,
 }
+# Several workers share the one node: by default each would bind its threads to core 0.
+ENGINE_ENV = [{"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "nobind"}]
 
 
 def namespace(name: str) -> Object:
@@ -80,7 +84,7 @@ def pool(image: str, replicas: int) -> Object:
         "spec": {
             "replicas": replicas, "image": image,
             "model": {"name": MODEL_NAME, "source": {"claim": {"claimName": CLAIM, "path": MODEL_PATH}}},
-            "engineArgs": ENGINE_ARGS,
+            "engineArgs": ENGINE_ARGS, "env": ENGINE_ENV,
             "checkpoint": {"policy": "Auto", "storage": {"claimName": CLAIM, "subPath": "checkpoints"}},
             "drain": {"propagationSeconds": 2, "timeoutSeconds": 60},
             "terminationGracePeriodSeconds": 90,

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     FREEZE_TIMEOUT = "FreezeTimeout"
     THAW_TIMEOUT = "ThawTimeout"
     FREEZE_GIVEN_UP = "FreezeGivenUp"
+    THAW_GIVEN_UP = "ThawGivenUp"
     CANARY_MISMATCH = "CanaryMismatch"
 
     # The engine.

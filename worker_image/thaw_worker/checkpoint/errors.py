@@ -11,8 +11,8 @@ class CheckpointError(Exception):
         stage: the step that failed: launch, pids, files, criu, or host.
         message: what happened, ending with the relevant lines of CRIU's log where there is one.
         log_tail: the last lines of CRIU's log, for the worker's own log.
-        tree_intact: of a freeze only: False if the tree may have been harmed (CRIU had to be killed) and must be
-            replaced; True if it runs on as before.
+        tree_intact: of a freeze only: False if the tree may have been harmed (CRIU had to be killed) and
+            must be replaced; True if it runs on as before.
     """
 
     def __init__(

@@ -1,18 +1,33 @@
 """Write a running process tree into a directory and leave it running."""
 
+import os
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from thaw_contract.reasons import Reason
+
+from thaw_worker.checkpoint import carry as carrying
+from thaw_worker.checkpoint import process, procfs
+from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
+from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.tree import ProcessTree
 
 SHM = Path("/dev/shm")  # noqa: S108
+GHOST_LIMIT = "512M"
+"""Largest deleted file that is still open or mapped in the tree (CRIU takes it into the image)."""
+
+STOP_GRACE = 15.0
+"""How long CRIU may take to undo a dump that is given up, in seconds; then it is killed, and the tree with
+it."""
 
 
 @dataclass(frozen=True)
 class FreezeResult:
-    """What was frozen. `timings`: seconds by step (`criu`, `files`, `frozen` = how long the tree stood still, `total`)."""
+    """What was frozen. `timings`: seconds by step: `criu` (which holds `files`), `files`, `total`."""
 
     timings: dict[str, float]
     pids: tuple[int, ...]
@@ -31,24 +46,158 @@ def freeze(
     cancel: threading.Event | None = None,
     carry: Sequence[Path] = (SHM,),
 ) -> FreezeResult:
-    """Dump `tree` into `image_dir` (created; empty) and let it run on.
+    """Dump `tree` into `image_dir` (made if absent, else empty) and let it run on.
 
-    Whoever must be quiet is quiet already: no connection leads out of the tree (the control connection included), no
-    CUDA state is on a device. CUDA goes around this call: lock and checkpoint every CUDA process, freeze, then restore
-    and unlock, whether or not the freeze worked.
+    Whoever must be quiet is quiet already: no connection leads out of the tree (the control connection
+    included), no CUDA state is on a device. CUDA goes around this call: lock and checkpoint every CUDA
+    process, freeze, then restore and unlock, whether or not the freeze worked.
 
     Args:
         criu: program name or path.
-        timeout: for the whole call.
-        work_dir: local directory for CRIU's logs (`dump.log`); made if absent.
-        cancel: set it from another thread to give up; the call then returns within a second or so.
-        carry: directories whose whole content belongs to the tree and is laid back before a thaw: on another node they
-            are empty. Files and directories that the tree has open, mapped or bound sockets in must be in one of
-            them, in the image, or on a volume that every pod mounts.
+        timeout: for the whole call; giving up takes up to `STOP_GRACE` more, usually milliseconds.
+        work_dir: local directory, not `noexec`, for CRIU's log (`dump.log`); made if absent.
+        cancel: set it from another thread to give up.
+        carry: directories whose whole content belongs to the tree and is laid back before a thaw: elsewhere
+            they are empty. Files and directories that the tree has open, mapped or bound sockets in must be
+            in one of them, in the container's image, or on a volume that every pod mounts.
 
     Raises:
-        CheckpointError: `CRIU_MISSING`, `CRIU_DUMP_FAILED`, `SHM_FAILED`, `FREEZE_TIMEOUT`, `FREEZE_GIVEN_UP` (cancelled),
-            `STORE_FULL`. The tree runs on (see `CheckpointError.tree_intact`), no `link_remap.*` is left behind; what is
-            in `image_dir` is worthless.
+        CheckpointError: `CRIU_MISSING`, `CRIU_DUMP_FAILED`, `SHM_FAILED`, `STORE_FULL`, `FREEZE_TIMEOUT`,
+            `FREEZE_GIVEN_UP` (cancelled). The tree runs on (but see `CheckpointError.tree_intact`), no
+            `link_remap.*` is left behind; what is in `image_dir` is worthless.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    patience = Patience(started + timeout, cancel, Reason.FREEZE_TIMEOUT, Reason.FREEZE_GIVEN_UP)
+    program = find(criu)
+    images = image_dir / process.IMAGES
+    images.mkdir(parents=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    links_before = carrying.link_remaps(carry)
+    timings: dict[str, float] = {}
+    with ExitStack() as stack:
+        hook = stack.enter_context(_Hook(work_dir))
+        run = Criu(
+            program,
+            "dump",
+            [
+                *("--tree", str(tree.pid), "--images-dir", str(images), "--leave-running"),
+                *("--ghost-limit", GHOST_LIMIT, "--action-script", str(hook.script)),
+            ],
+            work_dir=work_dir,
+        )
+        try:
+            frozen = _dump(tree, run, hook, image_dir, carry, patience, timings)
+        except BaseException as e:
+            undone = run.stop(STOP_GRACE)
+            if isinstance(e, CheckpointError):
+                e.tree_intact = undone and tree.poll() is None
+            raise
+        finally:
+            for link in carrying.link_remaps(carry) - links_before:
+                link.unlink(missing_ok=True)
+    process.write(image_dir, frozen)
+    timings["total"] = time.monotonic() - started
+    return FreezeResult(
+        timings=timings,
+        pids=frozen.pids,
+        pipes=(frozen.stdout, frozen.stderr),
+        files=tuple(f.path for f in frozen.files),
+        bytes=sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file()),
+    )
+
+
+def _dump(
+    tree: ProcessTree,
+    run: Criu,
+    hook: "_Hook",
+    image_dir: Path,
+    carry: Sequence[Path],
+    patience: Patience,
+    timings: dict[str, float],
+) -> process.Frozen:
+    """Wait for CRIU, and take the files while the tree stands still."""
+    started = time.monotonic()
+    frozen: process.Frozen | None = None
+    while (code := run.wait(TICK, hook.asked)) is None:
+        patience.check()
+        if frozen is None and hook.is_asked():
+            before = time.monotonic()
+            files = carrying.collect(carry, image_dir / process.DATA, patience.check)
+            frozen = _describe(tree, files)
+            timings["files"] = time.monotonic() - before
+            hook.go_on()
+    timings["criu"] = time.monotonic() - started
+    if code != 0 or frozen is None:
+        error = run.failure(Reason.CRIU_DUMP_FAILED)
+        if "No space left on device" in error.message or "Disk quota exceeded" in error.message:
+            error.reason = Reason.STORE_FULL
+        raise error
+    return frozen
+
+
+def _describe(tree: ProcessTree, files: Sequence[carrying.Carried]) -> process.Frozen:
+    """What a thaw must know. The tree stands still."""
+    found = tree.processes()
+    if strays := found.keys() - tree.descendants():
+        names = ", ".join(f"{pid} ({found[pid].comm})" for pid in sorted(strays))
+        raise CheckpointError(
+            Reason.CRIU_DUMP_FAILED,
+            "criu",
+            f"processes whose parent has died cannot be frozen with the tree: {names}",
+        )
+    threads = {tid for pid in found for tid in procfs.threads(pid)}
+    return process.Frozen(
+        root=tree.pid,
+        pids=tuple(sorted(found)),
+        ids=tuple(sorted(threads | {i for p in found.values() for i in (p.pid, p.pgid, p.sid)})),
+        stdout=_pipe_name(tree.stdout),
+        stderr=_pipe_name(tree.stderr),
+        files=tuple(files),
+    )
+
+
+def _pipe_name(fd: int) -> str:
+    return f"pipe:[{os.fstat(fd).st_ino}]"
+
+
+class _Hook:
+    """CRIU's action script: after the dump, with the tree still stopped, it asks us through one FIFO and
+    waits for the answer on another. Only then do CRIU's `link_remap.*` files exist and do all files agree
+    with the images."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self.script = work_dir / "post-dump.sh"
+        self._ask, self._answer = work_dir / "ask.fifo", work_dir / "answer.fifo"
+
+    def __enter__(self) -> "_Hook":
+        self._remove()
+        for fifo in (self._ask, self._answer):
+            os.mkfifo(fifo, 0o600)
+        # Read and write, so that neither side waits for the other to open it.
+        self.asked = os.open(self._ask, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._answering = os.open(self._answer, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.script.write_text(
+            "#!/bin/sh\n"
+            '[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n'
+            'cd "${0%/*}" && echo frozen > ask.fifo && read answer < answer.fifo && [ "$answer" = go ]\n'
+        )
+        self.script.chmod(0o700)
+        return self
+
+    def is_asked(self) -> bool:
+        try:
+            return bool(os.read(self.asked, 64))
+        except BlockingIOError:
+            return False
+
+    def go_on(self) -> None:
+        os.write(self._answering, b"go\n")
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.asked)
+        os.close(self._answering)
+        self._remove()
+
+    def _remove(self) -> None:
+        for path in (self.script, self._ask, self._answer):
+            path.unlink(missing_ok=True)

@@ -1,15 +1,26 @@
 """Bring a frozen process tree back to life."""
 
+import os
 import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from thaw_worker.checkpoint.tree import ProcessTree
+from thaw_contract.reasons import Reason
+
+from thaw_worker.checkpoint import carry, pids, process, procfs
+from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
+from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
+
+KILL_TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
 class ThawResult:
-    """The tree, a child of the caller, and seconds by step (`files`, `criu`, `total`)."""
+    """The tree, a child of the caller, and seconds by step: `files`, `criu`, `total`."""
 
     tree: ProcessTree
     timings: dict[str, float]
@@ -25,16 +36,95 @@ def thaw(
 ) -> ThawResult:
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
 
-    Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs as a child
-    of the caller. The tree runs when this returns; CUDA state is restored by the caller afterwards.
+    Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs
+    as a child of the caller. The tree runs when this returns; CUDA state is restored by the caller
+    afterwards.
 
     Args:
-        work_dir: local directory for CRIU's logs (`restore.log`); made if absent, old logs removed.
+        criu: program name or path.
+        timeout: for the whole call; cleaning up after a failure takes up to `KILL_TIMEOUT` more.
+        work_dir: local directory for CRIU's log (`restore.log`); made if absent, an old log is removed.
         cancel: set it from another thread to give up.
 
     Raises:
-        CheckpointError: `CRIU_MISSING`, `CRIU_RESTORE_FAILED`, `SHM_FAILED`, `THAW_TIMEOUT`, `FREEZE_GIVEN_UP` (cancelled),
-            `FILE_MISSING` and `MANIFEST_INVALID` (`process.json`), and stage `pids` if a PID is taken. Whatever came up is
-            killed and reaped, every PID of the tree is free again, and the files laid are removed.
+        CheckpointError: `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a PID is taken), `SHM_FAILED`,
+            `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and `MANIFEST_INVALID`
+            (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free, and the
+            files laid are removed.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    patience = Patience(started + timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
+    program = find(criu)
+    frozen = process.read(image_dir)
+    ids = set(frozen.ids)
+    if taken := pids.taken(ids):
+        raise CheckpointError(
+            Reason.CRIU_RESTORE_FAILED,
+            "pids",
+            f"the tree needs PIDs that are in use here: {procfs.describe(taken)}",
+        )
+    work_dir.mkdir(parents=True, exist_ok=True)
+    pids.keep_helpers_below(min(ids))
+    laid = carry.lay(frozen.files, image_dir / process.DATA, patience.check)
+    timings = {"files": time.monotonic() - started}
+    before = time.monotonic()
+    try:
+        tree = _restore(program, image_dir / process.IMAGES, frozen, work_dir, patience)
+    except BaseException as e:
+        left = _kill(ids)
+        carry.remove(laid)
+        if isinstance(e, CheckpointError) and left:
+            e.add_note(f"PIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(sorted(left))}")
+        raise
+    carry.remove(
+        [path for path in laid if path.name.startswith(carry.LINK_REMAP)]
+    )  # open by now, names not needed
+    timings["criu"] = time.monotonic() - before
+    timings["total"] = time.monotonic() - started
+    return ThawResult(tree, timings)
+
+
+def _restore(
+    program: str, images: Path, frozen: process.Frozen, work_dir: Path, patience: Patience
+) -> ProcessTree:
+    pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
+    inherit = [option for name, (_, fd) in pipes.items() for option in ("--inherit-fd", f"fd[{fd}]:{name}")]
+    readers, writers = [r for r, _ in pipes.values()], [w for _, w in pipes.values()]
+    run: Criu | None = None
+    try:
+        run = Criu(
+            program,
+            "restore",
+            ["--images-dir", str(images), "--restore-detached", "--restore-sibling", *inherit],
+            work_dir=work_dir,
+            inherit=writers,
+        )
+        while (code := run.wait(TICK)) is None:
+            patience.check()
+        if code != 0:
+            raise run.failure(Reason.CRIU_RESTORE_FAILED)
+        return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
+    except BaseException:
+        if run is not None:
+            run.kill()
+        _close(readers)
+        raise
+    finally:
+        _close(writers)
+
+
+def _kill(ids: set[int]) -> set[int]:
+    """End whatever came up under `ids` (they were free before) and wait until they are free again."""
+    deadline = time.monotonic() + KILL_TIMEOUT
+    left = still_there(ids)
+    while left and time.monotonic() < deadline:
+        kill(left)
+        left = reap(left)
+        time.sleep(0.002)
+    return left
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thaw_contract.config import Verify
 from thaw_contract.state import ArtifactRef
+
 from thaw_worker.store.manifest import Manifest
 
 
@@ -39,6 +40,6 @@ class Artifact:
             on_progress: called now and then from this thread with bytes done and bytes in all.
 
         Raises:
-            StoreError: stage verify: `FILE_MISSING`, `FILE_SIZE_MISMATCH`, `DIGEST_MISMATCH` (also for an extra file),
-                `STORE_SLOW` (timeout), `STORE_UNAVAILABLE`; the message names the file.
+            StoreError: stage verify: `FILE_MISSING`, `FILE_SIZE_MISMATCH`, `DIGEST_MISMATCH` (also for an
+                extra file), `STORE_SLOW` (timeout), `STORE_UNAVAILABLE`; the message names the file.
         """

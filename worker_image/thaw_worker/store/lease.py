@@ -15,7 +15,8 @@ class Lease:
 
     def check(self) -> None:
         """Raises:
-        StoreError: `LEASE_LOST`: another took it, or no heartbeat could be written for as long as the lease lives.
+        StoreError: `LEASE_LOST`: another took it, or no heartbeat could be written for as long as the lease
+            lives.
         """
         raise NotImplementedError
 
@@ -25,8 +26,9 @@ class Lease:
 
 
 class LeaseRequest:
-    """A wish for the lease. Ask early and again later: a dead holder's lease can be taken once its heartbeat has been
-    seen to stand still for `ttl` seconds of this process's own clock, and the first `try_acquire` starts looking."""
+    """A wish for the lease. Ask early and again later: a dead holder's lease can be taken once its
+    heartbeat has been seen to stand still for `ttl` seconds of this process's own clock, and the first
+    `try_acquire` starts looking."""
 
     holder: Owner | None = None  # as of the last try
 

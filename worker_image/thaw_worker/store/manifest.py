@@ -1,7 +1,6 @@
 """`manifest.json`: what an artifact is and what its files must be."""
 
 import msgspec
-
 from thaw_contract.identity import FORMAT_VERSION, HostTuple, IdentityInputs
 
 NAME = "manifest.json"

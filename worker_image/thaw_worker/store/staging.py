@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thaw_contract.state import FreezeOutcome
+
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.lease import Lease
 
@@ -32,7 +33,8 @@ class Staging:
         threads: int | None = None,
         cancel: threading.Event | None = None,
     ) -> Publication:
-        """Hash and sync every file, write the manifest, make it current. The staging is gone afterwards, also on failure.
+        """Hash and sync every file, write the manifest, make it current. The staging is gone afterwards,
+        also on failure.
 
         Raises:
             StoreError: stage publish: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`, `LEASE_LOST`.

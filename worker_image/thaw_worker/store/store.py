@@ -5,6 +5,7 @@ from pathlib import Path
 
 from thaw_contract.identity import HostTuple, IdentityInputs
 from thaw_contract.reasons import Reason
+
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.lease import LeaseRequest, Owner
 from thaw_worker.store.staging import Staging
@@ -36,8 +37,8 @@ class Store:
         """The current artifact for exactly this identity and host tuple.
 
         Raises:
-            StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`; with
-                `generation` set where one is broken, for `record_failure`.
+            StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`,
+                `FORMAT_UNSUPPORTED`; with `generation` set where one is broken, for `record_failure`.
         """
         raise NotImplementedError
 
@@ -70,7 +71,8 @@ class Store:
         message: str,
         worker: str,
     ) -> int:
-        """Remember one thaw of `generation` that did not end in a ready worker; returns how many there are now.
+        """Remember one thaw of `generation` that did not end in a ready worker; returns how many there are
+        now.
 
         Raises:
             StoreError: stage failures.
@@ -82,14 +84,16 @@ class Store:
         raise NotImplementedError
 
     def remove(self, identity_digest: str) -> int:
-        """Delete every artifact of an identity; returns bytes freed. For the janitor: nothing may use it any more."""
+        """Delete every artifact of an identity; returns bytes freed. For the janitor: nothing may use it
+        any more."""
         raise NotImplementedError
 
     def gc(self, *, grace: float = 3600.0) -> list[str]:
-        """Delete what nobody can need: stagings that nobody has written to for `grace` seconds, generations that have
-        not been current for `grace` seconds, leases of the dead. Returns what was deleted, relative to the root.
+        """Delete what nobody can need: stagings that nobody has written to for `grace` seconds, generations
+        that have not been current for `grace` seconds, leases of the dead. Returns what was deleted,
+        relative to the root.
 
-        A reader is protected by `grace`: it takes a generation from the pointer and is done with it when its thaw has
-        ended, so `grace` must be longer than any thaw or freeze may take.
+        A reader is protected by `grace`: it takes a generation from the pointer and is done with it when
+        its thaw has ended, so `grace` must be longer than any thaw or freeze may take.
         """
         raise NotImplementedError

@@ -1,0 +1,61 @@
+"""Runs between fork and exec of a tree's root, as a script of its own: `_exec.py CWD PROGRAM ARG...`.
+
+A process that has threads (the supervisor) must not run Python between fork and exec, hence a script.
+Descriptor 3 is a pipe: it closes on success and carries the reason on failure.
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+import sys
+
+STATUS = 3
+IO_URING_SETUP = 425  # on every architecture (asm-generic/unistd.h)
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x0005_0000, 0x7FFF_0000
+LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # classic BPF (linux/bpf_common.h)
+
+
+def refuse_io_uring() -> None:
+    """Let io_uring_setup answer ENOSYS, as on a kernel without it: CRIU cannot dump an io_uring
+    (seccomp(2))."""
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (LOAD_WORD, 0, 0, 0),  # seccomp_data.nr
+            (JUMP_IF_EQUAL, 0, 1, IO_URING_SETUP),
+            (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.ENOSYS),
+            (RETURN, 0, 0, SECCOMP_RET_ALLOW),
+        )
+    )
+    code = ctypes.create_string_buffer(program)
+    filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_, 0, 0),
+    ):
+        if libc.prctl(*arguments):
+            raise OSError(ctypes.get_errno(), f"prctl({arguments[0]}): {os.strerror(ctypes.get_errno())}")
+
+
+def main() -> None:
+    os.set_inheritable(STATUS, False)
+    try:
+        cwd, *argv = sys.argv[1:]
+        os.chdir(cwd)
+        refuse_io_uring()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them for itself
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(argv[0], argv)  # noqa: S606
+    except OSError as e:
+        os.write(STATUS, str(e).encode())
+        os._exit(127)
+
+
+main()

@@ -1,0 +1,56 @@
+"""What /proc says about processes, in one pass."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of `/proc/<pid>/stat` (proc(5)), as far as it is needed."""
+
+    pid: int
+    comm: str
+    state: str  # R, S, D, T (stopped), t (traced), Z (zombie), X
+    ppid: int
+    pgid: int
+    sid: int
+
+
+def read(pid: int) -> Process | None:
+    """The process or thread `pid`, or None if there is none."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # comm may hold spaces and parentheses: the last ")" ends it.
+    head, _, tail = text.rpartition(")")
+    state, ppid, pgid, sid = tail.split()[:4]
+    return Process(pid, head.partition("(")[2], state, int(ppid), int(pgid), int(sid))
+
+
+def scan() -> dict[int, Process]:
+    """Every process of this PID namespace."""
+    found = (read(int(entry.name)) for entry in PROC.iterdir() if entry.name.isdigit())
+    return {p.pid: p for p in found if p is not None}
+
+
+def threads(pid: int) -> list[int]:
+    """Thread ids of a process, its own PID among them; empty if it is gone."""
+    try:
+        return [int(entry.name) for entry in (PROC / str(pid) / "task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process or thread `pid`, zombies included."""
+    return (PROC / str(pid)).exists()
+
+
+def describe(pids: Iterable[int]) -> str:
+    """PIDs with name and state, for messages."""
+    known = ((pid, read(pid)) for pid in sorted(pids))
+    return ", ".join(f"{pid} ({p.comm}, state {p.state})" if p else f"{pid}" for pid, p in known)

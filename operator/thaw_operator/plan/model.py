@@ -57,7 +57,7 @@ class PodView:
         deletion_cost: the annotation controller.kubernetes.io/pod-deletion-cost, 0 without it.
         unschedulable: the scheduler's message while it finds no node.
         waiting_reason: why the container waits, e.g. ImagePullBackOff or CrashLoopBackOff.
-        restarts: of the container `worker`.
+        restarts: of the container `worker`. What follows is forgotten when it grows.
         last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
         worker: the last answer to GET /state of the container that runs now; None if there is none.
         answered_at: when `worker` was read.
@@ -161,6 +161,12 @@ class WorkerUse:
     pod_uid: str
     restarts: int
     worker: WorkerState
+    answered_at: float
+
+    @property
+    def started(self) -> float:
+        """When the worker started. The latest start saw the store's current generation."""
+        return self.answered_at - self.worker.uptime
 
     @property
     def key(self) -> str:

@@ -1,0 +1,143 @@
+"""One entry for all that happens: observe, plan, act. Level-triggered: what caused it does not matter."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from thaw_operator import metrics
+from thaw_operator.act.actor import Actor, Outcome
+from thaw_operator.act.events import Recorder
+from thaw_operator.act.writer import Writer
+from thaw_operator.client import ApiError, Client
+from thaw_operator.kinds import POOLS, Key
+from thaw_operator.observe.observer import Observer
+from thaw_operator.observe.snapshot import checkpoint_snapshot, checkpoints_of, pool_snapshot, targets
+from thaw_operator.observe.workers import Workers
+from thaw_operator.plan import plan, plan_checkpoint
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = (0.2, 60.0)  # after a failure: the first and the longest
+AGAIN_SECONDS = (0.01, 5.0)  # after a write: soon, later only if writing does not come to an end
+FREE_ROUNDS = 20  # reconciles in a row that may write before that counts as not coming to an end
+
+
+class Reconciler:
+    """Brings one key at a time closer to what is wanted. Thread-safe for different keys."""
+
+    def __init__(
+        self, client: Client, observer: Observer, workers: Workers, enqueue: Callable[[Key], None]
+    ) -> None:
+        """`enqueue` is told of keys that are due because a worker answered."""
+        self._client, self._observer, self._workers, self._enqueue = client, observer, workers, enqueue
+        self._writer, self._recorder = Writer(client, observer), Recorder(client)
+        self._actor = Actor(self._writer, self._recorder)
+        self._lock = threading.Lock()
+        self._uids: dict[Key, str] = {}
+        self._failures: dict[Key, int] = {}  # in a row
+        self._rounds: dict[Key, int] = {}  # in a row that wrote something
+
+    def reconcile(self, key: Key) -> float | None:
+        """One round. Returns after how many seconds the next one is due; None if only an event makes it due.
+
+        Never raises: what goes wrong is logged, counted, and tried again after a growing pause.
+        """
+        started = time.monotonic()
+        try:
+            result, pause = self._round(key)
+            self._failures.pop(key, None)
+        except _RetryError as retry:
+            result, pause = "failed", self._pause(key, retry.at_least)
+        except ApiError as error:
+            log.warning("%s: %s; it is tried again", key, error)
+            result, pause = "failed", self._pause(key, error.retry_after or 0.0)
+        except Exception:
+            log.exception("%s: a bug in Thaw, please report it; the object is left as it is for now", key)
+            result, pause = "failed", self._pause(key, 0.0)
+        metrics.RECONCILES.labels(key.kind.name, result).inc()
+        metrics.RECONCILE_SECONDS.labels(key.kind.name).observe(time.monotonic() - started)
+        return pause
+
+    def _round(self, key: Key) -> tuple[str, float | None]:
+        self._writer.resolve(key)
+        planned = self._pool(key) if key.kind is POOLS else self._checkpoint(key)
+        if planned is None:
+            self._forget(key)
+            return "settled", None
+        outcome, requeue_after = planned
+        if outcome.errors:
+            raise _RetryError(outcome.retry_after)
+        if outcome.writes:
+            rounds = self._rounds[key] = self._rounds.get(key, 0) + 1
+            soon, late = AGAIN_SECONDS
+            if rounds == FREE_ROUNDS:
+                log.warning("%s: %d rounds in a row wrote something; slowing down", key, rounds)
+            return "changed", min(late, soon * 2 ** min(16, max(0, rounds - FREE_ROUNDS)))
+        self._rounds.pop(key, None)
+        if outcome.waiting:
+            return "settled", min(1.0, requeue_after or 1.0)
+        return "settled", requeue_after
+
+    def _pool(self, key: Key) -> tuple[Outcome, float | None] | None:
+        uid = self._uid(key)
+        if uid is None:
+            return None
+        snapshot = pool_snapshot(
+            self._observer, self._workers, key, time.time(), self._recorder.announced(uid)
+        )
+        if snapshot is None:
+            return None
+        decisions = plan(snapshot)
+        outcome = self._actor.pool(key, snapshot.pool.uid, decisions)
+        if decisions.poll:
+            self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))
+        return outcome, decisions.requeue_after
+
+    def _checkpoint(self, key: Key) -> tuple[Outcome, float | None] | None:
+        uid = self._uid(key)
+        if uid is None:
+            return None
+        snapshot = checkpoint_snapshot(
+            self._observer, self._workers, self._client, key, time.time(), self._recorder.announced(uid)
+        )
+        if snapshot is None:
+            return None
+        decisions = plan_checkpoint(snapshot)
+        return self._actor.checkpoint(key, snapshot.checkpoint.uid, decisions), decisions.requeue_after
+
+    def _answered(self, key: Key) -> None:
+        """Workers of a pool were asked: the pool is due, and the checkpoints that their answers name."""
+        self._enqueue(key)
+        for checkpoint in checkpoints_of(self._observer, self._workers, key):
+            self._enqueue(checkpoint)
+
+    def _uid(self, key: Key) -> str | None:
+        found = self._observer.cache(key.kind).get(key.namespace, key.name)
+        before = self._uids.get(key)
+        if before is not None and (found is None or found.uid != before):
+            self._recorder.forget(before)
+        if found is None:
+            self._uids.pop(key, None)
+            return None
+        self._uids[key] = found.uid
+        return found.uid
+
+    def _forget(self, key: Key) -> None:
+        self._rounds.pop(key, None)
+        self._writer.forget(key)
+
+    def _pause(self, key: Key, at_least: float) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        first, longest = PAUSE_SECONDS
+        grown: float = min(longest, first * 2 ** min(16, failures - 1))
+        return max(at_least, grown * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+class _RetryError(Exception):
+    """Some of the writes failed; they were logged already."""
+
+    def __init__(self, at_least: float) -> None:
+        super().__init__()
+        self.at_least = at_least

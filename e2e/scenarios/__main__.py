@@ -1,0 +1,64 @@
+"""`python -m scenarios demo`: a pool's whole life on a real Kubernetes, with a table of what was seen."""
+
+import argparse
+import sys
+import time
+
+from scenarios import setup
+from scenarios.kube import Kube, KubeError, ScenarioTimeout, say
+from scenarios.lifecycle import Lifecycle
+from scenarios.report import Report
+
+_EPILOG = """\
+Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first run
+takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG set, that
+cluster is used, and THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull; THAW_STORAGE_CLASS names
+a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
+"""
+
+
+def run_demo() -> Report:
+    """The demo; also what the scenario test runs."""
+    start = time.monotonic()
+    images = setup.cluster_with_images()
+    setup.install(images)
+    with setup.namespace("thaw-demo") as kube:
+        setup.prepare_model(kube, images)
+        with kube.proxy() as base:
+            try:
+                report = Lifecycle(kube, base, images.worker).run()
+            except (KubeError, ScenarioTimeout):
+                _explain(kube)
+                raise
+    say(f"done in {time.monotonic() - start:.0f} s")
+    return report
+
+
+def _explain(kube: Kube) -> None:
+    """What an engineer would look at first, printed before the failure."""
+    for args in (("get", "vwp,vck,pods", "-o", "wide"), ("get", "events", "--sort-by=.lastTimestamp"),
+                 ("describe", "vwp"), ("logs", "--selector=thaw.dev/pool", "--tail=40", "--prefix")):  # fmt: skip
+        say(f"$ kubectl {' '.join(args)}")
+        try:
+            print(kube.run(*args)[-6000:], flush=True)
+        except KubeError as error:
+            print(error, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scenarios", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", choices=["demo"], help="demo: freeze, thaw, scale, drain, a corrupted checkpoint")
+    parser.parse_args()
+    try:
+        report = run_demo()
+    except (KubeError, ScenarioTimeout) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n" + report.render())
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,100 @@
+"""A cluster with Thaw on it: the embedded one, or the one of KUBECONFIG."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cluster.layout import state_dir
+from scenarios import manifests
+from scenarios.kube import Kube, die, say, wait
+from scenarios.lifecycle import make_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SYSTEM_NAMESPACE = "thaw-system"
+RELEASE = "thaw"
+_CLUSTER = [sys.executable, "-m", "cluster"]
+
+
+@dataclass(frozen=True)
+class Images:
+    worker: str
+    operator: str
+
+
+def _run(*command: str, capture: bool = False) -> str:
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE if capture else None, check=False)
+    if done.returncode != 0:
+        die(f"`{' '.join(command)}` failed with status {done.returncode}; its own message is above")
+    return (done.stdout or "").strip()
+
+
+def embedded() -> bool:
+    return not os.environ.get("KUBECONFIG")
+
+
+def cluster_with_images() -> Images:
+    """Bring the cluster up and see that the images are on it. The first time takes half an hour, later ones seconds."""
+    if not embedded():
+        worker, operator = os.environ.get("THAW_WORKER_IMAGE"), os.environ.get("THAW_OPERATOR_IMAGE")
+        if not worker or not operator:
+            die("with KUBECONFIG set, THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE must name images the cluster can pull")
+        _run(*_CLUSTER, "up")
+        return Images(str(worker), str(operator))
+    built = [(_run(sys.executable, "e2e/images/build.py", kind, capture=True),
+              _run(sys.executable, "e2e/images/build.py", kind, "--print-ref", capture=True))
+             for kind in ("operator", "worker-cpu")]  # fmt: skip
+    _run(*_CLUSTER, "up")
+    for layout, reference in built:
+        say(f"loading {reference} into the cluster")
+        _run(*_CLUSTER, "load-image", layout, capture=True)
+    return Images(worker=built[1][1], operator=built[0][1])
+
+
+def install(images: Images) -> None:
+    """Install or upgrade the chart and wait for the operator."""
+    repository, _, tag = images.operator.rpartition(":")
+    say("installing the chart with Helm")
+    _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/thaw", "--namespace", SYSTEM_NAMESPACE,
+         "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
+         "--wait", "--timeout", "180s", capture=True)  # fmt: skip
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[Kube]:
+    """A fresh namespace with the shared claim in it; it goes when the block ends, pools first, so that their
+    finalizers are answered while the operator is there."""
+    kube = Kube([*_CLUSTER, "kubectl"], name)
+    volume = f"{name}-store"
+    directory = state_dir() / "volumes" / name
+    _remove(kube, volume)
+    kube.apply(manifests.namespace(name))
+    if embedded():
+        kube.apply(manifests.volume(volume, str(directory)), manifests.claim(volume, None))
+    else:
+        kube.apply(manifests.claim(None, os.environ.get("THAW_STORAGE_CLASS")))
+    try:
+        yield kube
+    finally:
+        _remove(kube, volume)
+        if embedded():
+            _run("rm", "-rf", "--", str(directory))
+
+
+def _remove(kube: Kube, volume: str) -> None:
+    if kube.get("namespace", kube.namespace) is None:
+        return
+    say(f"removing namespace {kube.namespace}")
+    for kind in ("vwp", "vck"):
+        kube.run("delete", kind, "--all", "--ignore-not-found", "--timeout=180s", timeout=200)
+    kube.run("delete", "namespace", kube.namespace, "--timeout=180s", timeout=200)
+    wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None, timeout=60)
+    if embedded():
+        kube.delete("persistentvolume", volume)
+
+
+def prepare_model(kube: Kube, images: Images) -> None:
+    make_model(kube, images.worker, ROOT / "e2e" / "models" / "tiny.py")

@@ -1,0 +1,68 @@
+"""What must be done in every process of the engine's tree: the API process, EngineCore and each worker.
+
+Imports neither vllm nor torch, so that the first lines of a process can use it.
+"""
+
+import ctypes
+import gc
+import os
+import random
+import signal
+import ssl
+import sys
+import tempfile
+from multiprocessing import resource_tracker
+from types import ModuleType
+
+SHIELDED = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Signals that mean "the container stops". Only process 1 acts on them."""
+
+
+def shield() -> None:
+    """Block `SHIELDED` in this thread, and so in each thread and process that it starts from here on.
+
+    Blocked rather than ignored: vLLM's processes install handlers of their own, and a handler does not run
+    while its signal is blocked. multiprocessing unblocks both signals when it starts its resource tracker,
+    hence that goes first.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+
+
+def unshield() -> None:
+    """Let this thread receive `SHIELDED` again, forgetting those that came meanwhile."""
+    while signal.sigtimedwait(SHIELDED, 0) is not None:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SHIELDED)
+
+
+def trim() -> None:
+    """Collect garbage and hand free memory back to the kernel: what is not resident is not in the
+    checkpoint."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
+
+
+def become(environment: dict[str, str], seed: int) -> None:
+    """Take on the identity of this pod, and random numbers that no other thawed clone draws.
+
+    Args:
+        environment: variables to set.
+        seed: the same in every process of one tree, because tensor-parallel ranks must sample alike.
+    """
+    os.environ.update(environment)
+    random.seed(seed)
+    if (numpy := _loaded("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+    if (torch := _loaded("torch")) is not None:
+        torch.manual_seed(seed % 2**63)
+    # Generators that seed themselves when they are made, which was before the freeze.
+    ssl.RAND_add(os.urandom(32), 32.0)
+    tempfile._name_sequence = None  # type: ignore[attr-defined]  # made anew, from the kernel's randomness, when needed
+
+
+def _loaded(name: str) -> ModuleType | None:
+    """A module that this process already uses; a process that does not use it needs no seed for it."""
+    return sys.modules.get(name)

@@ -1,0 +1,156 @@
+"""The one module that knows vLLM's Python API. Written for 0.26 to 0.32.
+
+Where the two differ, the newer place is tried first: 0.27 and later moved the server's parts from
+`vllm.entrypoints.openai` to `vllm.entrypoints.launchers`.
+"""
+
+import asyncio
+import functools
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fastapi import FastAPI
+from prometheus_client import generate_latest
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+from thaw_worker.control.protocol import Canary, EngineSpec
+from thaw_worker.engine import process, worker_extension
+
+try:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+except ModuleNotFoundError:  # 0.26
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+
+_CANARY_PROMPTS = 3
+_CANARY_PROMPT_TOKENS = 12
+_CANARY_ANSWER_TOKENS = 12
+
+
+@dataclass
+class Engine:
+    """A loaded vLLM engine and its OpenAI application."""
+
+    llm: AsyncLLM
+    app: FastAPI
+    seed: int | None
+    """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
+    keep_alive: int
+    """Seconds that an idle HTTP connection is kept open."""
+
+    @property
+    def errored(self) -> str | None:
+        """Why the engine cannot serve any more."""
+        return str(self.llm.dead_error) if self.llm.errored else None
+
+    async def quiesce(self) -> None:
+        """Drop what need not be in a checkpoint, in all processes.
+
+        Raises:
+            RuntimeError: a request is still running.
+        """
+        if self.llm.output_processor.has_unfinished_requests():
+            raise RuntimeError("a request is still running")
+        await self.llm.reset_prefix_cache()
+        await self.llm.reset_mm_cache()
+        await self._everywhere("thaw_quiesce")
+        await asyncio.to_thread(process.trim)
+
+    async def resume(self, environment: dict[str, str], seed: int) -> None:
+        await self._everywhere("thaw_resume", environment, seed)
+        process.become(environment, seed)
+
+    async def canary(self) -> Canary:
+        """Greedy answers to prompts that depend on the vocabulary only."""
+        vocabulary = self.llm.model_config.get_vocab_size()
+        length = min(_CANARY_PROMPT_TOKENS, self.llm.model_config.max_model_len // 2)
+        prompts = [
+            [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
+            for number in range(_CANARY_PROMPTS)
+        ]
+        answers = await asyncio.gather(
+            *(self._greedy(number, prompt) for number, prompt in enumerate(prompts))
+        )
+        return Canary(prompts=prompts, answers=answers)
+
+    async def _greedy(self, number: int, prompt: list[int]) -> list[int]:
+        length = min(_CANARY_ANSWER_TOKENS, self.llm.model_config.max_model_len - len(prompt))
+        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
+        answer: list[int] = []
+        async for output in self.llm.generate(
+            TokensPrompt(prompt_token_ids=prompt), parameters, request_id=f"thaw-canary-{number}"
+        ):
+            answer = list(output.outputs[0].token_ids)
+        return answer
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """The application's start and end. Entered before the freeze, because its start collects all garbage
+        (0.4 s)."""
+        return cast(AbstractAsyncContextManager[Any], self.app.router.lifespan_context(self.app))
+
+    def metrics(self) -> str:
+        return generate_latest(get_prometheus_registry()).decode()
+
+    async def shutdown(self, seconds: float) -> None:
+        """Stop vLLM's processes in order; those that do not stop within `seconds` are killed by
+        vLLM."""
+        await self.llm.engine_core.call_utility_async("thaw_unshield")
+        await asyncio.to_thread(functools.partial(self.llm.shutdown, timeout=seconds))
+
+    async def _everywhere(self, method: str, *arguments: Any) -> None:
+        """Call a method of `worker_extension` in EngineCore and in every worker."""
+        await self.llm.collective_rpc(method, args=arguments)
+        await self.llm.engine_core.call_utility_async(method, *arguments)
+
+
+async def load(spec: EngineSpec) -> Engine:
+    """Start vLLM and build its OpenAI application.
+
+    Raises:
+        SystemExit: an option is unknown or of the wrong form; argparse has said which on stderr.
+        Exception: what vLLM raises when it cannot start.
+    """
+    args = _parse(spec)
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    engine_args.worker_extension_cls = worker_extension.QUALIFIED_NAME
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    llm = AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        aggregate_engine_logging=engine_args.aggregate_engine_logging,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
+    tasks = await llm.get_supported_tasks()
+    app = build_app(args, tasks, llm.model_config)
+    await init_app_state(llm, app.state, args, tasks)
+    return Engine(
+        llm=llm,
+        app=app,
+        seed=args.seed if "--seed" in spec.serve_arguments else None,
+        keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+    )
+
+
+def _parse(spec: EngineSpec) -> Namespace:
+    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs"))
+    arguments: Sequence[str] = (
+        *("--model", spec.model),
+        *("--served-model-name", *spec.served_model_names),
+        *spec.serve_arguments,
+    )
+    args: Namespace = parser.parse_args(list(arguments))
+    validate_parsed_serve_args(args)
+    return args

@@ -1,0 +1,40 @@
+"""What vLLM's worker processes and EngineCore can be asked to do, over vLLM's own calls.
+
+Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has no such option:
+`install_in_engine_core` adds them there, and runs in the EngineCore process because multiprocessing's spawn
+imports the main module of the parent (`thaw_worker.engine.main`) in each child.
+"""
+
+from thaw_worker.engine import process
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class. Names start with `thaw_` because vLLM refuses one that its class has
+    already."""
+
+    def thaw_quiesce(self) -> None:
+        process.trim()
+
+    def thaw_resume(self, environment: dict[str, str], seed: int) -> None:
+        process.become(environment, seed)
+
+
+QUALIFIED_NAME = f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}"
+
+
+class EngineCoreExtension(WorkerExtension):
+    """What EngineCore gets."""
+
+    def thaw_unshield(self) -> None:
+        """vLLM's shutdown speaks to EngineCore through SIGTERM. Workers need none: they see their death pipe
+        close."""
+        process.unshield()
+
+
+def install_in_engine_core() -> None:
+    """Give this process's EngineCore the extension's methods, as utilities that its client can call by
+    name."""
+    from vllm.v1.engine.core import EngineCore
+
+    for name in ("thaw_quiesce", "thaw_resume", "thaw_unshield"):
+        setattr(EngineCore, name, getattr(EngineCoreExtension, name))

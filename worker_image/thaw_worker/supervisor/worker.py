@@ -1,0 +1,230 @@
+"""A worker's life from start to exit, and what the admin port shows of it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from thaw_contract.config import DrainConfig
+from thaw_contract.reasons import NEXT_STEP, Reason
+from thaw_contract.state import DrainReport, Phase, WorkerState
+
+from thaw_worker.control.client import ControlError
+from thaw_worker.supervisor import drainplan, log
+from thaw_worker.supervisor.board import process_age
+from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
+from thaw_worker.supervisor.engine import Engine, Monitor
+from thaw_worker.supervisor.exits import ExitCode
+from thaw_worker.supervisor.listener import open_listener
+from thaw_worker.supervisor.reaper import Reaper
+from thaw_worker.supervisor.start import Start, StartError
+
+BACKLOG = 2048
+POLL_SECONDS = 1.0  # while serving
+DRAIN_POLL_SECONDS = 0.1
+READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
+LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
+LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
+ENGINE_EXIT_SECONDS = 12.0  # for vLLM's own shutdown; then its processes are killed
+
+
+class EngineDiedError(Exception):
+    """The engine cannot serve any more."""
+
+
+class Worker:
+    """Also the admin port's `Source`: those methods are called from other threads."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._board, self._stop = context.board, context.stop
+        self._monitor: Monitor | None = None
+        self._was_ready = False
+
+    # --- life ---
+
+    def run(self, reaper: Reaper) -> ExitCode:
+        """Start, serve, drain. Returns when no process of the engine is left."""
+        try:
+            engine = Start(self._context).run()
+        except StoppedError:
+            return self._end(Phase.STOPPED, ExitCode.OK, "told to stop before it was ready")
+        except StartError as failure:
+            code = ExitCode.THAW_REQUIRED if failure.required else ExitCode.ENGINE_START_FAILED
+            return self._end(Phase.FAILED, code, failure.message, failure.reason)
+        reaper.leave_alone(engine.tree.pid)
+        try:
+            try:
+                self._open(engine)
+            except OSError as error:
+                return self._end(
+                    Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"cannot open the serving port: {error}"
+                )
+            self._serve(engine)
+            return self._drain(engine)
+        except EngineDiedError as death:
+            return self._end(Phase.FAILED, ExitCode.ENGINE_DIED, str(death), Reason.ENGINE_DIED)
+        finally:
+            engine.destroy()
+
+    def _open(self, engine: Engine) -> None:
+        """From here on requests come.
+
+        Raises: EngineDiedError, OSError (the port is taken).
+        """
+        port = self._context.settings.config.serving_port
+        try:
+            with open_listener(
+                port, BACKLOG
+            ) as listener:  # the engine gets a duplicate; ours must not stay open
+                engine.patient_client.listen(listener, CALL_TIMEOUT)
+        except ControlError as error:
+            raise EngineDiedError(f"the engine does not take the listener: {error}") from error
+        self._monitor = Monitor(engine)
+        self._was_ready = True
+        total = process_age()
+        self._board.timing("total", total)
+        state = self._board.snapshot()
+        self._board.phase(
+            Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port
+        )
+
+    def _serve(self, engine: Engine) -> None:
+        """Until somebody wants the worker to stop."""
+        while not self._stop.wished.wait(POLL_SECONDS):
+            self._look_after(engine)
+
+    def _look_after(self, engine: Engine) -> None:
+        assert self._monitor is not None
+        if engine.tree.poll() is not None:
+            raise EngineDiedError(f"the engine {engine.exit_message()}")
+        status = self._monitor.refresh()
+        if status is not None:
+            self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+            if status.errored is not None:
+                raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
+
+    def _drain(self, engine: Engine) -> ExitCode:
+        """Finish what was accepted, then stop the engine; all inside the grace period."""
+        config = self._context.settings.config.drain
+        self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
+        self._tell(engine.patient_client.leave)
+        closed_at: float | None = None
+        aborted = 0
+        while True:
+            now = time.monotonic()
+            plan = self._plan(config)
+            if len(self._stop.signals) > 2:
+                return self._end(Phase.STOPPED, ExitCode.STOPPED_AT_ONCE, "a third signal came")
+            if closed_at is None and now >= plan.close_at:
+                self._tell(engine.patient_client.stop_listening)
+                closed_at = now
+                log.event("listener_closed")
+            self._look_after(engine)
+            left = max(0.0, plan.abort_at - now)
+            in_flight = self._board.snapshot().in_flight
+            self._board.update(
+                drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
+            )
+            lingered = closed_at is not None and now >= closed_at + LINGER_SECONDS
+            if lingered and in_flight == 0 and self._stop.signals:
+                break
+            if left == 0 and in_flight > 0:
+                aborted += self._abort(engine)
+            time.sleep(DRAIN_POLL_SECONDS)
+        self._shut_down(engine, plan.exit_by)
+        return self._end(Phase.STOPPED, ExitCode.OK, f"drained; {aborted} requests were aborted")
+
+    def _plan(self, config: DrainConfig) -> drainplan.DrainPlan:
+        return drainplan.plan(config, self._stop.drain_asked_at, self._stop.signals)
+
+    def _abort(self, engine: Engine) -> int:
+        try:
+            count = engine.patient_client.abort_all(5.0)
+        except ControlError as error:
+            raise EngineDiedError(f"requests could not be aborted in order: {error}") from error
+        log.failure(
+            "aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period"
+        )
+        return count
+
+    def _shut_down(self, engine: Engine, exit_by: float) -> None:
+        """Let vLLM stop in order; what is left is killed by whoever calls `Engine.destroy`."""
+        timeout = max(0.0, min(ENGINE_EXIT_SECONDS, exit_by - time.monotonic() - 2.0))
+        began = time.monotonic()
+        if timeout > 0 and self._tell(lambda bound: engine.patient_client.shutdown(timeout=bound), timeout):
+            engine.tree.wait(timeout)
+        log.event("engine_stopped", exit_code=engine.tree.poll(), seconds=time.monotonic() - began)
+
+    def _tell(self, call: Callable[[float], None], timeout: float = 5.0) -> bool:
+        try:
+            call(timeout)
+        except ControlError as error:
+            log.failure("engine_call", message=str(error))
+            return False
+        return True
+
+    def _end(self, phase: Phase, code: ExitCode, message: str, reason: Reason | None = None) -> ExitCode:
+        if code is not ExitCode.OK:
+            self._board.update(last_error=message)
+        self._board.phase(phase)
+        say_farewell(code, message, reason)
+        return code
+
+    # --- what the admin port shows ---
+
+    def live(self) -> str | None:
+        monitor = self._monitor
+        if monitor is not None and monitor.silence > LIVE_SILENCE_SECONDS:
+            return f"the engine has not answered for {monitor.silence:.0f} s"
+        return None
+
+    def ready(self) -> str | None:
+        state = self._board.snapshot()
+        if state.phase is not Phase.READY:
+            return f"the worker is {state.phase}"
+        if self._stop.wished.is_set():
+            return "the worker was told to stop"
+        if self._monitor is not None and self._monitor.silence > READY_SILENCE_SECONDS:
+            return f"the engine has not answered for {self._monitor.silence:.0f} s"
+        return None
+
+    def started(self) -> str | None:
+        return None if self._was_ready else f"the worker is {self._board.snapshot().phase}"
+
+    def state(self) -> WorkerState:
+        if self._monitor is not None:
+            status = self._monitor.refresh(max_age=0.1, timeout=0.5)
+            if status is not None:
+                self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+        state = self._board.snapshot()
+        state.ready = self.ready() is None
+        return state
+
+    def metrics(self) -> str:
+        from thaw_worker.supervisor import metrics
+
+        return metrics.text(self.state()) + (self._monitor.metrics() if self._monitor is not None else "")
+
+    def drain(self) -> str | None:
+        if not self._was_ready:
+            return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
+        self._stop.ask_drain()
+        return None
+
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes looks for a container's last words (`terminationMessagePath`)."""
+
+
+def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> None:
+    """The last line of the log; if something is wrong, also the pod's termination message."""
+    if code is ExitCode.OK:
+        log.event("exit", code=int(code), message=message)
+        return
+    next_step = NEXT_STEP.get(reason) if reason is not None else None
+    log.failure("exit", code=int(code), name=code.name, reason=reason, message=message, next_step=next_step)
+    if TERMINATION_LOG.exists():
+        try:
+            TERMINATION_LOG.write_text(f"{reason or code.name}: {message}\n{next_step or ''}\n"[:4096])
+        except OSError:
+            pass  # it is a courtesy

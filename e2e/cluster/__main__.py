@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from cluster import build, images, packages
 from cluster.apiserver import ApiServer
+from cluster.command import run
 from cluster.errors import ClusterError, say
 from cluster.layout import State, cache_dir, state_dir
 from cluster.node import Cluster, foreign_kubeconfig
@@ -63,15 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
     load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
     load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
-    load.add_argument("--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)")
+    load.add_argument(
+        "--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)"
+    )
     for tool in ("kubectl", "helm"):
         passing = verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
         passing.add_argument("arguments", nargs=argparse.REMAINDER)
     verb("build", "only build the programs, and print the folder that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
     only.add_argument("action", choices=("up", "down"))
-    only.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / f"thaw-api-only-{os.getuid()}",
-                      help="its data, keys and logs (default: %(default)s)")  # fmt: skip
+    where = Path(tempfile.gettempdir()) / f"thaw-api-only-{os.getuid()}"
+    only.add_argument(
+        "--directory", type=Path, default=where, help="its data and logs (default: %(default)s)"
+    )
     return parser
 
 
@@ -86,7 +90,7 @@ def _check_foreign(kubeconfig: str) -> None:
     kubectl = shutil.which("kubectl")
     if not kubectl:
         raise ClusterError(f"KUBECONFIG is {kubeconfig}, and there is no kubectl on PATH to try it with")
-    done = subprocess.run([kubectl, "version", "--request-timeout=15s"], capture_output=True, text=True)
+    done = run([kubectl, "version", "--request-timeout=15s"])
     if done.returncode:
         raise ClusterError(f"the cluster of KUBECONFIG={kubeconfig} does not answer:\n{done.stderr.strip()}\n"
                            "Repair it, or unset KUBECONFIG to use the embedded cluster.")  # fmt: skip
@@ -118,7 +122,9 @@ def _kubeconfig_path(state: State) -> str:
 
 def _load(arguments: argparse.Namespace, state: State) -> None:
     if own := foreign_kubeconfig(state):
-        raise ClusterError(f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry")
+        raise ClusterError(
+            f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry"
+        )
     for name in images.load(packages.ensure(), state, arguments.source, arguments.name):
         print(name)
 

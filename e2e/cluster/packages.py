@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.command import run
 from cluster.errors import ClusterError, step
 from cluster.layout import cache_dir
 from cluster.lock import locked
@@ -47,7 +47,9 @@ def ensure() -> Packages:
     """
     names = [*PROGRAMS, *LIBRARIES]
     release = platform.freedesktop_os_release()
-    key = hashlib.sha256(f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode())
+    key = hashlib.sha256(
+        f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode()
+    )
     root = cache_dir() / "node" / key.hexdigest()[:16]
     if not root.exists():
         with locked(root, "downloading Debian packages"):
@@ -60,15 +62,16 @@ def ensure() -> Packages:
 def _unpack(names: list[str], root: Path) -> None:
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]:
         raise ClusterError(
-            f"this machine has no {' and no '.join(missing)}: the embedded cluster takes containerd, runc, the CNI "
-            "plugins and nftables from Debian packages. Use Debian 12 or newer, or set KUBECONFIG to a cluster."
+            f"this machine has no {' and no '.join(missing)}, and {', '.join(PROGRAMS)} come from Debian packages: "
+            "use Debian 12 or newer, or set KUBECONFIG to a cluster"
         )
     scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix="unpacking-"))
     try:
         with step(f"downloading {', '.join(PROGRAMS)} as Debian packages (about 40 MB, under a minute)"):
             _download(names, scratch)
         for package in sorted(scratch.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", package, scratch], check=True)
+            if (done := run(["dpkg-deb", "-x", package, scratch])).returncode:
+                raise ClusterError(f"unpacking {package.name} failed: {done.stderr.strip()}")
             package.unlink()
         _link(scratch)
         scratch.chmod(0o755)
@@ -79,16 +82,14 @@ def _unpack(names: list[str], root: Path) -> None:
 
 def _download(names: list[str], directory: Path) -> None:
     # The first try fails where the lists are missing or older than the archive; a second one follows an update.
-    commands = (["apt-get", "download", "-q", *names], ["apt-get", "update", "-q"],
-                ["apt-get", "download", "-q", *names])  # fmt: skip
-    for command in commands:
-        # apt's own sandbox user may not write to our cache: as root it then only warns.
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-        if command[1] == "download" and done.returncode == 0:
+    download = ["apt-get", "download", "-q", *names]
+    for command in (download, ["apt-get", "update", "-q"], download):
+        done = run(command, cwd=directory)
+        if command is download and done.returncode == 0:
             return
     raise ClusterError(
-        f"{' '.join(commands[-1])} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}\n"
-        "Without these packages there is no node. Check the network and /etc/apt/sources.list, or set KUBECONFIG."
+        f"{' '.join(download)} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}\n"
+        "Check the network and apt's sources, or set KUBECONFIG to a cluster."
     )
 
 
@@ -101,10 +102,12 @@ def _link(root: Path) -> None:
     # Relative to the wrapper: the cache may be moved.
     libraries = ":".join(f"$here/{path}" for path in _library_folders(root))
     for program in ("runc", "nft"):
-        found = next(path for path in (root / "usr/sbin" / program, root / "usr/bin" / program) if path.exists())
+        found = next(
+            path for path in (root / "usr/sbin" / program, root / "usr/bin" / program) if path.exists()
+        )
         wrapper = folder / program
         command = f'LD_LIBRARY_PATH="{libraries}" exec "$here/{found.relative_to(root)}" "$@"'
-        wrapper.write_text(f'#!/bin/sh\nhere=${{0%/*}}/..\n{command}\n')
+        wrapper.write_text(f"#!/bin/sh\nhere=${{0%/*}}/..\n{command}\n")
         wrapper.chmod(0o755)
 
 

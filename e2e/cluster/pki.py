@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.build import Binaries
+from cluster.command import run
 from cluster.errors import ClusterError
 
 
@@ -22,10 +22,8 @@ def ensure(binaries: Binaries, directory: Path, node: str, addresses: Sequence[s
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="pki-"))
     try:
-        done = subprocess.run(
-            [binaries["thaw-kube"], "certs", f"--dir={scratch}", f"--node={node}", f"--ips={','.join(addresses)}"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        ips = ",".join(addresses)
+        done = run([binaries["thaw-kube"], "certs", f"--dir={scratch}", f"--node={node}", f"--ips={ips}"])
         if done.returncode:
             raise ClusterError(f"making certificates in {directory.parent} failed: {done.stderr.strip()}")
         scratch.rename(directory)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from cluster.errors import ClusterError
 
-#: Set for every process that belongs to a state directory, and inherited by containerd's shims, which leave our
-#: process tree: a process with this variable is ours, whoever its parent is now.
+#: Set for every process that belongs to a state directory, and inherited by containerd's shims, which leave
+#: our process tree: a process with this variable is ours, whoever its parent is now.
 OWNER_VARIABLE = "THAW_CLUSTER_OWNER"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One started process. `start_time` is in clock ticks since boot (field 22 of /proc/PID/stat, proc(5))."""
+    """One started process. `start_time` is in clock ticks since boot: field 22 of /proc/PID/stat, proc(5)."""
 
     name: str
     pid: int
@@ -54,7 +54,7 @@ def alive(record: Record) -> bool:
 
 
 class Processes:
-    """The processes of one state directory: `run/NAME.json` records them, `logs/NAME.log` is what they print."""
+    """The processes of one directory: `run/NAME.json` records each, `logs/NAME.log` is what it prints."""
 
     def __init__(self, run: Path, logs: Path, owner: str) -> None:
         self._run = run
@@ -78,8 +78,9 @@ class Processes:
     def ensure(
         self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None, reads: Sequence[Path] = ()
     ) -> bool:
-        """Make `name` run with `argv`; one that was started with other arguments or other contents of the files
-        that it `reads` is replaced. Returns True if it was started by this call.
+        """Make `name` run with `argv`, and return True if this call started it.
+
+        One that was started with other arguments, or other contents of what it `reads`, is replaced.
         """
         inputs = hashlib.sha256(b"\0".join(path.read_bytes() for path in reads)).hexdigest()
         current = self.running(name)
@@ -110,7 +111,7 @@ class Processes:
         path.with_suffix(".tmp").replace(path)
 
     def stop(self, names: Iterable[str], patience: float = 10) -> None:
-        """Ask all of `names` to end, wait up to `patience` seconds, then end them with SIGKILL; forget them."""
+        """Ask all of `names` to end, wait up to `patience` seconds, end the rest with SIGKILL."""
         names = list(names)
         end([record for name in names if (record := self.running(name))], patience)
         for name in names:
@@ -194,15 +195,23 @@ def _reap(pid: int) -> None:
 
 def owned(owner: str) -> Iterator[Record]:
     """Every process on the machine that was started for the state directory `owner`, shims included."""
-    mark = f"{OWNER_VARIABLE}={owner}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (record := inspect(int(entry.name))):
-            try:
-                environ = (entry / "environ").read_bytes()
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-            if mark in environ.split(b"\0"):
-                yield record
+    return (record for record in all_processes() if owner_of(record.pid) == owner)
+
+
+def owner_of(pid: int) -> str | None:
+    """The state directory that a process was started for, or None if it is not ours."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    mark = f"{OWNER_VARIABLE}=".encode()
+    return next((entry.removeprefix(mark).decode() for entry in environ if entry.startswith(mark)), None)
+
+
+def all_processes() -> Iterator[Record]:
+    """Every process that runs now; zombies do not."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return (record for pid in pids if (record := inspect(pid)))
 
 
 def inspect(pid: int) -> Record | None:

@@ -1,0 +1,105 @@
+"""Tells what a cluster left on the machine: `snapshot FILE` before, `compare FILE` after.
+
+Run it as `python -m cluster.leftovers` with e2e on PYTHONPATH. It looks at everything that an `up` touches, by its
+own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from cluster import host, layout, packages, proc
+from cluster.command import run
+from cluster.errors import ClusterError
+
+#: Sections, and in each the things that were there.
+Snapshot = dict[str, list[str]]
+
+
+def snapshot() -> Snapshot:
+    """What is on the machine now, of the kinds that a cluster makes."""
+    return {section: sorted(set(found)) for section, found in {
+        "processes": _processes(),
+        "links": [link["ifname"] for link in _ip("link")],
+        "addresses": [f"{link['ifname']} {address['local']}" for link in _ip("address") for address in link["addr_info"]],
+        "routes": [f"{route['dst']} dev {route.get('dev')}" for route in _ip("-4", "route", "show", "table", "all")],
+        "mounts": host.mounts(Path("/")),
+        "cgroups": _cgroups(),
+        "nftables": _nftables(),
+        "sysctls": [f"{name} = {' '.join(path.read_text().split())}" for name, path in _sysctls().items()],
+        "directories": [path for path in (*host.DIRECTORIES, str(layout.state_dir())) if Path(path).exists()],
+    }.items()}  # fmt: skip
+
+
+def differences(before: Snapshot, after: Snapshot) -> list[str]:
+    """One line for each thing that is in one of two snapshots only."""
+    lines = []
+    for section in sorted(before.keys() | after.keys()):
+        old, new = set(before.get(section, [])), set(after.get(section, []))
+        lines += [f"{section}: left behind: {item}" for item in sorted(new - old)]
+        lines += [f"{section}: gone: {item}" for item in sorted(old - new)]
+    return lines
+
+
+def _processes() -> list[str]:
+    """Processes of any cluster: those that carry its mark, run its programs, or sit in a pod's cgroup."""
+    marked = [record for record in proc.all_processes() if proc.owner_of(record.pid)]
+    built = [record for record in proc.all_processes() if _is_built(record.pid)]
+    return [
+        f"{record.pid} {' '.join(record.argv)[:100]}" for record in [*marked, *built, *host.pod_processes()]
+    ]
+
+
+def _is_built(pid: int) -> bool:
+    try:
+        program = Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return False
+    cache = layout.cache_dir()
+    return program.is_relative_to(cache / "kubernetes") or program.is_relative_to(cache / "node")
+
+
+def _cgroups() -> list[str]:
+    """The uppermost groups of each hierarchy, and everything below those of pods."""
+    found = []
+    for root in host.cgroup_roots():
+        found += [str(path) for path in root.iterdir() if path.is_dir()]
+        found += [str(path) for path in (root / host.CGROUP).rglob("*") if path.is_dir()]
+    return found
+
+
+def _nftables() -> list[str]:
+    # -s leaves out the counters, which tick.
+    done = run([packages.ensure()["nft"], "-s", "list", "ruleset"])
+    if done.returncode:
+        raise ClusterError(f"nft list ruleset failed: {done.stderr.strip()}")
+    return [line.strip() for line in done.stdout.splitlines()]
+
+
+def _sysctls() -> dict[str, Path]:
+    return {name: path for name in host.SYSCTLS if (path := Path("/proc/sys", name)).exists()}
+
+
+def _ip(*arguments: str) -> list[dict[str, str]]:
+    loaded: list[dict[str, str]] = json.loads(run(["ip", "-j", *arguments]).stdout or "[]")
+    return loaded
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m cluster.leftovers", description=__doc__)
+    parser.add_argument("action", choices=("snapshot", "compare"))
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args()
+    if arguments.action == "snapshot":
+        arguments.file.write_text(json.dumps(snapshot(), indent=2))
+        return 0
+    found = differences(json.loads(arguments.file.read_text()), snapshot())
+    print("\n".join(found) or f"nothing differs from {arguments.file}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

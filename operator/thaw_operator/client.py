@@ -92,10 +92,11 @@ def connect(connections: int = 32) -> "Client":
         kubernetes.config.ConfigException: neither is there; the message names what is missing.
     """
     configuration = kubernetes.client.Configuration()
-    if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
         kubernetes.config.load_incluster_config(client_configuration=configuration)
     else:
-        kubernetes.config.load_kube_config(client_configuration=configuration)
+        kubernetes.config.load_kube_config(kubeconfig, client_configuration=configuration)
     configuration.connection_pool_maxsize = connections
     configuration.socket_options = tcp_keepalive_socket_options()
     return Client(kubernetes.client.ApiClient(configuration))
@@ -152,6 +153,11 @@ class Client:
             "watch", kind, kind.path(namespace), {**query, "watch": "true"}, read_timeout=idle
         ) as response:
             yield Watch(response)
+
+    @property
+    def configuration(self) -> Any:
+        """The `kubernetes.client.Configuration`: address, certificates, token."""
+        return self._api.configuration
 
     # -- underneath ---
 

@@ -55,8 +55,8 @@ def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str,
         controller.start()
 
     @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> Any:
-        return kopf.login_via_client(**kwargs)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return _login(client)
 
     @kopf.on.probe(registry=registry, id="controller")
     def probe(**_: Any) -> str:
@@ -79,6 +79,17 @@ def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str,
     )
 
 
+def _login(client: Client) -> kopf.ConnectionInfo:
+    """The client's credentials for kopf, which looks for the API server once, when it starts."""
+    of = client.configuration
+    scheme, _, token = (of.get_api_key_with_prefix("BearerToken", "authorization") or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=of.host, ca_path=of.ssl_ca_cert, insecure=not of.verify_ssl,
+        certificate_path=of.cert_file, private_key_path=of.key_file,
+        scheme=scheme or None, token=token or None,
+    )  # fmt: skip
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.command == "crds":
@@ -90,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.getLevelName(args.log_level), logging.WARNING))
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # probes
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the client says what failed
     try:
         client = connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -46,19 +47,20 @@ def preflight(state: State, running: set[str]) -> None:
     if len(str(state.containerd_socket)) + len(".ttrpc") > 107:
         raise ClusterError(f"THAW_STATE is too long for Unix sockets in it: {state.root}")
     for port, owner in PORTS.items():
-        if owner.split()[0] not in running and not _free(port):
+        if owner.split()[0] not in running and not port_free(NODE_IP, port):
             raise ClusterError(
                 f"port {port} is taken, and {owner} needs it{_holder(port)}: "
                 "stop its holder, or set KUBECONFIG to a cluster that runs already"
             )
 
 
-def _free(port: int) -> bool:
+def port_free(address: str, port: int) -> bool:
+    """Whether a TCP listener could be opened now, even if no interface has the address yet."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND: the node's address may not be there yet
+        probe.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND, ip(7)
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((NODE_IP, port))
+            probe.bind((address, port))
             probe.listen()
         except OSError:
             return False
@@ -82,8 +84,8 @@ def prepare(state: State) -> None:
                 f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}"
             )
     _call("ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo")
-    # A packet to a Service takes this route until kube-proxy turns it to a pod; one that no Service wants ends on
-    # lo instead of on the machine's network.
+    # Packets to a Service take this route until kube-proxy turns them to a pod. Those that no Service wants end
+    # on lo, not on the machine's network.
     _call("ip", "route", "replace", SERVICE_CIDR, "dev", "lo", "src", NODE_IP)
 
 
@@ -138,9 +140,16 @@ def pod_links() -> list[str]:
 
 def mounts(below: Path) -> list[str]:
     """Mount points at or below a directory, innermost first."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    # Field 5 is the mount point, with space, tab, newline and backslash as octal escapes: proc(5).
-    points = [line.split()[4].encode().decode("unicode_escape") for line in lines]
+    return mount_points(Path("/proc/self/mountinfo").read_text(), below)
+
+
+def mount_points(mountinfo: str, below: Path) -> list[str]:
+    """The mount points at or below a directory in the text of a mountinfo file, last mounted first.
+
+    Field 5 is the mount point, with space, tab, newline and backslash as octal escapes: proc(5).
+    """
+    escaped = [line.split()[4] for line in mountinfo.splitlines()]
+    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), point) for point in escaped]
     return [point for point in reversed(points) if Path(point).is_relative_to(below)]
 
 

@@ -35,7 +35,7 @@ class Layout(Protocol):
     def size(self, path: str) -> int: ...
 
 
-class _Folder:
+class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
@@ -46,7 +46,7 @@ class _Folder:
         return (self._root / path).stat().st_size
 
 
-class _Archive:
+class Archive:
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
         self._members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
@@ -75,12 +75,12 @@ def load(packages: Packages, state: State, source: Path, name: str | None = None
     if source.is_dir():
         if not (source / "index.json").exists():
             raise ClusterError(f"{source} is no OCI layout: it has no index.json")
-        return _load_layout(packages, state, _Folder(source), source, name)
+        return _load_layout(packages, state, Folder(source), source, name)
     if not source.exists():
         raise ClusterError(f"{source} does not exist: give an OCI layout directory or a tar of an image")
     try:
         with tarfile.open(source) as archive:
-            files = _Archive(archive)
+            files = Archive(archive)
             if "index.json" in files:
                 return _load_layout(packages, state, files, source, name)
             if "manifest.json" in files:
@@ -131,11 +131,11 @@ def _load_layout(
     if wanted:
         present = set(_ctr(packages, state, "content", "list", "--quiet").split())
         with step(f"loading {', '.join(wanted)}"), _import(packages, state) as pipe:
-            _stream(files, wanted, present, pipe)
+            stream(files, wanted, present, pipe)
     return list(named)
 
 
-def _stream(files: Layout, wanted: dict[str, dict[str, Any]], present: set[str], pipe: IO[bytes]) -> None:
+def stream(files: Layout, wanted: dict[str, dict[str, Any]], present: set[str], pipe: IO[bytes]) -> None:
     manifests = [
         {**entry, "annotations": {_NAMES[0]: name, _NAMES[1]: name.rpartition(":")[2]}}
         for name, entry in wanted.items()

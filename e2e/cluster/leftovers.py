@@ -1,7 +1,7 @@
 """Tells what a cluster left on the machine: `snapshot FILE` before, `compare FILE` after.
 
-Run it as `python -m cluster.leftovers` with e2e on PYTHONPATH. It looks at everything that an `up` touches, by its
-own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
+Run it as `python -m cluster.leftovers` with e2e on PYTHONPATH. It looks at everything that an `up` touches,
+by its own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster import host, layout, packages, proc
 from cluster.command import run
@@ -21,17 +22,22 @@ Snapshot = dict[str, list[str]]
 
 def snapshot() -> Snapshot:
     """What is on the machine now, of the kinds that a cluster makes."""
-    return {section: sorted(set(found)) for section, found in {
+    links, routes = _ip("address"), _ip("-4", "route", "show", "table", "all")
+    places = [*host.DIRECTORIES, str(layout.state_dir())]
+    found = {
         "processes": _processes(),
-        "links": [link["ifname"] for link in _ip("link")],
-        "addresses": [f"{link['ifname']} {address['local']}" for link in _ip("address") for address in link["addr_info"]],
-        "routes": [f"{route['dst']} dev {route.get('dev')}" for route in _ip("-4", "route", "show", "table", "all")],
+        "links": [link["ifname"] for link in links],
+        "addresses": [
+            f"{link['ifname']} {address['local']}" for link in links for address in link["addr_info"]
+        ],
+        "routes": [f"{route['dst']} dev {route.get('dev')}" for route in routes],
         "mounts": host.mounts(Path("/")),
         "cgroups": _cgroups(),
         "nftables": _nftables(),
         "sysctls": [f"{name} = {' '.join(path.read_text().split())}" for name, path in _sysctls().items()],
-        "directories": [path for path in (*host.DIRECTORIES, str(layout.state_dir())) if Path(path).exists()],
-    }.items()}  # fmt: skip
+        "directories": [path for path in places if Path(path).exists()],
+    }
+    return {section: sorted(set(items)) for section, items in found.items()}
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
@@ -83,8 +89,8 @@ def _sysctls() -> dict[str, Path]:
     return {name: path for name in host.SYSCTLS if (path := Path("/proc/sys", name)).exists()}
 
 
-def _ip(*arguments: str) -> list[dict[str, str]]:
-    loaded: list[dict[str, str]] = json.loads(run(["ip", "-j", *arguments]).stdout or "[]")
+def _ip(*arguments: str) -> list[dict[str, Any]]:
+    loaded: list[dict[str, Any]] = json.loads(run(["ip", "-j", *arguments]).stdout or "[]")
     return loaded
 
 

@@ -198,9 +198,8 @@ class Cluster:
         for name in COMPONENTS:
             record = self._processes.running(name)
             good &= record is not None
-            print(
-                f"{name:24} {f'running, pid {record.pid}' if record else 'stopped':24} {self._processes.log(name)}"
-            )
+            how = f"running, pid {record.pid}" if record else "stopped"
+            print(f"{name:24} {how:24} {self._processes.log(name)}")
         ready = good and api.Api(self._plane.url, self.state.pki).ready()
         print(f"{'API server':24} {'ready' if ready else 'not ready':24} {self._plane.url}")
         return ready

@@ -62,7 +62,7 @@ def ensure() -> Packages:
 def _unpack(names: list[str], root: Path) -> None:
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]:
         raise ClusterError(
-            f"this machine has no {' and no '.join(missing)}, and {', '.join(PROGRAMS)} come from Debian packages: "
+            f"this machine has no {' and no '.join(missing)}, but the node comes from Debian packages: "
             "use Debian 12 or newer, or set KUBECONFIG to a cluster"
         )
     scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix="unpacking-"))
@@ -81,7 +81,7 @@ def _unpack(names: list[str], root: Path) -> None:
 
 
 def _download(names: list[str], directory: Path) -> None:
-    # The first try fails where the lists are missing or older than the archive; a second one follows an update.
+    # The first try fails where apt's lists are missing or older than the archive: then they are updated.
     download = ["apt-get", "download", "-q", *names]
     for command in (download, ["apt-get", "update", "-q"], download):
         done = run(command, cwd=directory)

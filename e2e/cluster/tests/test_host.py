@@ -1,0 +1,65 @@
+"""What the machine says is read rightly."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from cluster import host, layout, leftovers
+from cluster.errors import ClusterError
+from cluster.layout import State
+
+MOUNTINFO = r"""
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 22 0:40 / /state/run/one rw - tmpfs shm rw
+41 40 0:41 / /state/run/one/with\040space\134 rw - tmpfs shm rw
+42 22 0:42 / /state-of-another rw - tmpfs shm rw
+""".lstrip()
+
+
+def test_mounts_below_are_found_innermost_first_and_unescaped() -> None:
+    found = host.mount_points(MOUNTINFO, Path("/state"))
+    assert found == ["/state/run/one/with space\\", "/state/run/one"]
+
+
+def test_a_port_is_free_until_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not host.port_free("127.0.0.1", port)
+    assert host.port_free("127.0.0.1", port)
+
+
+def test_a_taken_port_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(host, "NODE_IP", "127.0.0.1")
+        monkeypatch.setattr(host, "PORTS", {port: "kubelet (health)"})
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        with pytest.raises(ClusterError, match=rf"port {port} is taken.*kubelet.*KUBECONFIG"):
+            host.preflight(State(tmp_path), running=set())
+        host.preflight(State(tmp_path), running={"kubelet"})
+
+
+def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ClusterError, match="root"):
+        host.preflight(State(tmp_path), running=set())
+
+
+def test_a_state_directory_too_deep_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(host, "PORTS", {})
+    with pytest.raises(ClusterError, match="THAW_STATE"):
+        host.preflight(State(Path("/" + "x" * 90)), running=set())
+
+
+def test_every_port_of_the_node_is_checked_once() -> None:
+    assert {layout.API_PORT, layout.ETCD_PORT, layout.KUBELET_PORT} <= layout.PORTS.keys()
+
+
+def test_differences_name_what_came_and_what_went() -> None:
+    before = {"links": ["eth0", "lo"], "mounts": ["/"]}
+    after = {"links": ["lo", "veth1"], "mounts": ["/"]}
+    assert leftovers.differences(before, before) == []
+    assert leftovers.differences(before, after) == ["links: left behind: veth1", "links: gone: eth0"]

@@ -63,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
     load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
     load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
-    load.add_argument(
-        "--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)"
-    )
+    load.add_argument("--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
         passing = verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
         passing.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -73,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
     only.add_argument("action", choices=("up", "down"))
     where = Path(tempfile.gettempdir()) / f"thaw-api-only-{os.getuid()}"
-    only.add_argument(
-        "--directory", type=Path, default=where, help="its data and logs (default: %(default)s)"
-    )
+    only.add_argument("--directory", type=Path, default=where, help="its data and logs (default: %(default)s)")
     return parser
 
 
@@ -122,9 +118,7 @@ def _kubeconfig_path(state: State) -> str:
 
 def _load(arguments: argparse.Namespace, state: State) -> None:
     if own := foreign_kubeconfig(state):
-        raise ClusterError(
-            f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry"
-        )
+        raise ClusterError(f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry")
     for name in images.load(packages.ensure(), state, arguments.source, arguments.name):
         print(name)
 

@@ -28,9 +28,7 @@ class ApiServer:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._temporary = directory is None
-        self.directory = (
-            Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
-        )
+        self.directory = Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
         self._binaries = build.ensure()
         self._processes = proc.Processes(self.directory / "run", self.directory / "logs", str(self.directory))
         pki.ensure(self._binaries, self.directory / "pki", "localhost", ["127.0.0.1", "10.0.0.1"])
@@ -103,9 +101,7 @@ class ApiServer:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def _ports(self) -> tuple[int, int]:

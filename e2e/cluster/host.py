@@ -36,9 +36,7 @@ def preflight(state: State, running: set[str]) -> None:
     `running` names the components that run already: their ports are not free, and that is right.
     """
     if os.geteuid() != 0:
-        raise ClusterError(
-            "the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster"
-        )
+        raise ClusterError("the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster")
     if not shutil.which("ip"):
         raise ClusterError("this machine has no `ip`: run `apt-get install iproute2`")
     if not cgroup_roots():
@@ -80,11 +78,9 @@ def prepare(state: State) -> None:
     _write_sysctl("net/ipv4/ip_forward", "1")
     for other in json.loads(_output("ip", "-j", "-4", "route", "show", "root", NETWORK) or "[]"):
         if other["dev"] != "lo" and not other["dev"].startswith("veth"):
-            raise ClusterError(
-                f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}"
-            )
+            raise ClusterError(f"the network {NETWORK} is in use on this machine: `ip route` shows {other['dst']}")
     _call("ip", "address", "replace", f"{NODE_IP}/32", "dev", "lo")
-    # Packets to a Service take this route until kube-proxy turns them to a pod. Those that no Service wants end
+    # Packets to a Service start on this route, until kube-proxy turns them to a pod. What no Service wants ends
     # on lo, not on the machine's network.
     _call("ip", "route", "replace", SERVICE_CIDR, "dev", "lo", "src", NODE_IP)
 
@@ -94,9 +90,7 @@ def remember(state: State) -> None:
     if _record(state).get("boot_id") == proc.boot_id():
         return
     shutil.rmtree(state.run, ignore_errors=True)  # of an earlier boot, so nothing in it is mounted or alive
-    settings = {
-        name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()
-    }
+    settings = {name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
     absent = [path for path in DIRECTORIES if not Path(path).exists()]
     state.root.mkdir(parents=True, exist_ok=True)
     state.host_record.write_text(
@@ -157,9 +151,7 @@ def unmount(below: Path) -> None:
     for point in mounts(below):
         _call("umount", "--lazy", point, check=False)
     if left := mounts(below):
-        raise ClusterError(
-            f"could not unmount {', '.join(left)}: look for who uses them with `fuser -vm {left[0]}`"
-        )
+        raise ClusterError(f"could not unmount {', '.join(left)}: look for who uses them with `fuser -vm {left[0]}`")
 
 
 def cgroup_roots() -> list[Path]:

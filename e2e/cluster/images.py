@@ -122,9 +122,7 @@ def names_in(index: dict[str, Any], override: str | None, source: Path) -> dict[
     return found
 
 
-def _load_layout(
-    packages: Packages, state: State, files: Layout, source: Path, override: str | None
-) -> list[str]:
+def _load_layout(packages: Packages, state: State, files: Layout, source: Path, override: str | None) -> list[str]:
     named = names_in(json.load(files.open("index.json")), override, source)
     have = images(packages, state)
     wanted = {name: entry for name, entry in named.items() if have.get(name) != entry["digest"]}
@@ -155,9 +153,7 @@ def _blobs(files: Layout, descriptors: Iterable[dict[str, Any]]) -> Iterator[str
     """Digests of all that descriptors refer to, themselves first."""
     for descriptor in descriptors:
         yield descriptor["digest"]
-        if descriptor["mediaType"].endswith(
-            ("manifest.v1+json", "manifest.v2+json", "index.v1+json", "list.v2+json")
-        ):
+        if descriptor["mediaType"].endswith(("manifest.v1+json", "manifest.v2+json", "index.v1+json", "list.v2+json")):
             with files.open(_blob_path(descriptor["digest"])) as file:
                 document = json.load(file)
             children = [*document.get("manifests", []), *document.get("layers", [])]
@@ -168,9 +164,7 @@ def _blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/', 1)}"
 
 
-def _load_docker(
-    packages: Packages, state: State, source: Path, manifest: list[Any], name: str | None
-) -> list[str]:
+def _load_docker(packages: Packages, state: State, source: Path, manifest: list[Any], name: str | None) -> list[str]:
     tags = [full_name(tag) for image in manifest for tag in image.get("RepoTags") or []]
     if name or not tags:
         raise ClusterError(f"{source} is in docker's format: its name is its RepoTags ({tags or 'none'}), "
@@ -204,9 +198,7 @@ def _command(packages: Packages, state: State, *arguments: str) -> list[str]:
 def _ctr(packages: Packages, state: State, *arguments: str) -> str:
     done = run(_command(packages, state, *arguments))
     if done.returncode:
-        raise ClusterError(
-            f"ctr {' '.join(arguments)} failed: {done.stderr.strip()}\nIs the cluster up? Ask `status`."
-        )
+        raise ClusterError(f"ctr {' '.join(arguments)} failed: {done.stderr.strip()}\nIs the cluster up? Ask `status`.")
     return done.stdout
 
 
@@ -222,9 +214,7 @@ def _import(packages: Packages, state: State) -> Iterator[IO[bytes]]:
                 pass  # ctr gave up: what it said is the reason
         said.seek(0)
         if process.returncode:
-            raise ClusterError(
-                f"ctr images import failed: {said.read().decode(errors='replace').strip()[-2000:]}"
-            )
+            raise ClusterError(f"ctr images import failed: {said.read().decode(errors='replace').strip()[-2000:]}")
 
 
 def load_pause(binaries: Binaries, packages: Packages, state: State) -> None:

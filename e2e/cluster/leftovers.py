@@ -27,9 +27,7 @@ def snapshot() -> Snapshot:
     found = {
         "processes": _processes(),
         "links": [link["ifname"] for link in links],
-        "addresses": [
-            f"{link['ifname']} {address['local']}" for link in links for address in link["addr_info"]
-        ],
+        "addresses": [f"{link['ifname']} {address['local']}" for link in links for address in link["addr_info"]],
         "routes": [f"{route['dst']} dev {route.get('dev')}" for route in routes],
         "mounts": host.mounts(Path("/")),
         "cgroups": _cgroups(),
@@ -54,9 +52,7 @@ def _processes() -> list[str]:
     """Processes of any cluster: those that carry its mark, run its programs, or sit in a pod's cgroup."""
     marked = [record for record in proc.all_processes() if proc.owner_of(record.pid)]
     built = [record for record in proc.all_processes() if _is_built(record.pid)]
-    return [
-        f"{record.pid} {' '.join(record.argv)[:100]}" for record in [*marked, *built, *host.pod_processes()]
-    ]
+    return [f"{record.pid} {' '.join(record.argv)[:100]}" for record in [*marked, *built, *host.pod_processes()]]
 
 
 def _is_built(pid: int) -> bool:

@@ -53,9 +53,7 @@ class Cluster:
             tools = packages.ensure()
             binaries = build.ensure()
             host.prepare(self.state)
-            pki.ensure(
-                binaries, self.state.pki, layout.NODE_NAME, [layout.NODE_IP, layout.KUBERNETES_SERVICE_IP]
-            )
+            pki.ensure(binaries, self.state.pki, layout.NODE_NAME, [layout.NODE_IP, layout.KUBERNETES_SERVICE_IP])
             self._write_config(binaries, tools)
             started = self._start(binaries, tools)
             self._wait(binaries)
@@ -104,9 +102,7 @@ class Cluster:
             start("containerd", config.containerd(tools, state), state.config / "containerd.toml")
             self._until("containerd", lambda: self._containerd_answers(tools), 30, "containerd")
             images.load_pause(binaries, tools, state)
-            self._until(
-                "kube-apiserver", api.Api(self._plane.url, state.pki).ready, 60, "etcd", "kube-apiserver"
-            )
+            self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, 60, "etcd", "kube-apiserver")
         with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy"):
             start("kube-controller-manager", config.controller_manager(binaries, state))
             start("kube-scheduler", config.scheduler(binaries, state))
@@ -122,9 +118,7 @@ class Cluster:
         server = api.Api(self._plane.url, self.state.pki)
         with step("waiting for the node, the first service account and Services"):
             self._until("the node to be Ready", lambda: self._node_ready(server), 120, "kubelet")
-            self._until(
-                "the default service account", lambda: _default_account(server), 60, "kube-controller-manager"
-            )
+            self._until("the default service account", lambda: _default_account(server), 60, "kube-controller-manager")
             self._until("kube-proxy", _proxy_ready, 60, "kube-proxy")
 
     def _node_ready(self, server: api.Api) -> bool:

@@ -47,9 +47,7 @@ def ensure() -> Packages:
     """
     names = [*PROGRAMS, *LIBRARIES]
     release = platform.freedesktop_os_release()
-    key = hashlib.sha256(
-        f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode()
-    )
+    key = hashlib.sha256(f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode())
     root = cache_dir() / "node" / key.hexdigest()[:16]
     if not root.exists():
         with locked(root, "downloading Debian packages"):
@@ -102,9 +100,7 @@ def _link(root: Path) -> None:
     # Relative to the wrapper: the cache may be moved.
     libraries = ":".join(f"$here/{path}" for path in _library_folders(root))
     for program in ("runc", "nft"):
-        found = next(
-            path for path in (root / "usr/sbin" / program, root / "usr/bin" / program) if path.exists()
-        )
+        found = next(path for path in (root / "usr/sbin" / program, root / "usr/bin" / program) if path.exists())
         wrapper = folder / program
         command = f'LD_LIBRARY_PATH="{libraries}" exec "$here/{found.relative_to(root)}" "$@"'
         wrapper.write_text(f"#!/bin/sh\nhere=${{0%/*}}/..\n{command}\n")

@@ -59,9 +59,7 @@ def test_only_blobs_that_are_not_there_are_sent(layout: Path) -> None:
     everything = _stream(layout, wanted, set())
     blobs = {f"sha256:{path.name}" for path in (layout / "blobs/sha256").iterdir()}
     assert len(blobs) == 3
-    assert {name for name in everything if name.startswith("blobs/")} == {
-        f"blobs/{b.replace(':', '/')}" for b in blobs
-    }
+    assert {name for name in everything if name.startswith("blobs/")} == {f"blobs/{b.replace(':', '/')}" for b in blobs}
     rest = _stream(layout, wanted, blobs - {wanted[NAME]["digest"]})
     assert set(rest) == {"oci-layout", "index.json", f"blobs/{wanted[NAME]['digest'].replace(':', '/')}"}
     (sent,) = json.loads(rest["index.json"])["manifests"]

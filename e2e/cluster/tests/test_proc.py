@@ -48,13 +48,11 @@ def test_a_reused_pid_is_not_alive_and_not_killed(bystander: subprocess.Popen[by
 def test_stop_forgets_a_record_whose_pid_was_reused(
     processes: proc.Processes, bystander: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    processes.ensure("component", SLEEP)
-    record = processes.running("component")
-    assert record
-    processes.kill("component")
-    (tmp_path / "run" / "component.json").write_text(
-        json.dumps(dataclasses.asdict(dataclasses.replace(record, pid=bystander.pid)))
-    )
+    real = proc.inspect(bystander.pid)
+    assert real
+    (tmp_path / "run").mkdir()
+    stale = dataclasses.replace(real, name="component", start_time=real.start_time - 1)
+    (tmp_path / "run" / "component.json").write_text(json.dumps(dataclasses.asdict(stale)))
     processes.stop(["component"])
     assert bystander.poll() is None
     assert processes.record("component") is None
@@ -99,9 +97,7 @@ def test_stop_ends_what_ignores_sigterm(processes: proc.Processes) -> None:
 
 
 def test_check_shows_the_end_of_the_log(processes: proc.Processes) -> None:
-    processes.ensure(
-        "component", [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit('the reason')"]
-    )
+    processes.ensure("component", [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.exit('the reason')"])
     while processes.running("component"):
         time.sleep(0.01)
     with pytest.raises(ClusterError, match="the reason"):

@@ -16,6 +16,7 @@ NOT_A_FAILURE = {
     Reason.LEASE_LOST,
     Reason.PUBLISHED_BY_OTHER,
     Reason.FREEZE_GIVEN_UP,
+    Reason.THAW_GIVEN_UP,
 }
 
 inputs = st.builds(

@@ -31,7 +31,7 @@ class Verify(StrEnum):
     SIZES = "Sizes"  # manifest, presence and sizes only: for storage that checks its own bytes
 
 
-class ModelConfig(_Base):
+class ModelConfig(_Base, frozen=True):
     """Which model. `path` is where the pod mounts it, or None if vLLM fetches `name` itself."""
 
     name: str
@@ -39,7 +39,7 @@ class ModelConfig(_Base):
     path: str | None = None
 
 
-class CheckpointConfig(_Base):
+class CheckpointConfig(_Base, frozen=True):
     """How to freeze and thaw. Times in seconds."""
 
     policy: CheckpointPolicy = CheckpointPolicy.AUTO
@@ -51,7 +51,7 @@ class CheckpointConfig(_Base):
     thaw_timeout_seconds: float = 120.0
 
 
-class DrainConfig(_Base):
+class DrainConfig(_Base, frozen=True):
     """The budget from SIGTERM to exit, in seconds; the three parts fit into the grace period (the CRD checks it)."""
 
     propagation_seconds: float = 5.0  # still accepting while endpoints and load balancers catch up
@@ -59,7 +59,7 @@ class DrainConfig(_Base):
     grace_period_seconds: float = 120.0  # the pod's terminationGracePeriodSeconds
 
 
-class KVTransferConfig(_Base):
+class KVTransferConfig(_Base, frozen=True):
     """Shared KV cache: the role of this pool and what to do when a block fails to load."""
 
     connector: str
@@ -68,7 +68,7 @@ class KVTransferConfig(_Base):
     path: str | None = None
 
 
-class WorkerConfig(_Base):
+class WorkerConfig(_Base, frozen=True):
     """Everything a worker is told. `engine_env` reaches the engine's environment and counts towards the identity;
     the values of `secret_env` (names only here) reach the engine after the thaw and are never in a checkpoint."""
 

@@ -5,15 +5,15 @@ import sys
 import time
 
 from scenarios import setup
-from scenarios.kube import Kube, KubeError, ScenarioTimeout, say
+from scenarios.kube import Kube, KubeError, ScenarioTimeoutError, say
 from scenarios.lifecycle import Lifecycle
 from scenarios.report import Report
 
 _EPILOG = """\
-Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first run
-takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG set, that
-cluster is used, and THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull; THAW_STORAGE_CLASS names
-a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
+Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first
+run takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG set, that
+cluster is used, and THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull; THAW_STORAGE_CLASS
+names a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
 """
 
 
@@ -27,7 +27,7 @@ def run_demo() -> Report:
         with kube.proxy() as base:
             try:
                 report = Lifecycle(kube, base, images.worker).run()
-            except (KubeError, ScenarioTimeout):
+            except (KubeError, ScenarioTimeoutError):
                 _explain(kube)
                 raise
     say(f"done in {time.monotonic() - start:.0f} s")
@@ -47,13 +47,16 @@ def _explain(kube: Kube) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scenarios", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scenarios",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("scenario", choices=["demo"], help="demo: freeze, thaw, scale, drain, a corrupted checkpoint")
     parser.parse_args()
     try:
         report = run_demo()
-    except (KubeError, ScenarioTimeout) as error:
+    except (KubeError, ScenarioTimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n" + report.render())

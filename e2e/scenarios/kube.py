@@ -17,7 +17,7 @@ class KubeError(RuntimeError):
     """kubectl said no; the message holds the command and kubectl's own words."""
 
 
-class ScenarioTimeout(RuntimeError):
+class ScenarioTimeoutError(RuntimeError):
     """Something that was waited for did not come; the message says what was seen last."""
 
 
@@ -80,7 +80,7 @@ def wait(what: str, probe: Callable[[], T | None], *, timeout: float, every: flo
     """Call `probe` until it returns something true; a line every 10 s says what is waited for.
 
     Raises:
-        ScenarioTimeout: nothing came within `timeout` seconds.
+        ScenarioTimeoutError: nothing came within `timeout` seconds.
     """
     start = last = time.monotonic()
     while True:
@@ -89,7 +89,7 @@ def wait(what: str, probe: Callable[[], T | None], *, timeout: float, every: flo
             return result
         now = time.monotonic()
         if now - start > timeout:
-            raise ScenarioTimeout(f"{what}: not within {timeout:.0f} s")
+            raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s")
         if now - last >= 10:
             say(f"  waiting for {what} ({now - start:.0f} s of at most {timeout:.0f} s)")
             last = now

@@ -124,8 +124,8 @@ class Lifecycle:
             stream.join(120)
         whole = sum(stream.whole for stream in streams.values())
         problems = "; ".join(f"{n}: {s.error or (s.finish_reason, s.usage)}" for n, s in streams.items() if not s.whole)
-        self.report.check(f"{whole} of 3 streamed answers of {STREAM_TOKENS} tokens arrived whole{problems and ': '}{problems}",
-                          whole == len(streams))  # fmt: skip
+        text = f"{whole} of {len(streams)} streamed answers of {STREAM_TOKENS} tokens arrived whole"
+        self.report.check(f"{text}: {problems}" if problems else text, whole == len(streams))
         wait("the two pods to be gone", lambda: len(self._pods()) == 1, timeout=120)
         self.workers = {p["metadata"]["name"]: self.workers[p["metadata"]["name"]] for p in self._pods()}
 
@@ -146,9 +146,7 @@ class Lifecycle:
             f"the pod that met the flipped bit in {victim} said so and started cold ({failures})",
             worker.state.get("startMode") == "Cold" and "DigestMismatch" in failures,
         )
-        self.report.check(
-            "every worker gave the first one's answer", all(row.same_answer for row in self.report.rows)
-        )
+        self.report.check("every worker gave the first one's answer", all(row.same_answer for row in self.report.rows))
 
     def delete_cleans_up(self) -> None:
         say("5/5  the pool is deleted: its pods, Service and budget go")
@@ -186,7 +184,9 @@ class Lifecycle:
             name = pod["metadata"]["name"]
             if name not in self.workers:
                 url = self.kube.pod_url(self.base, name, SERVING_PORT)
-                worker = Worker(name, _epoch(pod["metadata"]["creationTimestamp"]), FirstToken(url, manifests.MODEL_NAME))
+                worker = Worker(
+                    name, _epoch(pod["metadata"]["creationTimestamp"]), FirstToken(url, manifests.MODEL_NAME)
+                )
                 worker.prober.start()
                 self.workers[name] = worker
             worker, ready = self.workers[name], condition(pod, "Ready")
@@ -218,7 +218,9 @@ def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
     def finished() -> Object | None:
         job = kube.get("job", "make-model")
         if job and is_true(job, "Failed"):
-            raise RuntimeError("the Job that makes the model failed: " + kube.run("logs", "job/make-model", "--tail=20"))
+            raise RuntimeError(
+                "the Job that makes the model failed: " + kube.run("logs", "job/make-model", "--tail=20")
+            )
         return job if job and is_true(job, "Complete") else None
 
     wait("the model", finished, timeout=300)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.layout import state_dir
+
 from scenarios import manifests
 from scenarios.kube import Kube, die, say, wait
 from scenarios.lifecycle import make_model

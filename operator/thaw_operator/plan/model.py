@@ -6,9 +6,9 @@ are plain JSON values, as they travel.
 
 What `observe` and `act` promise, because a plan relies on it:
 
-* Own writes are seen. A delete that was sent is shown as `PodView.deletion_time` (until the watch says
-  better), also when its answer was lost. A create whose answer was lost is shown once a read by name found
-  it; until then it may be missing, since its name is decided again and the API server answers 409.
+* Own writes are seen. A create or delete whose answer was lost is settled by a read before the next plan; a
+  deleted pod is shown with a `PodView.deletion_time` until the watch says better. Should the same plan be
+  carried out twice all the same, names and preconditions make the second time do nothing.
 * Anything that others did may be seen late. Every delete carries uid and resourceVersion, so that a plan from
   an old snapshot is refused rather than wrong.
 """

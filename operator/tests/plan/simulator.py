@@ -1,0 +1,415 @@
+"""A small world for plans to act in: pods that are scheduled, start, fail, drain; an API server that checks
+preconditions and loses answers; an operator whose view of all this may be old.
+
+It knows nothing of how a plan decides. After every plan it checks what must hold whatever happened before.
+"""
+
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from thaw_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
+from thaw_operator.api.checkpoint import VLLMCheckpointSpec
+from thaw_operator.api.parse import parse_pool
+from thaw_operator.api.pool import Startup, VLLMWorkerPoolSpec
+from thaw_operator.build.meta import digest
+from thaw_operator.plan import plan
+from thaw_operator.plan.census import LOST_AFTER_SECONDS
+from thaw_operator.plan.model import (
+    CheckpointView,
+    ChildKey,
+    ChildView,
+    Decisions,
+    PodView,
+    Pool,
+    Snapshot,
+)
+from thaw_operator.plan.revision import revision
+from thaw_operator.plan.rollout import bounds
+
+START = 1_800_000_000.0
+HOST = "b" * 64
+LABEL_REVISION, LABEL_SLOT = "thaw.dev/revision", "thaw.dev/slot"
+
+
+@dataclass
+class Pod:
+    """A pod as it really is. `broken` ones never become ready, `silent` ones never answer."""
+
+    view: PodView
+    broken: bool
+    silent: bool
+    worker: WorkerState | None = None
+    gone_at: float | None = None
+
+
+@dataclass
+class World:
+    """One pool and its surroundings. All randomness comes from `random`, so that a seed is a walk."""
+
+    random: Random
+    capacity: int = 99
+    now: float = START
+    raw: dict[str, Any] = field(default_factory=dict)
+    generation: int = 1
+    status: dict[str, Any] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    children: dict[ChildKey, ChildView] = field(default_factory=dict)
+    checkpoints: dict[str, CheckpointView] = field(default_factory=dict)
+    announced: set[str] = field(default_factory=set)
+    bad_revisions: set[str] = field(default_factory=set)
+    answers: dict[str, PodView] = field(default_factory=dict)  # what the operator heard, by pod uid
+    history: list[dict[str, PodView]] = field(default_factory=list)
+    published: set[str] = field(default_factory=set)
+    deleted_by_us: set[str] = field(default_factory=set)
+    counter: int = 0
+    plans: int = 0
+    calm: bool = False  # no new faults
+
+    def __post_init__(self) -> None:
+        self.raw = {
+            "image": "worker:1",
+            "replicas": 1,
+            "model": {"name": "m"},
+            "checkpoint": {"storage": {"claimName": "store"}},
+        } | self.raw
+        self._parse()
+
+    def _parse(self) -> None:
+        spec, error = parse_pool({"spec": self.raw})
+        assert spec is not None, error
+        self.spec: VLLMWorkerPoolSpec = spec
+        self.revision = revision(spec)
+
+    # --- what happens -----------------------------------------------------------------------------------------
+
+    def edit(self, **fields: Any) -> None:
+        """The user changes the spec."""
+        self.raw |= fields
+        self.generation += 1
+        self._parse()
+
+    def tick(self, seconds: float) -> None:
+        """Time goes by; kubelet and scheduler do what is due."""
+        self.now += seconds
+        for name, pod in list(self.pods.items()):
+            if pod.gone_at is not None and self.now >= pod.gone_at:
+                del self.pods[name]
+        for pod in list(self.pods.values()):
+            self._advance(pod)
+
+    def _advance(self, pod: Pod) -> None:
+        view = pod.view
+        if view.deletion_time is not None or view.phase == "Failed" or self.random.random() < 0.3:
+            return
+        if not view.scheduled:
+            used = sum(p.view.scheduled and p.view.phase != "Failed" for p in self.pods.values())
+            if used < self.capacity:
+                self._change(pod, scheduled=True, unschedulable="", node="n")
+            else:
+                self._change(pod, unschedulable="no node has a free GPU")
+        elif not view.running:
+            self._change(pod, running=True, phase="Running")
+            pod.worker = WorkerState(
+                pod=view.name, namespace="ns", pool="p", revision=view.revision, phase=Phase.STARTING
+            )
+        elif not view.ready and not pod.broken:
+            self._start(pod)
+
+    def _start(self, pod: Pod) -> None:
+        view, thaws = pod.view, pod.view.revision in self.published
+        identity = digest(view.revision) * 4
+        self.published.add(view.revision)
+        assert pod.worker is not None
+        pod.worker = WorkerState(
+            pod=view.name,
+            namespace="ns",
+            pool="p",
+            revision=view.revision,
+            phase=Phase.READY,
+            ready=True,
+            start_mode=StartMode.RESTORED if thaws else StartMode.COLD,
+            start_reason="Restored" if thaws else "NoArtifact",
+            identity=identity,
+            host_tuple=HOST,
+            artifact=ArtifactRef(identity=identity, generation="g", host_tuple=HOST, bytes=1, files=1),
+            freeze=None if thaws else FreezeReport(outcome=FreezeOutcome.PUBLISHED),
+            in_flight=self.random.randrange(4),
+        )
+        self._change(pod, ready=True, ready_since=self.now)
+
+    def disturb(self, sort: str) -> None:
+        """Something happens to a pod that nobody asked for."""
+        alive = [p for p in self.pods.values() if p.view.deletion_time is None and p.view.phase != "Failed"]
+        if not alive:
+            return
+        pod = self.random.choice(alive)
+        if sort == "evict":
+            self._change(pod, phase="Failed", ready=False, running=False, ready_since=None)
+        elif sort == "delete":
+            self._terminate(pod)
+        elif sort == "crash" and pod.view.running:
+            pod.worker = None
+            self.answers.pop(pod.view.uid, None)
+            self._change(
+                pod, ready=False, running=False, ready_since=None, restarts=pod.view.restarts + 1, last_exit_code=1
+            )
+        elif sort == "blip" and pod.view.ready:
+            self._change(pod, ready=False, ready_since=None)
+        elif sort == "cost":
+            self._change(pod, deletion_cost=self.random.randrange(-2, 3))
+
+    def _change(self, pod: Pod, **fields: Any) -> None:
+        self.counter += 1
+        pod.view = replace(pod.view, resource_version=str(self.counter), **fields)
+
+    def _terminate(self, pod: Pod) -> None:
+        grace = self.spec.termination_grace_period_seconds
+        self._change(pod, deletion_time=self.now + grace, ready=False, ready_since=None)
+        slow = self.random.random()
+        pod.gone_at = self.now + (0 if not pod.view.scheduled else grace * slow)
+        if slow > 0.95 and pod.view.scheduled:
+            pod.gone_at = self.now + grace + LOST_AFTER_SECONDS * 3  # the node is gone
+
+    # --- what the operator sees -------------------------------------------------------------------------------
+
+    def snapshot(self, age: int = 0) -> Snapshot:
+        """What the operator knows; `age` says by how many plans its list of pods lags behind."""
+        current = {pod.view.uid: pod.view for pod in self.pods.values()}
+        seen = dict(current)
+        if age and len(self.history) >= age:
+            old = self.history[-age]
+            seen = old | {uid: view for uid, view in current.items() if uid not in old}  # own creates are known
+        pods = tuple(self._with_own_writes(view) for view in seen.values())
+        self.history.append(current)
+        del self.history[:-4]
+        return Snapshot(
+            now=self.now,
+            pool=Pool(
+                name="p",
+                namespace="ns",
+                uid="u",
+                generation=self.generation,
+                spec=self.spec,
+                status=self.status,
+            ),
+            pods=pods,
+            checkpoints=tuple(self.checkpoints.values()),
+            children=dict(self.children),
+            announced=frozenset(self.announced),
+        )
+
+    def _with_own_writes(self, view: PodView) -> PodView:
+        if view.uid in self.deleted_by_us and view.deletion_time is None:
+            view = replace(view, deletion_time=self.now + 60)
+        heard = self.answers.get(view.uid)
+        if heard is None or heard.restarts != view.restarts:
+            return view
+        return replace(view, worker=heard.worker, answered_at=heard.answered_at, polled_at=heard.polled_at)
+
+    # --- what the operator does -------------------------------------------------------------------------------
+
+    def reconcile(self, *, age: int = 0, crash: bool = False, twice: bool = False) -> Decisions:
+        """One plan, checked and carried out.
+
+        Args:
+            age: by how many plans the view lags behind.
+            crash: the operator dies somewhere in the middle of carrying it out.
+            twice: it is carried out again, because no answer came.
+        """
+        snapshot = self.snapshot(age)
+        decisions = plan(snapshot)
+        self.plans += 1
+        assert plan(snapshot) == decisions, "the same snapshot gave two plans"
+        check(self, snapshot, decisions)
+        for _ in range(1 + twice):
+            self._carry_out(self._part(decisions) if crash else decisions)
+        slots = [pod.view.slot for pod in self.pods.values()]
+        assert len(set(slots)) == len(slots), f"a slot twice: {self.describe()}"
+        return decisions
+
+    def _part(self, decisions: Decisions) -> Decisions:
+        """What was done before the crash. Each field is carried out in order, so a prefix of each may be."""
+        keep = self.random.randrange
+        return replace(
+            decisions,
+            create=decisions.create[: keep(len(decisions.create) + 1)],
+            delete=decisions.delete[: keep(len(decisions.delete) + 1)],
+            status=decisions.status if keep(2) else None,
+            poll=frozenset(),
+            events=(),
+        )
+
+    def _carry_out(self, decisions: Decisions) -> None:
+        for victim in decisions.delete:
+            pod = self.pods.get(victim.name)
+            if pod is not None and (pod.view.uid, pod.view.resource_version) == (
+                victim.uid,
+                victim.resource_version,
+            ):
+                if pod.view.deletion_time is None:
+                    self._terminate(pod)
+                    if pod.view.phase == "Failed":
+                        pod.gone_at = self.now
+                self.deleted_by_us.add(victim.uid)
+        for manifest in decisions.create:
+            self._create(manifest)
+        for child in decisions.apply:
+            key = ChildKey(child["kind"], child["metadata"]["name"])
+            self.children[key] = ChildView("c", child["metadata"]["annotations"]["thaw.dev/spec-hash"])
+        for gone in decisions.remove:
+            self.children.pop(ChildKey(gone.kind, gone.name), None)
+        for manifest in decisions.create_checkpoints:
+            name = manifest["metadata"]["name"]
+            self.checkpoints.setdefault(name, _published(manifest, self.now))
+        if decisions.status is not None:
+            self.status = decisions.status
+        self.announced |= {event.key for event in decisions.events}
+        for pod in self.pods.values():
+            if pod.view.name in decisions.poll:
+                worker = None if pod.silent else pod.worker
+                self.answers[pod.view.uid] = replace(
+                    pod.view, worker=worker, polled_at=self.now, answered_at=self.now if worker else None
+                )
+
+    def _create(self, manifest: dict[str, Any]) -> None:
+        name, labels = manifest["metadata"]["name"], manifest["metadata"]["labels"]
+        if name in self.pods:
+            return  # 409 AlreadyExists
+        self.counter += 1
+        view = PodView(
+            name=name,
+            uid=f"uid{self.counter}",
+            resource_version=str(self.counter),
+            revision=labels[LABEL_REVISION],
+            slot=int(labels[LABEL_SLOT]),
+            created=self.now,
+        )
+        self.pods[name] = Pod(
+            view, broken=view.revision in self.bad_revisions, silent=not self.calm and self.random.random() < 0.1
+        )
+
+    # --- how it ends ------------------------------------------------------------------------------------------
+
+    def settle(self, rounds: int = 400) -> None:
+        """No more faults: the pool must become what its spec says, and then nothing more may be decided."""
+        self.calm = True
+        self.capacity = 99
+        self.bad_revisions.discard(self.revision)
+        for pod in self.pods.values():
+            pod.silent = False
+            pod.broken = pod.broken and pod.view.revision in self.bad_revisions
+        for _ in range(rounds):
+            decisions = self.reconcile()
+            if not decisions and decisions.requeue_after is None and not self._busy():
+                break
+            self.tick(7.0)
+        else:
+            raise AssertionError(f"not settled after {rounds} rounds: {self.describe()}")
+        views = [pod.view for pod in self.pods.values()]
+        assert len(views) == self.spec.replicas, self.describe()
+        assert all(view.ready and view.revision == self.revision for view in views), self.describe()
+        assert {c["type"]: c["status"] for c in self.status["conditions"]}["Ready"] == "True"
+
+    def _busy(self) -> bool:
+        return any(not p.view.ready or p.view.deletion_time is not None for p in self.pods.values())
+
+    def describe(self) -> str:
+        lines = [f"want {self.spec.replicas} of {self.revision}; status {self.status}"]
+        lines += [str(pod.view) for pod in self.pods.values()]
+        return "\n".join(lines)
+
+
+def _published(manifest: dict[str, Any], now: float) -> CheckpointView:
+    return CheckpointView(
+        name=manifest["metadata"]["name"],
+        namespace="ns",
+        uid="k",
+        resource_version="1",
+        generation=1,
+        created=now,
+        spec=VLLMCheckpointSpec.model_validate(manifest["spec"]),
+        status={"generation": "g", "conditions": [{"type": "Ready", "status": "True"}]},
+    )
+
+
+# --- what must hold -------------------------------------------------------------------------------------------
+
+
+def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
+    """The promises of `rollout`, `scale` and `startup`, from what the plan saw."""
+    spec, wanted = world.spec, world.revision
+    limits = bounds(spec.replicas, spec.rollout)
+    alive = [p for p in snapshot.pods if p.deletion_time is None and p.phase not in ("Failed", "Succeeded")]
+    new = [p for p in alive if p.revision == wanted]
+    old = [p for p in alive if p.revision != wanted]
+    draining = [
+        p
+        for p in snapshot.pods
+        if p.deletion_time is not None
+        and p.revision != wanted
+        and p.scheduled
+        and p.phase not in ("Failed", "Succeeded")
+        and snapshot.now < p.deletion_time + LOST_AFTER_SECONDS
+    ]
+    total = len(alive) + len(draining) + len(decisions.create)
+    assert not decisions.create or total <= limits.ceiling, "above replicas + maxSurge"
+    assert len(new) + len(decisions.create) <= max(limits.replicas, len(new)), "more new pods than replicas"
+    _check_really_there(world, decisions, limits.ceiling)
+
+    by_uid = {p.uid: p for p in snapshot.pods}
+    victims = [by_uid[d.uid] for d in decisions.delete]
+    assert len({v.uid for v in victims}) == len(victims)
+    assert all(v.deletion_time is None for v in victims), "deleted twice"
+    gone = {v.uid for v in victims}
+    before = sum(p.ready for p in alive)
+    after = sum(p.ready for p in alive if p.uid not in gone)
+    assert after == before or after >= limits.floor, "below replicas - maxUnavailable ready"
+
+    proven = any(p.ready for p in new)
+    if old and not proven:
+        assert len(new) + len(decisions.create) <= max(1, len(new)), "a second pod of a revision not proven"
+    if spec.checkpoint.startup == Startup.WAIT_FOR_CHECKPOINT and not world.checkpoints and not world.status:
+        assert len(new) + len(decisions.create) <= 1
+
+    for group in (new, old):
+        _check_order(snapshot.now, [p for p in group if p.uid in gone], [p for p in group if p.uid not in gone])
+    _check_status(world, decisions, alive)
+
+
+def _check_really_there(world: World, decisions: Decisions, ceiling: int) -> None:
+    """What the plan could not see does not lead above the ceiling either."""
+    names = {m["metadata"]["name"] for m in decisions.create}
+    there = {
+        name
+        for name, pod in world.pods.items()
+        if pod.view.deletion_time is None and pod.view.phase not in ("Failed", "Succeeded")
+    }
+    assert not names or len(there | names) <= ceiling, f"really above replicas + maxSurge: {world.describe()}"
+
+
+def _check_order(now: float, gone: list[PodView], kept: list[PodView]) -> None:
+    def known(p: PodView) -> tuple[int, int]:
+        return 0 if not p.scheduled else 1 if p.phase == "Pending" else 2 if not p.ready else 3, p.deletion_cost
+
+    for victim in gone:
+        for other in kept:
+            assert known(victim) <= known(other), "a better victim was kept"
+            if known(victim) == known(other) and victim.ready and victim.worker and other.worker:
+                fresh = all(p.answered_at is not None and now - p.answered_at <= 10 for p in (victim, other))
+                assert not fresh or victim.worker.in_flight <= other.worker.in_flight, "a busier pod went"
+
+
+def _check_status(world: World, decisions: Decisions, alive: list[PodView]) -> None:
+    status = decisions.status
+    if status is None:
+        return
+    assert status != world.status
+    assert status["replicas"] == len(alive) and status["readyReplicas"] == sum(p.ready for p in alive)
+    assert [c["type"] for c in status["conditions"]] == ["Ready", "CheckpointReady", "Progressing", "Degraded"]
+    before = {c["type"]: c for c in world.status.get("conditions", [])}
+    for condition in status["conditions"]:
+        last = before.get(condition["type"])
+        if last is not None:
+            same = last["status"] == condition["status"]
+            assert (last["lastTransitionTime"] == condition["lastTransitionTime"]) or not same

@@ -86,6 +86,6 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.ENGINE_START_TIMEOUT: "see the engine's lines in the pod's log; raise spec.startupTimeoutSeconds",
     Reason.ENGINE_DIED: "see the engine's last lines in `kubectl logs --previous`; check memory limits",
     Reason.ENGINE_UNRESPONSIVE: "see the engine's last lines in `kubectl logs`; the kubelet restarts the container",
-    Reason.CONFIG_INVALID: "the message names the field of THAW_CONFIG; operator and worker image must be of one release",
+    Reason.CONFIG_INVALID: "the message names the field of THAW_CONFIG; use operator and worker image of one release",
     Reason.INTERNAL: "a bug in Thaw: please report it with the pod's log",
 }

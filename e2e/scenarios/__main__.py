@@ -11,9 +11,9 @@ from scenarios.report import Report
 
 _EPILOG = """\
 Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first
-run takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG set, that
-cluster is used, and THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull; THAW_STORAGE_CLASS
-names a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
+run takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG
+set, that cluster is used: THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull, and
+THAW_STORAGE_CLASS a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
 """
 
 

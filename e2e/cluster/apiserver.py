@@ -17,6 +17,8 @@ from cluster import api, build, config, pki, proc
 from cluster.errors import ClusterError
 
 _NAMES = ("kube-apiserver", "etcd")
+#: What the owner mark of these processes begins with, to tell them from a cluster's.
+API_ONLY = "api-only:"
 
 
 class ApiServer:
@@ -30,7 +32,7 @@ class ApiServer:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
         self._binaries = build.ensure()
-        self._processes = proc.Processes(self.directory / "run", self.directory / "logs", str(self.directory))
+        self._processes = proc.Processes(self.directory / "run", self.directory / "logs", self.owner)
         pki.ensure(self._binaries, self.directory / "pki", "localhost", ["127.0.0.1", "10.0.0.1"])
         api_port, etcd_port = self._ports()
         self._plane = config.ControlPlane(
@@ -39,6 +41,11 @@ class ApiServer:
         )  # fmt: skip
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(config.kubeconfig(self.url, self.pki, "admin"))
+
+    @property
+    def owner(self) -> str:
+        """The mark that its processes carry; see `proc.owned`."""
+        return f"{API_ONLY}{self.directory}"
 
     @property
     def url(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import host, layout, packages, proc
+from cluster.apiserver import API_ONLY
 from cluster.command import run
 from cluster.errors import ClusterError
 
@@ -49,10 +50,17 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def _processes() -> list[str]:
-    """Processes of any cluster: those that carry its mark, run its programs, or sit in a pod's cgroup."""
-    marked = [record for record in proc.all_processes() if proc.owner_of(record.pid)]
-    built = [record for record in proc.all_processes() if _is_built(record.pid)]
-    return [f"{record.pid} {' '.join(record.argv)[:100]}" for record in [*marked, *built, *host.pod_processes()]]
+    """Processes of any cluster: those that carry its mark, run its programs, or sit in a pod's cgroup.
+
+    API servers that tests run by themselves are no part of a cluster.
+    """
+    pods = {record.pid for record in host.pod_processes()}
+    found = []
+    for record in proc.all_processes():
+        owner = proc.owner_of(record.pid) or ""
+        if not owner.startswith(API_ONLY) and (owner or record.pid in pods or _is_built(record.pid)):
+            found.append(f"{record.pid} {' '.join(record.argv)[:100]}")
+    return found
 
 
 def _is_built(pid: int) -> bool:

@@ -57,7 +57,7 @@ def test_what_was_written_survives_a_stop(server: ApiServer) -> None:
     kubectl(server, "create", "configmap", "kept", "--from-literal=key=value")
     url = server.url
     server.stop()
-    assert list(proc.owned(str(server.directory))) == []
+    assert list(proc.owned(server.owner)) == []
     server.start()
     assert server.url == url
     assert kubectl(server, "get", "configmap", "kept", "-o", "jsonpath={.data.key}") == "value"
@@ -74,7 +74,7 @@ def test_two_do_not_meet_and_close_leaves_nothing(server: ApiServer) -> None:
         kubectl(other, "create", "namespace", "only-there")
         assert "only-there" not in kubectl(server, "get", "namespaces")
     assert not other.directory.exists()
-    assert list(proc.owned(str(other.directory))) == []
+    assert list(proc.owned(other.owner)) == []
 
 
 def cluster(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,271 @@
+"""The whole life of a cluster on this machine, with a state directory of its own.
+
+A cluster that is up already is taken down meanwhile and brought up again at the end, with its data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import host, layout, leftovers, proc
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(1800)]
+
+WEB = [
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 1,
+                    "containers": [{
+                        "name": "web",
+                        "image": layout.PAUSE_IMAGE,
+                        "args": ["serve", "8080"],
+                        "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1},
+                        "resources": {"limits": {"memory": "64Mi"}},
+                    }],
+                },
+            },
+        },
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    },
+]  # fmt: skip
+
+
+def checkpointer(folder: Path) -> list[dict[str, object]]:
+    """A pod as a worker is one: the capabilities of a checkpoint, and storage that is bound statically."""
+    storage = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    capabilities = ["SYS_ADMIN", "SYS_PTRACE", "CHECKPOINT_RESTORE", "NET_ADMIN"]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "store"},
+            "spec": {**storage, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "store"},
+            "spec": {**storage, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "worker"},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "store"}}],
+                "containers": [{
+                    "name": "worker",
+                    "image": layout.PAUSE_IMAGE,
+                    "securityContext": {"capabilities": {"add": capabilities}},
+                    "volumeMounts": [{"name": "store", "mountPath": "/store"}],
+                }],
+            },
+        },
+    ]  # fmt: skip
+
+
+def cluster(
+    state: Path, *arguments: str, stdin: str | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", *arguments], check=False, capture_output=True, text=True, input=stdin,
+        env={key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
+        | {"PYTHONPATH": str(Path(__file__).parents[2]), "THAW_STATE": str(state)},
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return condition()
+
+
+def nothing_left(before: leftovers.Snapshot) -> None:
+    """Fail if anything differs for longer than something that comes and goes on a busy machine."""
+    found: list[str] = []
+
+    def clean() -> bool:
+        found[:] = leftovers.differences(before, leftovers.snapshot())
+        return not found
+
+    assert eventually(clean), found
+
+
+@pytest.fixture(scope="module")
+def nobody_else() -> Iterator[None]:
+    default = layout.state_dir()
+    was_up = bool(list(proc.owned(str(default))))
+    if was_up:
+        cluster(default, "down")
+    yield
+    if was_up:
+        cluster(default, "up")
+
+
+@pytest.fixture(scope="module")
+def before(nobody_else: None) -> leftovers.Snapshot:
+    return leftovers.snapshot()
+
+
+@pytest.fixture(scope="module")
+def state(before: leftovers.Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("node") / "state"
+    cluster(directory, "up")
+    yield directory
+    cluster(directory, "clean")
+    assert not directory.exists()
+    assert not directory.with_name("state.lock").exists()
+    nothing_left(before)
+
+
+@pytest.fixture(scope="module")
+def web(state: Path) -> str:
+    """The address of a Service with two ready pods behind it."""
+    cluster(state, "kubectl", "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": WEB}))
+    cluster(state, "kubectl", "rollout", "status", "deployment/web", "--timeout=60s")
+    return cluster(state, "kubectl", "get", "service/web", "-o", "jsonpath={.spec.clusterIP}").stdout
+
+
+def names(state: Path) -> set[str]:
+    return set(cluster(state, "kubectl", "get", "pods", "-l", "app=web", "-o", "name").stdout.split())
+
+
+def curl(url: str) -> str:
+    done = subprocess.run(["curl", "--silent", "--max-time", "5", url], check=False, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_a_second_up_does_nothing(state: Path) -> None:
+    record = proc.Processes(state / "run", state / "logs", str(state)).running("kubelet")
+    began = time.monotonic()
+    assert "was up already" in cluster(state, "up").stderr
+    assert time.monotonic() - began < 10  # about 0.7 s on an idle machine
+    assert proc.Processes(state / "run", state / "logs", str(state)).running("kubelet") == record
+
+
+def test_a_service_is_reached_from_the_host(state: Path, web: str) -> None:
+    assert eventually(lambda: {f"pod/{curl(f'http://{web}')}" for _ in range(20)} == names(state))
+
+
+def test_a_service_is_reached_from_a_pod_and_so_is_the_api_with_its_own_account(state: Path, web: str) -> None:
+    pod = min(names(state))
+    # Twenty times, so that the pod also meets itself behind the Service.
+    answers = {
+        cluster(state, "kubectl", "exec", pod, "--", "/pod", "get", f"http://{web}").stdout.strip() for _ in range(20)
+    }
+    assert {f"pod/{answer}" for answer in answers} == names(state)
+    api = f"https://{layout.KUBERNETES_SERVICE_IP}"
+    assert "gitVersion" in cluster(state, "kubectl", "exec", pod, "--", "/pod", "get", f"{api}/version").stdout
+    refused = cluster(state, "kubectl", "exec", pod, "--", "/pod", "get", f"{api}/api/v1/nodes", check=False)
+    assert refused.returncode != 0 and "403" in refused.stderr
+
+
+def test_limits_are_enforced_by_the_kernel(state: Path, web: str) -> None:
+    groups = {record.pid for record in host.pod_processes()}
+    limits = {
+        int(Path("/sys/fs/cgroup/memory" + line.partition("memory:")[2] + "/memory.limit_in_bytes").read_text())
+        for pid in groups
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        if ":memory:" in line
+    }
+    assert 64 << 20 in limits
+
+
+def test_a_pod_gets_capabilities_and_statically_bound_storage(state: Path, tmp_path: Path) -> None:
+    items = {"apiVersion": "v1", "kind": "List", "items": checkpointer(tmp_path)}
+    cluster(state, "kubectl", "apply", "-f", "-", stdin=json.dumps(items))
+    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/worker", "--timeout=60s")
+    assert cluster(state, "kubectl", "get", "pvc/store", "-o", "jsonpath={.status.phase}").stdout == "Bound"
+    (worker,) = [record for record in host.pod_processes() if str(tmp_path) in _mountinfo(record.pid)]
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines())
+    effective = int(status["CapEff"], 16)
+    assert all(effective >> number & 1 for number in (21, 19, 40, 12))  # the four, as in linux/capability.h
+    cluster(state, "kubectl", "delete", "pod/worker", "pvc/store", "pv/store", "--wait=true")
+
+
+def _mountinfo(pid: int) -> str:
+    return Path(f"/proc/{pid}/mountinfo").read_text()
+
+
+def test_an_image_that_is_there_is_not_loaded_again(state: Path, tmp_path: Path) -> None:
+    from cluster import build, images
+
+    images.write_layout(tmp_path / "image", "demo:2", Path(build.ensure()["pod"]))
+    first = cluster(state, "load-image", str(tmp_path / "image"))
+    assert first.stdout.strip() == "docker.io/library/demo:2" and "loading" in first.stderr
+    again = cluster(state, "load-image", str(tmp_path / "image"))
+    assert again.stdout == first.stdout and "loading" not in again.stderr
+    subprocess.run(["tar", "-C", tmp_path / "image", "-cf", tmp_path / "image.tar", "."], check=True)
+    renamed = cluster(state, "load-image", str(tmp_path / "image.tar"), "--name", "demo:3")
+    assert renamed.stdout.strip() == "docker.io/library/demo:3"
+    cluster(state, "kubectl", "run", "demo", "--image=demo:3", "--image-pull-policy=Never", "--restart=Never")
+    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/demo", "--timeout=60s")
+    cluster(state, "kubectl", "delete", "pod/demo", "--now")
+
+
+def test_helm_installs_into_it(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: tiny\nversion: 0.1.0\n")
+    (tmp_path / "templates/map.yaml").write_text(
+        'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "{{ .Release.Name }}"}\ndata: {key: value}\n'
+    )
+    cluster(state, "helm", "install", "tiny", str(tmp_path))
+    assert cluster(state, "kubectl", "get", "configmap/tiny", "-o", "jsonpath={.data.key}").stdout == "value"
+
+
+@pytest.mark.parametrize("killed", [["kubelet"], ["containerd", "kube-proxy"], ["etcd", "kube-apiserver"]])
+def test_what_was_killed_is_repaired_and_pods_live_on(state: Path, web: str, killed: list[str]) -> None:
+    pods, containers = names(state), {record.pid for record in host.pod_processes()}
+    processes = proc.Processes(state / "run", state / "logs", str(state))
+    for name in killed:
+        processes.kill(name)
+    assert cluster(state, "status", check=False).returncode == 1
+    repaired = cluster(state, "up").stderr
+    assert all(name in repaired.splitlines()[-1] for name in killed)
+    cluster(state, "status")
+    assert names(state) == pods
+    assert {record.pid for record in host.pod_processes()} == containers
+    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in pods)
+
+
+def test_down_leaves_nothing_and_up_brings_the_pods_back(state: Path, web: str, before: leftovers.Snapshot) -> None:
+    cluster(state, "down")
+    nothing_left(before)
+    assert cluster(state, "status", check=False).returncode == 1
+    cluster(state, "down")  # a second time is no error
+    cluster(state, "up")
+    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in names(state), seconds=60)
+
+
+def test_down_after_everything_was_killed_leaves_nothing(state: Path, web: str, before: leftovers.Snapshot) -> None:
+    proc.end(list(proc.owned(str(state))), patience=0)  # all components and shims at once, as the OOM killer might
+    cluster(state, "down")
+    nothing_left(before)
+    cluster(state, "up")
+    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in names(state), seconds=60)

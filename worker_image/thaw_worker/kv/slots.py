@@ -1,0 +1,53 @@
+"""Host memory for blocks on their way between storage and the engine: a fixed number of slots, one block each."""
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Fence(Protocol):
+    """Marks a copy that a device does in its own time."""
+
+    def done(self) -> bool: ...
+
+    def wait(self) -> None: ...
+
+
+class Done:
+    """The fence of a copy that is over."""
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return
+
+
+class Slots:
+    """Slots in `memory`, whose length must be a multiple of `slot_bytes`. May be used from any thread."""
+
+    def __init__(self, memory: memoryview, slot_bytes: int) -> None:
+        if slot_bytes < 1 or len(memory) < slot_bytes or len(memory) % slot_bytes:
+            raise ValueError(f"{len(memory)} bytes are not a number of slots of {slot_bytes} bytes")
+        self._memory = memory
+        self._bytes = slot_bytes
+        self.count = len(memory) // slot_bytes
+        self._free = list(range(self.count))
+        self._changed = threading.Condition()
+
+    def view(self, slot: int) -> memoryview:
+        return self._memory[slot * self._bytes : (slot + 1) * self._bytes]
+
+    def take(self, timeout: float = 0.0) -> int | None:
+        """A free slot, or None if there is none within `timeout` seconds."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._free, max(0.0, end - time.monotonic())):
+                return None
+            return self._free.pop()
+
+    def give_back(self, slots: Iterable[int]) -> None:
+        with self._changed:
+            self._free.extend(slots)
+            self._changed.notify_all()

@@ -123,18 +123,14 @@ class Client:
     def apply(self, kind: Kind, namespace: str, body: Object, subresource: str = "") -> Object:
         """Server-side apply with force: `body` is all that this field manager wants of the object."""
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
-        return self._json(
-            "apply", kind, kind.path(namespace, body["metadata"]["name"], subresource), query, body
-        )
+        return self._json("apply", kind, kind.path(namespace, body["metadata"]["name"], subresource), query, body)
 
     def patch(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:
         """JSON merge patch; with metadata.resourceVersion in `body` only on that version."""
         query = {"fieldManager": names.FIELD_MANAGER}
         return self._json("patch", kind, kind.path(namespace, name), query, body)
 
-    def delete(
-        self, kind: Kind, namespace: str, name: str, uid: str, resource_version: str | None = None
-    ) -> Object:
+    def delete(self, kind: Kind, namespace: str, name: str, uid: str, resource_version: str | None = None) -> Object:
         """Delete exactly this object (in this version); its dependents follow in the background."""
         preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
         body = {"preconditions": preconditions, "propagationPolicy": "Background"}
@@ -145,13 +141,9 @@ class Client:
             return self._read(response)
 
     @contextmanager
-    def watch(
-        self, kind: Kind, namespace: str | None, query: Mapping[str, str], idle: float
-    ) -> "Iterator[Watch]":
+    def watch(self, kind: Kind, namespace: str | None, query: Mapping[str, str], idle: float) -> "Iterator[Watch]":
         """Open a watch. `idle` is the longest silence, in seconds, before it counts as broken."""
-        with self._send(
-            "watch", kind, kind.path(namespace), {**query, "watch": "true"}, read_timeout=idle
-        ) as response:
+        with self._send("watch", kind, kind.path(namespace), {**query, "watch": "true"}, read_timeout=idle) as response:
             yield Watch(response)
 
     @property

@@ -78,9 +78,7 @@ class Controller:
         while (missing := self._observer.unsynced) and not self._stopped.wait(0.02):
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                log.warning(
-                    "after %.0f s still waiting for the first list of: %s", said - started, ", ".join(missing)
-                )
+                log.warning("after %.0f s still waiting for the first list of: %s", said - started, ", ".join(missing))
         if self._stopped.is_set():
             return
         log.info("all kinds listed in %.2f s; reconciling", time.monotonic() - started)

@@ -107,8 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         client = connect()
     except kubernetes.config.ConfigException as error:
         print(
-            f"error: no way to the API server: {error}. "
-            "Set KUBECONFIG, or run in a pod with a service account.",
+            f"error: no way to the API server: {error}. Set KUBECONFIG, or run in a pod with a service account.",
             file=sys.stderr,
         )
         return 2

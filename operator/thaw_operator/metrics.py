@@ -14,9 +14,7 @@ WATCH_ENDS = Counter(
     "Ends of watches, by why: closed, expired, failed, error.",
     ["resource", "why"],
 )
-LISTS = Counter(
-    "thaw_operator_lists", "Complete lists of a kind (the first one and every relist).", ["resource"]
-)
+LISTS = Counter("thaw_operator_lists", "Complete lists of a kind (the first one and every relist).", ["resource"])
 CACHED = Gauge("thaw_operator_cached_objects", "Objects in the operator's caches.", ["resource"])
 RECONCILES = Counter(
     "thaw_operator_reconciles",

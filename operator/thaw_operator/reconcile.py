@@ -27,9 +27,7 @@ FREE_ROUNDS = 20  # reconciles in a row that may write before that counts as not
 class Reconciler:
     """Brings one key at a time closer to what is wanted. Thread-safe for different keys."""
 
-    def __init__(
-        self, client: Client, observer: Observer, workers: Workers, enqueue: Callable[[Key], None]
-    ) -> None:
+    def __init__(self, client: Client, observer: Observer, workers: Workers, enqueue: Callable[[Key], None]) -> None:
         """`enqueue` is told of keys that are due because a worker answered."""
         self._client, self._observer, self._workers, self._enqueue = client, observer, workers, enqueue
         self._writer, self._recorder = Writer(client, observer), Recorder(client)
@@ -38,6 +36,7 @@ class Reconciler:
         self._uids: dict[Key, str] = {}
         self._failures: dict[Key, int] = {}  # in a row
         self._rounds: dict[Key, int] = {}  # in a row that wrote something
+        self._unsure: set[Key] = set()  # checkpoints that are due once all workers were asked
 
     def reconcile(self, key: Key) -> float | None:
         """One round. Returns after how many seconds the next one is due; None if only an event makes it due.
@@ -84,9 +83,7 @@ class Reconciler:
         uid = self._uid(key)
         if uid is None:
             return None
-        snapshot = pool_snapshot(
-            self._observer, self._workers, key, time.time(), self._recorder.announced(uid)
-        )
+        snapshot = pool_snapshot(self._observer, self._workers, key, time.time(), self._recorder.announced(uid))
         if snapshot is None:
             return None
         decisions = plan(snapshot)
@@ -104,13 +101,15 @@ class Reconciler:
         )
         if snapshot is None:
             return None
+        (self._unsure.discard if snapshot.workers_known else self._unsure.add)(key)
         decisions = plan_checkpoint(snapshot)
         return self._actor.checkpoint(key, snapshot.checkpoint.uid, decisions), decisions.requeue_after
 
     def _answered(self, key: Key) -> None:
         """Workers of a pool were asked: the pool is due, and the checkpoints that their answers name."""
         self._enqueue(key)
-        for checkpoint in checkpoints_of(self._observer, self._workers, key):
+        unsure = [found for found in list(self._unsure) if found.namespace == key.namespace]
+        for checkpoint in {*unsure, *checkpoints_of(self._observer, self._workers, key)}:
             self._enqueue(checkpoint)
 
     def _uid(self, key: Key) -> str | None:
@@ -126,6 +125,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._rounds.pop(key, None)
+        self._unsure.discard(key)
         self._writer.forget(key)
 
     def _pause(self, key: Key, at_least: float) -> float:

@@ -23,9 +23,7 @@ class WorkQueue(Generic[K]):
         self._dirty: dict[K, float] = {}  # due: when it became so
         self._active: set[K] = set()
         self._later: list[tuple[float, int, K]] = []
-        self._wakes: dict[
-            K, float
-        ] = {}  # the earliest delayed addition of each key; others in the heap are void
+        self._wakes: dict[K, float] = {}  # the earliest delayed addition of each key; others in the heap are void
         self._order = itertools.count()
         self._closed = False
 

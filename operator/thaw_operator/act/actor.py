@@ -31,9 +31,7 @@ class Outcome:
 
     @property
     def retry_after(self) -> float:
-        return max(
-            (error.retry_after or 0.0 for error in self.errors if isinstance(error, ApiError)), default=0.0
-        )
+        return max((error.retry_after or 0.0 for error in self.errors if isinstance(error, ApiError)), default=0.0)
 
 
 class Actor:
@@ -47,9 +45,7 @@ class Actor:
         do, writer = _Steps(key, uid, self._recorder), self._writer
         do.each(partial(writer.apply, key, BY_NAME[m["kind"]], m, uid) for m in decisions.apply)
         do.each(partial(writer.create, key, CHECKPOINTS, m, None) for m in decisions.create_checkpoints)
-        do.each(
-            partial(writer.delete, key, PODS, d.name, d.uid, d.resource_version) for d in decisions.delete
-        )
+        do.each(partial(writer.delete, key, PODS, d.name, d.uid, d.resource_version) for d in decisions.delete)
         do.each(partial(writer.delete, key, BY_NAME[r.kind], r.name, r.uid) for r in decisions.remove)
         do.each(partial(writer.create, key, PODS, m, uid) for m in decisions.create)
         return do.report(decisions.status, decisions.events, writer)

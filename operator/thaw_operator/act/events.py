@@ -19,9 +19,7 @@ log = logging.getLogger(__name__)
 
 REPORTER = f"{names.GROUP}/operator"
 PER_SECOND, BURST = 10.0, 100.0
-REMEMBERED = (
-    1000  # keys of one object; the oldest are forgotten, and the API server refuses their names again
-)
+REMEMBERED = 1000  # keys of one object; the oldest are forgotten, and the API server refuses their names again
 _NOTE = 1024  # bytes, the API's limit
 _NAME = 253
 
@@ -59,9 +57,7 @@ class Recorder:
                 return False
             if not error.conflict:  # 409: posted before, maybe by an earlier process
                 metrics.EVENTS_DROPPED.labels(error.reason).inc()
-                log.error(
-                    "event %s on %s was refused: %s; check the operator's role", event.reason, key, error
-                )
+                log.error("event %s on %s was refused: %s; check the operator's role", event.reason, key, error)
         with self._lock:
             keys = self._announced.setdefault(uid, OrderedDict())
             keys[event.key] = None

@@ -39,9 +39,7 @@ class Observer:
         for kind, reader in self._readers.items():
             self._caches[kind] = Cache(partial(on_change, kind))
             self._informers.append(
-                Informer(
-                    client, reader, self._caches[kind], namespace=namespace, selector=_SELECTORS.get(kind, "")
-                )
+                Informer(client, reader, self._caches[kind], namespace=namespace, selector=_SELECTORS.get(kind, ""))
             )
 
     def start(self) -> None:

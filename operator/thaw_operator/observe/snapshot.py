@@ -44,9 +44,7 @@ def pool_snapshot(
         pool=found.view,
         pods=tuple(_heard(entry, workers) for entry in labelled if entry.owner == found.uid),
         taken_slots=frozenset(
-            entry.view.view.slot
-            for entry in labelled
-            if entry.owner != found.uid and entry.view.view.slot >= 0
+            entry.view.view.slot for entry in labelled if entry.owner != found.uid and entry.view.view.slot >= 0
         ),
         checkpoints=tuple(entry.view for entry in observer.checkpoints.group(key.namespace, "")),
         children=children,
@@ -76,17 +74,15 @@ def checkpoint_snapshot(
         return None
     checkpoint = found.view
     using = _worker_uses(observer, workers, checkpoint)
-    pools = [
-        entry.view
-        for entry in observer.pools.group(key.namespace, "")
-        if _uses(entry.view, checkpoint, using)
-    ]
+    pools = [entry.view for entry in observer.pools.group(key.namespace, "") if _uses(entry.view, checkpoint, using)]
     snapshot = CheckpointSnapshot(
         now=now,
         checkpoint=checkpoint,
         users=tuple(map(_pool_use, pools)),
         workers=using,
-        workers_known=all(_all_asked(observer, workers, pool) for pool in pools),
+        workers_known=all(
+            _all_asked(observer, workers, entry.view) for entry in observer.pools.group(key.namespace, "")
+        ),
         siblings=_siblings(observer, checkpoint),
         announced=announced,
     )
@@ -174,10 +170,10 @@ def _pool_use(pool: Pool) -> PoolUse:
 
 
 def _all_asked(observer: Observer, workers: Workers, pool: Pool) -> bool:
-    return all(
+    return pool.deletion_time is not None or all(
         workers.answer(entry.uid, entry.view.view.restarts) is not None
         for entry in observer.pods.group(pool.namespace, pool.name)
-        if entry.owner == pool.uid and entry.view.view.running
+        if entry.owner == pool.uid and entry.view.view.running and entry.view.view.deletion_time is None
     )
 
 

@@ -123,9 +123,7 @@ class Workers:
             if before is None or before.restarts != target.restarts:
                 before = Answer(target.restarts, now)
             answer = replace(before, polled_at=now)
-            self._answers[target.uid] = (
-                answer if state is None else replace(answer, worker=state, answered_at=now)
-            )
+            self._answers[target.uid] = answer if state is None else replace(answer, worker=state, answered_at=now)
 
     async def _get(self, address: str) -> bytes:
         if self._session is None:

@@ -192,8 +192,8 @@ class CheckpointSnapshot:
     Attributes:
         users: pools of the namespace that refer to it.
         workers: live workers, of any pool, that report its identity and host tuple.
-        workers_known: every running pod of every user was asked since this operator started; until then
-            `workers` may lack some, and what they were counted for is kept.
+        workers_known: every running pod of every pool of the namespace was asked since this operator started;
+            until then `users` and `workers` may lack some, and what they were counted for is kept.
         job: the janitor Job, if there is one. Only looked up while the checkpoint is being deleted.
         claim_exists: whether the claim in spec.storage still exists. Only looked up while it is being
             deleted.

@@ -12,6 +12,7 @@ from thaw_contract import names
 from thaw_contract.reasons import Reason
 from thaw_contract.state import FreezeOutcome, Phase, StartMode
 
+from thaw_operator.api.pool import Retention
 from thaw_operator.build.checkpoint import janitor_job
 from thaw_operator.build.meta import checkpoint_owner
 from thaw_operator.plan.conditions import Verdict, conditions, next_step, stamp
@@ -26,11 +27,14 @@ from thaw_operator.plan.model import (
 
 RETRY_SECONDS = 60.0
 """Between two tries of a janitor Job that failed."""
+UNKNOWN_USER_SECONDS = float(Retention().unused_seconds)
+"""How long a checkpoint is kept whose users were never seen."""
 
 
 def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     """Decide everything there is to do about a checkpoint."""
-    if snapshot.checkpoint.deletion_time is not None and not snapshot.users:
+    unused = not snapshot.users and snapshot.workers_known
+    if snapshot.checkpoint.deletion_time is not None and unused:
         return _let_go(snapshot)
     view, now = snapshot.checkpoint, snapshot.now
     status = _status(snapshot)
@@ -71,9 +75,7 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     view, job, now = snapshot.checkpoint, snapshot.job, snapshot.now
     assert job is not None
     claim = view.spec.storage.claim_name
-    message = (
-        f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the claim {claim}"
-    )
+    message = f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the claim {claim}"
     verdict = Verdict("Failed", "True", "JanitorFailed", message)
     old = view.status.get("conditions", [])
     kept = [c for c in old if c.get("type") != "Failed"]
@@ -96,9 +98,9 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
 def _expires(status: Manifest, snapshot: CheckpointSnapshot) -> float | None:
     """When it may be deleted because no pool uses it."""
     retention = status.get("retention") or {}
-    if snapshot.users or retention.get("retain", False) or "unusedSince" not in status:
+    if "unusedSince" not in status or not snapshot.workers_known or retention.get("retain", False):
         return None
-    return _epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", 0))
+    return _epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))
 
 
 # --- status -------------------------------------------------------------------------------------------------
@@ -109,9 +111,7 @@ def _status(snapshot: CheckpointSnapshot) -> Manifest:
     workers = sorted(snapshot.workers, key=lambda use: use.started)
     seen = set(old.get("counted", []))
     fresh = [use for use in workers if _has_started(use) and use.key not in seen]
-    current = next(
-        (use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None), None
-    )
+    current = next((use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None), None)
     generation = current.generation if current else old.get("generation")
     failures = [f for use in fresh for f in use.worker.restore_failures]
     carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
@@ -127,7 +127,7 @@ def _status(snapshot: CheckpointSnapshot) -> Manifest:
         "generationFailures": in_generation,
         "lastUsedTime": _last_used(fresh, snapshot) or old.get("lastUsedTime"),
         "usedBy": sorted(pool.name for pool in snapshot.users),
-        "unusedSince": None if snapshot.users else old.get("unusedSince") or stamp(snapshot.now),
+        "unusedSince": _unused_since(snapshot),
         "retention": _retention(snapshot) or old.get("retention"),
         "counted": _counted(snapshot),
     }
@@ -166,6 +166,14 @@ def _timings(workers: Sequence[WorkerUse]) -> dict[str, float]:
         if report is not None and report.outcome == FreezeOutcome.PUBLISHED and report.seconds is not None:
             out["freeze"] = round(report.seconds, 3)
     return out
+
+
+def _unused_since(snapshot: CheckpointSnapshot) -> str | None:
+    """An operator that starts anew does not know who uses it until it asked all workers."""
+    if snapshot.users:
+        return None
+    old: str | None = snapshot.checkpoint.status.get("unusedSince")
+    return old or (stamp(snapshot.now) if snapshot.workers_known else None)
 
 
 def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
@@ -215,9 +223,7 @@ def _events(snapshot: CheckpointSnapshot, status: Manifest) -> list[Event]:
             continue
         key = f"{kind}/{condition['reason']}/{status.get('generation')}"
         sort = "Normal" if kind == "Ready" else "Warning"
-        out.append(
-            Event("Normal" if sort == "Normal" else "Warning", condition["reason"], condition["message"], key)
-        )
+        out.append(Event("Normal" if sort == "Normal" else "Warning", condition["reason"], condition["message"], key))
     return [event for event in out if event.key not in snapshot.announced]
 
 

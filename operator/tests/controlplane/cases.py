@@ -1,0 +1,289 @@
+"""One namespace, one operator behind one proxy: what every control-plane test is made of."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import yaml
+from controlplane.proxy import FaultProxy
+from controlplane.zygote import Operator, Zygote
+from thaw_contract import names
+
+from thaw_operator.client import ApiError, Client
+from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
+
+POOL = "pool"
+CORE = {
+    "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
+    "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+    "Namespace": Kind("", "v1", "Namespace", "namespaces", namespaced=False),
+}
+
+
+def admin(kubeconfig: Path) -> Client:
+    configuration = kubernetes.client.Configuration()
+    kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+    configuration.connection_pool_maxsize = 64
+    return Client(kubernetes.client.ApiClient(configuration), timeout=30.0)
+
+
+def pool(**spec: Any) -> dict[str, Any]:
+    base = {
+        "replicas": 2,
+        "image": "worker:1",
+        "model": {"name": "tiny"},
+        "checkpoint": {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}},
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": POOLS.name,
+        "metadata": {"name": POOL},
+        "spec": base | spec,
+    }
+
+
+@dataclass
+class Server:
+    """What the tests share: the API server, the node and the operator's identity there."""
+
+    client: Client
+    url: str
+    ca: Path
+    token: str
+    zygote: Zygote
+    admin_port: int
+    directory: Path
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Case:
+    """A namespace with an operator of its own. Use as a context manager."""
+
+    def __init__(self, server: Server, namespace: str, *args: str, all_namespaces: bool = False) -> None:
+        self.server, self.namespace, self.client = server, namespace, server.client
+        self.proxy = FaultProxy(server.url, server.ca)
+        where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
+        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.admin_port}", *args]
+        self._kubeconfig = server.directory / f"{namespace}.kubeconfig"
+        self._kubeconfig.write_text(yaml.dump(_kubeconfig(self.proxy.url, server.token)))
+        self.log = server.directory / f"{namespace}.log"
+        self.operator: Operator | None = None
+        self.starts = 0
+        self.invariants = Invariants(self)
+
+    def __enter__(self) -> "Case":
+        self.client.create(
+            CORE["Namespace"],
+            "",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
+        )
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        self.client.create(CORE["ServiceAccount"], self.namespace, account)
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "store"},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        self.client.create(CORE["PersistentVolumeClaim"], self.namespace, claim)
+        self.invariants.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.operator is not None:
+            self.operator.kill()
+        self.proxy.close()
+        self.invariants.stop()
+
+    def start(self) -> None:
+        with self.server.lock:
+            self.operator = self.server.zygote.start(self._args, self._kubeconfig, self.log)
+        self.starts += 1
+
+    def restart(self) -> None:
+        """Kill what is left of the operator and start it anew."""
+        if self.operator is not None:
+            self.operator.kill()
+        self.start()
+
+    # -- the user ---
+
+    def create(self, manifest: dict[str, Any]) -> None:
+        self.client.create(POOLS, self.namespace, manifest)
+
+    def change(self, **spec: Any) -> None:
+        self.client.patch(POOLS, self.namespace, POOL, {"spec": spec})
+
+    def delete_pool(self) -> None:
+        """Delete the pool and, as the garbage collector would, what it owns."""
+        found = self.client.get(POOLS, self.namespace, POOL)
+        self.client.delete(POOLS, self.namespace, POOL, found["metadata"]["uid"])
+        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS):
+            for item in self.items(kind):
+                if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
+                    self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
+
+    # -- looking ---
+
+    def items(self, kind: Kind) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.client.list_page(kind, self.namespace, {}))["items"]
+        return sorted(found, key=lambda item: str(item["metadata"]["name"]))
+
+    def get_pool(self) -> dict[str, Any]:
+        return self.client.get(POOLS, self.namespace, POOL)
+
+    def settled(self, replicas: int) -> bool:
+        """As many ready pods of the wanted revision as are wanted, the checkpoint known, and status says so."""
+        try:
+            found = self.get_pool()
+        except ApiError:
+            return False
+        status = found.get("status", {})
+        return (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and (status.get("readyReplicas"), status.get("updatedReplicas"), status.get("replicas")) == (replicas,) * 3
+            and condition(found, "Progressing") == "False"
+            and (replicas == 0 or condition(found, "CheckpointReady") == "True")
+            and status["restoredReplicas"] + status["coldStartedReplicas"] == replicas
+            and len(self.items(PODS)) == replicas
+        )
+
+    def wait(self, what: str, probe: Callable[[], bool], timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not probe():
+            if time.monotonic() > deadline:
+                tail = self.log.read_text()[-3000:] if self.log.exists() else ""
+                state = yaml.dump(self.picture())
+                raise AssertionError(f"{self.namespace}: {what}: not within {timeout} s\n{state}\n{tail}")
+            time.sleep(0.25)
+
+    def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
+        self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
+
+    def assert_quiet(self, seconds: float) -> None:
+        """From now on no call but watches and lists, and no worker is asked."""
+        time.sleep(0.7)  # what was due because of the last change
+        since = time.monotonic()
+        time.sleep(seconds)
+        calls = self.proxy.others(since)
+        assert not calls, f"{self.namespace}: settled, yet: {[str(call) for call in calls]}"
+
+    def picture(self) -> dict[str, Any]:
+        """All that the operator is answerable for, without what differs from run to run."""
+        return {
+            kind.name: [scrub(item, self.namespace) for item in self.items(kind)]
+            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, JOBS)
+        }
+
+    def events(self) -> list[dict[str, Any]]:
+        return self.items(EVENTS)
+
+
+class Invariants(threading.Thread):
+    """Watches a namespace past the proxy and notes every moment at which something is not as it must always be."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(daemon=True)
+        self._case = case
+        self._stopped = threading.Event()
+        self.most = 10**9  # pods that are neither terminating nor over
+        self.fewest_ready = 0
+        self.broken: list[str] = []
+        self._pods: dict[str, dict[str, Any]] = {}
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        client, namespace = self._case.client, self._case.namespace
+        while not self._stopped.is_set():
+            try:
+                listed = json.loads(client.list_page(PODS, namespace, {}))
+                self._pods = {item["metadata"]["uid"]: item for item in listed["items"]}
+                query = {"resourceVersion": listed["metadata"]["resourceVersion"], "timeoutSeconds": "60"}
+                with client.watch(PODS, namespace, query, idle=90) as watch:
+                    for line in watch:
+                        event = json.loads(line)
+                        self._take(event["type"], event["object"])
+            except ApiError:
+                time.sleep(0.2)
+
+    def _take(self, kind: str, pod: dict[str, Any]) -> None:
+        uid = pod["metadata"]["uid"]
+        if kind == "DELETED":
+            self._pods.pop(uid, None)
+        else:
+            self._pods[uid] = pod
+        alive = [p for p in self._pods.values() if not p["metadata"].get("deletionTimestamp")]
+        if kind == "ADDED" and len(alive) > self.most:
+            self.broken.append(f"{len(alive)} pods, at most {self.most} allowed, after {pod['metadata']['name']}")
+        ready = [p for p in alive if condition(p, "Ready") == "True"]
+        if len(ready) < self.fewest_ready:
+            self.broken.append(f"{len(ready)} ready pods, at least {self.fewest_ready} wanted")
+
+    def check(self) -> None:
+        broken = list(self.broken)
+        for call in self._case.proxy.writes():
+            if call.method != "DELETE":
+                continue
+            preconditions = (call.body or {}).get("preconditions", {})
+            if "uid" not in preconditions or ("/pods/" in call.path and "resourceVersion" not in preconditions):
+                broken.append(f"delete without preconditions: {call}")
+        assert not broken, f"{self._case.namespace}: {broken}"
+
+
+def owners(item: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = item["metadata"].get("ownerReferences", [])
+    return found
+
+
+def condition(item: dict[str, Any], kind: str) -> str | None:
+    for entry in item.get("status", {}).get("conditions", []):
+        if entry["type"] == kind:
+            return str(entry["status"])
+    return None
+
+
+_VOLATILE = {
+    "uid", "resourceVersion", "creationTimestamp", "managedFields", "lastTransitionTime", "deletionTimestamp", "generation",
+    "observedGeneration", "clusterIP", "clusterIPs", "podIP", "podIPs", "startTime", "startedAt", "lastUsedTime", "unusedSince",
+    "counted", "timings", "message", "nodeName", "completionTime", "namespace", "batch.kubernetes.io/controller-uid", "controller-uid",
+}  # fmt: skip
+
+
+def scrub(value: Any, namespace: str) -> Any:
+    """Without times, uids, addresses and the namespace's name."""
+    if isinstance(value, dict):
+        return {key: scrub(inner, namespace) for key, inner in value.items() if key not in _VOLATILE}
+    if isinstance(value, list):
+        return [scrub(inner, namespace) for inner in value]
+    return value.replace(f'"{namespace}"', '"NAMESPACE"') if isinstance(value, str) else value
+
+
+def _kubeconfig(url: str, token: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "case",
+        "clusters": [{"name": "case", "cluster": {"server": url}}],
+        "users": [{"name": "case", "user": {"token": token}}],
+        "contexts": [{"name": "case", "context": {"cluster": "case", "user": "case"}}],
+    }
+
+
+def difference(one: object, other: object, path: str = "") -> str:
+    """The first place where two values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            if one.get(key) != other.get(key):
+                return difference(one.get(key), other.get(key), f"{path}.{key}")
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for place, (left, right) in enumerate(zip(one, other, strict=True)):
+            if left != right:
+                return difference(left, right, f"{path}[{place}]")
+    return f"{path}: {one!r} without faults, {other!r} now"

@@ -1,0 +1,251 @@
+"""Makes pods look run: a kubelet of a few lines, the workers' `GET /state` on loopback addresses, and a Job controller
+that calls every janitor Job done. The operator reads real pods from a real API server and real HTTP from "workers".
+"""
+
+import asyncio
+import itertools
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from thaw_contract import names
+from thaw_contract.identity import HostTuple, IdentityInputs, digest
+from thaw_contract.state import (
+    ArtifactRef,
+    FreezeOutcome,
+    FreezeReport,
+    Phase,
+    StartMode,
+    WorkerState,
+    encode,
+)
+
+from thaw_operator.client import ApiError, Client
+from thaw_operator.kinds import JOBS, PODS, Kind
+
+BINDINGS = Kind("", "v1", "Binding", "bindings")
+HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class Node:
+    """Runs the pods of all pools of one API server. `port` is the admin port on every worker's own address."""
+
+    def __init__(self, client: Client, start_seconds: float = 0.1) -> None:
+        self._client, self._start_seconds = client, start_seconds
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._artifacts: dict[tuple[str, str], str] = {}  # namespace, identity -> generation
+        self._answers: dict[str, bytes] = {}  # address -> body
+        self._seen: dict[str, str] = {}  # uid -> the last that was done for it
+        self._numbers = itertools.count(256 * 256 + 1)
+        self.reads = 0
+        self.before_ready: Callable[[dict[str, Any]], bool] = lambda pod: True  # False: it never becomes ready
+        with socket.create_server(("127.1.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        for target in (self._pods, self._jobs, self._loop.run_forever):
+            threading.Thread(target=target, daemon=True).start()
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    # -- the kubelet ---
+
+    def _pods(self) -> None:
+        self._follow(PODS, names.LABEL_POOL, self._pod)
+
+    def _pod(self, pod: dict[str, Any]) -> None:
+        meta, uid = pod["metadata"], pod["metadata"]["uid"]
+        if meta.get("deletionTimestamp"):
+            if self._first(uid, "end"):
+                self._later(0.1, lambda: self._end(pod))
+        elif self._first(uid, "start"):
+            threading.Thread(target=self._start, args=(pod,), daemon=True).start()
+
+    def _start(self, pod: dict[str, Any]) -> None:
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        with self._lock:
+            number = next(self._numbers)
+        address = f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        try:
+            binding = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": name},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
+            }
+            self._client._json("create", PODS, PODS.path(namespace, name, "binding"), None, binding)
+            self._serve(address, self._state(pod, ready=False))
+            self._status(pod, address, ready=False)
+            time.sleep(self._start_seconds)
+            if self.before_ready(pod):
+                self._serve(address, self._state(pod, ready=True))
+                self._status(pod, address, ready=True)
+        except ApiError as error:
+            if not (error.not_found or error.conflict):  # deleted meanwhile
+                raise
+
+    def _status(self, pod: dict[str, Any], address: str, *, ready: bool) -> None:
+        flag = "True" if ready else "False"
+        status = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "startTime": now(),
+            "conditions": [
+                {"type": kind, "status": status, "lastTransitionTime": now()}
+                for kind, status in (
+                    ("PodScheduled", "True"),
+                    ("Initialized", "True"),
+                    ("ContainersReady", flag),
+                    ("Ready", flag),
+                )
+            ],
+            "containerStatuses": [
+                {
+                    "name": names.CONTAINER_WORKER,
+                    "ready": ready,
+                    "started": ready,
+                    "restartCount": 0,
+                    "image": "x",
+                    "imageID": "x",
+                    "state": {"running": {"startedAt": now()}},
+                }
+            ],
+        }
+        path = PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"], "status")
+        self._client._json("patch", PODS, path, None, {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status})
+
+    def _end(self, pod: dict[str, Any]) -> None:
+        path = PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"])
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
+        self._client._json("delete", PODS, path, None, body)
+
+    # -- its worker ---
+
+    def _state(self, pod: dict[str, Any], *, ready: bool) -> WorkerState:
+        """The first worker of an identity in a namespace freezes itself, later ones thaw."""
+        meta, spec = pod["metadata"], pod["spec"]["containers"][0]
+        environment = {entry["name"]: entry.get("value", "") for entry in spec["env"]}
+        config = msgspec.json.decode(environment[names.ENV_CONFIG])
+        inputs = IdentityInputs(
+            image_id=spec["image"],
+            engine_args=config.get("engineArgs", {}),
+            engine_env=config.get("engineEnv", {}),
+            model=config["model"]["name"],
+            weights="InImage",
+            versions={},
+        )
+        identity = digest(inputs)
+        state = WorkerState(
+            pod=meta["name"],
+            namespace=meta["namespace"],
+            pool=meta["labels"][names.LABEL_POOL],
+            revision=meta["labels"][names.LABEL_REVISION],
+            phase=Phase.READY if ready else Phase.STARTING,
+            ready=ready,
+            identity=identity,
+            identity_inputs=inputs,
+            host_tuple=digest(HOST),
+            host=HOST,
+            uptime=1.0,
+        )
+        if not ready:
+            return state
+        with self._lock:
+            known = self._artifacts.get((meta["namespace"], identity))
+            generation = self._artifacts.setdefault((meta["namespace"], identity), "g1")
+        state.artifact = ArtifactRef(
+            identity=identity, generation=generation, host_tuple=digest(HOST), bytes=1000, files=3
+        )
+        state.start_mode = StartMode.RESTORED if known else StartMode.COLD
+        state.start_reason = "Restored" if known else "NoArtifact"
+        if not known:
+            state.freeze = FreezeReport(outcome=FreezeOutcome.PUBLISHED, seconds=1.0)
+        state.timings = {"total": 2.0}
+        return state
+
+    def _serve(self, address: str, state: WorkerState) -> None:
+        with self._lock:
+            new = address not in self._answers
+            self._answers[address] = encode(state)
+        if new:
+            server = asyncio.start_server(partial(self._answer, address), address, self.port)
+            asyncio.run_coroutine_threadsafe(server, self._loop).result(10)
+
+    async def _answer(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        assert request.startswith(b"GET /state HTTP/1.1\r\n"), request
+        body = self._answers[address]
+        self.reads += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    # -- Jobs ---
+
+    def _jobs(self) -> None:
+        self._follow(JOBS, f"{names.LABEL_COMPONENT}={names.COMPONENT_JANITOR}", self._job)
+
+    def _job(self, job: dict[str, Any]) -> None:
+        meta = job["metadata"]
+        if meta.get("deletionTimestamp") or not self._first(meta["uid"], "done"):
+            return
+        status = {
+            "startTime": now(),
+            "completionTime": now(),
+            "succeeded": 1,
+            "conditions": [
+                {"type": kind, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now()}
+                for kind in ("SuccessCriteriaMet", "Complete")
+            ],
+        }
+        path = JOBS.path(meta["namespace"], meta["name"], "status")
+        self._later(0.1, lambda: self._client._json("patch", JOBS, path, None, {"status": status}))
+
+    # -- underneath ---
+
+    def _first(self, uid: str, what: str) -> bool:
+        with self._lock:
+            if self._seen.get(uid) == what:
+                return False
+            self._seen[uid] = what
+            return True
+
+    def _later(self, seconds: float, call: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                call()
+            except ApiError as error:
+                if not (error.not_found or error.conflict):
+                    raise
+
+        timer = threading.Timer(seconds, run)
+        timer.daemon = True
+        timer.start()
+
+    def _follow(self, kind: Kind, selector: str, take: Callable[[dict[str, Any]], None]) -> None:
+        """List, then watch, for ever; what was seen already is seen again after each list."""
+        while not self._stopped.is_set():
+            try:
+                listed = json.loads(self._client.list_page(kind, None, {"labelSelector": selector}))
+                for item in listed["items"]:
+                    take(item)
+                query = {"labelSelector": selector, "resourceVersion": listed["metadata"]["resourceVersion"]}
+                with self._client.watch(kind, None, query, idle=600) as watch:
+                    for line in watch:
+                        event = json.loads(line)
+                        if event["type"] in ("ADDED", "MODIFIED"):
+                            take(event["object"])
+            except ApiError:
+                self._stopped.wait(0.2)

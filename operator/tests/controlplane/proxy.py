@@ -1,0 +1,287 @@
+"""A reverse proxy on loopback between the operator and a real API server, which can do what networks and API servers
+do at their worst, and which writes down every call.
+"""
+
+import http.client
+import json
+import queue
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass
+class Call:
+    """One request. `index` counts the writes (0 for the first); -1 for reads. `status` is what the operator got."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+    index: int
+    at: float = field(default_factory=time.monotonic)
+    status: int = 0
+
+    @property
+    def is_watch(self) -> bool:
+        return self.query.get("watch") == "true"
+
+    @property
+    def is_write(self) -> bool:
+        return self.method in WRITES
+
+    @property
+    def is_list(self) -> bool:
+        return self.method == "GET" and not self.is_watch and "limit" in self.query
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} -> {self.status}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a call instead of the usual.
+
+    `drop`: the connection breaks before the server saw the call, or after it answered. `status`: this answer, without
+    asking the server, or, with `done`, after the server did it. `then` runs at that moment.
+    """
+
+    drop: Literal["before", "after"] | None = None
+    status: int | None = None
+    done: bool = False
+    retry_after: int | None = None
+    then: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Watches:
+    """How watches are served."""
+
+    delay: float = 0.0  # seconds that each event comes late
+    close_at_once: bool = False
+    expired_when_opened: bool = False
+    error: int | None = None  # sent once as an ERROR event, to each open watch; then it is closed
+
+
+class FaultProxy:
+    """Forwards to `upstream` with the caller's own credentials. `url` is plain HTTP on loopback."""
+
+    def __init__(self, upstream: str, ca: Path) -> None:
+        parts = urllib.parse.urlsplit(upstream)
+        self._host, self._port = parts.hostname or "", parts.port or 443
+        self._tls = ssl.create_default_context(cafile=str(ca))
+        self._lock = threading.Lock()
+        self.calls: list[Call] = []
+        self.watches = Watches()
+        self.fault: Callable[[Call], Fault | None] = lambda call: None
+        self._writes = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # headers and body in one packet
+
+            def setup(self) -> None:
+                super().setup()
+                self.upstream: http.client.HTTPSConnection | None = None
+
+            def finish(self) -> None:
+                super().finish()
+                if self.upstream is not None:
+                    self.upstream.close()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def _serve(self) -> None:
+                proxy._serve(self)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+
+        self._handler = Handler
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def writes(self, since: float = 0.0) -> list[Call]:
+        return [call for call in list(self.calls) if call.is_write and call.at >= since]
+
+    def others(self, since: float) -> list[Call]:
+        """Calls that are neither watches nor lists."""
+        return [call for call in list(self.calls) if call.at >= since and not (call.is_watch or call.is_list)]
+
+    # -- serving ---
+
+    def _serve(self, handler: Any) -> None:
+        length = int(handler.headers.get("Content-Length") or 0)
+        data = handler.rfile.read(length) if length else b""
+        parts = urllib.parse.urlsplit(handler.path)
+        query = dict(urllib.parse.parse_qsl(parts.query))
+        with self._lock:
+            index = -1
+            if handler.command in WRITES:
+                index, self._writes = self._writes, self._writes + 1
+            call = Call(handler.command, parts.path, query, json.loads(data) if data else None, index)
+            self.calls.append(call)
+        fault = self.fault(call)
+        try:
+            if call.is_watch:
+                self._watch(handler, call, fault)
+            else:
+                self._once(handler, call, data, fault)
+        except OSError:
+            handler.close_connection = True  # one of the two sides went away
+
+    def _once(self, handler: Any, call: Call, data: bytes, fault: Fault | None) -> None:
+        if fault is not None and fault.drop != "after" and not fault.done:
+            fault.then()
+            if fault.drop == "before":
+                _break(handler)
+            else:
+                _answer(handler, call, fault.status or 500, fault.retry_after)
+            return
+        response = self._forward(handler, data)
+        body = response.read()
+        if fault is not None:
+            fault.then()
+            if fault.drop == "after":
+                _break(handler)
+            else:
+                _answer(handler, call, fault.status or 500, fault.retry_after)
+            return
+        call.status = response.status
+        handler.send_response(response.status)
+        for name in ("Content-Type", "Retry-After"):
+            if response.headers.get(name):
+                handler.send_header(name, response.headers[name])
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.wfile.flush()
+
+    def _forward(self, handler: Any, data: bytes) -> http.client.HTTPResponse:
+        headers = {
+            name: handler.headers[name]
+            for name in ("Authorization", "Accept", "Content-Type", "User-Agent")
+            if handler.headers.get(name)
+        }
+        if handler.upstream is None:
+            handler.upstream = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
+        try:
+            handler.upstream.request(handler.command, handler.path, data or None, headers)
+            response: http.client.HTTPResponse = handler.upstream.getresponse()
+        except (http.client.HTTPException, OSError) as error:
+            handler.upstream.close()
+            handler.upstream = None
+            raise OSError(f"upstream: {error}") from error
+        return response
+
+    def _watch(self, handler: Any, call: Call, fault: Fault | None) -> None:
+        handler.close_connection = True
+        if fault is not None and fault.status is not None:
+            _answer(handler, call, fault.status, fault.retry_after)
+            return
+        if self.watches.expired_when_opened:
+            _answer(handler, call, 410)
+            return
+        response = self._forward(handler, b"")
+        call.status = response.status
+        if response.status != 200:
+            body = response.read()
+            handler.send_response(response.status)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+            return
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.flush()
+        lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
+        threading.Thread(target=_read_lines, args=(response, lines), daemon=True).start()
+        while not self.watches.close_at_once:
+            error = self.watches.error
+            if error is not None:
+                _chunk(handler, json.dumps({"type": "ERROR", "object": _status(error)}).encode() + b"\n")
+                break
+            try:
+                came, line = lines.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if not line:
+                break
+            late = came + self.watches.delay - time.monotonic()
+            if late > 0:
+                time.sleep(late)
+            _chunk(handler, line)
+        _chunk(handler, b"")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # operators are killed here: broken connections are the point
+
+
+def _read_lines(response: http.client.HTTPResponse, lines: "queue.Queue[tuple[float, bytes]]") -> None:
+    try:
+        while line := response.readline():
+            lines.put((time.monotonic(), line))
+    except (OSError, http.client.HTTPException, AttributeError, ValueError):
+        pass
+    lines.put((time.monotonic(), b""))
+
+
+def _status(code: int) -> dict[str, Any]:
+    reason = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 503: "ServiceUnavailable"}.get(
+        code, "InternalError"
+    )
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": code,
+        "reason": reason,
+        "message": "a fault",
+    }
+
+
+def _answer(handler: Any, call: Call, status: int, retry_after: int | None = None) -> None:
+    call.status = status
+    body = json.dumps(_status(status)).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    if retry_after is not None:
+        handler.send_header("Retry-After", str(retry_after))
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()
+
+
+def _break(handler: Any) -> None:
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _chunk(handler: Any, data: bytes) -> None:
+    handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    handler.wfile.flush()

@@ -30,7 +30,7 @@ def snapshot() -> Snapshot:
         "links": [link["ifname"] for link in links],
         "addresses": [f"{link['ifname']} {address['local']}" for link in links for address in link["addr_info"]],
         "routes": [f"{route['dst']} dev {route.get('dev')}" for route in routes],
-        "mounts": host.mounts(Path("/")),
+        "mounts": _mounts(),
         "cgroups": _cgroups(),
         "nftables": _nftables(),
         "sysctls": [f"{name} = {' '.join(path.read_text().split())}" for name, path in _sysctls().items()],
@@ -47,6 +47,12 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
         lines += [f"{section}: left behind: {item}" for item in sorted(new - old)]
         lines += [f"{section}: gone: {item}" for item in sorted(old - new)]
     return lines
+
+
+def _mounts() -> list[str]:
+    """All mounts but those in the cache: image builds mount there, a cluster never does."""
+    cache = layout.cache_dir()
+    return [point for point in host.mounts(Path("/")) if not Path(point).is_relative_to(cache)]
 
 
 def _processes() -> list[str]:

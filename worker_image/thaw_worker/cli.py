@@ -66,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     picked.add_argument(
         "--identity", metavar="HEX", default="", help="only artifacts whose identity starts so; default: all"
     )
-    commands.add_parser(
-        "inspect", parents=[store, picked], help="list the store's artifacts: what, when, how big"
-    )
+    commands.add_parser("inspect", parents=[store, picked], help="list the store's artifacts: what, when, how big")
     commands.add_parser(
         "verify", parents=[store, picked], help="check every byte of the artifacts; 1 if one is damaged"
     )
@@ -78,9 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say in which fields this worker and this host differ from the artifacts; 1 if none fits",
     )
     gc = commands.add_parser("gc", parents=[store], help="delete what nobody can need any more")
-    gc.add_argument(
-        "--identity", metavar="HEX", help="delete all artifacts of this identity instead (64 hex digits)"
-    )
+    gc.add_argument("--identity", metavar="HEX", help="delete all artifacts of this identity instead (64 hex digits)")
     gc.add_argument(
         "--grace",
         metavar="SECONDS",

@@ -63,9 +63,7 @@ def diff(arguments: argparse.Namespace) -> int:
     fits = False
     artifacts = _artifacts(arguments)
     for artifact in artifacts:
-        lines = differences(artifact.manifest.identity_inputs, wanted) + differences(
-            artifact.manifest.host, here
-        )
+        lines = differences(artifact.manifest.identity_inputs, wanted) + differences(artifact.manifest.host, here)
         fits = fits or not lines
         print(f"{artifact.path}: {'fits' if not lines else 'does not fit'}")
         for line in lines:

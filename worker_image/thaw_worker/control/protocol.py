@@ -111,16 +111,7 @@ class Shutdown(Command, frozen=True, kw_only=True, tag="shutdown"):
 
 
 AnyCommand = (
-    GetStatus
-    | RunCanary
-    | Quiesce
-    | Resume
-    | Listen
-    | Leave
-    | StopListening
-    | AbortAll
-    | GetMetrics
-    | Shutdown
+    GetStatus | RunCanary | Quiesce | Resume | Listen | Leave | StopListening | AbortAll | GetMetrics | Shutdown
 )
 
 # --- answers ---

@@ -80,9 +80,7 @@ class Engine:
             [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
             for number in range(_CANARY_PROMPTS)
         ]
-        answers = await asyncio.gather(
-            *(self._greedy(number, prompt) for number, prompt in enumerate(prompts))
-        )
+        answers = await asyncio.gather(*(self._greedy(number, prompt) for number, prompt in enumerate(prompts)))
         return Canary(prompts=prompts, answers=answers)
 
     async def _greedy(self, number: int, prompt: list[int]) -> list[int]:

@@ -34,13 +34,14 @@ class GiveUp:
     message: str
 
 
-def without_store(policy: CheckpointPolicy, supported: bool, problem: str) -> Cold | GiveUp | None:
-    """What to do without a look at the store, or None if the store decides."""
-    if policy is CheckpointPolicy.DISABLED:
-        return Cold(Reason.POLICY_DISABLED, "the pool's checkpoint policy is Disabled", freeze=False)
-    if not supported:
-        return _no_checkpoint(policy, Reason.HOST_UNSUPPORTED, problem)
-    return None
+def disabled() -> Cold:
+    """Policy Disabled."""
+    return Cold(Reason.POLICY_DISABLED, "the pool's checkpoint policy is Disabled", freeze=False)
+
+
+def unsupported(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
+    """The host can neither freeze nor thaw."""
+    return _no_checkpoint(policy, Reason.HOST_UNSUPPORTED, problem)
 
 
 def from_lookup(lookup: Lookup) -> Thaw | Cold:
@@ -55,9 +56,7 @@ def from_store_error(policy: CheckpointPolicy, error: StoreError) -> Cold | Give
     return _no_checkpoint(policy, error.reason, error.message)
 
 
-def after_failed_thaw(
-    policy: CheckpointPolicy, reason: Reason, message: str, quarantined: bool
-) -> Cold | GiveUp:
+def after_failed_thaw(policy: CheckpointPolicy, reason: Reason, message: str, quarantined: bool) -> Cold | GiveUp:
     """A checkpoint that fitted did not come up. While it may still be good for others, no new one is made."""
     if policy is CheckpointPolicy.REQUIRED:
         return GiveUp(reason, message)

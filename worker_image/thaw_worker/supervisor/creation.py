@@ -71,9 +71,7 @@ class Creation:
             holder = self._request.holder.pod if self._request.holder else None
             if (skip := choose.must_skip_freeze(fresh, holder, self._lease is not None)) is not None:
                 reason, message = skip
-                board.update(
-                    freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message)
-                )
+                board.update(freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message))
                 log.event("freeze_skipped", reason=reason, message=message)
                 return
             board.phase(Phase.FREEZING)
@@ -102,6 +100,7 @@ class Creation:
             self._problem = None
         except StoreError as error:
             self._problem = error
+            log.failure("no_lease", reason=error.reason, message=error.message)
 
     def _freeze(self, engine: Engine) -> FreezeOutcome:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
@@ -121,9 +120,7 @@ class Creation:
                 carry=(SHM, *settings.paths.carried),
             )
             board.timing("freeze", result.timings["total"])
-            log.event(
-                "dumped", seconds=result.timings["total"], bytes=result.bytes, processes=len(result.pids)
-            )
+            log.event("dumped", seconds=result.timings["total"], bytes=result.bytes, processes=len(result.pids))
             (staging.dir / ORACLE).write_bytes(msgspec.json.encode(oracle))
             with board.timed("publish"):
                 publication = staging.publish(
@@ -142,12 +139,8 @@ class Creation:
 
 def _report(error: StoreError | CheckpointError | ControlError, seconds: float) -> FreezeReport:
     if isinstance(error, ControlError):
-        reason = (
-            Reason.FREEZE_GIVEN_UP if isinstance(error, CallCancelledError) else Reason.ENGINE_UNRESPONSIVE
-        )
+        reason = Reason.FREEZE_GIVEN_UP if isinstance(error, CallCancelledError) else Reason.ENGINE_UNRESPONSIVE
         message = str(error)
     else:
         reason, message = error.reason, error.message
-    return FreezeReport(
-        outcome=FreezeOutcome.FAILED, reason=reason, message=message, seconds=round(seconds, 3)
-    )
+    return FreezeReport(outcome=FreezeOutcome.FAILED, reason=reason, message=message, seconds=round(seconds, 3))

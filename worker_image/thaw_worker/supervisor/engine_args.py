@@ -35,11 +35,7 @@ def canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for name, value in arguments.items():
-        key = (
-            re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name)
-            .replace("-", "_")
-            .lstrip("_")
-        )
+        key = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name).replace("-", "_").lstrip("_")
         if key in OWNED:
             raise ArgumentError(f"engineArgs.{name} cannot be set: {OWNED[key]}")
         if key in result:

@@ -92,18 +92,13 @@ def tuning(parent: Mapping[str, str], config: WorkerConfig) -> dict[str, str]:
     """
     for name in config.engine_env:
         if name in NEVER or name in config.secret_env:
-            raise VariableError(
-                f"engineEnv.{name} would be in the checkpoint; put it into the pool's secrets"
-            )
+            raise VariableError(f"engineEnv.{name} would be in the checkpoint; put it into the pool's secrets")
         if name in FORCED:
             raise VariableError(f"engineEnv.{name} cannot be set: Thaw sets it to {FORCED[name]!r}")
     inherited = {
         name: value
         for name, value in parent.items()
-        if name.startswith(TUNING)
-        and name not in NEVER
-        and name not in FORCED
-        and name not in config.secret_env
+        if name.startswith(TUNING) and name not in NEVER and name not in FORCED and name not in config.secret_env
     }
     return dict(sorted({**inherited, **config.engine_env}.items()))
 

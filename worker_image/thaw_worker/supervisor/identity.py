@@ -17,9 +17,7 @@ from thaw_contract.identity import IdentityInputs
 _PACKAGE = Path(__file__).parents[1]
 
 
-def gather(
-    config: WorkerConfig, arguments: Mapping[str, Any], shaping: Mapping[str, str], criu: str
-) -> IdentityInputs:
+def gather(config: WorkerConfig, arguments: Mapping[str, Any], shaping: Mapping[str, str], criu: str) -> IdentityInputs:
     """The identity inputs of the engine that `config` asks for, on this image.
 
     Args:

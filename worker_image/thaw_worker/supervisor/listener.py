@@ -11,9 +11,7 @@ def open_listener(port: int, backlog: int) -> socket.socket:
     """
     if socket.has_dualstack_ipv6():
         try:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
-            )
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
         except OSError:
             pass  # IPv6 is compiled in and switched off; a taken port fails again below
     return socket.create_server(("", port), backlog=backlog)

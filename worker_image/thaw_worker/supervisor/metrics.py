@@ -18,15 +18,11 @@ class _Collector(Collector):
         start = InfoMetricFamily("thaw_worker_start", "How this worker started, and why so.")
         start.add_metric([], {"mode": str(state.start_mode or ""), "reason": state.start_reason or ""})
         yield start
-        freeze = InfoMetricFamily(
-            "thaw_worker_freeze", "What became of the checkpoint that this worker was to make."
-        )
+        freeze = InfoMetricFamily("thaw_worker_freeze", "What became of the checkpoint that this worker was to make.")
         if state.freeze is not None:
             freeze.add_metric([], {"outcome": str(state.freeze.outcome), "reason": state.freeze.reason or ""})
         yield freeze
-        seconds = GaugeMetricFamily(
-            "thaw_worker_phase_seconds", "Seconds that a step took.", labels=["phase"]
-        )
+        seconds = GaugeMetricFamily("thaw_worker_phase_seconds", "Seconds that a step took.", labels=["phase"])
         for name, value in sorted(state.timings.items()):
             seconds.add_metric([name], value)
         yield seconds
@@ -45,12 +41,8 @@ class _Collector(Collector):
         yield GaugeMetricFamily("thaw_worker_ready", "1 while requests are welcome.", value=int(state.ready))
         draining = state.phase is Phase.DRAINING
         yield GaugeMetricFamily("thaw_worker_draining", "1 while the worker drains.", value=int(draining))
-        yield GaugeMetricFamily(
-            "thaw_worker_requests_in_flight", "Requests being answered.", value=state.in_flight
-        )
-        yield CounterMetricFamily(
-            "thaw_worker_requests_accepted", "Requests let in.", value=state.accepted_total
-        )
+        yield GaugeMetricFamily("thaw_worker_requests_in_flight", "Requests being answered.", value=state.in_flight)
+        yield CounterMetricFamily("thaw_worker_requests_accepted", "Requests let in.", value=state.accepted_total)
         if state.drain is not None:
             yield GaugeMetricFamily(
                 "thaw_worker_drain_seconds_left",

@@ -15,9 +15,7 @@ class Output:
 
     def __init__(self, *fds: int) -> None:
         self._tail: collections.deque[str] = collections.deque(maxlen=_KEPT)
-        self._threads = [
-            threading.Thread(target=self._pump, args=(fd,), name="output", daemon=True) for fd in fds
-        ]
+        self._threads = [threading.Thread(target=self._pump, args=(fd,), name="output", daemon=True) for fd in fds]
         for thread in self._threads:
             thread.start()
 

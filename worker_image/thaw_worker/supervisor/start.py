@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from thaw_contract.config import CheckpointPolicy
 from thaw_contract.identity import HostTuple, IdentityInputs, digest
 from thaw_contract.reasons import NEXT_STEP, Reason
 from thaw_contract.state import FreezeOutcome, FreezeReport, Phase, RestoreFailure, StartMode
@@ -96,9 +97,11 @@ class Start:
     # --- deciding ---
 
     def _choose(self) -> Thaw | Cold | GiveUp:
+        if self._policy is CheckpointPolicy.DISABLED:
+            return choose.disabled()
         supported, problem = doctor.supported(criu=self._settings.criu)
-        if (choice := choose.without_store(self._policy, supported, problem)) is not None:
-            return choice
+        if not supported:
+            return choose.unsupported(self._policy, problem)
         with self._board.timed("identity"):
             try:
                 wanted = identity.gather(
@@ -111,9 +114,7 @@ class Start:
                 raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
             here = host.host_tuple()
         self._identity, self._host = wanted, here
-        self._board.update(
-            identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here
-        )
+        self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
         try:
             with self._board.timed("find"):
                 return choose.from_lookup(self._store.find(wanted, here))
@@ -125,9 +126,7 @@ class Start:
     def _after_failure(self, generation: str, failure: _ThawError) -> Cold | GiveUp:
         """Write the failure down: on the board, in the log, in the store."""
         self._board.failed_restore(
-            RestoreFailure(
-                generation=generation, stage=failure.stage, reason=failure.reason, message=failure.message
-            )
+            RestoreFailure(generation=generation, stage=failure.stage, reason=failure.reason, message=failure.message)
         )
         log.failure(
             "thaw_failed",
@@ -160,16 +159,12 @@ class Start:
         """Raises: _ThawError: at any stage; no process and no file of the artifact is left."""
         checkpoint = self._settings.config.checkpoint
         deadline = time.monotonic() + checkpoint.thaw_timeout_seconds
-        self._board.update(
-            artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED
-        )
+        self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
         self._board.phase(Phase.THAWING, generation=artifact.manifest.generation)
         stage, engine = "verify", None
         try:
             with self._board.timed("verify"):
-                artifact.verify(
-                    checkpoint.verify, timeout=deadline - time.monotonic(), cancel=self._stop.signalled
-                )
+                artifact.verify(checkpoint.verify, timeout=deadline - time.monotonic(), cancel=self._stop.signalled)
             stage = "criu"
             leftovers.make_room_for(artifact.path / PROCESS)
             result = thaw(

@@ -56,9 +56,7 @@ class Worker:
             try:
                 self._open(engine)
             except OSError as error:
-                return self._end(
-                    Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"cannot open the serving port: {error}"
-                )
+                return self._end(Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"cannot open the serving port: {error}")
             self._serve(engine)
             return self._drain(engine)
         except EngineDiedError as death:
@@ -73,9 +71,7 @@ class Worker:
         """
         port = self._context.settings.config.serving_port
         try:
-            with open_listener(
-                port, BACKLOG
-            ) as listener:  # the engine gets a duplicate; ours must not stay open
+            with open_listener(port, BACKLOG) as listener:  # the engine gets a duplicate; ours must not stay open
                 engine.patient_client.listen(listener, CALL_TIMEOUT)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
@@ -84,9 +80,7 @@ class Worker:
         total = process_age()
         self._board.timing("total", total)
         state = self._board.snapshot()
-        self._board.phase(
-            Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port
-        )
+        self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
 
     def _serve(self, engine: Engine) -> None:
         """Until somebody wants the worker to stop."""
@@ -142,9 +136,7 @@ class Worker:
             count = engine.patient_client.abort_all(5.0)
         except ControlError as error:
             raise EngineDiedError(f"requests could not be aborted in order: {error}") from error
-        log.failure(
-            "aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period"
-        )
+        log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
         return count
 
     def _shut_down(self, engine: Engine, exit_by: float) -> None:

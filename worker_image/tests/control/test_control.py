@@ -1,0 +1,163 @@
+"""The control socket: what one side says arrives at the other, and nothing waits for ever."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from thaw_worker.control import protocol
+from thaw_worker.control.client import (
+    CallCancelledError,
+    EngineClient,
+    RefusedError,
+    TimedOutError,
+    UnreachableError,
+)
+from thaw_worker.control.protocol import Answer, AnyCommand
+from thaw_worker.control.server import ControlServer
+
+Handle = Callable[[AnyCommand, list[int]], Awaitable[Answer]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[Handle], str]]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    path = str(tmp_path / protocol.SOCKET_NAME)
+
+    def start(handle: Handle) -> str:
+        ControlServer(path, handle, loop).start()
+        return path
+
+    yield start
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+def test_commands_and_answers_survive_the_wire(serve: Callable[[Handle], str]) -> None:
+    seen: list[AnyCommand] = []
+
+    async def handle(command: AnyCommand, _: list[int]) -> Answer:
+        seen.append(command)
+        match command:
+            case protocol.GetStatus():
+                return protocol.EngineStatus(serving=protocol.Serving.OPEN, in_flight=2, accepted_total=9)
+            case protocol.RunCanary():
+                return protocol.Canary(prompts=[[1, 2]], answers=[[3]])
+            case protocol.GetMetrics():
+                return protocol.Metrics(text="line one\nline two\n")
+            case protocol.AbortAll():
+                return protocol.Aborted(requests=3)
+        return protocol.Done()
+
+    client = EngineClient(serve(handle))
+    pod = protocol.PodIdentity(name="p", ip="10.0.0.1")
+    assert client.status().in_flight == 2
+    assert client.canary(5).answers == [[3]]
+    assert client.metrics() == "line one\nline two\n"
+    assert client.abort_all(5) == 3
+    client.resume(pod, {"KEY": "ä\n"}, 5)
+    client.shutdown(2.5)
+    assert seen[-2:] == [protocol.Resume(pod=pod, secrets={"KEY": "ä\n"}), protocol.Shutdown(timeout=2.5)]
+
+
+def test_a_listening_socket_changes_hands(serve: Callable[[Handle], str]) -> None:
+    handed: list[int] = []
+
+    async def handle(_: AnyCommand, fds: list[int]) -> Answer:
+        handed.extend(fds)
+        return protocol.Done()
+
+    client = EngineClient(serve(handle))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client.listen(listener, 5)
+    with socket.socket(fileno=handed[0]) as ours:
+        assert ours.getsockname()[1] == port
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            ours.accept()[0].close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_after_a_call_the_engine_holds_no_connection(serve: Callable[[Handle], str]) -> None:
+    """A freeze follows such a call, and CRIU refuses a tree with a connection that leads out of it."""
+
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        return protocol.Done()
+
+    path = serve(handle)
+    before = descriptors()
+    for _ in range(50):
+        EngineClient(path).quiesce(5)
+        assert descriptors() == before
+
+
+def test_a_failure_is_told_with_its_message(serve: Callable[[Handle], str]) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        raise RuntimeError("a request is still running")
+
+    with pytest.raises(RefusedError, match="Quiesce: RuntimeError: a request is still running"):
+        EngineClient(serve(handle)).quiesce(5)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="no engine"):
+        EngineClient(str(tmp_path / "absent")).status()
+
+
+def test_a_hung_engine_is_waited_for_only_so_long(serve: Callable[[Handle], str]) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        await asyncio.sleep(60)
+        return protocol.Done()
+
+    began = time.monotonic()
+    with pytest.raises(TimedOutError):
+        EngineClient(serve(handle)).status(timeout=0.5)
+    assert time.monotonic() - began < 2
+
+
+def test_a_call_can_be_given_up(serve: Callable[[Handle], str]) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        await asyncio.sleep(60)
+        return protocol.Done()
+
+    cancel = threading.Event()
+    client = EngineClient(serve(handle), cancel)
+    threading.Timer(0.3, cancel.set).start()
+    began = time.monotonic()
+    with pytest.raises(CallCancelledError):
+        client.canary(60)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"command":"format_disk"}\n', b'{"command":"resume"}\n'])
+def test_what_is_no_command_is_refused(serve: Callable[[Handle], str], line: bytes) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        raise AssertionError
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(serve(handle))
+        connection.sendall(line)
+        answer = protocol.decode_answer(connection.recv(10_000))
+    assert isinstance(answer, protocol.Failed) and "not a command" in answer.message
+
+
+def test_half_a_command_costs_nothing(serve: Callable[[Handle], str]) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        return protocol.Done()
+
+    path = serve(handle)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        connection.sendall(b'{"command":')
+    EngineClient(path).quiesce(5)

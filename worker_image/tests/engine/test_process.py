@@ -1,0 +1,58 @@
+"""What every process of the engine's tree does, seen on real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
+PARENT = f"""
+import subprocess, sys
+from thaw_worker.engine import process
+process.shield()
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}])
+print(child.pid, flush=True)
+child.wait()
+print("child", child.returncode, flush=True)
+process.unshield()
+print("unshielded", flush=True)
+input()
+"""
+
+
+def test_a_shielded_tree_does_not_hear_sigterm() -> None:
+    """A child that installs a handler of its own, as vLLM's processes do, is shielded too."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout and parent.stdin
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "up\n"
+        for pid in (parent.pid, child):
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "child 0\n"
+        assert parent.stdout.readline() == "unshielded\n"  # what came meanwhile is forgotten
+        os.kill(parent.pid, signal.SIGTERM)
+        assert parent.wait(10) == -signal.SIGTERM
+
+
+DRAW = """
+import random, numpy, sys
+from thaw_worker.engine import process
+random.seed(1); numpy.random.seed(1)
+process.become({"NEW": "x"}, int(sys.argv[1]))
+import os
+print(random.random(), numpy.random.random(), os.environ["NEW"])
+"""
+
+
+def test_clones_draw_the_same_numbers_only_with_the_same_seed() -> None:
+    def draw(seed: int) -> str:
+        return subprocess.check_output([sys.executable, "-c", DRAW, str(seed)], text=True)
+
+    first, again, other = draw(2**63 - 1), draw(2**63 - 1), draw(7)
+    assert first == again != other
+    assert set(first.split()) & set(other.split()) == {"x"}

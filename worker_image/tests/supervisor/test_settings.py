@@ -1,0 +1,132 @@
+"""What a worker is told, and what of it the engine gets to see."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thaw_contract import names
+from thaw_contract.config import KVTransferConfig, ModelConfig, WorkerConfig, encode
+from thaw_worker.supervisor import engine_args, environment
+from thaw_worker.supervisor.context import ConfigError, Settings, read_settings
+
+
+def config(**fields: Any) -> WorkerConfig:
+    return WorkerConfig(**{"pool": "p", "namespace": "n", "revision": "r", "model": ModelConfig(name="m/x"), **fields})
+
+
+def settings(variables: dict[str, str] | None = None, **fields: Any) -> Settings:
+    return read_settings({"PATH": "/bin", names.ENV_CONFIG: encode(config(**fields)), **(variables or {})})
+
+
+# --- engine arguments ---
+
+
+def test_spelling_does_not_matter() -> None:
+    spellings = [{"maxModelLen": 512}, {"max_model_len": 512}, {"max-model-len": 512}]
+    assert {json.dumps(engine_args.canonical(each)) for each in spellings} == {'{"max_model_len": 512}'}
+
+
+def test_order_and_none_do_not_matter() -> None:
+    assert list(engine_args.canonical({"b": 1, "a": 2, "c": None}).items()) == [("a", 2), ("b", 1)]
+
+
+@pytest.mark.parametrize("name", ["port", "apiKey", "worker-extension-cls", "sslKeyfile", "model"])
+def test_arguments_that_are_ours_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"engineArgs.{name}"):
+        settings(engine_args={name: "x"})
+
+
+def test_an_argument_in_two_spellings_is_refused() -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        settings(engine_args={"maxModelLen": 1, "max_model_len": 2})
+
+
+def test_options() -> None:
+    arguments = {"a": True, "b": False, "c_d": 5, "e": [1, "x"], "f": {"k": 1}, "g": "text", "h": 0.5}
+    assert engine_args.options(arguments) == [
+        *("--a", "--no-b", "--c-d", "5", "--e", "1", "x", "--f", '{"k": 1}', "--g", "text", "--h", "0.5")
+    ]
+
+
+def test_the_model_is_its_path_and_served_under_its_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    mounted = settings(model=ModelConfig(name="m/x", revision="7", path=str(tmp_path))).arguments
+    assert mounted == {"model": str(tmp_path), "served_model_name": ["m/x"]}
+    fetched = settings(model=ModelConfig(name="m/x", revision="7")).arguments
+    assert fetched == {"model": "m/x", "revision": "7", "served_model_name": ["m/x"]}
+
+
+def test_kv_transfer() -> None:
+    kv = KVTransferConfig(connector="C", path="/kv")
+    assert settings(kv_transfer=kv).arguments["kv_transfer_config"] == {
+        "kv_connector": "C",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"shared_storage_path": "/kv"},
+    }
+    with pytest.raises(ConfigError, match="kvTransferConfig"):
+        settings(kv_transfer=kv, engine_args={"kvTransferConfig": {}})
+
+
+# --- environment ---
+
+
+def test_the_engine_sees_neither_the_pod_nor_secrets() -> None:
+    told = settings(
+        {
+            "THAW_POD_NAME": "pod-1",
+            "THAW_POD_IP": "10.9.8.7",
+            "HOSTNAME": "pod-1",
+            "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+            "SOME_SERVICE_PORT": "tcp://10.0.0.2",
+            "HF_TOKEN": "hf_secret",
+            "VLLM_API_KEY": "sesame",
+            "MY_SECRET": "hush",
+        },
+        secret_env=("VLLM_API_KEY", "MY_SECRET"),
+    )
+    seen = json.dumps(dict(told.environment))
+    for hidden in ("pod-1", "10.9.8.7", "10.0.0", "hf_secret", "sesame", "hush"):
+        assert hidden not in seen
+    assert told.secrets == {"VLLM_API_KEY": "sesame", "MY_SECRET": "hush"}
+    assert told.pod.name == "pod-1" and told.pod.ip == "10.9.8.7"
+
+
+def test_what_shapes_the_engine_counts_towards_the_identity() -> None:
+    told = settings({"VLLM_X": "1", "OMP_NUM_THREADS": "4", "LANG": "C"}, engine_env={"MINE": "2"})
+    assert told.shaping == {"MINE": "2", "OMP_NUM_THREADS": "4", "VLLM_X": "1"}
+    assert told.environment["VLLM_X"] == "1" and told.environment["LANG"] == "C"
+
+
+def test_what_a_freeze_needs_is_forced() -> None:
+    told = settings({"VLLM_HOST_IP": "10.9.8.7"})
+    assert told.environment["VLLM_HOST_IP"] == "127.0.0.1"
+    assert told.environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    for place in ("TMPDIR", "XDG_CACHE_HOME"):
+        assert Path(told.environment[place]) in told.paths.carried
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"engine_env": {"HF_TOKEN": "x"}}, "engineEnv.HF_TOKEN"),
+        ({"engine_env": {"A": "x"}, "secret_env": ("A",)}, "engineEnv.A"),
+        ({"engine_env": {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}}, "VLLM_WORKER_MULTIPROC_METHOD"),
+        ({"secret_env": ("ABSENT",)}, "ABSENT"),
+        ({"model": ModelConfig(name="m", path="/nonexistent")}, "model.path"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        settings({"A": "1"}, **fields)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pool":"p"}', '{"pool":"p","surprise":1}'])
+def test_a_configuration_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=names.ENV_CONFIG):
+        read_settings({names.ENV_CONFIG: text})
+
+
+def test_paths_of_one_run_are_the_same_in_every_pod() -> None:
+    assert str(environment.RunPaths(Path(names.PATH_RUN)).socket) == "/run/thaw/engine.sock"

@@ -1,0 +1,136 @@
+"""Workers in pods, and a store that is filled once.
+
+A cold start costs half a minute of mostly one core, a thaw two seconds. So there is one creator, everything
+else thaws its checkpoint, and the cold starts that cannot be avoided run side by side (`cold_batch`).
+"""
+
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
+from worker_pod import Pod
+
+PLANTED = "planted-5f2c9e71d04b"
+"""A secret that the creator has and that must not be in its checkpoint."""
+
+StartPod = Callable[..., Pod]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def criu() -> Path:
+    if os.geteuid() != 0:
+        pytest.fail("these tests need root: they make namespaces and freeze processes")
+    from images.criu import criu_path
+
+    return criu_path()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from models.tiny import make_tiny_model
+
+    path = tmp_path_factory.mktemp("model")
+    make_tiny_model(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def start_pod_for_session(criu: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPod]:
+    yield from _starter(criu, model, tmp_path_factory.mktemp("session-logs"))
+
+
+@pytest.fixture
+def start_pod(criu: Path, model: Path, tmp_path: Path) -> Iterator[StartPod]:
+    """Start a worker on the store that is given; it is taken away after the test."""
+    yield from _starter(criu, model, tmp_path)
+
+
+_numbers = itertools.count(1)
+
+
+def _starter(criu: Path, model: Path, logs: Path) -> Iterator[StartPod]:
+    pods: list[Pod] = []
+
+    def start(store: Path, **options: Any) -> Pod:
+        name = f"pod-{next(_numbers)}"
+        pods.append(Pod(name, logs / f"{name}.log", store, model, criu, **options))
+        return pods[-1]
+
+    yield start
+    for pod in pods:
+        pod.end()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that `creator` fills. Tests that write to it take `damaged` copies."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def creator(start_pod_for_session: StartPod, store: Path) -> Pod:
+    """The first worker of a pool, ready: it started cold and published its checkpoint."""
+    pod = start_pod_for_session(store, secrets={"PLANTED": PLANTED})
+    pod.wait_ready()
+    return pod
+
+
+@pytest.fixture
+def thawed(creator: Pod, store: Path, start_pod: StartPod) -> Callable[..., Pod]:
+    """Start a worker that thaws; returns it when it is ready."""
+
+    def start(**options: Any) -> Pod:
+        pod = start_pod(store, **options)
+        state = pod.wait_ready()
+        assert state.start_mode == "Restored", pod.log()
+        return pod
+
+    return start
+
+
+def damage(store: Path, copy: Path, file: str, change: Callable[[bytearray], None]) -> Path:
+    """A copy of `store` in which one file of the artifact is changed."""
+    shutil.copytree(store, copy, symlinks=True)
+    (path,) = copy.glob(f"artifacts/*/*/current/{file}")
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return copy
+
+
+def flip_a_bit(data: bytearray) -> None:
+    data[len(data) // 2] ^= 1
+
+
+BIG_FILE = "process/criu/pages-1.img"
+
+
+@pytest.fixture(scope="session")
+def cold_batch(
+    creator: Pod, store: Path, start_pod_for_session: StartPod, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Pod]:
+    """Workers that start cold for different reasons, side by side."""
+    places = tmp_path_factory.mktemp("stores")
+    (places / "full").mkdir()
+    (places / "interrupted").mkdir()
+    flipped = damage(store, places / "flipped", BIG_FILE, flip_a_bit)
+    start = start_pod_for_session
+    return {
+        "flipped": start(flipped, checkpoint={"restore_attempts": 1}),
+        "full": start(places / "full", setup="mount -t tmpfs -o size=64m tmpfs /var/lib/thaw/store"),
+        "interrupted": start(places / "interrupted"),
+    }

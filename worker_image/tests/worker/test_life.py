@@ -1,0 +1,114 @@
+"""A pool's life: the first worker starts cold and freezes, the others thaw and answer the same."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import PLANTED
+from thaw_contract.state import FreezeOutcome, Phase, StartMode
+from worker_pod import Pod
+
+Thawed = Callable[..., Pod]
+
+
+def test_the_first_worker_starts_cold_and_publishes(creator: Pod, store: Path) -> None:
+    state = creator.state()
+    assert (state.phase, state.ready, state.start_mode, state.start_reason) == (
+        Phase.READY,
+        True,
+        StartMode.COLD,
+        "NoArtifact",
+    )
+    assert state.freeze is not None and state.freeze.outcome is FreezeOutcome.PUBLISHED, creator.log()
+    assert state.artifact is not None and state.artifact.identity == state.identity
+    assert {"engine_start", "oracle", "freeze", "publish", "resume", "total"} <= state.timings.keys()
+    assert not list((store / "staging").iterdir())
+    assert len(creator.complete()) > 0
+
+
+def test_a_thawed_worker_answers_the_same_and_much_sooner(creator: Pod, thawed: Thawed) -> None:
+    clone = thawed()
+    state, origin = clone.state(), creator.state()
+    assert state.start_reason == "Restored" and not state.restore_failures
+    assert state.artifact == origin.artifact
+    assert {"identity", "find", "verify", "files", "criu", "resume", "canary", "total"} <= state.timings.keys()
+    assert state.timings["total"] * 5 < origin.timings["total"], (state.timings, origin.timings)
+    for prompt in ("hello", "A worker that has served before"):
+        expected = creator.complete(prompt)
+        assert clone.complete(prompt) == expected
+        text, rest = clone.stream(prompt=prompt, max_tokens=24).rest()
+        assert (text, rest) == (expected, ["[DONE]"])
+    chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 16}
+    assert clone.stream("/v1/chat/completions", **chat).rest() == creator.stream("/v1/chat/completions", **chat).rest()
+    models = [json.loads(pod.ask("GET", "/v1/models")[1])["data"][0]["id"] for pod in (clone, creator)]
+    assert models == ["tiny", "tiny"]
+
+
+def test_clones_are_not_twins(thawed: Thawed) -> None:
+    first, second = thawed(), thawed()
+    hot = {"temperature": 1.5, "max_tokens": 48}
+    assert first.complete(**hot) != second.complete(**hot)
+    assert first.complete(**hot) != first.complete(**hot)
+    assert first.complete(**hot, seed=7) == second.complete(**hot, seed=7)
+    ids = [json.loads(pod.ask("POST", "/v1/completions", BODY)[1])["id"] for pod in (first, second)]
+    assert ids[0] != ids[1]
+
+
+BODY = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+
+
+def test_nothing_that_is_secret_or_names_the_pod_is_in_the_checkpoint(creator: Pod, store: Path) -> None:
+    """Everything that the creator was told and that its clones must not know."""
+    forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "THAW_CONFIG")]
+    scanned = 0
+    for file in store.glob("artifacts/*/*/*/**/*"):
+        if file.is_file() and file.name != "manifest.json":  # it says who made it, for people
+            data = file.read_bytes()
+            scanned += len(data)
+            assert not [text for text in forbidden if text in data], file
+    assert scanned > 100_000_000
+    environment = Path(f"/proc/{creator.init}/environ").read_bytes()
+    assert PLANTED.encode() in environment
+
+
+def test_the_store_is_readable_by_its_owner_only(creator: Pod, store: Path) -> None:
+    for path in store.glob("artifacts/**/*"):
+        if not path.is_symlink():
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_secrets_reach_a_thawed_worker(thawed: Thawed) -> None:
+    pod = thawed(secrets={"VLLM_API_KEY": "sesame"})
+    assert pod.ask("POST", "/v1/completions", BODY)[0] == 401
+    assert pod.ask("GET", "/health")[0] == 200
+    assert len(pod.complete(key="sesame")) > 0
+
+
+def test_children_do_not_hear_the_signals_that_are_meant_for_process_one(thawed: Thawed) -> None:
+    pod = thawed()
+    children = pod.processes().keys() - {pod.init}
+    assert len(children) >= 3
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+        os.kill(child, signal.SIGINT)
+    time.sleep(1)
+    assert len(pod.complete()) > 0
+    assert children <= pod.processes().keys()
+
+
+def test_admin_port(thawed: Thawed) -> None:
+    pod = thawed()
+    pod.complete()
+    assert [pod.admin(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
+    text = pod.admin("/metrics")[1].decode()
+    assert 'thaw_worker_start_info{mode="Restored",reason="Restored"} 1.0' in text
+    assert 'thaw_worker_phase_seconds{phase="criu"}' in text
+    assert "vllm:" in text
+    state = pod.state()
+    assert (state.in_flight, state.accepted_total) == (0, 1)
+    stream = pod.stream(prompt="x", max_tokens=900)
+    assert pod.state().in_flight == 1
+    stream.rest()

@@ -1,0 +1,267 @@
+"""A worker as a pod would run it: the supervisor as process 1 of fresh PID, mount, network, UTS and IPC
+namespaces.
+
+Private /tmp, /dev/shm and /run, the store and the model at the paths of the contract, and no network but
+loopback. Requests come from sockets that are made inside the pod's network namespace.
+"""
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from thaw_contract import config, names
+from thaw_contract.state import WorkerState, decode
+
+ROOT = Path(__file__).resolve().parents[3]
+ENGINE_ARGS = {
+    "dtype": "float32",
+    "maxModelLen": 1024,
+    "numGpuBlocksOverride": 64,
+    "gpuMemoryUtilization": 0.05,
+    "enforceEager": True,
+}
+ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+# Sources are opened before /tmp is covered, since they may be in it.
+_SETUP = f"""
+set -e
+hostname "$1"; shift
+exec 8<"$1" 9<"$2"; shift 2
+mount -t tmpfs tmpfs /var/lib
+mkdir -p {names.PATH_STORE} {names.PATH_MODEL}
+mount --bind /proc/self/fd/8 {names.PATH_STORE}
+mount --bind /proc/self/fd/9 {names.PATH_MODEL}
+exec 8<&- 9<&-
+for place in /tmp /run /dev/shm; do mount -t tmpfs tmpfs "$place"; done
+mkdir -p {names.PATH_RUN}
+ip link set lo up
+eval "$1"; shift
+exec "$@"
+"""
+
+
+class Pod:
+    """A running worker. `store` and `model` are directories of this machine."""
+
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        store: Path,
+        model: Path,
+        criu: Path,
+        *,
+        setup: str = "",
+        secrets: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.log_path = log
+        self.store = store
+        secrets = secrets or {}
+        checkpoint = config.CheckpointConfig(**settings.pop("checkpoint", {}))
+        drain = config.DrainConfig(**{"propagation_seconds": 0.5, **settings.pop("drain", {})})
+        self.config = config.WorkerConfig(
+            pool="tests",
+            namespace="default",
+            revision="r1",
+            model=config.ModelConfig(name="tiny", path=names.PATH_MODEL),
+            engine_args=ENGINE_ARGS | settings.pop("engine_args", {}),
+            engine_env=ENGINE_ENV,
+            secret_env=tuple(secrets),
+            checkpoint=checkpoint,
+            drain=drain,
+            **settings,
+        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/root"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "THAW_CRIU": str(criu),
+            names.ENV_CONFIG: config.encode(self.config),
+            names.ENV_POD_NAME: name,
+            names.ENV_POD_NAMESPACE: "default",
+            names.ENV_POD_IP: "10.1.2.3",
+            **secrets,
+        }
+        namespaces = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc")
+        self.started = time.monotonic()
+        with log.open("wb") as output:
+            self._outer = subprocess.Popen(
+                [
+                    *("unshare", *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), setup),
+                    *(sys.executable, "-m", "thaw_worker"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    # --- process ---
+
+    @property
+    def init(self) -> int:
+        """This machine's PID of the pod's process 1."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if children := Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split():
+                return int(children[0])
+            time.sleep(0.01)
+        raise AssertionError(f"the pod has no process 1:\n{self.log()}")
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        os.kill(self.init, number)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        """The worker's exit code."""
+        try:
+            return self._outer.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker does not exit:\n{self.log()}") from None
+
+    def alive(self) -> bool:
+        return self._outer.poll() is None
+
+    def end(self) -> None:
+        """Take the pod away, whatever it does; the kernel ends all processes of its PID namespace."""
+        if self.alive():
+            self._outer.kill()
+        self._outer.wait()
+
+    def processes(self) -> dict[int, str]:
+        """Everything in the pod's PID namespace: this machine's PID and the command line."""
+        namespace = Path(f"/proc/{self.init}/ns/pid").readlink()
+        found: dict[int, str] = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and (entry / "ns/pid").readlink() == namespace:
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def files(self, directory: str) -> list[str]:
+        """Names in a directory of the pod."""
+        return sorted(file.name for file in Path(f"/proc/{self.init}/root{directory}").iterdir())
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_log(self, text: str, timeout: float = 120.0) -> None:
+        """Wait until the worker has logged `text`."""
+        deadline = time.monotonic() + timeout
+        while text not in self.log():
+            assert time.monotonic() < deadline and self.alive(), f"no {text!r} in the log:\n{self.log()}"
+            time.sleep(0.005)
+
+    # --- HTTP ---
+
+    def connect(self, port: int, timeout: float = 60.0) -> socket.socket:
+        """A TCP connection to the pod's loopback. Raises what `socket.connect` raises."""
+        result: list[socket.socket | OSError] = []
+
+        def make() -> None:  # setns(2) moves one thread; a socket stays where it was made
+            libc = ctypes.CDLL(None, use_errno=True)
+            with open(f"/proc/{self.init}/ns/net") as namespace:
+                if libc.setns(namespace.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+                    result.append(OSError(ctypes.get_errno(), "setns"))
+                    return
+            connection = socket.socket()
+            try:
+                connection.settimeout(timeout)
+                connection.connect(("127.0.0.1", port))
+                result.append(connection)
+            except OSError as error:
+                connection.close()
+                result.append(error)
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        if isinstance(result[0], OSError):
+            raise result[0]
+        return result[0]
+
+    def http(self, port: int = names.PORT_SERVING, timeout: float = 60.0) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("pod", port, timeout=timeout)
+        connection.sock = self.connect(port, timeout)
+        return connection
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, port: int = names.PORT_SERVING, key: str | None = None
+    ) -> tuple[int, bytes]:
+        """One request on a connection of its own: status and body."""
+        with contextlib.closing(self.http(port)) as connection:
+            headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def admin(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+        return self.ask(method, path, port=names.PORT_ADMIN)
+
+    def state(self) -> WorkerState:
+        return decode(self.admin("/state")[1])
+
+    def wait_ready(self, timeout: float = 400.0) -> WorkerState:
+        """Wait until /readyz says yes; the state then."""
+        deadline = time.monotonic() + timeout
+        while True:
+            assert self.alive(), f"the worker exited with {self.wait()}:\n{self.log()}"
+            assert time.monotonic() < deadline, f"the worker is not ready:\n{self.log()}"
+            with contextlib.suppress(OSError):
+                if self.admin("/readyz")[0] == 200:
+                    return self.state()
+            time.sleep(0.05)
+
+    def complete(self, prompt: str = "hello", *, key: str | None = None, **parameters: Any) -> str:
+        """The text of one completion; greedy unless told otherwise."""
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+        status, answer = self.ask("POST", "/v1/completions", body | parameters, key=key)
+        assert status == 200, answer
+        text: str = json.loads(answer)["choices"][0]["text"]
+        return text
+
+    def stream(self, path: str = "/v1/completions", **body: Any) -> "Stream":
+        """Begin a streamed answer; returns when its headers are there."""
+        greedy = {"model": "tiny", "temperature": 0, "ignore_eos": True, "stream": True}
+        return Stream(self.http(timeout=120), path, greedy | body)
+
+
+class Stream:
+    """A streamed answer, read event by event."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str, body: dict[str, Any]) -> None:
+        self._connection = connection
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        self._answer = connection.getresponse()
+        self.status = self._answer.status
+
+    def events(self) -> Iterator[str]:
+        """The data of each event, `[DONE]` included."""
+        for line in self._answer:
+            if line.startswith(b"data: "):
+                yield line.removeprefix(b"data: ").strip().decode()
+
+    def rest(self) -> tuple[str, list[str]]:
+        """Read to the end: the text, and what came that was no piece of text."""
+        text, other = "", []
+        for event in self.events():
+            piece = json.loads(event) if event != "[DONE]" else None
+            if piece and "choices" in piece:
+                choice = piece["choices"][0] if piece["choices"] else {}
+                text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+            else:
+                other.append(event)
+        self._connection.close()
+        return text, other

@@ -1,4 +1,6 @@
-"""Whatever happens in whatever order, the planner's promises hold, and in the end it has nothing left to do."""
+"""Whatever happens in whatever order, the planner's promises hold, and in the end it has nothing left to
+do.
+"""
 
 from random import Random
 from typing import Any
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from plan.simulator import World
 
-WALKS_PER_BLOCK, BLOCKS, STEPS = 100, 20, 30
+WALKS_PER_BLOCK, BLOCKS, STEPS = 200, 10, 20
 
 ROLLOUTS = (
     {"maxSurge": 1, "maxUnavailable": 0},
@@ -51,9 +53,7 @@ def walk(seed: int, steps: int = STEPS) -> World:
                 world.tick(random.choice((0.3, 2.0, 20.0, 200.0)))
             case _:
                 pass
-        world.reconcile(
-            age=random.choice((0, 0, 0, 1, 3)), crash=random.random() < 0.1, twice=random.random() < 0.1
-        )
+        world.reconcile(age=random.choice((0, 0, 0, 1, 3)), crash=random.random() < 0.1, twice=random.random() < 0.1)
     world.settle()
     return world
 
@@ -119,5 +119,5 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPoolMachine = PoolMachine.TestCase
 TestPoolMachine.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )

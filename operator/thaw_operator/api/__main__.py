@@ -35,8 +35,7 @@ def files() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m thaw_operator.api",
-        description="Write the CRDs (crds/) and the reference pages (docs/reference/) from the pydantic "
-        "models.",
+        description="Write the CRDs (crds/) and the reference pages (docs/reference/) from the pydantic models.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; show what differs and exit 1 if anything does"
@@ -58,9 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.check:
             stale += 1
             sys.stdout.writelines(
-                difflib.unified_diff(
-                    old.splitlines(True), text.splitlines(True), name, f"{name} (from the models)"
-                )
+                difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (from the models)")
             )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,7 @@ def extension(**values: Any) -> Any:
     """Schema extensions of Kubernetes, e.g. `extension(list_type="map")` for `x-kubernetes-list-type:
     map`.
     """
-    return Field(
-        json_schema_extra={f"x-kubernetes-{name.replace('_', '-')}": v for name, v in values.items()}
-    )
+    return Field(json_schema_extra={f"x-kubernetes-{name.replace('_', '-')}": v for name, v in values.items()})
 
 
 def nested(description: str, default: Any = None) -> Any:

@@ -58,8 +58,7 @@ POOL = Kind(
     ),
     rules=(
         Rule(
-            f"self.metadata.name.size() <= {MAX_NAME} && "
-            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            f"self.metadata.name.size() <= {MAX_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             None,
             "metadata.name must start with a letter, hold lower-case letters, digits and '-' only, and have "
             f"at most {MAX_NAME} characters, because pods and a Service are named after it",
@@ -125,8 +124,7 @@ def crd(kind: Kind) -> Schema:
                     "schema": {"openAPIV3Schema": object_schema(kind)},
                     "subresources": subresources,
                     "additionalPrinterColumns": [
-                        {"name": name, "type": type_, "jsonPath": path}
-                        | ({"priority": priority} if priority else {})
+                        {"name": name, "type": type_, "jsonPath": path} | ({"priority": priority} if priority else {})
                         for name, type_, path, priority in kind.columns
                     ],
                 }
@@ -200,16 +198,12 @@ _KEPT = (
 
 def _convert(schema: Schema, definitions: dict[str, Schema], models: dict[str, type[Model]]) -> Schema:
     if "$ref" in schema:
-        schema = definitions[schema["$ref"].rsplit("/", 1)[1]] | {
-            k: v for k, v in schema.items() if k != "$ref"
-        }
+        schema = definitions[schema["$ref"].rsplit("/", 1)[1]] | {k: v for k, v in schema.items() if k != "$ref"}
     branches = [b for b in schema.get("anyOf", []) if b != {"type": "null"}]
     rest = {k: v for k, v in schema.items() if k != "anyOf"}
     if len(branches) == 1:  # Optional[X]
         return _convert(_resolve(branches[0], definitions) | rest, definitions, models)
-    if branches and rest.get(
-        "x-kubernetes-int-or-string"
-    ):  # bounds of either branch hold for values of its type
+    if branches and rest.get("x-kubernetes-int-or-string"):  # bounds of either branch hold for values of its type
         merged = {k: v for branch in branches for k, v in branch.items() if k != "type"}
         return _convert(merged | rest, definitions, models)
     out: Schema = {k: schema[k] for k in _KEPT if k in schema}

@@ -35,13 +35,7 @@ def _rows(path: str, schema: Schema) -> Iterator[str]:
     required = set(schema.get("required", []))
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}"
-        default = (
-            "required"
-            if name in required
-            else f"`{json.dumps(field['default'])}`"
-            if "default" in field
-            else ""
-        )
+        default = "required" if name in required else f"`{json.dumps(field['default'])}`" if "default" in field else ""
         yield f"| `{here}` | {_type(field)} | {default} | {_cell(field.get('description', ''))} |"
         yield from _rows(here, field)
         if field.get("type") == "array":

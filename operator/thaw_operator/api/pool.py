@@ -102,9 +102,7 @@ class ModelSpec(Model):
 class KeyRef(Model):
     name: str = Field(min_length=1, description="Name of the object in the pool's namespace.")
     key: str = Field(min_length=1, description="Key inside the object.")
-    optional: bool = Field(
-        default=False, description="Start without the variable if the object or key is missing."
-    )
+    optional: bool = Field(default=False, description="Start without the variable if the object or key is missing.")
 
 
 class EnvSource(Model):
@@ -150,9 +148,7 @@ class EnvVar(Model):
 
 class ResourceClaimUse(Model):
     name: str = Field(min_length=1, description="Name of an entry of spec.resourceClaims.")
-    request: str | None = Field(
-        default=None, description="One request of that claim; all of them by default."
-    )
+    request: str | None = Field(default=None, description="One request of that claim; all of them by default.")
 
 
 class Resources(Model):
@@ -190,12 +186,9 @@ class Storage(Model):
     claim_name: str = Field(
         min_length=1,
         max_length=253,
-        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node "
-        "thaw.",
+        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node thaw.",
     )
-    sub_path: str = Field(
-        default="", max_length=1024, description="Directory inside the claim; its root by default."
-    )
+    sub_path: str = Field(default="", max_length=1024, description="Directory inside the claim; its root by default.")
 
 
 class Retention(Model):
@@ -360,9 +353,7 @@ class VLLMWorkerPoolSpec(Model):
         description="How many workers. Left out when an autoscaler sets it through /scale; the operator "
         "never writes it.",
     )
-    image: str = Field(
-        min_length=1, description="Worker image of Thaw's release. Its digest is part of the identity."
-    )
+    image: str = Field(min_length=1, description="Worker image of Thaw's release. Its digest is part of the identity.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When the kubelet pulls the image."
     )
@@ -376,12 +367,10 @@ class VLLMWorkerPoolSpec(Model):
         default=[], max_length=256, description="Environment of the engine."
     )
     resources: Resources = nested("Compute resources of the worker's container.")
-    resource_claims: Annotated[list[ResourceClaim], extension(list_type="map", list_map_keys=["name"])] = (
-        Field(
-            default=[],
-            max_length=32,
-            description="Devices by dynamic resource allocation, instead of or beside resources.",
-        )
+    resource_claims: Annotated[list[ResourceClaim], extension(list_type="map", list_map_keys=["name"])] = Field(
+        default=[],
+        max_length=32,
+        description="Devices by dynamic resource allocation, instead of or beside resources.",
     )
     shared_memory_size: Quantity = Field(
         default="8Gi",

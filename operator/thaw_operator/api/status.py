@@ -18,9 +18,7 @@ class Condition(Model):
         description="Name of the aspect.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    observed_generation: int | None = Field(
-        default=None, ge=0, description="metadata.generation that this is about."
-    )
+    observed_generation: int | None = Field(default=None, ge=0, description="metadata.generation that this is about.")
     last_transition_time: AwareDatetime = Field(description="When status last changed.")
     reason: str = Field(
         min_length=1,
@@ -28,9 +26,7 @@ class Condition(Model):
         pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
         description="Why, in one word.",
     )
-    message: str = Field(
-        max_length=32768, description="Why, in a sentence, and what to do if something is wrong."
-    )
+    message: str = Field(max_length=32768, description="Why, in a sentence, and what to do if something is wrong.")
 
 
 Conditions = Annotated[list[Condition], extension(list_type="map", list_map_keys=["type"])]
@@ -46,13 +42,9 @@ class CheckpointReference(Model):
 class VLLMWorkerPoolStatus(Model):
     """What the operator saw when it last looked."""
 
-    observed_generation: int | None = Field(
-        default=None, description="metadata.generation that this is about."
-    )
+    observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
     revision: str | None = Field(default=None, description="Revision that the spec asks for.")
-    selector: str | None = Field(
-        default=None, description="Label selector of the pool's pods, for autoscalers."
-    )
+    selector: str | None = Field(default=None, description="Label selector of the pool's pods, for autoscalers.")
     replicas: int = Field(default=0, description="Pods that are neither terminating nor failed.")
     ready_replicas: int = Field(default=0, description="Those that are ready.")
     updated_replicas: int = Field(default=0, description="Those of the current revision.")
@@ -75,12 +67,8 @@ class RetentionStatus(Model):
 class VLLMCheckpointStatus(Model):
     """What workers said about the checkpoint."""
 
-    observed_generation: int | None = Field(
-        default=None, description="metadata.generation that this is about."
-    )
-    generation: str | None = Field(
-        default=None, description="Generation of the artifact that workers thaw now."
-    )
+    observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
+    generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
     files: int | None = Field(default=None, description="Number of its files.")
     timings: dict[str, float] = Field(
@@ -90,9 +78,7 @@ class VLLMCheckpointStatus(Model):
     restores: int = Field(default=0, description="Workers that thawed it, all generations.")
     restore_failures: int = Field(default=0, description="Thaws that failed, all generations.")
     generation_failures: int = Field(default=0, description="Thaws that failed, of the current generation.")
-    last_used_time: AwareDatetime | None = Field(
-        default=None, description="When a worker last froze or thawed it."
-    )
+    last_used_time: AwareDatetime | None = Field(default=None, description="When a worker last froze or thawed it.")
     used_by: list[str] = Field(default=[], description="Pools that refer to it.")
     unused_since: AwareDatetime | None = Field(default=None, description="Since when no pool refers to it.")
     retention: RetentionStatus | None = Field(
@@ -100,8 +86,7 @@ class VLLMCheckpointStatus(Model):
     )
     counted: list[str] = Field(
         default=[],
-        description="Starts of live workers that restores and restoreFailures count already (pod "
-        "uid/restarts).",
+        description="Starts of live workers that restores and restoreFailures count already (pod uid/restarts).",
     )
     conditions: Conditions = Field(
         default=[], description="Ready, Failed and Quarantined, each with a one-word reason."

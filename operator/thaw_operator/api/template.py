@@ -40,9 +40,7 @@ def problems(spec: Mapping[str, Any]) -> Iterator[str]:
             yield f"{root}.{name} cannot be true: {why}"
     for name in NAMED_LISTS:
         entries = spec.get(name, [])
-        if not isinstance(entries, list) or not all(
-            isinstance(e, dict) and _is_name(e.get("name")) for e in entries
-        ):
+        if not isinstance(entries, list) or not all(isinstance(e, dict) and _is_name(e.get("name")) for e in entries):
             yield f"{root}.{name} must be a list of objects with a name each"
             continue
         for entry in entries:
@@ -76,9 +74,7 @@ def _container(where: str, container: Mapping[str, Any]) -> Iterator[str]:
 
 class PodTemplateMetadata(Model):
     labels: dict[str, str] = Field(default={}, description="Labels added to each pod; none of thaw.dev/.")
-    annotations: dict[str, str] = Field(
-        default={}, description="Annotations added to each pod; none of thaw.dev/."
-    )
+    annotations: dict[str, str] = Field(default={}, description="Annotations added to each pod; none of thaw.dev/.")
 
     @field_validator("labels", "annotations")
     @classmethod

@@ -24,9 +24,7 @@ def service(owner: Owner) -> Manifest:
         "targetPort": names.PORT_NAME_SERVING,
         "protocol": "TCP",
     }
-    return child(
-        owner, "v1", "Service", {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]}
-    )
+    return child(owner, "v1", "Service", {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
 
 
 def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:

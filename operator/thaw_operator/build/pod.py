@@ -74,7 +74,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
 
 def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int) -> Manifest:
     """The Pod of one worker. The same arguments give the same manifest."""
-    overlay = spec.pod_template
+    overlay, base = spec.pod_template, _pod_spec(owner, spec, revision)
     own_labels = pod_labels(owner.name) | {names.LABEL_REVISION: revision, names.LABEL_SLOT: str(slot)}
     metadata: Manifest = {
         "name": pod_name(owner.name, revision, slot),
@@ -88,7 +88,7 @@ def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int)
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata,
-        "spec": merge(_pod_spec(owner, spec, revision), overlay.spec),
+        "spec": merge(base, overlay.spec) if overlay.spec else base,
     }
 
 

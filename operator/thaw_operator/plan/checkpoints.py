@@ -65,9 +65,7 @@ def checkpoints(
         if worker.artifact is not None:
             thawable[name] += 1
             reporters[name] = worker
-    create = tuple(
-        _manifest(pool, spec, storage, worker) for name, worker in reporters.items() if name not in by_name
-    )
+    create = tuple(_manifest(pool, spec, storage, worker) for name, worker in reporters.items() if name not in by_name)
     reference = _reference(pool, revision, thawable, reporters, by_name)
     return Checkpoints(create, reference, by_name.get(reference["name"]) if reference else None)
 

@@ -131,9 +131,7 @@ def progressing(pods: Census, replicas: int, *, stalled: bool, waiting: bool) ->
     if len(pods.new) > replicas:
         return Verdict(kind, "True", "ScalingDown", f"from {len(pods.new)} to {replicas} pods")
     if waiting and len(pods.new) < replicas:
-        return Verdict(
-            kind, "True", "WaitingForCheckpoint", "the other pods wait for the first one's checkpoint"
-        )
+        return Verdict(kind, "True", "WaitingForCheckpoint", "the other pods wait for the first one's checkpoint")
     if len(pods.new) < replicas:
         return Verdict(kind, "True", "ScalingUp", f"from {len(pods.new)} to {replicas} pods")
     starting = len(pods.new) - ready(pods.new)
@@ -148,9 +146,7 @@ _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverP
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
-def degraded(
-    pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints, *, stalled: bool, now: float
-) -> Verdict:
+def degraded(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints, *, stalled: bool, now: float) -> Verdict:
     """The worst thing that is wrong."""
     if stalled:
         return Verdict("Degraded", "True", "RolloutStalled", _stalled(pods))
@@ -203,9 +199,7 @@ def _detail(pod: PodView) -> str:
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
     if pod.restarts and pod.last_exit_code is not None:
-        why = f"exit code {pod.last_exit_code}" + (
-            f" ({pod.last_exit_reason})" if pod.last_exit_reason else ""
-        )
+        why = f"exit code {pod.last_exit_code}" + (f" ({pod.last_exit_reason})" if pod.last_exit_reason else "")
         return f"{why}: {said}" if said else f"{why}: see `kubectl logs {pod.name} --previous`"
     return said or pod.waiting_reason or f"not ready: see `kubectl logs {pod.name}`"
 

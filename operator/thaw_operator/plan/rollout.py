@@ -111,7 +111,5 @@ def _old_to_keep(pods: Census, limits: Bounds) -> int:
     """How many old pods stay until the new revision has proven itself: all but what its first pod needs."""
     keep = min(limits.replicas, limits.ceiling - max(1, len(pods.new)))
     if limits.unavailable > 0 and any(pod.unschedulable for pod in pods.new):
-        keep = min(
-            keep, limits.replicas - 1
-        )  # there is no node for a surge: the first pod takes an old one's place
+        keep = min(keep, limits.replicas - 1)  # there is no node for a surge: the first pod takes an old one's place
     return max(0, keep)

@@ -65,7 +65,8 @@ def choose(pods: Sequence[PodView], count: int, wanted_revision: str, now: float
         if left <= 0:
             break
         if len(tied) > left and tied[0].ready:
-            # All or none are asked, so that the answers are of one moment and are all fresh when they are compared.
+            # All or none are asked, so that the answers are of one moment and are all fresh when they are
+            # compared.
             if not all(_was_asked_lately(pod, now) for pod in tied):
                 return Choice(tuple(victims), frozenset(pod.name for pod in tied))
             tied.sort(key=lambda pod: (_in_flight(pod, now), *_newest_first(pod)))

@@ -23,9 +23,7 @@ def proven(pods: Census, spec: VLLMWorkerPoolSpec) -> bool:
     return any(pod.ready and (disabled or was_asked(pod)) for pod in pods.new)
 
 
-def waits_for_checkpoint(
-    pods: Census, spec: VLLMWorkerPoolSpec, *, checkpoint_ready: bool, now: float
-) -> bool:
+def waits_for_checkpoint(pods: Census, spec: VLLMWorkerPoolSpec, *, checkpoint_ready: bool, now: float) -> bool:
     """Whether only one pod may start because the others would start cold."""
     if spec.checkpoint.policy == CheckpointPolicy.DISABLED or spec.checkpoint.startup == Startup.IMMEDIATE:
         return False
@@ -59,7 +57,5 @@ def cannot_start(pod: PodView, spec: VLLMWorkerPoolSpec, now: float) -> bool:
 def is_stalled(pods: Census, spec: VLLMWorkerPoolSpec, now: float) -> bool:
     """Whether a roll has stopped because the wanted revision does not become ready."""
     return (
-        bool(pods.old and pods.new)
-        and not proven(pods, spec)
-        and all(cannot_start(pod, spec, now) for pod in pods.new)
+        bool(pods.old and pods.new) and not proven(pods, spec) and all(cannot_start(pod, spec, now) for pod in pods.new)
     )

@@ -87,11 +87,7 @@ def _transitions(pool: Pool, status: Manifest) -> list[Event]:
         ):
             continue
         key = f"{condition['type']}/{condition['reason']}/{condition['lastTransitionTime']}"
-        out.append(
-            Event(
-                "Warning" if kind == "Warning" else "Normal", condition["reason"], condition["message"], key
-            )
-        )
+        out.append(Event("Warning" if kind == "Warning" else "Normal", condition["reason"], condition["message"], key))
     return out
 
 

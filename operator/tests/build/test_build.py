@@ -1,0 +1,231 @@
+"""What is built keeps the contract with the worker, with Kubernetes and with whoever trusts Thaw with a node."""
+
+from typing import Any
+
+import pytest
+from thaw_contract import config, names
+from thaw_operator.api.checkpoint import VLLMCheckpointSpec
+from thaw_operator.api.parse import parse_pool
+from thaw_operator.api.pool import Storage, VLLMWorkerPoolSpec
+from thaw_operator.build.checkpoint import checkpoint_name, janitor_job
+from thaw_operator.build.children import children
+from thaw_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
+from thaw_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
+
+OWNER = pool_owner("tiny", "ns", "u-1")
+RAW: dict[str, Any] = {
+    "image": "worker:1",
+    "model": {"name": "m", "source": {"claim": {"claimName": "models", "path": "tiny"}}},
+    "checkpoint": {"storage": {"claimName": "store", "subPath": "checkpoints"}},
+}
+
+
+def spec(**fields: Any) -> VLLMWorkerPoolSpec:
+    parsed, error = parse_pool({"spec": RAW | fields})
+    assert parsed is not None, error
+    return parsed
+
+
+def build(**fields: Any) -> dict[str, Any]:
+    return worker_pod(OWNER, spec(**fields), "abcdef12", 3)
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = pod["spec"]["containers"][0]
+    return found
+
+
+def env(pod: dict[str, Any]) -> dict[str, Any]:
+    return {entry["name"]: entry for entry in container(pod)["env"]}
+
+
+def test_names_labels_and_owner() -> None:
+    meta = build()["metadata"]
+    assert meta["name"] == "tiny-abcdef12-3" and meta["namespace"] == "ns"
+    assert meta["labels"] == pod_labels("tiny") | {names.LABEL_REVISION: "abcdef12", names.LABEL_SLOT: "3"}
+    [owner] = meta["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("VLLMWorkerPool", "u-1", True)
+
+
+def test_the_worker_reads_what_the_operator_wrote() -> None:
+    pod = build(
+        engineArgs={"max_model_len": 2048, "enforce_eager": True},
+        env=[
+            {"name": "MODE", "value": "x"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        ],
+        drain={"propagationSeconds": 2, "timeoutSeconds": 60},
+        terminationGracePeriodSeconds=90,
+        kvTransfer={"connector": "C", "role": "kv_consumer", "loadFailurePolicy": "fail", "path": "/kv"},
+    )
+    found = config.decode(env(pod)[names.ENV_CONFIG]["value"])
+    assert (found.pool, found.namespace, found.revision) == ("tiny", "ns", "abcdef12")
+    assert found.model == config.ModelConfig(name="m", path=names.PATH_MODEL)
+    assert found.engine_args == {"max_model_len": 2048, "enforce_eager": True}
+    assert found.engine_env == {"MODE": "x"} and found.secret_env == ("TOKEN",)
+    assert found.drain == config.DrainConfig(propagation_seconds=2, timeout_seconds=60, grace_period_seconds=90)
+    assert found.drain.grace_period_seconds == pod["spec"]["terminationGracePeriodSeconds"]
+    assert found.checkpoint == config.CheckpointConfig()
+    assert found.kv_transfer == config.KVTransferConfig(
+        connector="C", role="kv_consumer", load_failure_policy="fail", path="/kv"
+    )
+
+
+def test_secrets_reach_the_container_and_not_the_configuration() -> None:
+    pod = build(env=[{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])
+    assert env(pod)["TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "s", "key": "k"}}
+    assert "secretKeyRef" not in env(pod)[names.ENV_CONFIG]["value"]
+
+
+def test_downward_api() -> None:
+    found = env(build())
+    for name in (names.ENV_POD_NAME, names.ENV_POD_NAMESPACE, names.ENV_POD_UID, names.ENV_POD_IP, names.ENV_NODE_NAME):
+        assert "fieldPath" in found[name]["valueFrom"]["fieldRef"], name
+
+
+@pytest.mark.parametrize("policy", ["Auto", "Required", "Disabled"])
+def test_security(policy: str) -> None:
+    pod = build(checkpoint={"policy": policy, "storage": {"claimName": "store"}})
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["enableServiceLinks"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod["spec"].keys()
+    assert not [v for v in pod["spec"]["volumes"] if "hostPath" in v]
+    context = container(pod)["securityContext"]
+    assert "privileged" not in context
+    if policy == "Disabled":
+        assert context == {}
+        assert names.PATH_STORE not in {m["mountPath"] for m in container(pod)["volumeMounts"]}
+    else:
+        assert set(context["capabilities"]["add"]) == set(CAPABILITIES)
+        assert context["seccompProfile"] == {"type": "Unconfined"}
+
+
+def test_volumes() -> None:
+    pod = build(sharedMemorySize="2Gi")
+    volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
+    mounts = {m["mountPath"]: m for m in container(pod)["volumeMounts"]}
+    assert {m["name"] for m in mounts.values()} == volumes.keys()
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    assert mounts["/dev/shm"]["name"] == "shm" and {"/tmp", names.PATH_RUN} <= mounts.keys()
+    assert volumes["store"]["persistentVolumeClaim"]["claimName"] == "store"
+    assert mounts[names.PATH_STORE]["subPath"] == "checkpoints" and "readOnly" not in mounts[names.PATH_STORE]
+    assert mounts[names.PATH_MODEL] == {
+        "name": "model", "mountPath": names.PATH_MODEL, "readOnly": True, "subPath": "tiny",
+    }  # fmt: skip
+
+
+def test_model_in_the_image_or_from_the_hub() -> None:
+    for source, path in (({"image": {"path": "/models/x"}}, "/models/x"), ({"hub": {}}, None)):
+        pod = build(model={"name": "m", "source": source})
+        assert config.decode(env(pod)[names.ENV_CONFIG]["value"]).model.path == path
+        assert "model" not in {v["name"] for v in pod["spec"]["volumes"]}
+
+
+def test_probes_ask_the_admin_port_and_give_a_start_its_time() -> None:
+    found = container(build(startupTimeoutSeconds=300))
+    for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
+        assert found[probe]["httpGet"] == {"path": path, "port": names.PORT_NAME_ADMIN}
+    assert {p["name"]: p["containerPort"] for p in found["ports"]} == {"http": 8000, "admin": 9100}
+    assert found["startupProbe"]["periodSeconds"] == found["readinessProbe"]["periodSeconds"] == 1
+    limit = found["startupProbe"]["periodSeconds"] * found["startupProbe"]["failureThreshold"]
+    assert limit == startup_seconds(spec(startupTimeoutSeconds=300)) >= 300 + 600 + 120
+
+
+def test_resources_and_devices() -> None:
+    pod = build(
+        resources={"limits": {"nvidia.com/gpu": 1, "memory": "64Gi"}, "claims": [{"name": "gpu"}]},
+        resourceClaims=[{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+    )
+    assert container(pod)["resources"] == {
+        "limits": {"nvidia.com/gpu": 1, "memory": "64Gi"},
+        "claims": [{"name": "gpu"}],
+    }
+    assert pod["spec"]["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
+
+
+def test_the_overlay_adds_and_never_takes_what_the_worker_needs() -> None:
+    pod = build(
+        podTemplate={
+            "metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
+            "spec": {
+                "nodeSelector": {"gpu": "h200"},
+                "tolerations": [{"operator": "Exists"}],
+                "containers": [
+                    {"name": "worker", "resources": {"limits": {"cpu": 4}}, "env": [{"name": "EXTRA", "value": "1"}]},
+                    {"name": "sidecar", "image": "s"},
+                ],
+                "volumes": [{"name": "cache", "emptyDir": {}}],
+            },
+        }
+    )
+    assert pod["metadata"]["labels"]["team"] == "a" and pod["metadata"]["annotations"] == {"note": "b"}
+    assert pod["metadata"]["labels"].items() >= pod_labels("tiny").items()
+    assert [c["name"] for c in pod["spec"]["containers"]] == ["worker", "sidecar"]
+    assert env(pod).keys() == env(build()).keys() | {"EXTRA"}
+    assert {v["name"] for v in pod["spec"]["volumes"]} > {v["name"] for v in build()["spec"]["volumes"]}
+    assert container(pod)["resources"] == {"limits": {"cpu": 4}} and pod["spec"]["nodeSelector"] == {"gpu": "h200"}
+
+
+def test_equal_specs_give_equal_pods() -> None:
+    assert build(engineArgs={"a": 1, "b": 2}) == build(engineArgs={"b": 2, "a": 1})
+
+
+def test_children_are_owned_labelled_and_select_all_workers() -> None:
+    found = {child["kind"]: child for child in children(OWNER, spec(autoscaling={"minReplicas": 2, "maxReplicas": 5}))}
+    assert set(found) == {"Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
+    for child in found.values():
+        meta = child["metadata"]
+        assert meta["name"] == "tiny" and meta["labels"][names.LABEL_POOL] == "tiny"
+        assert meta["ownerReferences"][0]["uid"] == "u-1" and meta["annotations"][names.ANNOTATION_SPEC_HASH]
+    pod_labels_ = build()["metadata"]["labels"]
+    assert found["Service"]["spec"]["selector"].items() <= pod_labels_.items()
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= pod_labels_.items()
+    assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert target == {"apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": "tiny"}
+    assert dict(part.split("=") for part in selector("tiny").split(",")).items() <= pod_labels_.items()
+
+
+def test_a_child_has_another_hash_exactly_when_its_spec_is_another() -> None:
+    def hashes(**fields: Any) -> dict[str, str]:
+        return {
+            c["kind"]: c["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH] for c in children(OWNER, spec(**fields))
+        }
+
+    assert hashes() == hashes(replicas=4)
+    changed = hashes(disruptionBudget={"maxUnavailable": "50%"})
+    assert {kind for kind in changed if changed[kind] != hashes()[kind]} == {"PodDisruptionBudget"}
+
+
+def test_the_janitor_mounts_the_store_and_is_no_worker() -> None:
+    wanted = VLLMCheckpointSpec(
+        identity="a" * 64,
+        host_tuple="b" * 64,
+        model="m",
+        storage=Storage(claim_name="store", sub_path="x"),
+        image="worker:1",
+        image_pull_secrets=["pull"],
+    )
+    job = janitor_job(checkpoint_owner("vck-1", "ns", "u-2"), wanted)
+    pod = job["spec"]["template"]["spec"]
+    [found] = pod["containers"]
+    assert found["command"] == ["thaw-worker", "gc", "--identity", "a" * 64]
+    assert found["volumeMounts"] == [{"name": "store", "mountPath": names.PATH_STORE, "subPath": "x"}]
+    assert found["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["automountServiceAccountToken"] is False and pod["imagePullSecrets"] == [{"name": "pull"}]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert names.LABEL_POOL not in labels, "an autoscaler would take it for a replica"
+    assert job["metadata"]["ownerReferences"][0]["kind"] == "VLLMCheckpoint"
+
+
+def test_checkpoint_names_are_dns_labels_and_differ_by_host_and_place() -> None:
+    here = Storage(claim_name="store")
+    first = checkpoint_name("a" * 64, "b" * 64, here)
+    assert len(first) <= 63 - len("-janitor") and first.replace("-", "").isalnum() and first == first.lower()
+    others = {
+        checkpoint_name("c" * 64, "b" * 64, here),
+        checkpoint_name("a" * 64, "c" * 64, here),
+        checkpoint_name("a" * 64, "b" * 64, Storage(claim_name="other")),
+        checkpoint_name("a" * 64, "b" * 64, Storage(claim_name="store", sub_path="y")),
+    }
+    assert len(others | {first}) == 5

@@ -205,15 +205,6 @@ class Retention(Model):
 class CheckpointSpec(Model):
     """How the pool freezes its first worker and thaws the others."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.policy == 'Disabled' || has(self.storage)",
-            lambda self: self.policy == CheckpointPolicy.DISABLED or self.storage is not None,
-            "spec.checkpoint.storage is required unless spec.checkpoint.policy is Disabled",
-            ".storage",
-            "FieldValueRequired",
-        ),
-    )
     policy: CheckpointPolicy = Field(
         default=CheckpointPolicy.AUTO,
         description="Auto: thaw if a checkpoint fits, else start cold and make one. Required: a thaw that "
@@ -269,14 +260,6 @@ class DrainSpec(Model):
 
 
 class RolloutSpec(Model):
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!((self.maxSurge == 0 || self.maxSurge == '0%') && (self.maxUnavailable == 0 || "
-            "self.maxUnavailable == '0%'))",
-            lambda self: not (is_zero(self.max_surge) and is_zero(self.max_unavailable)),
-            "spec.rollout.maxSurge and spec.rollout.maxUnavailable must not both be 0",
-        ),
-    )
     max_surge: CountOrPercent = Field(
         default=1, description="Pods above replicas that a roll may make; a percentage is rounded up."
     )
@@ -345,6 +328,21 @@ class VLLMWorkerPoolSpec(Model):
             "spec.drain.propagationSeconds + spec.drain.timeoutSeconds + "
             f"{DRAIN_RESERVE_SECONDS} (to abort and exit) must fit into spec.terminationGracePeriodSeconds",
             ".drain",
+        ),
+        # Rules about objects that have a default stand here: where they are checked, all defaults are filled in.
+        Rule(
+            "self.checkpoint.policy == 'Disabled' || has(self.checkpoint.storage)",
+            lambda self: self.checkpoint.policy == CheckpointPolicy.DISABLED or self.checkpoint.storage is not None,
+            "spec.checkpoint.storage is required unless spec.checkpoint.policy is Disabled",
+            ".checkpoint.storage",
+            "FieldValueRequired",
+        ),
+        Rule(
+            "!((self.rollout.maxSurge == 0 || self.rollout.maxSurge == '0%') && "
+            "(self.rollout.maxUnavailable == 0 || self.rollout.maxUnavailable == '0%'))",
+            lambda self: not (is_zero(self.rollout.max_surge) and is_zero(self.rollout.max_unavailable)),
+            "spec.rollout.maxSurge and spec.rollout.maxUnavailable must not both be 0",
+            ".rollout",
         ),
     )
     replicas: int = Field(

@@ -16,7 +16,6 @@ CAPABILITIES = (
     "SYS_ADMIN",  # mount namespace of the tree, PR_SET_MM, seccomp filters
     "NET_ADMIN",  # sockets of the tree
     "SYS_CHROOT",
-    "SYS_RESOURCE",  # limits of the tree as they were
     "SETPCAP",
     "SETUID",
     "SETGID",

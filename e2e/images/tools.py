@@ -149,6 +149,5 @@ def uv_environment() -> dict[str, str]:
     return {
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(cache_directory() / "uv"),
         "UV_HTTP_TIMEOUT": os.environ.get("UV_HTTP_TIMEOUT") or "300",
-        "UV_NO_CONFIG": "1",  # a uv.toml or [tool.uv] above the checkout is none of ours
         "VIRTUAL_ENV": "",
     }

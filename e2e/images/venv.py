@@ -120,7 +120,7 @@ def _read(path: Path) -> str | None:
 def _install(directory: Path) -> None:
     again = "Check the network and pip's configuration, then run this again: what was downloaded is kept."
     python = directory / "bin" / "python"
-    with step(f"Python environment in {directory} (1 min; 3 with downloads of 1 GB)"):
+    with step(f"Python environment in {directory} (2 min; 4 with downloads of 1 GB)"):
         if not python.exists() or _version(python) != sys.version:
             create: list[str | Path] = [
                 uv(),
@@ -151,15 +151,11 @@ def _output(python: Path, program: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "directory", type=Path, nargs="?", default=ROOT / ".venv", help="default: .venv of the checkout"
     )
-    parser.add_argument(
-        "--resolve", action="store_true", help="choose new versions and write constraints/ first"
-    )
+    parser.add_argument("--resolve", action="store_true", help="choose new versions and write constraints/ first")
     arguments = parser.parse_args()
     try:
         if arguments.resolve:

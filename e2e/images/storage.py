@@ -1,0 +1,145 @@
+"""Where images are built: buildah's storage inside the cache, and the OCI layouts that are taken out of it.
+
+One OCI layout, `blobs`, holds the layers of all images. Each image gets a directory with a layout of its own,
+whose blobs are hard links, so that a layer lies on the disk once and a new image writes only its new layers.
+Format: https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from images.tools import ToolError, cache_directory, run, step
+
+PACKAGES = ("buildah", "mmdebstrap", "skopeo")
+KEPT = 2  # images of one kind, the newest
+
+
+@dataclass(frozen=True)
+class Storage:
+    """buildah's storage in a directory of the cache: what it holds can be built again."""
+
+    directory: Path
+    driver: str
+
+    @property
+    def scratch(self) -> Path:
+        """For temporary files of the size of an image."""
+        path = self.directory / "scratch"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def buildah(self, *arguments: str) -> None:
+        """Runs buildah, with its output as progress. Raises ToolError if it fails."""
+        run([*self._command(), *arguments], "See its message above.", self._environment())
+
+    def has(self, image: str) -> bool:
+        """Whether the storage has an image of this name."""
+        done = subprocess.run(
+            [*self._command(), "inspect", "--type", "image", "--format", "{{.FromImageID}}", image],
+            capture_output=True,
+            env={**os.environ, **self._environment()},
+            check=False,
+        )
+        return done.returncode == 0
+
+    def export(self, image: str, reference: str, target: Path) -> None:
+        """Writes the image as an OCI layout into the directory `target`, under the name `reference`."""
+        shared = self.directory / "blobs"
+        tag = target.name
+        # Uncompressed: compressing would cost more time than it saves where layers never travel, and only so are
+        # layers told by their content alone, so that skopeo writes none that is there already. (buildah compresses.)
+        source = f"containers-storage:[{self.driver}@{self.directory}/storage+{self.directory}/run]{image}"
+        command = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{shared}:{tag}"]
+        run(command, "See its message above.", self._environment())
+        index = json.loads((shared / "index.json").read_text())
+        names = {one["annotations"]["org.opencontainers.image.ref.name"]: one for one in index["manifests"]}
+        entry = names[tag]
+        entry["annotations"] = {
+            "io.containerd.image.name": reference,
+            "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
+        }
+        new = self.scratch / f"{tag}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        (new / "blobs" / "sha256").mkdir(parents=True)
+        for digest in _digests(shared, entry["digest"]):
+            os.link(_blob(shared, digest), _blob(new, digest))
+        (new / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (new / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}, indent=2))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.rename(target)
+
+    def prune(self, images: Path, kind: str) -> None:
+        """Removes all but the newest KEPT layouts of a kind, their images, and the blobs that nothing uses."""
+        layouts = sorted(images.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in layouts[KEPT:]:
+            self.buildah("rmi", "--force", f"localhost/{old.name}")
+            shutil.rmtree(old)
+        # Blobs have a second link where an image uses them; buildah would write a pruned one anew.
+        for blob in (self.directory / "blobs" / "blobs" / "sha256").iterdir():
+            if blob.stat().st_nlink == 1:
+                blob.unlink()
+
+    def _command(self) -> list[str]:
+        return ["buildah", f"--root={self.directory}/storage", f"--runroot={self.directory}/run",
+                f"--storage-driver={self.driver}"]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        return {"TMPDIR": str(self.scratch), "BUILDAH_ISOLATION": "chroot"}
+
+
+def open_storage() -> Storage:
+    """The storage, with buildah installed first if it is missing.
+
+    Raises:
+        ToolError: not root, no Debian, or buildah does not work here.
+    """
+    if os.geteuid() != 0:
+        raise ToolError("building images needs root: they hold files of several users. Run this with sudo.")
+    missing = [package for package in PACKAGES if not shutil.which(package)]
+    if missing:
+        with step(f"installing Debian's {' and '.join(missing)} on this machine (20 s)"):
+            apt = "Images are built with buildah and mmdebstrap: install them, and run this again."
+            run(["apt-get", "-qq", "update"], apt)
+            command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing]
+            run(command, apt, {"DEBIAN_FRONTEND": "noninteractive"})
+    directory = cache_directory() / "containers"
+    directory.mkdir(parents=True, exist_ok=True)
+    for driver in (
+        "overlay",
+        "vfs",
+    ):  # overlay does not work on top of overlay, as in some containers; vfs is slower
+        storage = Storage(directory / driver, driver)
+        done = subprocess.run([*storage._command(), "info"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return storage
+    raise ToolError(f"buildah does not work here: {done.stderr.strip()}")
+
+
+def layers(layout: Path) -> list[tuple[str, int]]:
+    """Digest and size in bytes of each layer of the one image in a layout, the lowest first."""
+    index = json.loads((layout / "index.json").read_text())
+    manifest = _manifest(layout, index["manifests"][0]["digest"])
+    return [(layer["digest"], layer["size"]) for layer in manifest["layers"]]
+
+
+def _digests(layout: Path, digest: str) -> Iterator[str]:
+    manifest = _manifest(layout, digest)
+    layers = [layer["digest"] for layer in manifest["layers"]]
+    yield from dict.fromkeys([digest, manifest["config"]["digest"], *layers])
+
+
+def _manifest(layout: Path, digest: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(_blob(layout, digest).read_text())
+    return manifest
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / Path(digest.replace(":", "/"))

@@ -1,0 +1,184 @@
+"""A real API server takes the CRDs, refuses bad pools with the field's name, and takes all that the builders build."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api.test_parse import BAD, GOOD
+from cluster.apiserver import ApiServer
+from thaw_operator.api.checkpoint import VLLMCheckpointSpec
+from thaw_operator.api.parse import parse_pool
+from thaw_operator.build.checkpoint import checkpoint, janitor_job
+from thaw_operator.build.children import children
+from thaw_operator.build.meta import checkpoint_owner, pool_owner
+from thaw_operator.build.pod import worker_pod
+
+pytestmark = pytest.mark.apiserver
+ROOT = Path(__file__).parents[3]
+ONLY_THE_OPERATOR_SEES = [name for name, (fields, _) in BAD.items() if "podTemplate" in fields]
+
+
+class Kubectl:
+    def __init__(self, server: ApiServer) -> None:
+        self._command = [server.kubectl, "--kubeconfig", str(server.kubeconfig)]
+
+    def __call__(self, *args: str, stdin: Any = None) -> tuple[int, str]:
+        """Exit status, and what it wrote to either stream."""
+        text = None if stdin is None else json.dumps(stdin)
+        done = subprocess.run([*self._command, *args], input=text, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def good(self, *args: str, stdin: Any = None) -> str:
+        status, text = self(*args, stdin=stdin)
+        assert status == 0, text
+        return text
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> Iterator[Kubectl]:
+    with ApiServer() as server:
+        run = Kubectl(server)
+        run.good("apply", "-f", str(ROOT / "crds"))
+        run.good("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        run.good("create", "serviceaccount", "default")
+        for _ in range(100):  # established is not yet served
+            if run("get", "vwp,vck")[0] == 0:
+                break
+            time.sleep(0.1)
+        yield run
+
+
+def pool(spec: dict[str, Any], name: str = "p") -> dict[str, Any]:
+    return {"apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "metadata": {"name": name}, "spec": spec}
+
+
+def without_none(spec: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if value is not None}
+
+
+@pytest.mark.parametrize("name", [name for name in BAD if name not in ONLY_THE_OPERATOR_SEES])
+def test_what_the_models_refuse_the_api_server_refuses_too(kubectl: Kubectl, name: str) -> None:
+    """So the rules mean the same in CEL and in Python."""
+    fields, message = BAD[name]
+    status, text = kubectl("create", "--dry-run=server", "-f", "-", stdin=pool(without_none(GOOD | fields), "bad"))
+    field = message.split(" ")[0]
+    assert status != 0 and (field in text or field.removeprefix("spec.") in text), text
+
+
+@pytest.mark.parametrize(
+    ("unknown", "field"),
+    [
+        ({"surprise": 1}, "spec.surprise"),
+        ({"drain": {"timeOutSeconds": 9}}, "spec.drain.timeOutSeconds"),
+        ({"model": {"name": "m", "source": {"hub": {"x": 1}}}}, "spec.model.source.hub.x"),
+    ],
+)
+def test_unknown_fields_are_refused(kubectl: Kubectl, unknown: dict[str, Any], field: str) -> None:
+    status, text = kubectl("create", "--dry-run=server", "-f", "-", stdin=pool(GOOD | unknown, "bad"))
+    assert status != 0 and f'unknown field "{field}"' in text, text
+
+
+@pytest.mark.parametrize("name", ["9lives", "x" * 49, "a.b"])
+def test_names_that_pods_could_not_have(kubectl: Kubectl, name: str) -> None:
+    status, text = kubectl("create", "--dry-run=server", "-f", "-", stdin=pool(GOOD, name))
+    assert status != 0 and "metadata.name" in text, text
+
+
+def test_defaults_are_those_of_the_models(kubectl: Kubectl) -> None:
+    stored = json.loads(kubectl.good("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=pool(GOOD)))
+    assert parse_pool(stored) == parse_pool({"spec": GOOD})
+    assert stored["spec"]["replicas"] == 1 and stored["spec"]["rollout"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_free_form_fields_are_kept(kubectl: Kubectl) -> None:
+    free = GOOD | {
+        "engineArgs": {"compilation-config": {"level": 3}, "seed": 0},
+        "podTemplate": {"spec": {"nodeSelector": {"a": "b"}}},
+        "autoscaling": {"maxReplicas": 2, "metrics": [{"type": "Pods"}], "behavior": {"scaleDown": {"x": 1}}},
+    }
+    stored = json.loads(kubectl.good("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=pool(free)))["spec"]
+    assert stored["engineArgs"] == free["engineArgs"]
+    assert stored["podTemplate"]["spec"] == free["podTemplate"]["spec"]
+    assert stored["autoscaling"]["metrics"] == [{"type": "Pods"}]
+
+
+def test_columns_scale_and_explain(kubectl: Kubectl) -> None:
+    kubectl.good("create", "-f", "-", stdin=pool(GOOD, "shown"))
+    condition = {"type": "CheckpointReady", "status": "True", "reason": "Published", "message": ""}
+    condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    status = {"replicas": 3, "readyReplicas": 2, "restoredReplicas": 1, "selector": "a=b", "conditions": [condition]}
+    patch = json.dumps({"status": status})
+    kubectl.good("patch", "vwp", "shown", "--subresource=status", "--type=merge", "-p", patch)
+    header, row = kubectl.good("get", "vwp", "shown").splitlines()
+    assert header.split() == ["NAME", "DESIRED", "READY", "RESTORED", "CHECKPOINT", "AGE"]
+    assert row.split()[:5] == ["shown", "1", "2", "1", "Published"]
+    kubectl.good("scale", "vwp/shown", "--replicas=5")
+    scale = json.loads(kubectl.good("get", "vwp", "shown", "--subresource=scale", "-o", "json"))
+    assert scale["spec"]["replicas"] == 5 and scale["status"] == {"replicas": 3, "selector": "a=b"}
+    assert "propagationSeconds" in kubectl.good("explain", "vwp.spec.drain")
+    assert kubectl.good("get", "thaw").startswith("NAME")
+
+
+def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:
+    spec, _ = parse_pool({"spec": GOOD})
+    assert spec is not None and spec.checkpoint.storage is not None
+    vck = checkpoint(
+        "default",
+        spec,
+        spec.checkpoint.storage,
+        identity="a" * 64,
+        host_tuple="b" * 64,
+        identity_inputs={"x": 1},
+        host={},
+    )
+    kubectl.good("create", "-f", "-", stdin=vck)
+    name = vck["metadata"]["name"]
+    status, text = kubectl("patch", "vck", name, "--type=merge", "-p", '{"spec":{"model":"other"}}')
+    assert status != 0 and "spec is immutable" in text, text
+    kubectl.good("label", "vck", name, "a=b")
+
+
+def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
+    spec, error = parse_pool(
+        {
+            "spec": GOOD
+            | {
+                "model": {"name": "m", "source": {"claim": {"claimName": "models", "path": "a"}}},
+                "resources": {"limits": {"cpu": 4, "memory": "8Gi"}, "claims": [{"name": "gpu"}]},
+                "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+                "env": [
+                    {"name": "A", "value": "1"},
+                    {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
+                    {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}},
+                ],
+                "autoscaling": {"minReplicas": 1, "maxReplicas": 3},
+                "disruptionBudget": {"maxUnavailable": "50%"},
+                "podTemplate": {"spec": {"tolerations": [{"operator": "Exists"}], "imagePullSecrets": [{"name": "x"}]}},
+            }
+        }
+    )
+    assert spec is not None, error
+    disabled, _ = parse_pool({"spec": GOOD | {"checkpoint": {"policy": "Disabled"}}})
+    assert disabled is not None
+    owner = pool_owner("p", "default", "2c9b2c9b-0000-4000-8000-000000000000")
+    vck = VLLMCheckpointSpec(
+        identity="a" * 64,
+        host_tuple="b" * 64,
+        model="m",
+        storage=spec.checkpoint.storage,
+        image="i",
+        image_pull_secrets=["x"],
+    )
+    built = [
+        worker_pod(owner, spec, "abcdef12", 0),
+        worker_pod(owner, disabled, "abcdef13", 1),
+        *children(owner, spec),
+        janitor_job(checkpoint_owner("k", "default", "2c9b2c9b-0000-4000-8000-000000000001"), vck),
+    ]
+    items = {"apiVersion": "v1", "kind": "List", "items": built}
+    text = kubectl.good("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=items)
+    assert text.count("created (server dry run)") == len(built) and "Warning" not in text, text

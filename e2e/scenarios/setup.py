@@ -40,19 +40,15 @@ def embedded() -> bool:
 def cluster_with_images() -> Images:
     """Bring the cluster up and see that the images are on it. The first time takes half an hour, later ones seconds."""
     if not embedded():
-        worker, operator = os.environ.get("THAW_WORKER_IMAGE"), os.environ.get("THAW_OPERATOR_IMAGE")
-        if not worker or not operator:
+        worker, operator = os.environ.get("THAW_WORKER_IMAGE", ""), os.environ.get("THAW_OPERATOR_IMAGE", "")
+        if not (worker and operator):
             die("with KUBECONFIG set, THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE must name images the cluster can pull")
         _run(*_CLUSTER, "up")
-        return Images(str(worker), str(operator))
-    built = [(_run(sys.executable, "e2e/images/build.py", kind, capture=True),
-              _run(sys.executable, "e2e/images/build.py", kind, "--print-ref", capture=True))
-             for kind in ("operator", "worker-cpu")]  # fmt: skip
+        return Images(worker, operator)
+    layouts = [_run(sys.executable, "e2e/images/build.py", kind, capture=True) for kind in ("worker-cpu", "operator")]
     _run(*_CLUSTER, "up")
-    for layout, reference in built:
-        say(f"loading {reference} into the cluster")
-        _run(*_CLUSTER, "load-image", layout, capture=True)
-    return Images(worker=built[1][1], operator=built[0][1])
+    worker, operator = (_run(*_CLUSTER, "load-image", layout, capture=True) for layout in layouts)
+    return Images(worker=worker, operator=operator)
 
 
 def install(images: Images) -> None:

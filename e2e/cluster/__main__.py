@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -31,12 +32,13 @@ first use:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended and locks are given back
     arguments, rest = _parser().parse_known_args()
     if rest and arguments.verb not in ("kubectl", "helm"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(arguments.run(arguments, State(state_dir())) or 0)
-    except ClusterError as error:
+    except (ClusterError, OSError) as error:
         print(f"cluster: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

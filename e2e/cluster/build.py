@@ -83,7 +83,6 @@ def ensure() -> Binaries:
         with locked(directory, "building Kubernetes"):
             if not directory.exists():
                 _build(go, version, directory)
-        directory.with_name(directory.name + ".lock").unlink(missing_ok=True)
     return Binaries(directory, version)
 
 
@@ -102,18 +101,20 @@ def _build(go: str, version: str, directory: Path) -> None:
     cores = os.cpu_count() or 1
     expected = f"about {max(2, 24 // cores)} minutes on {cores} cores the first time"
     directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="building-"))
+    scratch = directory.with_name(directory.name + ".building")
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir()
     try:
         with step(f"compiling Kubernetes {version} and Helm with {go} ({expected})"):
             # pod is needed inside images, where there is no C library either.
             targets = {"thaw-kube": "./kube", "helm": "helm.sh/helm/v3/cmd/helm", "pod": "./pod"}
-            total = _run(go, ["list", "-deps", *targets.values()]).count("\n")
-            done = 0
+            packages, _ = _watch(go, ["list", "-deps", *targets.values()], "module {} to download")
+            total, done = packages.count("\n"), 0
             for name, package in targets.items():
-                done += _compile(go, [*_flags(version), "-o", str(scratch / name), package], done, total)
+                arguments = ["build", "-v", *_flags(version), "-o", str(scratch / name), package]
+                done += _watch(go, arguments, f"package {{}} of {total}", done)[1]
         for component in COMPONENTS:
             (scratch / component).symlink_to("thaw-kube")
-        scratch.chmod(0o755)
         scratch.rename(directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -124,37 +125,37 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
 
 
-def _run(go: str, arguments: list[str]) -> str:
-    done = run([go, *arguments], cwd=SOURCES, env=_environment())
-    if done.returncode:
-        raise _failure(arguments, done.stderr)
-    return done.stdout
+def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tuple[str, int]:
+    """Run go at low priority, and say every few seconds what it said last, with `progress` about the count.
 
-
-def _compile(go: str, arguments: list[str], already: int, total: int) -> int:
-    """Run `go build -v` and tell how far it is; returns the number of packages it compiled."""
-    compiled: list[str] = []
-    with subprocess.Popen(
-        ["nice", "-n", "5", go, "build", "-v", *arguments],
-        cwd=SOURCES, env=_environment(), stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    Returns what it printed, and how many lines of progress it gave. Raises ClusterError if it fails.
+    """
+    lines: list[str] = []
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(
+            ["nice", "-n", "5", go, *arguments],
+            cwd=SOURCES, env=_environment(), stdout=out, stderr=subprocess.PIPE, text=True,
+        ) as process,
+    ):  # fmt: skip
         assert process.stderr
-        reader = threading.Thread(target=lambda lines=process.stderr: compiled.extend(lines), daemon=True)
+        reader = threading.Thread(target=lambda notes=process.stderr: lines.extend(notes), daemon=True)
         reader.start()
         began = time.monotonic()
         try:
             while reader.is_alive():
                 reader.join(_PROGRESS_SECONDS)
                 if reader.is_alive():
-                    at = compiled[-1].strip() if compiled else "starting"
-                    count = already + len(compiled)
-                    say(f"  {time.monotonic() - began:4.0f} s, package {count} of {total}: {at}")
+                    at = lines[-1].strip() if lines else "starting"
+                    say(f"  {time.monotonic() - began:4.0f} s, {progress.format(before + len(lines))}: {at}")
         except BaseException:
             process.terminate()
             raise
-    if process.returncode:
-        raise _failure(["build", *arguments], "".join(compiled[-30:]))
-    return len(compiled)
+        process.wait()
+        out.seek(0)
+        if process.returncode:
+            raise _failure(arguments, "".join(lines[-30:]))
+        return out.read(), len(lines)
 
 
 def _failure(arguments: list[str], output: str) -> ClusterError:
@@ -191,7 +192,6 @@ def _toolchain(minimum: tuple[int, ...]) -> str:
         with locked(directory, "installing Go"):
             if not go.exists():
                 _install_go(directory, minimum)
-        directory.with_name(directory.name + ".lock").unlink(missing_ok=True)
     return str(go)
 
 

@@ -35,8 +35,6 @@ def preflight(state: State, running: set[str]) -> None:
 
     `running` names the components that run already: their ports are not free, and that is right.
     """
-    if os.geteuid() != 0:
-        raise ClusterError("the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster")
     if not shutil.which("ip"):
         raise ClusterError("this machine has no `ip`: run `apt-get install iproute2`")
     if not cgroup_roots():

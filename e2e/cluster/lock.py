@@ -24,9 +24,12 @@ def locked(path: Path, purpose: str) -> Iterator[None]:
             except BlockingIOError:
                 say(f"waiting for another run that does this now: {purpose} ({lock})")
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            # The run we waited for may have removed the file: then our lock is on nothing, and we try again.
+            # Who holds the lock removes its file in the end: then ours is on nothing, and we try again.
             if lock.exists() and os.fstat(fd).st_ino == lock.stat().st_ino:
-                yield
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
                 return
         finally:
             os.close(fd)

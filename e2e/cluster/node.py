@@ -47,6 +47,7 @@ class Cluster:
 
         Raises ClusterError if that cannot be done, naming the step and the log to read.
         """
+        _need_root()
         with locked(self.state.root, "changing the cluster"):
             began = time.monotonic()
             host.preflight(self.state, {name for name in COMPONENTS if self._processes.running(name)})
@@ -184,7 +185,6 @@ class Cluster:
                 raise ClusterError(f"not deleting {self.state.root}: {', '.join(left)} is mounted in it")
             with step(f"deleting {self.state.root}"):
                 shutil.rmtree(self.state.root)
-            self.state.root.with_name(self.state.root.name + ".lock").unlink(missing_ok=True)
 
     def status(self) -> bool:
         """Print how each component is; returns whether all of them run and the API server is ready."""
@@ -201,7 +201,7 @@ class Cluster:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        raise ClusterError("the embedded cluster runs as root: run this with sudo")
+        raise ClusterError("the embedded cluster needs root: run this with sudo, or set KUBECONFIG to a cluster")
 
 
 def _default_account(server: api.Api) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def ensure() -> Packages:
         with locked(root, "downloading Debian packages"):
             if not root.exists():
                 _unpack(names, root)
-        root.with_name(root.name + ".lock").unlink(missing_ok=True)
     return Packages(root)
 
 
@@ -63,7 +61,9 @@ def _unpack(names: list[str], root: Path) -> None:
             f"this machine has no {' and no '.join(missing)}, but the node comes from Debian packages: "
             "use Debian 12 or newer, or set KUBECONFIG to a cluster"
         )
-    scratch = Path(tempfile.mkdtemp(dir=root.parent, prefix="unpacking-"))
+    scratch = root.with_name(root.name + ".unpacking")
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir()
     try:
         with step(f"downloading {', '.join(PROGRAMS)} as Debian packages (about 40 MB, under a minute)"):
             _download(names, scratch)
@@ -72,7 +72,6 @@ def _unpack(names: list[str], root: Path) -> None:
                 raise ClusterError(f"unpacking {package.name} failed: {done.stderr.strip()}")
             package.unlink()
         _link(scratch)
-        scratch.chmod(0o755)
         scratch.rename(root)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,6 +9,7 @@ import pytest
 from cluster import host, layout, leftovers
 from cluster.errors import ClusterError
 from cluster.layout import State
+from cluster.node import Cluster
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -35,7 +36,6 @@ def test_a_taken_port_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, 
         port = listener.getsockname()[1]
         monkeypatch.setattr(host, "NODE_IP", "127.0.0.1")
         monkeypatch.setattr(host, "PORTS", {port: "kubelet (health)"})
-        monkeypatch.setattr("os.geteuid", lambda: 0)
         with pytest.raises(ClusterError, match=rf"port {port} is taken.*kubelet.*KUBECONFIG"):
             host.preflight(State(tmp_path), running=set())
         host.preflight(State(tmp_path), running={"kubelet"})
@@ -43,12 +43,13 @@ def test_a_taken_port_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, 
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(ClusterError, match="root"):
-        host.preflight(State(tmp_path), running=set())
+    for action in (Cluster(State(tmp_path)).up, Cluster(State(tmp_path)).down, Cluster(State(tmp_path)).clean):
+        with pytest.raises(ClusterError, match=r"root.*sudo"):
+            action()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_directory_too_deep_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(host, "PORTS", {})
     with pytest.raises(ClusterError, match="THAW_STATE"):
         host.preflight(State(Path("/" + "x" * 90)), running=set())

@@ -8,7 +8,7 @@ KiB are used.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,41 +76,42 @@ def collect(roots: Sequence[Path], data: Path, tick: Callable[[], None]) -> list
     return entries
 
 
-def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None]) -> list[Path]:
-    """Make what `collect` took and return the paths made. A directory that is there already is kept as it is.
+def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None]) -> None:
+    """Make what `collect` took. A directory that is there already is kept as it is.
 
     Raises:
-        CheckpointError: `SHM_FAILED`: a file is there already, or there is no room. What was made is
-            removed again.
+        CheckpointError: `SHM_FAILED`: a file is there already, or there is no room. What was made so far is left.
     """
-    made: list[Path] = []
     try:
         with open(data, "rb", buffering=0) as source:
             for entry in entries:
                 tick()
                 path = Path(entry.path)
-                if stat.S_ISDIR(entry.mode) and path.is_dir():
-                    continue
-                _make(entry, path, source.fileno(), made, tick)
+                if not (stat.S_ISDIR(entry.mode) and path.is_dir()):
+                    _make(entry, path, source.fileno(), tick)
     except OSError as e:
-        remove(made)
         raise _failed("cannot lay back", e) from e
-    except BaseException:
-        remove(made)
-        raise
-    return made
 
 
-def remove(paths: Sequence[Path]) -> None:
-    """Remove what `lay` made, as far as it is still there."""
-    for path in reversed(paths):
+def contents(roots: Sequence[Path]) -> set[Path]:
+    """Every path at and below `roots`, whatever it is."""
+    found = {root for root in roots if root.exists()}
+    for root in roots:
+        for directory, directories, files in os.walk(root):
+            found.update(Path(directory, name) for name in (*directories, *files))
+    return found
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and empty directories, as far as they are there and can be removed."""
+    for path in sorted(paths, reverse=True):  # what is inside a directory sorts after it
         with suppress(OSError):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def link_remaps(roots: Sequence[Path]) -> set[Path]:
-    """CRIU's links that are there now."""
-    return {Path(path) for path, _ in _walk(roots) if path.rpartition("/")[2].startswith(LINK_REMAP)}
+def link_remaps(paths: Iterable[Path]) -> set[Path]:
+    """CRIU's links among `paths`."""
+    return {path for path in paths if path.name.startswith(LINK_REMAP)}
 
 
 def _walk(roots: Sequence[Path]) -> Iterator[tuple[str, os.stat_result]]:
@@ -151,7 +152,7 @@ def _append(path: str, out: int, tick: Callable[[], None]) -> list[tuple[int, in
                 start += sent
 
 
-def _make(entry: Carried, path: Path, source: int, made: list[Path], tick: Callable[[], None]) -> None:
+def _make(entry: Carried, path: Path, source: int, tick: Callable[[], None]) -> None:
     """Make one entry; file data is taken from where `source` stands."""
     if stat.S_ISDIR(entry.mode):
         path.mkdir(parents=True)
@@ -161,17 +162,14 @@ def _make(entry: Carried, path: Path, source: int, made: list[Path], tick: Calla
         path.hardlink_to(entry.target)
     else:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        made.append(path)
         try:
             _fill(entry, fd, source, tick)
         finally:
             os.close(fd)
-    if not made or made[-1] != path:
-        made.append(path)
     os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
     if not stat.S_ISLNK(entry.mode):
         path.chmod(stat.S_IMODE(entry.mode))
-        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
 
 def _fill(entry: Carried, fd: int, source: int, tick: Callable[[], None]) -> None:
@@ -190,6 +188,4 @@ def _failed(what: str, e: OSError) -> CheckpointError:
     # ENOSPC while copying out is the store's, while laying back /dev/shm's.
     full = e.errno in (errno.ENOSPC, errno.EDQUOT) and what == "cannot copy"
     name = f" {e.filename}" if e.filename else ""
-    return CheckpointError(
-        Reason.STORE_FULL if full else Reason.SHM_FAILED, "files", f"{what}{name}: {e.strerror}"
-    )
+    return CheckpointError(Reason.STORE_FULL if full else Reason.SHM_FAILED, "files", f"{what}{name}: {e.strerror}")

@@ -4,7 +4,6 @@ import os
 import resource
 import select
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +13,9 @@ from pathlib import Path
 
 from thaw_contract.reasons import Reason
 
+from thaw_worker.checkpoint import procfs
 from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.tree import kill, reap
 
 COMMON = (
     "--ext-unix-sk",
@@ -147,11 +148,13 @@ class Criu:
         return False
 
     def kill(self) -> None:
-        """SIGKILL to CRIU and its helpers."""
+        """SIGKILL to CRIU and its helpers; returns when they are gone."""
         if self.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            while helpers := {p.pid for p in procfs.scan().values() if p.sid == self.pid and p.state != "Z"}:
+                kill(helpers)
+                time.sleep(0.002)
             self.wait(60)
+            reap(p.pid for p in procfs.scan().values() if p.sid == self.pid)
 
     def failure(self, reason: Reason) -> CheckpointError:
         """The error for a run that ended with another exit code than 0."""

@@ -72,7 +72,7 @@ def freeze(
     images = image_dir / process.IMAGES
     images.mkdir(parents=True)
     work_dir.mkdir(parents=True, exist_ok=True)
-    links_before = carrying.link_remaps(carry)
+    before = carrying.contents(carry)
     timings: dict[str, float] = {}
     with ExitStack() as stack:
         hook = stack.enter_context(_Hook(work_dir))
@@ -88,13 +88,13 @@ def freeze(
         try:
             frozen = _dump(tree, run, hook, image_dir, carry, patience, timings)
         except BaseException as e:
+            hook.answer(b"stop\n")
             undone = run.stop(STOP_GRACE)
             if isinstance(e, CheckpointError):
                 e.tree_intact = undone and tree.poll() is None
             raise
         finally:
-            for link in carrying.link_remaps(carry) - links_before:
-                link.unlink(missing_ok=True)
+            carrying.remove(carrying.link_remaps(carrying.contents(carry) - before))
     process.write(image_dir, frozen)
     timings["total"] = time.monotonic() - started
     return FreezeResult(
@@ -123,9 +123,9 @@ def _dump(
         if frozen is None and hook.is_asked():
             before = time.monotonic()
             files = carrying.collect(carry, image_dir / process.DATA, patience.check)
-            frozen = _describe(tree, files)
+            frozen = _describe(tree, carry, files)
             timings["files"] = time.monotonic() - before
-            hook.go_on()
+            hook.answer(b"go\n")
     timings["criu"] = time.monotonic() - started
     if code != 0 or frozen is None:
         error = run.failure(Reason.CRIU_DUMP_FAILED)
@@ -135,7 +135,7 @@ def _dump(
     return frozen
 
 
-def _describe(tree: ProcessTree, files: Sequence[carrying.Carried]) -> process.Frozen:
+def _describe(tree: ProcessTree, carry: Sequence[Path], files: Sequence[carrying.Carried]) -> process.Frozen:
     """What a thaw must know. The tree stands still."""
     found = tree.processes()
     if strays := found.keys() - tree.descendants():
@@ -152,6 +152,7 @@ def _describe(tree: ProcessTree, files: Sequence[carrying.Carried]) -> process.F
         ids=tuple(sorted(threads | {i for p in found.values() for i in (p.pid, p.pgid, p.sid)})),
         stdout=_pipe_name(tree.stdout),
         stderr=_pipe_name(tree.stderr),
+        roots=tuple(map(str, carry)),
         files=tuple(files),
     )
 
@@ -190,8 +191,9 @@ class _Hook:
         except BlockingIOError:
             return False
 
-    def go_on(self) -> None:
-        os.write(self._answering, b"go\n")
+    def answer(self, line: bytes) -> None:
+        """`go`: the dump is good; anything else makes CRIU undo it."""
+        os.write(self._answering, line)
 
     def __exit__(self, *_: object) -> None:
         os.close(self.asked)

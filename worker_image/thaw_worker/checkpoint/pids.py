@@ -1,6 +1,5 @@
 """Where the kernel takes the next PID from."""
 
-import ctypes
 import errno
 import os
 from pathlib import Path
@@ -70,6 +69,8 @@ def taken(ids: set[int]) -> list[int]:
 def _open_in_fresh_proc(name: str) -> int:
     """Open a file for writing in a proc mount of our own that is attached nowhere: container runtimes mount
     /proc/sys read-only."""
+    import ctypes  # takes milliseconds, and most hosts do without
+
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(number: int, *args: object) -> int:

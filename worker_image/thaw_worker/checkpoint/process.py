@@ -24,6 +24,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ids: tuple[int, ...]  # every number that must be free: processes, threads, process groups, sessions
     stdout: str  # CRIU's name of the pipe, e.g. "pipe:[4711]"
     stderr: str
+    roots: tuple[str, ...]  # carried directories
     files: tuple[Carried, ...]
 
 

@@ -65,28 +65,26 @@ def thaw(
         )
     work_dir.mkdir(parents=True, exist_ok=True)
     pids.keep_helpers_below(min(ids))
-    laid = carry.lay(frozen.files, image_dir / process.DATA, patience.check)
-    timings = {"files": time.monotonic() - started}
-    before = time.monotonic()
+    roots = [Path(root) for root in frozen.roots]
+    before = carry.contents(roots)
+    timings: dict[str, float] = {}
     try:
+        carry.lay(frozen.files, image_dir / process.DATA, patience.check)
+        timings["files"] = time.monotonic() - started
         tree = _restore(program, image_dir / process.IMAGES, frozen, work_dir, patience)
     except BaseException as e:
         left = _kill(ids)
-        carry.remove(laid)
+        carry.remove(carry.contents(roots) - before)
         if isinstance(e, CheckpointError) and left:
             e.add_note(f"PIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(sorted(left))}")
         raise
-    carry.remove(
-        [path for path in laid if path.name.startswith(carry.LINK_REMAP)]
-    )  # open by now, names not needed
-    timings["criu"] = time.monotonic() - before
+    carry.remove(carry.link_remaps(carry.contents(roots) - before))  # open by now, and needed by nobody
     timings["total"] = time.monotonic() - started
+    timings["criu"] = timings["total"] - timings["files"]
     return ThawResult(tree, timings)
 
 
-def _restore(
-    program: str, images: Path, frozen: process.Frozen, work_dir: Path, patience: Patience
-) -> ProcessTree:
+def _restore(program: str, images: Path, frozen: process.Frozen, work_dir: Path, patience: Patience) -> ProcessTree:
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
     inherit = [option for name, (_, fd) in pipes.items() for option in ("--inherit-fd", f"fd[{fd}]:{name}")]
     readers, writers = [r for r, _ in pipes.values()], [w for _, w in pipes.values()]

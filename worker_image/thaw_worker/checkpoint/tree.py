@@ -71,7 +71,7 @@ class ProcessTree:
             self.poll()  # not by reap(): that would lose the exit code
             waiting = still_there(waiting | found)
             waiting = reap(waiting - {self.pid}) | (waiting & {self.pid})
-            if not waiting:
+            if not found and not waiting:  # one more look after the last kill: it may have forked just before
                 self._gone = True
                 return
             if time.monotonic() > deadline:
@@ -128,6 +128,7 @@ def still_there(pids: Iterable[int]) -> set[int]:
 
 def reap(pids: Iterable[int]) -> set[int]:
     """Reap those of `pids` that are dead children of the caller; returns the others that still exist."""
+    pids = set(pids)
     for pid in pids:
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,188 @@
+"""A pod for tests: fresh namespaces with empty /tmp, /dev/shm and /run, and an agent as process 1.
+
+`SHARED` (argv: the test's directory) is the pod's shared storage. The agent runs one call a line from stdin:
+`[method, arguments, keywords]` and answers `["ok", result]` or `["error", {...}]` with one line of JSON.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+SHARED = Path("/run/shared")
+WORK = Path("/run/work")
+SOCKET = "/run/tree/subject.sock"
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+SUBJECT = Path(__file__).with_name("subject.py")
+
+
+class Agent:
+    """What the supervisor does, one step a call."""
+
+    def __init__(self, criu: str) -> None:
+        from thaw_worker.checkpoint.tree import ProcessTree
+
+        self.criu = criu
+        self.tree: ProcessTree | None = None
+        self.output = ""
+        self.cancel = threading.Event()
+        Path("/run/tree").mkdir()
+
+    def launch(self, ballast_mib: int = 1, argv: list[str] | None = None, **spec: Any) -> int:
+        from thaw_worker.checkpoint.launch import LaunchSpec, launch
+
+        command = argv or [sys.executable, "-S", str(SUBJECT), SOCKET, str(ballast_mib)]
+        self.tree = launch(LaunchSpec(command, ENVIRONMENT, **spec))
+        if argv is None:
+            self.read_until("ready")
+        return self.tree.pid
+
+    def freeze(
+        self, name: str, cancel_after: float | None = None, carry: list[str] | None = None, **options: Any
+    ) -> Any:
+        from thaw_worker.checkpoint.freeze import freeze
+
+        self.cancel.clear()
+        if cancel_after is not None:
+            threading.Timer(cancel_after, self.cancel.set).start()
+        if carry is not None:
+            options["carry"] = [Path(c) for c in carry]
+        options.setdefault("criu", self.criu)
+        options.setdefault("timeout", 60)
+        result = freeze(self.tree, SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
+        return {
+            "timings": result.timings,
+            "pids": result.pids,
+            "pipes": result.pipes,
+            "files": result.files,
+            "bytes": result.bytes,
+        }
+
+    def thaw(self, name: str, cancel_after: float | None = None, **options: Any) -> Any:
+        from thaw_worker.checkpoint.thaw import thaw
+
+        self.cancel.clear()
+        if cancel_after is not None:
+            threading.Timer(cancel_after, self.cancel.set).start()
+        options.setdefault("criu", self.criu)
+        options.setdefault("timeout", 60)
+        result = thaw(SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
+        self.tree = result.tree
+        self.output = ""
+        return result.timings
+
+    def ask(self, *call: Any) -> Any:
+        """Let the subject answer; the connection ends with the answer."""
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(60)
+            s.connect(SOCKET)
+            with s.makefile("rw") as f:
+                f.write(json.dumps(call) + "\n")
+                f.flush()
+                return json.loads(f.readline())
+
+    def read_until(self, text: str, where: str = "stdout", timeout: float = 60) -> str:
+        """What the tree has written; waits until `text` is in it."""
+        from thaw_worker.checkpoint.tree import readable
+
+        assert self.tree
+        fd = self.tree.stdout if where == "stdout" else self.tree.stderr
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert readable(fd, max(0.0, deadline - time.monotonic())), f"no {text!r} in {self.output!r}"
+            data = os.read(fd, 4096)
+            assert data, f"end of output without {text!r}: {self.output!r}"
+            self.output += data.decode()
+        return self.output
+
+    def members(self) -> list[int]:
+        assert self.tree
+        return self.tree.members()
+
+    def wait(self, timeout: float) -> int | None:
+        assert self.tree
+        return self.tree.wait(timeout)
+
+    def kill(self) -> int | None:
+        assert self.tree
+        self.tree.kill()
+        self.tree.close()
+        return self.tree.returncode
+
+    def processes(self) -> list[str]:
+        """Everything in the pod but process 1, by state, name and PID."""
+        from thaw_worker.checkpoint import procfs
+
+        return [f"{p.state} {p.comm} {p.pid}" for p in procfs.scan().values() if p.pid != os.getpid()]
+
+    def parent(self, pid: int) -> int:
+        from thaw_worker.checkpoint import procfs
+
+        process = procfs.read(pid)
+        assert process
+        return process.ppid
+
+    def listen(self, path: str) -> None:
+        """A socket outside the tree for the subject to connect to."""
+        self.outside = socket.socket(socket.AF_UNIX)
+        self.outside.bind(path)
+        self.outside.listen()
+
+    def accept(self) -> None:
+        self.accepted, _ = self.outside.accept()
+
+    def ls(self, path: str) -> list[str]:
+        return sorted(entry.name for entry in Path(path).iterdir())
+
+    def sh(self, command: str) -> str:
+        done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def take_pid(self, pid: int) -> int:
+        """Occupy a PID with a process that sleeps."""
+        from thaw_worker.checkpoint import pids
+
+        pids.set_last(pid - 1)
+        self.taker = subprocess.Popen(["sleep", "1000"])
+        return self.taker.pid
+
+    def supported(self, **options: Any) -> Any:
+        from thaw_worker.checkpoint import doctor
+
+        before = time.perf_counter()
+        ok, why = doctor.supported(criu=self.criu, **options)
+        return [ok, why, time.perf_counter() - before]
+
+    def checks(self, **options: Any) -> Any:
+        from thaw_worker.checkpoint import doctor
+
+        return [[c.name, c.ok, c.detail, c.remedy] for c in doctor.checks(criu=self.criu, **options)]
+
+
+def main(shared: str, criu: str) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    directory = os.open(shared, os.O_PATH)
+    for place in ("/tmp", "/dev/shm", "/run"):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    SHARED.mkdir()
+    subprocess.run(["mount", "--bind", f"/proc/self/fd/{directory}", SHARED], check=True, pass_fds=[directory])
+    os.close(directory)
+    agent = Agent(criu)
+    print(json.dumps(["ok", os.getpid()]), flush=True)
+    for line in sys.stdin:
+        method, arguments, keywords = json.loads(line)
+        try:
+            answer: list[Any] = ["ok", getattr(agent, method)(*arguments, **keywords)]
+        except Exception as e:
+            answer = ["error", {"type": type(e).__name__, "text": str(e), **getattr(e, "__dict__", {})}]
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

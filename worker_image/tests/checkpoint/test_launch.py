@@ -1,0 +1,93 @@
+"""How a tree is started, watched and ended."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+def test_what_the_program_is_given(pods: Any, tmp_path: Path) -> None:
+    pod = pods()
+    assert pod.launch(cwd="/usr") == 10_000
+    given = pod.ask("process")
+    assert given["descriptors"] == ["/dev/null", "pipe", "pipe"]
+    assert given["inherited"] == 0
+    assert given["environment"] == {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    assert given["cwd"] == "/usr"
+    assert given["session"] == 10_000
+    assert pod.ask("ignored") == ["SIGTERM", "SIGINT"]
+    assert os.strerror(pod.ask("io_uring")) == "Function not implemented"
+    assert all(pid >= 10_000 for pid in pod.members())
+
+
+def test_descriptors_of_the_supervisor_stay_out(pods: Any) -> None:
+    """A descriptor that process 1 was started with leads out of the tree: CRIU could not dump it."""
+    pod = pods("bash", "-c", 'exec 9</etc/passwd; exec "$@"', "-")
+    pod.launch()
+    assert pod.ask("process")["inherited"] == 0
+    pod.freeze("image")
+
+
+def test_program_that_is_not_there(pods: Any, pod_error: Any) -> None:
+    pod = pods()
+    with pytest.raises(pod_error, match=r"cannot run no-such-program: .*No such file") as e:
+        pod.launch(argv=["no-such-program"])
+    assert (e.value.reason, e.value.stage) == ("EngineStartFailed", "launch")
+    with pytest.raises(pod_error, match="no-such-directory"):
+        pod.launch(cwd="/no-such-directory")
+    assert pod.processes() == []
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -signal.SIGKILL)])
+def test_exit_codes(pods: Any, command: str, code: int) -> None:
+    pod = pods()
+    pod.launch(argv=["sh", "-c", command])
+    assert pod.wait(20) == code
+    assert pod.kill() == code
+
+
+def test_kill_reaches_children_of_dead_parents(pods: Any) -> None:
+    pod = pods()
+    pod.launch()
+    stray = pod.ask("fork", "stray")
+    child = pod.ask("fork", "child")
+    assert pod.parent(stray) == 1
+    assert {stray, child} <= set(pod.members())
+    assert pod.kill() == -9
+    assert pod.processes() == []
+
+
+def test_kill_wins_against_a_tree_that_keeps_forking(pods: Any) -> None:
+    pod = pods()
+    for _ in range(5):
+        pod.launch(argv=["sh", "-c", "while :; do (sleep 0.01 & sleep 0.01 &); done"])
+        time.sleep(0.1)
+        pod.kill()
+        assert pod.processes() == []
+
+
+def test_tree_dies_with_process_1(pods: Any) -> None:
+    pod = pods()
+    pod.launch(argv=["sleep", "98765"])
+    assert _running("98765")
+    pod.end()
+    deadline = time.monotonic() + 10
+    while _running("98765") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _running("98765")
+
+
+def _running(argument: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().split(b"\0")[:2] == [b"sleep", argument.encode()]:
+                found.append(path.parent.name)
+        except OSError:
+            pass
+    return found

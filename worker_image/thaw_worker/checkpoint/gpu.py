@@ -1,0 +1,45 @@
+"""The GPUs of this container as the kernel driver describes them, without opening a device or NVML: a
+process that holds `/dev/nvidia*` open cannot be frozen, and loading NVML takes longer than reading four
+small files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVER = Path("/proc/driver/nvidia")
+DEV = Path("/dev")
+
+
+@dataclass(frozen=True)
+class Gpus:
+    product: str | None = None  # e.g. "NVIDIA H200"; of several kinds all names, with commas
+    count: int = 0
+    driver: str | None = None  # e.g. "580.159.04"
+
+
+def gpus(driver: Path = DRIVER, dev: Path = DEV) -> Gpus:
+    """What this container was given: a GPU counts if its device node is here (the host's others are in
+    /proc too)."""
+    products = []
+    for information in sorted(driver.glob("gpus/*/information")):
+        fields = _fields(information.read_text())
+        if (dev / f"nvidia{fields.get('Device Minor', '')}").exists():
+            products.append(fields.get("Model", "unknown"))
+    if not products:
+        return Gpus()
+    return Gpus(", ".join(sorted(set(products))), len(products), _driver(driver))
+
+
+def _fields(text: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _driver(driver: Path) -> str | None:
+    """From `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue ...` (or `... Open Kernel
+    Module ...`)."""
+    try:
+        found = re.search(r"Module\D*?(\d+(?:\.\d+)+)", (driver / "version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

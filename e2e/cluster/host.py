@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 from cluster import proc
 from cluster.command import run
@@ -85,20 +86,21 @@ def prepare(state: State) -> None:
 
 def remember(state: State) -> None:
     """Record settings and directories that `restore` puts back; a record of this boot is left as it is."""
-    if _record(state).get("boot_id") == proc.boot_id():
+    earlier = _record(state)
+    if earlier.get("boot_id") == proc.boot_id():
         return
     shutil.rmtree(state.run, ignore_errors=True)  # of an earlier boot, so nothing in it is mounted or alive
     settings = {name: path.read_text().strip() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
-    absent = [path for path in DIRECTORIES if not Path(path).exists()]
+    # Unlike settings, directories outlive a boot: what an earlier boot's cluster made is still ours to remove.
+    absent = {path for path in DIRECTORIES if not Path(path).exists()} | set(earlier.get("absent", []))
+    record = {"boot_id": proc.boot_id(), "sysctls": settings, "absent": sorted(absent)}
     state.root.mkdir(parents=True, exist_ok=True)
-    state.host_record.write_text(
-        json.dumps({"boot_id": proc.boot_id(), "sysctls": settings, "absent": absent}, indent=2)
-    )
+    state.host_record.write_text(json.dumps(record, indent=2))
 
 
-def _record(state: State) -> dict[str, object]:
+def _record(state: State) -> dict[str, Any]:
     try:
-        loaded: dict[str, object] = json.loads(state.host_record.read_text())
+        loaded: dict[str, Any] = json.loads(state.host_record.read_text())
     except (FileNotFoundError, ValueError):
         return {}
     return loaded
@@ -117,9 +119,9 @@ def restore(state: State, packages: Packages | None) -> None:
     _call("ip", "address", "delete", f"{NODE_IP}/32", "dev", "lo", check=False)
     record = _record(state)
     if record.get("boot_id") == proc.boot_id():
-        for name, value in dict(record["sysctls"]).items():  # type: ignore[call-overload]
+        for name, value in record["sysctls"].items():
             _write_sysctl(name, value)
-        for directory in list(record["absent"]):  # type: ignore[call-overload]
+        for directory in record["absent"]:
             shutil.rmtree(directory, ignore_errors=True)
     state.host_record.unlink(missing_ok=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
-from cluster import host, layout, leftovers
+from cluster import host, layout, leftovers, proc
 from cluster.errors import ClusterError
 from cluster.layout import State
 from cluster.node import Cluster
@@ -53,6 +54,26 @@ def test_a_state_directory_too_deep_for_sockets_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(host, "PORTS", {})
     with pytest.raises(ClusterError, match="THAW_STATE"):
         host.preflight(State(Path("/" + "x" * 90)), running=set())
+
+
+def test_a_record_is_kept_in_its_boot_and_outlives_it_as_to_directories(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, there = tmp_path / "made", tmp_path / "there"
+    there.mkdir()
+    monkeypatch.setattr(host, "DIRECTORIES", (str(made), str(there)))
+    state = State(tmp_path / "state")
+    host.remember(state)
+    made.mkdir()
+    first = state.host_record.read_text()
+    host.remember(state)
+    assert state.host_record.read_text() == first
+    monkeypatch.setattr(proc, "boot_id", lambda: "another")
+    state.run.mkdir()
+    host.remember(state)
+    record = json.loads(state.host_record.read_text())
+    assert (record["boot_id"], record["absent"]) == ("another", [str(made)])
+    assert not state.run.exists()
 
 
 def test_every_port_of_the_node_is_checked_once() -> None:

@@ -37,7 +37,7 @@ def pool(**spec: Any) -> dict[str, Any]:
         "replicas": 2,
         "image": "worker:1",
         "model": {"name": "tiny"},
-        "checkpoint": {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}},
+        "checkpoint": {"storage": {"claimName": "store"}},
     }
     return {
         "apiVersion": names.API_VERSION,
@@ -159,7 +159,12 @@ class Case:
             if time.monotonic() > deadline:
                 tail = self.log.read_text()[-3000:] if self.log.exists() else ""
                 state = yaml.dump(self.picture())
-                raise AssertionError(f"{self.namespace}: {what}: not within {timeout} s\n{state}\n{tail}")
+                alive = self.operator is not None and self.operator.alive
+                calls = "\n".join(str(call) for call in self.proxy.calls[-20:])
+                raise AssertionError(
+                    f"{self.namespace}: {what}: not within {timeout} s; operator started {self.starts} times, "
+                    f"{'alive' if alive else 'dead'}\n{state}\n{calls}\n{tail}"
+                )
             time.sleep(0.25)
 
     def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
@@ -175,9 +180,15 @@ class Case:
 
     def picture(self) -> dict[str, Any]:
         """All that the operator is answerable for, without what differs from run to run."""
-        return {
-            kind.name: [scrub(item, self.namespace) for item in self.items(kind)]
-            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, JOBS)
+        found = {
+            kind.name: self.items(kind) for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, JOBS)
+        }
+        for pod in found[PODS.name]:  # which of the slots are taken depends on the order of events
+            del pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_SLOT]
+        there = {item["metadata"]["uid"] for items in found.values() for item in items}
+        return {  # without what the garbage collector, which is not here, would remove
+            kind: [scrub(i, self.namespace) for i in items if all(o["uid"] in there for o in owners(i))]
+            for kind, items in found.items()
         }
 
     def events(self) -> list[dict[str, Any]]:

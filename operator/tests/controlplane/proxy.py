@@ -79,6 +79,7 @@ class FaultProxy:
         parts = urllib.parse.urlsplit(upstream)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._tls = ssl.create_default_context(cafile=str(ca))
+        self._idle: list[http.client.HTTPSConnection] = []  # upstream
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         self.watches = Watches()
@@ -89,15 +90,6 @@ class FaultProxy:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # headers and body in one packet
-
-            def setup(self) -> None:
-                super().setup()
-                self.upstream: http.client.HTTPSConnection | None = None
-
-            def finish(self) -> None:
-                super().finish()
-                if self.upstream is not None:
-                    self.upstream.close()
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -156,8 +148,9 @@ class FaultProxy:
             else:
                 _answer(handler, call, fault.status or 500, fault.retry_after)
             return
-        response = self._forward(handler, data)
+        connection, response = self._forward(handler, data)
         body = response.read()
+        self._idle.append(connection)
         if fault is not None:
             fault.then()
             if fault.drop == "after":
@@ -175,22 +168,22 @@ class FaultProxy:
         handler.wfile.write(body)
         handler.wfile.flush()
 
-    def _forward(self, handler: Any, data: bytes) -> http.client.HTTPResponse:
+    def _forward(self, handler: Any, data: bytes) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
         headers = {
             name: handler.headers[name]
             for name in ("Authorization", "Accept", "Content-Type", "User-Agent")
             if handler.headers.get(name)
         }
-        if handler.upstream is None:
-            handler.upstream = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
         try:
-            handler.upstream.request(handler.command, handler.path, data or None, headers)
-            response: http.client.HTTPResponse = handler.upstream.getresponse()
+            connection = self._idle.pop()
+        except IndexError:
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
+        try:
+            connection.request(handler.command, handler.path, data or None, headers)
+            return connection, connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
-            handler.upstream.close()
-            handler.upstream = None
+            connection.close()
             raise OSError(f"upstream: {error}") from error
-        return response
 
     def _watch(self, handler: Any, call: Call, fault: Fault | None) -> None:
         handler.close_connection = True
@@ -200,7 +193,7 @@ class FaultProxy:
         if self.watches.expired_when_opened:
             _answer(handler, call, 410)
             return
-        response = self._forward(handler, b"")
+        connection, response = self._forward(handler, b"")
         call.status = response.status
         if response.status != 200:
             body = response.read()
@@ -221,7 +214,7 @@ class FaultProxy:
                 _chunk(handler, json.dumps({"type": "ERROR", "object": _status(error)}).encode() + b"\n")
                 break
             try:
-                came, line = lines.get(timeout=0.1)
+                came, line = lines.get(timeout=0.5)
             except queue.Empty:
                 continue
             if not line:
@@ -231,6 +224,7 @@ class FaultProxy:
                 time.sleep(late)
             _chunk(handler, line)
         _chunk(handler, b"")
+        connection.close()
 
 
 class _Server(ThreadingHTTPServer):

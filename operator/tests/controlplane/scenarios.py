@@ -57,7 +57,8 @@ def delete(case: Case) -> Callable[[], bool]:
 UP = Scenario("up", steps=(create(2, autoscaling={"maxReplicas": 4}),), most=3)
 SCALE = Scenario("scale", prepare=(create(1),), steps=(scale(3), scale(1)), most=4, fewest_ready=1)
 ROLL = Scenario("roll", prepare=(create(2),), steps=(roll(2),), most=3, fewest_ready=2)
-DELETE = Scenario("delete", prepare=(create(1),), steps=(delete,))
+NO_RETENTION = {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}
+DELETE = Scenario("delete", prepare=(create(1, checkpoint=NO_RETENTION),), steps=(delete,))
 ALL = (UP, SCALE, ROLL, DELETE)
 
 

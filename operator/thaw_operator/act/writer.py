@@ -96,12 +96,10 @@ class Writer:
             else:
                 raise self._failed("delete", key, kind, name, error) from None
             return False
-        meta = answer.get("metadata", {})
-        known = cache.get(key.namespace, name)
-        if answer.get("kind") == "Status" or known is None or int(meta["resourceVersion"]) <= known.version:
-            cache.absent(key.namespace, name, uid)  # it had nothing to wait for
-        else:
+        if answer["metadata"].get("deletionTimestamp"):
             self._observer.wrote(kind, answer)  # it is terminating
+        else:
+            cache.absent(key.namespace, name, uid)  # it had nothing to wait for
         return True
 
     def status(self, key: Key, status: Object) -> bool:

@@ -303,7 +303,8 @@ class World:
             decisions = self.reconcile()
             if not decisions and decisions.requeue_after is None and not self._busy():
                 break
-            self.tick(7.0)
+            if not decisions.poll:
+                self.tick(20.0)
         else:
             raise AssertionError(f"not settled after {rounds} rounds: {self.describe()}")
         views = [pod.view for pod in self.pods.values()]

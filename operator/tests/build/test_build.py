@@ -11,6 +11,7 @@ from thaw_operator.build.checkpoint import checkpoint_name, janitor_job
 from thaw_operator.build.children import children
 from thaw_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
 from thaw_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
+from thaw_worker.checkpoint import doctor
 
 OWNER = pool_owner("tiny", "ns", "u-1")
 RAW: dict[str, Any] = {
@@ -98,6 +99,10 @@ def test_security(policy: str) -> None:
     else:
         assert set(context["capabilities"]["add"]) == set(CAPABILITIES)
         assert context["seccompProfile"] == {"type": "Unconfined"}
+
+
+def test_the_worker_gets_every_capability_that_its_doctor_asks_for() -> None:
+    assert set(doctor.CAPABILITIES) <= set(CAPABILITIES)
 
 
 def test_volumes() -> None:
@@ -209,7 +214,7 @@ def test_the_janitor_mounts_the_store_and_is_no_worker() -> None:
     job = janitor_job(checkpoint_owner("vck-1", "ns", "u-2"), wanted)
     pod = job["spec"]["template"]["spec"]
     [found] = pod["containers"]
-    assert found["command"] == ["thaw-worker", "gc", "--identity", "a" * 64]
+    assert found["args"] == ["gc", "--identity", "a" * 64] and "command" not in found
     assert found["volumeMounts"] == [{"name": "store", "mountPath": names.PATH_STORE, "subPath": "x"}]
     assert found["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert pod["automountServiceAccountToken"] is False and pod["imagePullSecrets"] == [{"name": "pull"}]

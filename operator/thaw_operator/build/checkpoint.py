@@ -66,7 +66,7 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
         "name": "janitor",
         "image": spec.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["thaw-worker", "gc", "--identity", spec.identity],
+        "args": ["gc", "--identity", spec.identity],  # of `thaw-worker`, which is the image's entry point
         "volumeMounts": [store_mount(spec.storage)],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "securityContext": {

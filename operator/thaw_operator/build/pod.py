@@ -15,6 +15,7 @@ CAPABILITIES = (
     "SYS_PTRACE",  # seize the tree
     "SYS_ADMIN",  # mount namespace of the tree, PR_SET_MM, seccomp filters
     "NET_ADMIN",  # sockets of the tree
+    "SYS_TIME",  # clock offsets of a thawed tree's time namespace
     "SYS_CHROOT",
     "SETPCAP",
     "SETUID",

@@ -40,8 +40,11 @@ class Failure(StrEnum):
     INTERNAL = "internal"  # a bug of ours; the log has the traceback
 
 
-DAMAGED = frozenset({Failure.SIZE, Failure.FORMAT, Failure.SWAPPED, Failure.CORRUPT})
-"""Failures for which the file itself is to blame: it will not get better, so it should go."""
+USELESS = frozenset(
+    {Failure.SIZE, Failure.FORMAT, Failure.SWAPPED, Failure.CORRUPT, Failure.UNREADABLE, Failure.PERMISSION}
+)
+"""Failures after which the file should go. It may be good still, if only this read failed: then one block is computed
+again, while a file that stays bad costs that at every request."""
 
 
 class BlockError(Exception):

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from thaw_worker.kv import blockfile
-from thaw_worker.kv.blockfile import DAMAGED, SUFFIX, BlockError, Files, Label
+from thaw_worker.kv.blockfile import SUFFIX, USELESS, BlockError, Files, Label
 
 LAYOUT_NAME = "layout.json"
 TOUCH_SECONDS = 300.0
@@ -85,7 +85,7 @@ class BlockStore:
             return False
 
     def read(self, key: bytes, into: memoryview) -> None:
-        """Read and verify a block. A damaged file is removed, so that it is computed and written anew.
+        """Read and verify a block. A bad file is removed, so that it is computed and written anew.
 
         Raises:
             BlockError: `into` does not hold the block.
@@ -94,7 +94,7 @@ class BlockStore:
         try:
             blockfile.read(path, self._label(key), into, self._files)
         except BlockError as error:
-            if error.failure in DAMAGED:
+            if error.failure in USELESS:
                 _remove(path)
             raise
         _touch(path)

@@ -5,7 +5,7 @@ vLLM makes one object for its scheduler and one for each worker process, of this
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from thaw_worker.kv import LOGGER, counters, facts, lifecycle, settings
 from thaw_worker.kv.blockstore import Layout
+from thaw_worker.kv.fingerprint import UnidentifiableError
 from thaw_worker.kv.metrics import ThawKVPromMetrics, ThawKVStats
+from thaw_worker.kv.pages import Pages, UnsupportedCacheError
 from thaw_worker.kv.planner import Report, StepPlan
 from thaw_worker.kv.scheduler_side import SchedulerSide
 from thaw_worker.kv.worker_side import WorkerSide
@@ -81,8 +83,8 @@ class ThawSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: igno
     def _own_settings(self) -> Mapping[str, Any]:
         return dict(self._kv_transfer_config.kv_connector_extra_config)
 
-    def _make_scheduler_side(self) -> SchedulerSide:
-        return SchedulerSide(
+    def _make_scheduler_side(self, make: Callable[..., SchedulerSide] = SchedulerSide) -> SchedulerSide:
+        return make(
             self._settings,
             self._counters,
             block_tokens=self._vllm_config.cache_config.block_size,
@@ -91,8 +93,8 @@ class ThawSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: igno
             saves=self._kv_transfer_config.is_kv_producer,
         )
 
-    def _make_worker_side(self) -> WorkerSide:
-        return WorkerSide(
+    def _make_worker_side(self, make: Callable[..., WorkerSide] = WorkerSide) -> WorkerSide:
+        return make(
             self._settings,
             self._counters,
             block_tokens=self._vllm_config.cache_config.block_size,
@@ -192,8 +194,15 @@ class ThawSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: igno
     # The worker's side.
 
     def register_kv_caches(self, kv_caches: Mapping[str, Any]) -> None:
-        if self._worker is not None:
-            self._worker.register(kv_caches, self._vllm_config, self._kv_cache_config)
+        if self._worker is None:
+            return
+        try:
+            pages = Pages(kv_caches, self._kv_cache_config.num_blocks)
+            told = facts.layout_facts(self._vllm_config, pages.description, self._settings.model_digest)
+        except (UnsupportedCacheError, UnidentifiableError) as error:
+            _logger.warning("KV blocks are not shared: %s", error)
+        else:
+            self._worker.connect(pages, told)
 
     def get_handshake_metadata(self) -> ThawHandshake | None:
         layout = self._worker.layout if self._worker is not None else None

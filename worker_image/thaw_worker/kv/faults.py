@@ -28,8 +28,12 @@ class Kind(StrEnum):
     STORE_FULL = "store_full"  # ENOSPC on save: no failure of the request
 
 
+_AT_LOOKUP = frozenset({Kind.MISSING})
+_AT_LOAD = frozenset(Kind) - _AT_LOOKUP - {Kind.STORE_FULL}
+
+
 class Which(StrEnum):
-    """Which of the requests that load; of saves, which blocks."""
+    """Which of the requests that look up or load; with `Kind.STORE_FULL`, which of the blocks that are saved."""
 
     FIRST = "first"
     NTH = "nth"
@@ -89,11 +93,18 @@ class Faults:
             self._refresh()
             return self._fault
 
-    def choose(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+    def at_lookup(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+        """Called once for each request that looks `keys` up: those of its blocks that are to be missing."""
+        return self._choose(keys, _AT_LOOKUP)
+
+    def at_load(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """Called once for each request that loads `keys`: those of its blocks that the fault hits."""
+        return self._choose(keys, _AT_LOAD)
+
+    def _choose(self, keys: Sequence[bytes], kinds: frozenset[Kind]) -> frozenset[bytes]:
         with self._lock:
             self._refresh()
-            if not keys or not self._hits():
+            if not keys or self._fault.kind not in kinds or not self._hits():
                 return frozenset()
             match self._fault.where:
                 case Where.FIRST:
@@ -148,7 +159,7 @@ class FaultyFiles(Files):
 
     def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
         match self._fault.kind:
-            case Kind.VANISHED | Kind.MISSING:
+            case Kind.VANISHED:
                 raise _error(errno.ENOENT, path)
             case Kind.UNREADABLE:
                 raise _error(errno.EIO, path)

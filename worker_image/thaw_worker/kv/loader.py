@@ -66,6 +66,7 @@ class _Load:
     failures: dict[int, Failure] = field(default_factory=dict)  # by index
     first_failure: int | None = None
     over: bool = False
+    message: str = ""  # of a failure
 
     def useless(self, index: int) -> bool:
         """A block behind a failed one will be computed anyway: the engine wants an unbroken prefix."""
@@ -146,7 +147,7 @@ class Loader:
                 failure = None
         except BlockError as error:
             failure = error.failure
-            _logger.warning("KV block not loaded for request %s: %s", load.request_id, error)
+            load.message = str(error)
         except Exception:
             _logger.exception("KV block not loaded for request %s", load.request_id)
         with self._changed:
@@ -224,6 +225,14 @@ class Loader:
         return loaded
 
     def _result(self, load: _Load, now: float) -> Loaded:
+        if load.failures:
+            _logger.warning(
+                "request %s: %d of %d KV blocks not loaded, because of: %s",
+                load.request_id,
+                len(load.failures),
+                len(load.blocks),
+                load.message or ", ".join(sorted(set(load.failures.values()))),
+            )
         for failure in load.failures.values():
             self._counters.add(LOAD_FAILURES, 1, failure)
         self._counters.add(SECONDS, now - load.started, "load")

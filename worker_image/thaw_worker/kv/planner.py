@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
+from thaw_worker.kv import blockfile
 from thaw_worker.kv.blockfile import Failure
 from thaw_worker.kv.blockstore import leading
 from thaw_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
 from thaw_worker.kv.loader import Block
 
+_LOST = blockfile.USELESS | {Failure.MISSING}
 _FRESH_SECONDS = 1.0
 """How long a lookup is believed: the scheduler asks at every step while a request waits for room."""
 
@@ -196,16 +198,18 @@ class Planner:
         for request_id in finished:
             self._stop_loading(request_id)
         suppressed: set[bytes] = set()
+        lost: set[int] = set()
         for report in reports:
             self._failed_steps = max(self._failed_steps, report.failed_steps)
             suppressed |= report.suppressed
+            lost |= {block_id for block_id, failure in report.failures.items() if failure in _LOST}
         bad = set(invalid)
         untrusted: set[int] = set()
         for request_id, request in self._requests.items():
             request.unsaved |= {index for key, index in request.planned.items() if key in suppressed}
             first = next((i for i, block_id in enumerate(request.block_ids) if block_id in bad), None)
             if first is not None:
-                untrusted |= self._failed(request_id, request, first, bad)
+                untrusted |= self._failed(request_id, request, first, lost)
         return untrusted
 
     def finish(self, request_id: str) -> None:
@@ -234,14 +238,14 @@ class Planner:
         request.present = self._lookup(request.keys)
         request.looked_up = monotonic()
 
-    def _failed(self, request_id: str, request: _Request, first: int, bad: set[int]) -> set[int]:
+    def _failed(self, request_id: str, request: _Request, first: int, lost: set[int]) -> set[int]:
         """The block at `first` was not loaded: it and all behind it are computed, and may be saved again."""
         self._counters.add(RECOMPUTED_TOKENS, max(0, request.loaded_to - first) * self._block_tokens)
         request.loaded_to = min(request.loaded_to, first)
         request.usable = min(request.usable, first)
         self._stop_loading(request_id)
         for index in range(first, len(request.keys)):
-            if index < len(request.block_ids) and request.block_ids[index] in bad:
+            if index < len(request.block_ids) and request.block_ids[index] in lost:
                 request.present[index] = False
             if self._saves and not request.present[index]:
                 request.unsaved.add(index)

@@ -14,22 +14,26 @@ from thaw_worker.kv.slots import Fence, Slots
 from thaw_worker.kv.workers import Workers
 
 _logger = logging.getLogger(LOGGER)
-PAUSE_SECONDS = 30.0
-"""After storage was full or failed, nothing is saved for this long: the request gains nothing by trying."""
-
 Writer = Callable[[bytes, memoryview], Saved]
 """(key, payload): what `BlockStore.write` does."""
 
 
 class Saver:
-    """`save` belongs to one thread, the engine's; the others to any."""
+    """`save` belongs to one thread, the engine's; the others to any.
 
-    def __init__(self, write: Writer, slots: Slots, workers: Workers, counters: Counters, limit: SizeLimit) -> None:
+    Args:
+        pause: after storage was full or failed, nothing is saved for so many seconds: nobody gains by trying.
+    """
+
+    def __init__(
+        self, write: Writer, slots: Slots, workers: Workers, counters: Counters, limit: SizeLimit, pause: float
+    ) -> None:
         self._write = write
         self._slots = slots
         self._workers = workers
         self._counters = counters
         self._limit = limit
+        self._pause_seconds = pause
         self._lock = threading.Lock()
         self._under_way: set[bytes] = set()
         self._paused_until = 0.0
@@ -53,9 +57,10 @@ class Saver:
                     lambda move=move, block=block, fence=fence: self._write_one(move.slot, block.key, fence)  # type: ignore[misc]
                 )
             todo = todo[len(batch) :]
-        self._counters.add(SAVES, len(todo), Saved.DROPPED)
-        with self._lock:
-            self._under_way.difference_update(block.key for block in todo)
+        if todo:
+            self._counters.add(SAVES, len(todo), Saved.DROPPED)
+            with self._lock:
+                self._under_way.difference_update(block.key for block in todo)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written, `timeout` seconds at most; returns whether it is."""
@@ -85,7 +90,7 @@ class Saver:
             with self._counters.timed("save"):
                 outcome = self._write(key, self._slots.view(slot))
         except OSError as error:
-            _logger.warning("KV blocks are not saved for %.0f s: %s", PAUSE_SECONDS, error)
+            _logger.warning("KV blocks are not saved for %.0f s: %s", self._pause_seconds, error)
         finally:
             if outcome is Saved.WRITTEN:
                 size = len(self._slots.view(slot))
@@ -103,8 +108,10 @@ class Saver:
             self._limit.full()
         with self._lock:
             first = monotonic() >= self._paused_until
-            self._paused_until = monotonic() + PAUSE_SECONDS
+            self._paused_until = monotonic() + self._pause_seconds
         if first:
             self._counters.add(PAUSES, 1, f"save_{outcome}")
             if outcome is Saved.FULL:
-                _logger.warning("the KV store is full: nothing is saved for %.0f s while old blocks go", PAUSE_SECONDS)
+                _logger.warning(
+                    "the KV store is full: nothing is saved for %.0f s while old blocks go", self._pause_seconds
+                )

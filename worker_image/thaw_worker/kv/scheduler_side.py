@@ -1,4 +1,4 @@
-"""What the connector does in the scheduler's process: the planner, and the lookups that it needs."""
+"""What the connector does in the scheduler's process: the planner, and the lookups that it needs. Engine-free."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence

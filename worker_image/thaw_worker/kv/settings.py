@@ -19,7 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_bytes: size limit of the whole directory; the least recently used blocks go. None: until the disk is full.
         load_timeout_seconds: what is not there by then is computed.
         lookup_timeout_seconds: what storage has not said by then counts as absent.
-        cooldown_seconds: after a load or a lookup ran into its time-out, the store is not read for this long.
+        cooldown_seconds: the store is left alone for this long: not read after a load or a lookup ran into its
+            time-out, not written after it was full or failed.
         flush_timeout_seconds: a worker that exits, or is frozen, waits this long for its saves.
         producer_wait_seconds: a `kv_producer` waits this long in a step for room in `save_buffer_mib`; other roles
             never wait, and save less.

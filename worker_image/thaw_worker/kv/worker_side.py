@@ -1,21 +1,20 @@
-"""What the connector does in a worker's process: loads and saves, between the KV cache and the store."""
+"""What the connector does in a worker's process: loads and saves, between the KV cache and the store. Engine-free."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from thaw_worker.kv import LOGGER, facts
+from thaw_worker.kv import LOGGER
 from thaw_worker.kv.blockfile import Failure
 from thaw_worker.kv.blockstore import BlockStore, Layout, Saved
 from thaw_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
 from thaw_worker.kv.eviction import SizeLimit
-from thaw_worker.kv.fingerprint import UnidentifiableError, canonical, fingerprint
+from thaw_worker.kv.fingerprint import canonical, fingerprint
 from thaw_worker.kv.loader import Loaded, Loader, Move
-from thaw_worker.kv.pages import HostSlots, Pages, UnsupportedCacheError
 from thaw_worker.kv.planner import LoadPlan, Report, StepPlan
 from thaw_worker.kv.saver import Saver
 from thaw_worker.kv.settings import Settings
-from thaw_worker.kv.slots import Fence
+from thaw_worker.kv.slots import Fence, Slots
 from thaw_worker.kv.workers import Workers
 
 _logger = logging.getLogger(LOGGER)
@@ -25,18 +24,35 @@ _IDLE_WAIT_SECONDS = 0.005
 threads that read; with more a new request would have to wait."""
 
 
+class KVCache(Protocol):
+    """The engine's KV cache, as `thaw_worker.kv.pages` shows it."""
+
+    block_bytes: int
+
+    def host_slots(self, budget_bytes: int) -> Slots: ...
+
+    def load(self, host: Any, moves: Sequence[Move]) -> Fence:
+        """Enqueue copies from the slots of `host`, which came from `host_slots`, into the KV cache."""
+
+    def save(self, host: Any, moves: Sequence[Move]) -> Fence:
+        """Enqueue copies from the KV cache into slots."""
+
+    def release(self) -> None:
+        """Give memory back that is only there to copy."""
+
+
 class Store:
     """What a worker holds while it is connected; dropped whole by `WorkerSide.release`."""
 
-    def __init__(self, blocks: BlockStore, pages: Pages, settings: Settings, counters: Counters) -> None:
+    def __init__(self, blocks: BlockStore, cache: KVCache, settings: Settings, counters: Counters) -> None:
         self.blocks = blocks
-        self._pages = pages
+        self._cache = cache
         self._settings = settings
         self._load_workers = Workers("thaw-kv-load", settings.threads)
         self._save_workers = Workers("thaw-kv-save", settings.threads)
         self._counters = counters
-        self._load_slots: HostSlots | None = None
-        self._save_slots: HostSlots | None = None
+        self._load_slots: Slots | None = None
+        self._save_slots: Slots | None = None
         self._loader: Loader | None = None
         self._saver: Saver | None = None
         self._limit = SizeLimit(settings.root, settings.max_bytes, counters)
@@ -45,15 +61,22 @@ class Store:
     def loader(self) -> Loader:
         """Made when first needed: page-locked memory costs time, and must not be in a checkpoint."""
         if self._loader is None:
-            self._load_slots = self._pages.host_slots(self._settings.load_buffer_mib * _MIB)
+            self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
             self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
         return self._loader
 
     @property
     def saver(self) -> Saver:
         if self._saver is None:
-            self._save_slots = self._pages.host_slots(self._settings.save_buffer_mib * _MIB)
-            self._saver = Saver(self.blocks.write, self._save_slots, self._save_workers, self._counters, self._limit)
+            self._save_slots = self._cache.host_slots(self._settings.save_buffer_mib * _MIB)
+            self._saver = Saver(
+                self.blocks.write,
+                self._save_slots,
+                self._save_workers,
+                self._counters,
+                self._limit,
+                self._settings.cooldown_seconds,
+            )
         return self._saver
 
     def read(self, request_id: str, key: bytes, into: memoryview) -> None:
@@ -61,11 +84,11 @@ class Store:
 
     def copy_in(self, moves: Sequence[Move]) -> Fence:
         assert self._load_slots is not None
-        return self._pages.load(self._load_slots, moves)
+        return self._cache.load(self._load_slots, moves)
 
     def copy_out(self, moves: Sequence[Move]) -> Fence:
         assert self._save_slots is not None
-        return self._pages.save(self._save_slots, moves)
+        return self._cache.save(self._save_slots, moves)
 
     def flush(self, timeout: float) -> bool:
         return self._saver is None or self._saver.flush(timeout)
@@ -73,11 +96,11 @@ class Store:
     def stop(self) -> None:
         self._load_workers.stop()
         self._save_workers.stop()
-        self._pages.release()
+        self._cache.release()
 
 
 class WorkerSide:
-    """Connected from `register` until `release`, and again from `reconnect`. Belongs to the engine's thread."""
+    """Connected from `connect` until `release`, and again from `reconnect`. Belongs to the engine's thread."""
 
     def __init__(
         self, settings: Settings, counters: Counters, *, block_tokens: int, first_rank: bool, only_producer: bool
@@ -87,7 +110,7 @@ class WorkerSide:
         self._block_tokens = block_tokens
         self._first_rank = first_rank
         self._patience = settings.producer_wait_seconds if only_producer else 0.0
-        self._pages: Pages | None = None
+        self._cache: KVCache | None = None
         self._description = b""
         self._store: Store | None = None
         self._loads: dict[str, LoadPlan] = {}  # under way, by request
@@ -98,26 +121,21 @@ class WorkerSide:
         self.layout: Layout | None = None
         """What this worker's blocks are; None if they cannot be shared."""
 
-    def register(self, caches: Mapping[str, Any], vllm_config: Any, kv_cache_config: Any) -> None:
-        """The engine has made its KV cache."""
-        try:
-            self._pages = Pages(caches, kv_cache_config.num_blocks)
-            told = facts.layout_facts(vllm_config, self._pages.description, self._settings.model_digest)
-        except (UnsupportedCacheError, UnidentifiableError) as error:
-            _logger.warning("KV blocks are not shared: %s", error)
-            return
-        self._description = canonical(told)
-        self.layout = Layout(fingerprint(told), self._block_tokens, self._pages.block_bytes)
+    def connect(self, cache: KVCache, facts: Mapping[str, Any]) -> None:
+        """The engine has made its KV cache, and `facts` are all that the content of its blocks depends on."""
+        self._cache = cache
+        self._description = canonical(facts)
+        self.layout = Layout(fingerprint(facts), self._block_tokens, cache.block_bytes)
         self.reconnect(self._settings)
 
-    def make_store(self, settings: Settings, layout: Layout, pages: Pages) -> Store:
-        return Store(BlockStore(settings.root, layout), pages, settings, self._counters)
+    def make_store(self, settings: Settings, layout: Layout, cache: KVCache) -> Store:
+        return Store(BlockStore(settings.root, layout), cache, settings, self._counters)
 
     def reconnect(self, settings: Settings) -> None:
         self._settings = settings
-        if self.layout is None or self._pages is None or self._store is not None:
+        if self.layout is None or self._cache is None or self._store is not None:
             return
-        self._store = self.make_store(settings, self.layout, self._pages)
+        self._store = self.make_store(settings, self.layout, self._cache)
         try:
             self._store.blocks.describe(self._description)
         except OSError as error:  # read-only is fine for a consumer, and storage may come back

@@ -1,0 +1,289 @@
+"""A small engine around the real connector sides, without vLLM: enough of one to show what a wrong byte would do.
+
+A block's KV is a hash of the block before it *in the KV cache* and of its tokens. So whatever wrong bytes get into the
+cache spread to all that is computed from them, to the answer, and to what is saved. Steps may be scheduled before the
+outcome of the last one is known, and blocks count as cached locally as soon as a step is to compute them, as in vLLM.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+from thaw_worker.kv.counters import Counters
+from thaw_worker.kv.faults import Faults
+from thaw_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
+from thaw_worker.kv.keys import Salt, block_keys
+from thaw_worker.kv.loader import Move
+from thaw_worker.kv.planner import Report, Scheduled, StepPlan
+from thaw_worker.kv.scheduler_side import Prompt
+from thaw_worker.kv.settings import Settings
+from thaw_worker.kv.slots import Done, Fence, Slots
+
+BLOCK_TOKENS = 4
+BLOCK_BYTES = 96
+FACTS = {"model": "of the tests", "block_bytes": BLOCK_BYTES}
+
+
+def computed(before: bytes, tokens: Sequence[int]) -> bytes:
+    return blake3(before + bytes(tokens)).digest(BLOCK_BYTES)
+
+
+def true_blocks(tokens: Sequence[int]) -> list[bytes]:
+    blocks = [b""]
+    for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        blocks.append(computed(blocks[-1], tokens[start : start + BLOCK_TOKENS]))
+    return blocks[1:]
+
+
+def true_answer(tokens: Sequence[int]) -> bytes:
+    return blake3(b"".join(true_blocks(tokens)) + bytes(tokens)).digest(8)
+
+
+class Memory:
+    """The KV cache. `loaded` is told each block that comes in from the store, and where to."""
+
+    block_bytes = BLOCK_BYTES
+
+    def __init__(self, blocks: int, slots: int, loaded: Callable[[int, bytes], None]) -> None:
+        self.bytes = bytearray(blocks * BLOCK_BYTES)
+        self._slots = slots
+        self._loaded = loaded
+
+    def __getitem__(self, block_id: int) -> bytes:
+        return bytes(self.bytes[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES])
+
+    def __setitem__(self, block_id: int, value: bytes) -> None:
+        self.bytes[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES] = value
+
+    def host_slots(self, budget_bytes: int) -> Slots:
+        return Slots(memoryview(bytearray(self._slots * BLOCK_BYTES)), BLOCK_BYTES)
+
+    def load(self, host: Slots, moves: Sequence[Move]) -> Fence:
+        for move in moves:
+            value = bytes(host.view(move.slot))
+            self._loaded(move.block_id, value)
+            self[move.block_id] = value
+        return Done()
+
+    def save(self, host: Slots, moves: Sequence[Move]) -> Fence:
+        for move in moves:
+            host.view(move.slot)[:] = self[move.block_id]
+        return Done()
+
+    def release(self) -> None:
+        return
+
+
+@dataclass(eq=False)
+class Request:
+    id: str
+    tokens: list[int]
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    started: bool = False
+    loading: bool = False
+    generation: int = 0  # raised when it is set back: what older steps computed is void
+    answer: bytes | None = None
+    failed: bool = False
+
+    @property
+    def full_blocks(self) -> int:
+        return len(self.tokens) // BLOCK_TOKENS
+
+
+@dataclass
+class _Step:
+    plan: StepPlan
+    work: list[tuple[Request, int, int, int]]  # request, computed, scheduled, generation
+    invalid: set[int] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
+    report: Report | None = None
+
+
+class Engine:
+    """One worker, role both.
+
+    Args:
+        depth: how many steps may be scheduled before the first one's outcome is known, at least 1.
+        recompute: the load failure policy; False fails the requests.
+    """
+
+    def __init__(
+        self, root: Path, faults: Faults, *, blocks: int = 64, slots: int = 8, depth: int = 1, recompute: bool = True,
+        load_async: bool = True, load_timeout: float = 0.05, chunk: int = 12,
+    ) -> None:  # fmt: skip
+        settings = Settings(
+            shared_storage_path=str(root),
+            load_async=load_async,
+            load_timeout_seconds=load_timeout,
+            lookup_timeout_seconds=10.0,
+            cooldown_seconds=0.0,
+            threads=4,
+        )
+        self.counters = Counters()
+        self.scheduler = FaultySchedulerSide(
+            faults, settings, self.counters, block_tokens=BLOCK_TOKENS, ranks=1, loads=True, saves=True
+        )
+        self.worker = FaultyWorkerSide(
+            faults, settings, self.counters, block_tokens=BLOCK_TOKENS, first_rank=True, only_producer=False
+        )
+        self.memory = Memory(blocks, slots, self._check)
+        self.worker.connect(self.memory, FACTS)
+        assert self.worker.layout is not None
+        self.scheduler.connect([self.worker.layout])
+        self.scheduler.evict = self._evict
+        self.unverified = 0
+        self._depth, self._chunk, self._recompute = depth, chunk, recompute
+        self._free = set(range(blocks))
+        self._users = [0] * blocks
+        self._cached: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+        self._expected: dict[int, bytes] = {}
+        self._requests: list[Request] = []
+        self._steps: deque[_Step] = deque()
+
+    def run(self, prompts: Sequence[Sequence[int]]) -> list[Request]:
+        """Serve all prompts at once; returns when each has its answer or has failed."""
+        known = len(self._requests)
+        self._requests += [Request(f"r{known + i}", list(tokens)) for i, tokens in enumerate(prompts)]
+        for _ in range(20_000):
+            if all(request.answer or request.failed for request in self._requests):
+                while self._steps:
+                    self._update(self._steps.popleft())
+                return self._requests[known:]
+            self._steps.append(self._execute(self._schedule()))
+            if len(self._steps) >= self._depth or not self._steps[-1].work:
+                self._update(self._steps.popleft())
+        raise AssertionError("the engine does not come to an end")
+
+    def reset_prefix_cache(self) -> None:
+        self._cached.clear()
+        self._key_of.clear()
+
+    def close(self) -> None:
+        self.worker.release(10.0)
+        self.scheduler.release()
+
+    # --- scheduling ---------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> _Step:
+        scheduled: list[Scheduled] = []
+        work: list[tuple[Request, int, int, int]] = []
+        for request in self._requests:
+            if request.answer or request.failed or request.loading:
+                continue
+            new = not request.started
+            if new and not self._start(request):
+                continue
+            if request.loading or request.computed >= len(request.tokens):
+                continue
+            count = min(self._chunk, len(request.tokens) - request.computed)
+            scheduled.append(Scheduled(request.id, request.computed, count, request.blocks if new else (), new))
+            work.append((request, request.computed, count, request.generation))
+            request.computed += count
+            self._cache_locally(request)
+        return _Step(self.scheduler.planner.plan(scheduled), work)
+
+    def _start(self, request: Request) -> bool:
+        keys = block_keys(request.tokens, BLOCK_TOKENS)
+        limit = (len(request.tokens) - 1) // BLOCK_TOKENS
+        local = [self._cached[key] for key in itertools.takewhile(self._cached.__contains__, keys[:limit])]
+        prompt = Prompt(request.id, request.tokens, len(request.tokens), Salt(), True)
+        external, load_async = self.scheduler.match(prompt, len(local) * BLOCK_TOKENS)
+        missing = request.full_blocks - len(local)
+        if external is None or len(self._free - set(local)) < missing:
+            return False
+        self._free -= set(local)
+        fresh = sorted(self._free)[:missing]
+        self._free -= set(fresh)
+        for block_id in fresh:
+            self._uncache(block_id)
+        request.blocks = local + fresh
+        request.started = True
+        for block_id in request.blocks:
+            self._users[block_id] += 1
+        for block_id, value in zip(request.blocks, true_blocks(request.tokens), strict=True):
+            self._expected[block_id] = value
+        self.scheduler.planner.allocate(request.id, request.blocks, external)
+        request.computed = len(local) * BLOCK_TOKENS + external
+        request.loading = load_async and external > 0
+        return True
+
+    def _cache_locally(self, request: Request) -> None:
+        keys = block_keys(request.tokens, BLOCK_TOKENS)
+        for key, block_id in zip(keys, request.blocks[: request.computed // BLOCK_TOKENS], strict=False):
+            if key not in self._cached:
+                self._cached[key] = block_id
+                self._key_of[block_id] = key
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def _execute(self, step: _Step) -> _Step:
+        self.worker.start(step.plan)
+        for request, start, count, _ in step.work:
+            for index in range(start // BLOCK_TOKENS, (start + count) // BLOCK_TOKENS):
+                before = self.memory[request.blocks[index - 1]] if index else b""
+                tokens = request.tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+                self.memory[request.blocks[index]] = computed(before, tokens)
+        self.worker.save(step.plan)
+        step.finished = self.worker.finished(step.plan.idle)
+        step.invalid = self.worker.take_invalid()
+        step.report = self.worker.take_report()
+        return step
+
+    def _update(self, step: _Step) -> None:
+        for request in self._requests:
+            if request.answer or request.failed:
+                continue
+            first = next((i for i, b in enumerate(request.blocks) if b in step.invalid), None)
+            if first is not None and (self._recompute or request.computed > first * BLOCK_TOKENS):
+                self._set_back(request, first)
+        for request, start, count, generation in step.work:
+            done = start + count == len(request.tokens) and generation == request.generation
+            if done and not request.failed and request.answer is None:
+                content = b"".join(self.memory[block_id] for block_id in request.blocks)
+                request.answer = blake3(content + bytes(request.tokens)).digest(8)
+        reports = [step.report] if step.report else []
+        self.scheduler.observe(step.invalid, step.finished, reports)
+        for request in self._requests:
+            if request.id in step.finished:
+                request.loading = False
+                if request.computed or request.failed:
+                    self._cache_locally(request)
+                else:  # nothing was loaded: it begins anew, as if it had just come
+                    self._give_up_blocks(request)
+                    request.started = False
+            if (request.answer or request.failed) and request.started and not request.loading:
+                self.scheduler.planner.finish(request.id)
+                self._give_up_blocks(request)
+                request.started = False
+
+    def _set_back(self, request: Request, first: int) -> None:
+        request.computed = min(request.computed, first * BLOCK_TOKENS)
+        request.generation += 1
+        if not self._recompute:
+            request.failed = True
+
+    def _give_up_blocks(self, request: Request) -> None:
+        for block_id in request.blocks:
+            self._users[block_id] -= 1
+            if self._users[block_id] == 0:
+                self._free.add(block_id)
+        request.blocks = []
+
+    def _evict(self, block_ids: set[int]) -> None:
+        for block_id in block_ids:
+            self._uncache(block_id)
+
+    def _uncache(self, block_id: int) -> None:
+        key = self._key_of.pop(block_id, None)
+        if key is not None:
+            self._cached.pop(key, None)
+
+    def _check(self, block_id: int, value: bytes) -> None:
+        """The promise under test: what comes in from the store is what belongs there, bit for bit."""
+        if value != self._expected[block_id]:
+            self.unverified += 1

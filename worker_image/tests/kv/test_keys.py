@@ -1,0 +1,54 @@
+"""A key stands for a block's tokens, for all tokens before them, and for what else decides about their KV."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from thaw_worker.kv.keys import Feature, Salt, block_keys
+
+tokens = st.lists(st.integers(0, 200_000), max_size=40)
+IMAGE = Feature("image-a", offset=6, length=4)  # in blocks 1 and 2 of 4 tokens
+
+
+@given(tokens, st.integers(1, 8))
+def test_there_is_one_key_for_each_full_block(prompt: list[int], size: int) -> None:
+    keys = block_keys(prompt, size)
+    assert len(keys) == len(prompt) // size
+    assert len(set(keys)) == len(keys), "even where the tokens repeat: the prefix differs"
+
+
+@given(tokens, tokens, tokens)
+def test_keys_are_equal_exactly_as_far_as_the_tokens_are(shared: list[int], left: list[int], right: list[int]) -> None:
+    one, two = shared + left, shared + right
+    for index, (a, b) in enumerate(zip(block_keys(one, 4), block_keys(two, 4), strict=False)):
+        end = (index + 1) * 4
+        assert (a == b) == (one[:end] == two[:end])
+
+
+def test_salts_keep_prompts_apart() -> None:
+    prompt = list(range(16))
+    salts = [
+        Salt(),
+        Salt(cache_salt="a"),
+        Salt(cache_salt="b"),
+        Salt(adapter="a"),
+        Salt(cache_salt="a", adapter="a"),
+        Salt(cache_salt=""),
+    ]
+    first_keys = {block_keys(prompt, 4, salt)[0] for salt in salts}
+    assert len(first_keys) == len(salts)
+
+
+def test_multimodal_items_separate_from_where_they_begin() -> None:
+    prompt = [1] * 16
+    plain = block_keys(prompt, 4)
+    one = block_keys(prompt, 4, Salt(features=(IMAGE,)))
+    other = block_keys(prompt, 4, Salt(features=(Feature("image-b", 6, 4),)))
+    moved = block_keys(prompt, 4, Salt(features=(Feature("image-a", 7, 4),)))
+    assert plain[0] == one[0] == other[0] == moved[0]
+    for index in (1, 2, 3):
+        assert len({plain[index], one[index], other[index], moved[index]}) == 4
+
+
+def test_keys_do_not_change_between_releases() -> None:
+    """Another key for the same prompt would empty every store at an upgrade: then raise the version in `keys._ROOT`."""
+    (key,) = block_keys([1, 2, 3, 4], 4, Salt("s", "l", (Feature("i", 0, 2),)))
+    assert key.hex() == "37ad3a70504a320d74549a70ec7c03d5ca16e6a25a424d1b5a8b1588d16348cd"

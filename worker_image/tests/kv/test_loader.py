@@ -1,0 +1,181 @@
+"""Loads end in time, with what was verified in place and all else reported; late reads change nothing."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from thaw_worker.kv.blockfile import BlockError, Failure
+from thaw_worker.kv.counters import Counters
+from thaw_worker.kv.loader import Block, Loader, Move
+from thaw_worker.kv.slots import Done, Fence, Slots
+from thaw_worker.kv.workers import Workers
+
+BLOCKS = [Block(bytes([n]) * 32, 10 + n) for n in range(8)]
+
+
+class Storage:
+    """Gives each block its key as content; blocks in `hang` only once `release` is set, those in `fail` never."""
+
+    def __init__(self) -> None:
+        self.hang: set[bytes] = set()
+        self.fail: dict[bytes, Failure] = {}
+        self.release = threading.Event()
+        self.reads: list[bytes] = []
+
+    def read(self, request_id: str, key: bytes, into: memoryview) -> None:
+        self.reads.append(key)
+        if key in self.hang:
+            self.release.wait(10)
+        if key in self.fail:
+            raise BlockError(self.fail[key], "of the test")
+        into[:] = key
+
+
+class Cache:
+    """The KV cache; `fence` is what each copy hands out."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.blocks: dict[int, bytes] = {}
+        self.slots = slots
+        self.fence: Fence = Done()
+        self.batches: list[int] = []
+
+    def copy(self, moves: Sequence[Move]) -> Fence:
+        self.batches.append(len(moves))
+        for move in moves:
+            self.blocks[move.block_id] = bytes(self.slots.view(move.slot))
+        return self.fence
+
+
+class Rig:
+    def __init__(self, slots: int = 4, threads: int = 4) -> None:
+        self.slots = Slots(memoryview(bytearray(slots * 32)), 32)
+        self.storage = Storage()
+        self.cache = Cache(self.slots)
+        self.counters = Counters()
+        self.workers = Workers("test", threads)
+        self.loader = Loader(self.storage.read, self.slots, self.workers, self.counters)
+
+    def load(self, blocks: Sequence[Block] = BLOCKS, timeout: float = 5.0) -> dict[int, Failure]:
+        self.loader.start("r", blocks, timeout)
+        (loaded,) = self.loader.poll(self.cache.copy, 10)
+        assert loaded.request_id == "r"
+        return loaded.failures
+
+    def assert_nothing_is_held(self) -> None:
+        self.storage.release.set()
+        assert self.workers.drain(5)
+        self.loader.poll(self.cache.copy)
+        assert all(self.slots.take() is not None for _ in range(self.slots.count)), "a slot was lost"
+
+
+def test_all_blocks_arrive_through_few_slots() -> None:
+    rig = Rig(slots=2)
+    assert rig.load() == {}
+    assert rig.cache.blocks == {block.block_id: block.key for block in BLOCKS}
+    rig.assert_nothing_is_held()
+
+
+def test_a_failed_block_and_all_behind_it_are_reported() -> None:
+    rig = Rig(threads=1)
+    rig.storage.fail[BLOCKS[3].key] = Failure.CORRUPT
+    failures = rig.load()
+    assert failures.pop(BLOCKS[3].block_id) is Failure.CORRUPT
+    assert failures == {block.block_id: Failure.SKIPPED for block in BLOCKS[4:]}
+    assert set(rig.cache.blocks) == {block.block_id for block in BLOCKS[:3]}
+    rig.assert_nothing_is_held()
+
+
+def test_a_failure_does_not_wait_for_slow_blocks_behind_it() -> None:
+    rig = Rig(slots=8, threads=8)
+    rig.storage.fail[BLOCKS[0].key] = Failure.MISSING
+    rig.storage.hang = {block.key for block in BLOCKS[1:]}
+    start = time.monotonic()
+    assert len(rig.load(timeout=5.0)) == len(BLOCKS)
+    assert time.monotonic() - start < 2
+    rig.assert_nothing_is_held()
+
+
+def test_what_comes_after_the_deadline_is_not_copied() -> None:
+    rig = Rig(slots=8, threads=8)
+    rig.storage.hang = {BLOCKS[2].key, BLOCKS[5].key}
+    failures = rig.load(timeout=0.2)
+    assert {i: f for i, f in failures.items() if f is Failure.SLOW} == {
+        BLOCKS[2].block_id: Failure.SLOW,
+        BLOCKS[5].block_id: Failure.SLOW,
+    }
+    rig.cache.blocks.clear()
+    rig.assert_nothing_is_held()
+    assert rig.cache.blocks == {}, "by then the block may belong to another request"
+
+
+def test_storage_that_hangs_for_good_costs_the_deadline_and_no_more() -> None:
+    rig = Rig()
+    rig.storage.hang = {block.key for block in BLOCKS}
+    start = time.monotonic()
+    assert set(rig.load(timeout=0.2).values()) == {Failure.SLOW}
+    assert time.monotonic() - start < 1.5
+    rig.assert_nothing_is_held()
+
+
+def test_loads_of_several_requests_end_each_on_its_own() -> None:
+    rig = Rig(slots=8, threads=8)
+    rig.storage.hang = {BLOCKS[0].key}
+    rig.loader.start("slow", BLOCKS[:1], 5)
+    rig.loader.start("fast", BLOCKS[1:3], 5)
+    ended = [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, 5)]
+    assert ended == ["fast"]
+    rig.storage.release.set()
+    assert [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, 5)] == ["slow"]
+    rig.assert_nothing_is_held()
+
+
+class ManualFence:
+    def __init__(self) -> None:
+        self.over = False
+
+    def done(self) -> bool:
+        return self.over
+
+    def wait(self) -> None:
+        raise AssertionError("the engine's thread must not wait for the device")
+
+
+def test_a_slot_is_not_used_again_before_its_copy_is_over() -> None:
+    rig = Rig(slots=2)
+    fence = ManualFence()
+    rig.cache.fence = fence
+    rig.loader.start("r", BLOCKS[:3], 5)
+    assert rig.loader.poll(rig.cache.copy, 0.2) == []
+    assert len(rig.cache.blocks) == 2
+    fence.over = True
+    (loaded,) = rig.loader.poll(rig.cache.copy, 5)
+    assert loaded.failures == {}
+
+
+def test_a_copy_that_fails_is_a_failure_of_its_blocks() -> None:
+    rig = Rig()
+
+    def copy(moves: Sequence[Move]) -> Fence:
+        raise RuntimeError("of the test")
+
+    rig.loader.start("r", BLOCKS[:2], 5)
+    (loaded,) = rig.loader.poll(copy, 5)
+    assert loaded.failures[BLOCKS[0].block_id] in (Failure.INTERNAL, Failure.SKIPPED)
+    assert len(loaded.failures) == 2
+    rig.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("failure", [BlockError(Failure.UNREADABLE, "x"), ValueError("a bug"), MemoryError()])
+def test_whatever_a_read_raises_the_load_ends(failure: Exception) -> None:
+    rig = Rig()
+
+    def read(request_id: str, key: bytes, into: memoryview) -> None:
+        raise failure
+
+    rig.loader = Loader(read, rig.slots, rig.workers, rig.counters)
+    assert len(rig.load(BLOCKS[:2])) == 2
+    counted = rig.counters.take()
+    assert sum(value for key, value in counted.items() if key.startswith("load_failures")) == 2
+    rig.assert_nothing_is_held()

@@ -1,0 +1,114 @@
+"""What is offered, loaded and saved; the schedules in `test_schedules` check that it is also right."""
+
+from collections.abc import Sequence
+
+from thaw_worker.kv.blockfile import Failure
+from thaw_worker.kv.counters import Counters
+from thaw_worker.kv.loader import Block
+from thaw_worker.kv.planner import Planner, Report, Scheduled
+
+KEYS = [bytes([n]) * 32 for n in range(8)]
+SIZE = 4
+
+
+class Rig:
+    def __init__(self, present: int = 0, loads: bool = True, saves: bool = True) -> None:
+        self.present = set(KEYS[:present])
+        self.lookups = 0
+        self.planner = Planner(SIZE, self.lookup, Counters(), loads=loads, saves=saves)
+
+    def lookup(self, keys: Sequence[bytes]) -> list[bool]:
+        self.lookups += 1
+        return [key in self.present for key in keys]
+
+    def match(
+        self, request: str = "r", tokens: int = 34, computed: int = 0, load_async: bool = True, may_load: bool = True
+    ) -> tuple[int | None, bool]:
+        return self.planner.match(
+            request, lambda: KEYS, tokens=tokens, computed=computed, may_load=may_load, load_async=load_async
+        )
+
+
+def test_it_offers_the_unbroken_prefix() -> None:
+    rig = Rig(present=3)
+    rig.present.add(KEYS[5])
+    assert rig.match() == (12, True)
+    assert rig.match(computed=8) == (4, True)
+    assert rig.match(computed=12) == (0, False)
+    assert rig.match(computed=5) == (0, False), "not at a block's edge"
+    assert rig.match(may_load=False) == (0, False)
+
+
+def test_the_last_token_is_left_to_compute() -> None:
+    assert Rig(present=8).match(tokens=32) == (28, True)
+    assert Rig(present=8).match(tokens=33) == (32, True)
+
+
+def test_asking_again_costs_no_lookup() -> None:
+    rig = Rig(present=2)
+    for _ in range(100):
+        rig.match()
+    assert rig.lookups == 1
+
+
+def test_what_was_allocated_is_loaded_once() -> None:
+    rig = Rig(present=3)
+    rig.match(computed=4, load_async=False)
+    rig.planner.allocate("r", [10, 11, 12, 13], 8)
+    (load,) = rig.planner.plan([]).loads
+    assert load.blocks == (Block(KEYS[1], 11), Block(KEYS[2], 12))
+    assert load.wait
+    assert rig.planner.plan([]).loads == ()
+
+
+def test_a_second_request_waits_for_the_same_load() -> None:
+    rig = Rig(present=3)
+    rig.match("first")
+    rig.planner.allocate("first", [10, 11, 12], 12)
+    assert rig.match("second") == (None, False)
+    rig.planner.observe((), ["first"], [])
+    assert rig.match("second") == (12, True)
+
+
+def test_blocks_are_saved_when_they_are_full_and_were_absent() -> None:
+    rig = Rig(present=2)
+    rig.match()
+    rig.planner.allocate("r", [10, 11, 12, 13, 14], 8)
+    first = rig.planner.plan([Scheduled("r", 8, 7, [10, 11, 12, 13, 14], replaced=True)])
+    assert first.saves == (Block(KEYS[2], 12),)
+    second = rig.planner.plan([Scheduled("r", 15, 5, [15, 16])])
+    assert second.saves == (Block(KEYS[3], 13), Block(KEYS[4], 14))
+
+
+def test_roles_do_only_their_part() -> None:
+    consumer = Rig(present=2, saves=False)
+    assert consumer.match() == (8, True)
+    assert consumer.planner.plan([Scheduled("r", 0, 34, range(9), replaced=True)]).saves == ()
+    producer = Rig(present=2, loads=False)
+    assert producer.match() == (0, False)
+    saves = producer.planner.plan([Scheduled("r", 0, 34, range(9), replaced=True)]).saves
+    assert [block.key for block in saves] == KEYS[2:]
+
+
+def test_after_a_failure_the_block_is_not_offered_again_and_is_saved_anew() -> None:
+    rig = Rig(present=4)
+    rig.match(load_async=False)
+    rig.planner.allocate("r", [10, 11, 12, 13], 16)
+    rig.planner.plan([Scheduled("r", 16, 4, [10, 11, 12, 13, 14], replaced=True)])
+    failures = {12: Failure.CORRUPT, 13: Failure.SKIPPED}
+    untrusted = rig.planner.observe({12, 13}, (), [Report(1, frozenset([KEYS[4]]), failures)])
+    assert untrusted == {12, 13, 14}
+    plan = rig.planner.plan([Scheduled("r", 8, 12)])
+    assert [block.key for block in plan.saves] == [KEYS[2], KEYS[4]], "the skipped block is still in the store"
+    assert plan.seen_failures == 1
+    assert rig.match() == (8, True)
+
+
+def test_a_request_that_is_over_is_forgotten() -> None:
+    rig = Rig(present=4)
+    rig.match()
+    rig.planner.allocate("r", [10, 11, 12, 13], 16)
+    rig.planner.finish("r")
+    plan = rig.planner.plan([Scheduled("r", 0, 30)])
+    assert (plan.loads, plan.saves) == ((), ())
+    assert rig.planner.observe({10}, ["r"], []) == set()

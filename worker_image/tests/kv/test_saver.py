@@ -1,0 +1,104 @@
+"""Saves never hold the engine up longer than they may, and each block has an outcome."""
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from thaw_worker.kv.blockstore import Saved
+from thaw_worker.kv.counters import Counters
+from thaw_worker.kv.eviction import SizeLimit
+from thaw_worker.kv.loader import Block, Move
+from thaw_worker.kv.saver import Saver
+from thaw_worker.kv.slots import Done, Fence, Slots
+from thaw_worker.kv.workers import Workers
+
+BLOCKS = [Block(bytes([n]) * 32, n) for n in range(6)]
+
+
+class Rig:
+    def __init__(self, root: Path, slots: int = 2, pause: float = 60.0) -> None:
+        self.written: dict[bytes, bytes] = {}
+        self.outcome = Saved.WRITTEN
+        self.error: OSError | None = None
+        self.go = threading.Event()
+        self.go.set()
+        self.slots = Slots(memoryview(bytearray(slots * 4)), 4)
+        self.counters = Counters()
+        limit = SizeLimit(root, None, self.counters)
+        self.saver = Saver(self.write, self.slots, Workers("test", 2), self.counters, limit, pause)
+
+    def write(self, key: bytes, payload: memoryview) -> Saved:
+        self.go.wait(10)
+        if self.error:
+            raise self.error
+        if self.outcome is Saved.WRITTEN:
+            self.written[key] = bytes(payload)
+        return self.outcome
+
+    def copy(self, moves: Sequence[Move]) -> Fence:
+        for move in moves:
+            self.slots.view(move.slot)[:] = bytes([move.block_id]) * 4
+        return Done()
+
+    def outcomes(self) -> dict[str, float]:
+        assert self.saver.flush(10)
+        return {k.removeprefix("saves:"): v for k, v in self.counters.take().items() if k.startswith("saves:")}
+
+
+def test_every_block_is_written_with_what_was_copied(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.saver.save(BLOCKS, rig.copy, patience=10)
+    assert rig.outcomes() == {"written": 6}
+    assert rig.written == {block.key: bytes([block.block_id]) * 4 for block in BLOCKS}
+
+
+def test_without_patience_what_has_no_room_is_dropped(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.go.clear()
+    start = time.monotonic()
+    rig.saver.save(BLOCKS, rig.copy)
+    assert time.monotonic() - start < 1
+    rig.go.set()
+    assert rig.outcomes() == {"written": 2, "dropped": 4}
+    assert set(rig.written) == {BLOCKS[0].key, BLOCKS[1].key}, "the first blocks of a prefix are worth most"
+    rig.saver.save(BLOCKS[2:], rig.copy, patience=10)
+    assert rig.outcomes() == {"written": 4}, "what was dropped can be saved later"
+
+
+def test_the_same_block_is_not_saved_twice_at_a_time(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.go.clear()
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    rig.go.set()
+    assert rig.outcomes() == {"written": 1}
+
+
+def test_after_a_full_store_it_pauses(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.outcome = Saved.FULL
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    assert rig.outcomes() == {"full": 1}
+    rig.saver.save(BLOCKS[1:2], rig.copy)
+    assert rig.outcomes() == {"dropped": 1}
+
+
+def test_after_the_pause_it_saves_again(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, pause=0.0)
+    rig.error = OSError(5, "of the test")
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    assert rig.outcomes() == {"failed": 1}
+    rig.error = None
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    assert rig.outcomes() == {"written": 1}
+
+
+def test_flush_says_whether_all_is_written(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.go.clear()
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    assert not rig.saver.flush(0.1)
+    rig.go.set()
+    assert rig.saver.flush(10)
+    assert len(rig.written) == 1

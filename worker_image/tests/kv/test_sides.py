@@ -1,0 +1,162 @@
+"""The two sides over their life: connected, released for a freeze, reconnected elsewhere, flushed at the end."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
+from thaw_worker.kv import lifecycle, settings
+from thaw_worker.kv.blockstore import BlockStore, Layout
+from thaw_worker.kv.counters import Counters
+from thaw_worker.kv.faults import Fault, Faults, Kind, Where
+from thaw_worker.kv.loader import Block
+from thaw_worker.kv.lookup import Breaker, Lookup
+from thaw_worker.kv.planner import StepPlan
+from thaw_worker.kv.worker_side import KVCache, Store, WorkerSide
+
+PROMPT = list(range(40))
+LAYOUT = Layout(b"l" * 32, BLOCK_TOKENS, BLOCK_BYTES)
+
+
+def blocks_under(root: Path) -> int:
+    return len(list(root.glob("*/*/*.kv")))
+
+
+def test_a_thawed_worker_uses_the_store_of_its_new_pod(tmp_path: Path) -> None:
+    """Released before the freeze, nothing is offered or saved; reconnected, everything is, under the new path."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    engine = Engine(old, Faults(Fault()))
+    engine.run([PROMPT])
+    engine.close()
+    saved = blocks_under(old)
+    assert saved == len(PROMPT) // BLOCK_TOKENS
+    engine.reset_prefix_cache()
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    assert engine.counters.take().get("loaded_tokens", 0) == 0
+
+    moved = settings.parse({"shared_storage_path": str(new), "cooldown_seconds": 0.0})
+    engine.worker.reconnect(moved)
+    engine.scheduler.reconnect(moved)
+    engine.reset_prefix_cache()
+    engine.run([PROMPT])
+    assert engine.worker.flush(10)
+    assert (blocks_under(old), blocks_under(new)) == (saved, saved)
+    engine.reset_prefix_cache()
+    engine.counters.take()
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    assert engine.counters.take()["loaded_tokens"] > 0
+    engine.close()
+
+
+def test_a_store_that_is_not_there_costs_nothing_but_hits(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of the store's directory")
+    engine = Engine(tmp_path / "file", Faults(Fault()))
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    engine.close()
+
+
+def test_a_load_that_is_under_way_at_release_fails(tmp_path: Path) -> None:
+    Engine(tmp_path, Faults(Fault())).run([PROMPT])
+    hanging = Fault(kind=Kind.SLOW, where=Where.ALL, delay_seconds=1.0)
+    engine = Engine(tmp_path, Faults(hanging), load_timeout=60.0)
+    threading.Timer(0.3, lambda: engine.worker.release(0.0)).start()
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    assert engine.counters.take()["load_failures:closed"] > 0
+
+
+class _SlowStore(BlockStore):
+    def write(self, key, payload):  # type: ignore[no-untyped-def]
+        time.sleep(0.3)
+        return super().write(key, payload)
+
+
+class _SlowWorker(WorkerSide):
+    def make_store(self, settings: settings.Settings, layout: Layout, cache: KVCache) -> Store:
+        return Store(_SlowStore(settings.root, layout), cache, settings, self._counters)
+
+
+@pytest.mark.parametrize("timeout", [10.0, 0.1], ids=["in time", "too late"])
+def test_a_worker_that_exits_finishes_its_saves_or_times_out(tmp_path: Path, timeout: float) -> None:
+    worker = _SlowWorker(
+        settings.parse({"shared_storage_path": str(tmp_path), "threads": 1}),
+        Counters(),
+        block_tokens=BLOCK_TOKENS,
+        first_rank=True,
+        only_producer=True,
+    )
+    worker.connect(Memory(8, 4, lambda block_id, value: None), {"model": "m"})
+    worker.save(StepPlan(saves=tuple(Block(bytes([n]) * 32, n) for n in range(3))))
+    start = time.monotonic()
+    worker.release(timeout)
+    assert time.monotonic() - start < timeout + 1
+    assert (blocks_under(tmp_path) == 3) == (timeout == 10.0)
+
+
+def test_all_connectors_of_a_process_are_asked() -> None:
+    class Connector:
+        def __init__(self, flushed: bool) -> None:
+            self.flushed, self.calls = flushed, list[str]()
+
+        def flush(self, timeout: float) -> bool:
+            self.calls.append("flush")
+            return self.flushed
+
+        def release(self, timeout: float) -> None:
+            self.calls.append("release")
+
+        def reconnect(self, path: Path | None) -> None:
+            self.calls.append(f"reconnect {path}")
+
+    connectors = [Connector(False), Connector(True)]
+    for connector in connectors:
+        lifecycle.sign_up(connector)
+    assert not lifecycle.flush(0.1)
+    lifecycle.release(0.1)
+    lifecycle.reconnect("/new")
+    assert [connector.calls for connector in connectors] == [["flush", "release", "reconnect /new"]] * 2
+
+
+class _HangingStore(BlockStore):
+    def contains(self, key: bytes) -> bool:
+        time.sleep(0.5 if key == b"h" * 32 else 0)
+        return True
+
+
+def test_storage_that_hangs_at_a_lookup_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    counters = Counters()
+    breaker = Breaker(60.0, counters)
+    lookup = Lookup([_HangingStore(tmp_path, LAYOUT)], 0.1, breaker, counters)
+    start = time.monotonic()
+    assert lookup([b"a" * 32, b"h" * 32]) == [True, False], "what storage said in time counts"
+    assert lookup([b"a" * 32]) == [False], "the breaker is open"
+    assert time.monotonic() - start < 0.4
+    breaker.reset()
+    assert lookup([b"a" * 32]) == [True]
+    assert counters.take()["pauses:load_slow"] == 1
+
+
+def test_a_block_must_be_there_for_all_ranks(tmp_path: Path) -> None:
+    counters = Counters()
+    ranks = [BlockStore(tmp_path, Layout(bytes([rank]) * 32, BLOCK_TOKENS, BLOCK_BYTES)) for rank in range(2)]
+    value = memoryview(bytearray(BLOCK_BYTES))
+    ranks[0].write(b"a" * 32, value)
+    ranks[0].write(b"b" * 32, value)
+    ranks[1].write(b"b" * 32, value)
+    lookup = Lookup(ranks, 5.0, Breaker(0, counters), counters)
+    assert lookup([b"a" * 32, b"b" * 32]) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "shared_storage_path"),
+        ({"shared_storage_path": "relative"}, "absolute"),
+        ({"shared_storage_path": "/s", "max_byte": 1}, "max_byte"),
+        ({"shared_storage_path": "/s", "threads": 0}, "threads"),
+        ({"shared_storage_path": "/s", "load_async": "yes"}, "load_async"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.parse(options)

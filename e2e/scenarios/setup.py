@@ -1,5 +1,6 @@
 """A cluster with Thaw on it: the embedded one, or the one of KUBECONFIG."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -54,6 +55,12 @@ def cluster_with_images() -> Images:
 def install(images: Images) -> None:
     """Install or upgrade the chart and wait for the operator."""
     repository, _, tag = images.operator.rpartition(":")
+    releases = json.loads(
+        _run(*_CLUSTER, "helm", "list", "--namespace", SYSTEM_NAMESPACE, "-a", "-o", "json", capture=True)
+    )
+    if any(release["status"].startswith("pending") for release in releases):
+        say("an earlier installation was interrupted: removing it first, since Helm would refuse to go on")
+        _run(*_CLUSTER, "helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", capture=True)
     say("installing the chart with Helm")
     _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/thaw", "--namespace", SYSTEM_NAMESPACE,
          "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",

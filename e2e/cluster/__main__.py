@@ -33,9 +33,11 @@ first use:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended and locks are given back
-    arguments, rest = _parser().parse_known_args()
-    if rest and arguments.verb not in ("kubectl", "helm"):
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    verb, *given = sys.argv[1:] or [""]
+    if verb in ("kubectl", "helm"):  # argparse would take their flags for its own
+        arguments = argparse.Namespace(run=_tool, verb=verb, arguments=given)
+    else:
+        arguments = _parser().parse_args()
     try:
         return int(arguments.run(arguments, State(state_dir())) or 0)
     except (ClusterError, OSError) as error:
@@ -54,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str, run: object) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=help, description=help, add_help=name not in ("kubectl", "helm"))
+        sub = verbs.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
         return sub
 
@@ -67,8 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
     load.add_argument("--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
-        passing = verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
-        passing.add_argument("arguments", nargs=argparse.REMAINDER)
+        verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
     verb("build", "only build the programs, and print the folder that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
     only.add_argument("action", choices=("up", "down"))

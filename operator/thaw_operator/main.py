@@ -7,9 +7,10 @@ its own watches end the process on an ERROR event other than 410, on a 410 when 
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import kubernetes
@@ -72,6 +73,8 @@ def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str,
 
     kopf.run(
         registry=registry,
+        # Given, because kopf would make one from the user's name, and the container's user has none.
+        identity=cast(Any, f"thaw-operator@{socket.gethostname()}"),
         standalone=True,
         clusterwide=settings.namespace is None,
         namespaces=[settings.namespace] if settings.namespace else [],

@@ -5,13 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-import msgspec
 from thaw_contract import names
 from thaw_contract.identity import differences
 
-from thaw_worker.store.artifact import Artifact
+from thaw_worker.store import layout
+from thaw_worker.store.artifact import Artifact, load
 from thaw_worker.store.errors import StoreError
-from thaw_worker.store.manifest import NAME, Manifest
 from thaw_worker.store.store import Store
 
 
@@ -85,6 +84,9 @@ def gc(arguments: argparse.Namespace) -> int:
     except StoreError as error:
         print(f"{error.reason}: {error.message}", file=sys.stderr)
         return 1
+    except ValueError as error:
+        print(f"--identity: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -117,12 +119,11 @@ def _artifacts(arguments: argparse.Namespace) -> list[Artifact]:
     if not root.is_dir():
         sys.exit(f"there is no store at {root}; say where it is with --store")
     found: list[Artifact] = []
-    for current in sorted(root.glob(f"artifacts/{prefix}*/*/current")):
-        path = current.resolve()
+    for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/current")):
         try:
-            found.append(Artifact(path, msgspec.json.decode((path / NAME).read_bytes(), type=Manifest)))
-        except (OSError, msgspec.DecodeError) as error:
-            print(f"{path / NAME} cannot be read: {error}", file=sys.stderr)
+            found.append(load(current.resolve()))
+        except StoreError as error:
+            print(f"{error.reason}: {error.message}", file=sys.stderr)
     return found
 
 

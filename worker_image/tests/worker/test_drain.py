@@ -13,11 +13,12 @@ from thaw_worker.supervisor.exits import ExitCode
 from worker_pod import Pod
 
 Thawed = Callable[..., Pod]
-LONG = {"prompt": "A worker that has served before", "max_tokens": 900}
+PATIENT = {"propagation_seconds": 1.0, "timeout_seconds": 300.0, "grace_period_seconds": 400.0}
+LONG = {"prompt": "A worker that has served before", "max_tokens": 300}
 
 
 def test_a_long_stream_arrives_whole(creator: Pod, thawed: Thawed) -> None:
-    pod = thawed(drain={"propagation_seconds": 1.0})
+    pod = thawed(drain=PATIENT)
     expected, _ = creator.stream(**LONG).rest()
     idle = pod.http()
     idle.request("GET", "/v1/models")
@@ -80,7 +81,7 @@ def test_a_third_signal_stops_at_once(thawed: Thawed) -> None:
 
 
 def test_a_drain_over_http_ends_with_a_signal(thawed: Thawed) -> None:
-    pod = thawed()
+    pod = thawed(drain=PATIENT)
     stream = pod.stream(**LONG)
     assert pod.admin("/drain", "POST")[0] == 202
     assert pod.admin("/readyz")[0] == 503

@@ -213,7 +213,7 @@ class Pod:
     def state(self) -> WorkerState:
         return decode(self.admin("/state")[1])
 
-    def wait_ready(self, timeout: float = 400.0) -> WorkerState:
+    def wait_ready(self, timeout: float = 900.0) -> WorkerState:
         """Wait until /readyz says yes; the state then."""
         deadline = time.monotonic() + timeout
         while True:
@@ -235,7 +235,7 @@ class Pod:
     def stream(self, path: str = "/v1/completions", **body: Any) -> "Stream":
         """Begin a streamed answer; returns when its headers are there."""
         greedy = {"model": "tiny", "temperature": 0, "ignore_eos": True, "stream": True}
-        return Stream(self.http(timeout=120), path, greedy | body)
+        return Stream(self.http(timeout=300), path, greedy | body)
 
 
 class Stream:

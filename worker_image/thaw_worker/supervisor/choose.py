@@ -81,7 +81,7 @@ def must_skip_freeze(lookup: Lookup | None, holder: str | None, leased: bool) ->
     if lookup is not None and lookup.artifact is not None:
         return (
             Reason.PUBLISHED_BY_OTHER,
-            f"generation {lookup.artifact.manifest.generation} was published during the cold start",
+            f"generation {lookup.artifact.generation} was published during the cold start",
         )
     if not leased:
         return Reason.LEASE_HELD, f"{holder or 'another worker'} makes the checkpoint"

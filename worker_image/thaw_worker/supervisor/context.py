@@ -14,6 +14,7 @@ from thaw_worker.control.protocol import PodIdentity
 from thaw_worker.supervisor import engine_args, environment
 from thaw_worker.supervisor.board import Board
 from thaw_worker.supervisor.environment import RunPaths
+from thaw_worker.supervisor.reaper import Reaper
 from thaw_worker.supervisor.stop import Stop
 
 ENV_CRIU = "THAW_CRIU"
@@ -43,6 +44,7 @@ class Context:
     settings: Settings
     board: Board
     stop: Stop
+    reaper: Reaper
 
 
 def read_settings(variables: Mapping[str, str]) -> Settings:

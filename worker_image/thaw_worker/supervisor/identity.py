@@ -15,6 +15,8 @@ from thaw_contract.config import WeightsPlacement, WorkerConfig
 from thaw_contract.identity import IdentityInputs
 
 _PACKAGE = Path(__file__).parents[1]
+_FROZEN = ("engine", "control", "kv", "checkpoint")
+"""What of Thaw is in a frozen tree, or made it."""
 
 
 def gather(config: WorkerConfig, arguments: Mapping[str, Any], shaping: Mapping[str, str], criu: str) -> IdentityInputs:
@@ -81,7 +83,7 @@ def image_id(path: Path, versions: Mapping[str, str]) -> str:
     except FileNotFoundError:
         pass
     digest = hashlib.sha256(repr(sorted(versions.items())).encode())
-    for file in sorted(_PACKAGE.rglob("*.py")):
+    for file in sorted(file for part in _FROZEN for file in (_PACKAGE / part).rglob("*.py")):
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return f"code-{digest.hexdigest()}"
 

@@ -35,11 +35,11 @@ def run() -> ExitCode:
     except OSError as error:
         say_farewell(ExitCode.PORT_UNAVAILABLE, f"cannot listen on the admin port {port}: {error}")
         return ExitCode.PORT_UNAVAILABLE
-    worker = Worker(Context(settings, Board(_first_state(settings)), stop))
+    worker = Worker(Context(settings, Board(_first_state(settings)), stop, reaper))
     threading.Thread(target=_serve_admin, args=(listener, worker), name="admin", daemon=True).start()
     log.event("start", pod=settings.pod.name, pool=settings.config.pool, pid=os.getpid(), age=process_age())
     try:
-        return worker.run(reaper)
+        return worker.run()
     except Exception as error:
         log.failure("bug", traceback=traceback.format_exc())
         say_farewell(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", Reason.INTERNAL)

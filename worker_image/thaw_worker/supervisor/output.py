@@ -47,6 +47,7 @@ class Output:
             self._line(rest)
 
     def _line(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r")
-        self._tail.append(text)
-        log.engine_line(text)
+        text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # of a progress bar, the last state
+        if text:
+            self._tail.append(text)
+            log.engine_line(text)

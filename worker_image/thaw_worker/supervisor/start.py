@@ -46,7 +46,7 @@ class _ThawError(Exception):
 
 
 class Start:
-    """One start. `run` is called once."""
+    """One start: `run` is called once, `clean` again when the engine is gone."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -72,7 +72,7 @@ class Start:
             except _ThawError as failure:
                 if self._stop.signalled.is_set():
                     raise StoppedError from failure
-                choice = self._after_failure(choice.artifact.manifest.generation, failure)
+                choice = self._after_failure(choice.artifact.generation, failure)
         if isinstance(choice, GiveUp):
             self._board.update(start_reason=choice.reason, start_message=choice.message)
             raise StartError(choice.reason, choice.message, required=True)
@@ -83,10 +83,10 @@ class Start:
         for directory in (paths.root, paths.tmp, paths.cache, paths.criu):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths.root.chmod(0o700)
-        self._clean()
+        self.clean()
 
-    def _clean(self) -> None:
-        """Make the place as it was before any engine, for the next one to start or be thawed in."""
+    def clean(self) -> None:
+        """Remove the files of an engine that is gone, so that another one can start or be thawed here."""
         paths = self._settings.paths
         paths.socket.unlink(missing_ok=True)
         for directory in paths.carried:
@@ -160,7 +160,7 @@ class Start:
         checkpoint = self._settings.config.checkpoint
         deadline = time.monotonic() + checkpoint.thaw_timeout_seconds
         self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
-        self._board.phase(Phase.THAWING, generation=artifact.manifest.generation)
+        self._board.phase(Phase.THAWING, generation=artifact.generation)
         stage, engine = "verify", None
         try:
             with self._board.timed("verify"):
@@ -186,7 +186,7 @@ class Start:
         except BaseException as error:
             if engine is not None:
                 engine.destroy()
-            self._clean()
+            self.clean()
             if (failure := _as_failure(stage, error)) is None:
                 raise
             raise failure from error
@@ -204,7 +204,9 @@ class Start:
     # --- starting cold ---
 
     def _cold(self, cold: Cold) -> Engine:
-        self._board.update(start_mode=StartMode.COLD, start_reason=cold.reason, start_message=cold.message)
+        self._board.update(
+            start_mode=StartMode.COLD, start_reason=cold.reason, start_message=cold.message, artifact=None
+        )
         self._board.phase(
             Phase.STARTING,
             mode=StartMode.COLD,
@@ -226,10 +228,10 @@ class Start:
             except EngineHarmedError:
                 log.event("engine_replaced", message="the freeze harmed the engine; starting another one")
                 engine.destroy()
-                self._clean()
+                self.clean()
             except BaseException:
                 engine.destroy()
-                self._clean()
+                self.clean()
                 raise
         return self._resumed(self._launch(freezable=False))
 
@@ -267,7 +269,7 @@ class Start:
                 return engine
             except BaseException as error:
                 engine.destroy()
-                self._clean()
+                self.clean()
                 if isinstance(error, InterruptedError):
                     raise StoppedError from error
                 if isinstance(error, EngineError):
@@ -275,6 +277,7 @@ class Start:
                 raise
 
     def _engine(self, tree: ProcessTree) -> Engine:
+        self._context.reaper.leave_alone(tree.pid)
         return Engine(tree, str(self._settings.paths.socket), self._stop.signalled)
 
     def _resumed(self, engine: Engine) -> Engine:
@@ -283,7 +286,7 @@ class Start:
             return engine
         except BaseException as error:
             engine.destroy()
-            self._clean()
+            self.clean()
             if self._stop.signalled.is_set():
                 raise StoppedError from error
             if isinstance(error, ControlError):

@@ -15,7 +15,6 @@ from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from thaw_worker.supervisor.engine import Engine, Monitor
 from thaw_worker.supervisor.exits import ExitCode
 from thaw_worker.supervisor.listener import open_listener
-from thaw_worker.supervisor.reaper import Reaper
 from thaw_worker.supervisor.start import Start, StartError
 
 BACKLOG = 2048
@@ -42,16 +41,16 @@ class Worker:
 
     # --- life ---
 
-    def run(self, reaper: Reaper) -> ExitCode:
-        """Start, serve, drain. Returns when no process of the engine is left."""
+    def run(self) -> ExitCode:
+        """Start, serve, drain. Returns when no process and no file of the engine is left."""
+        start = Start(self._context)
         try:
-            engine = Start(self._context).run()
+            engine = start.run()
         except StoppedError:
             return self._end(Phase.STOPPED, ExitCode.OK, "told to stop before it was ready")
         except StartError as failure:
             code = ExitCode.THAW_REQUIRED if failure.required else ExitCode.ENGINE_START_FAILED
             return self._end(Phase.FAILED, code, failure.message, failure.reason)
-        reaper.leave_alone(engine.tree.pid)
         try:
             try:
                 self._open(engine)
@@ -63,6 +62,7 @@ class Worker:
             return self._end(Phase.FAILED, ExitCode.ENGINE_DIED, str(death), Reason.ENGINE_DIED)
         finally:
             engine.destroy()
+            start.clean()
 
     def _open(self, engine: Engine) -> None:
         """From here on requests come.
@@ -100,8 +100,8 @@ class Worker:
     def _drain(self, engine: Engine) -> ExitCode:
         """Finish what was accepted, then stop the engine; all inside the grace period."""
         config = self._context.settings.config.drain
-        self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
         self._tell(engine.patient_client.leave)
+        self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
         closed_at: float | None = None
         aborted = 0
         while True:
@@ -123,7 +123,7 @@ class Worker:
             if lingered and in_flight == 0 and self._stop.signals:
                 break
             if left == 0 and in_flight > 0:
-                aborted += self._abort(engine)
+                aborted += self._abort(engine, plan.exit_by)
             time.sleep(DRAIN_POLL_SECONDS)
         self._shut_down(engine, plan.exit_by)
         return self._end(Phase.STOPPED, ExitCode.OK, f"drained; {aborted} requests were aborted")
@@ -131,9 +131,9 @@ class Worker:
     def _plan(self, config: DrainConfig) -> drainplan.DrainPlan:
         return drainplan.plan(config, self._stop.drain_asked_at, self._stop.signals)
 
-    def _abort(self, engine: Engine) -> int:
+    def _abort(self, engine: Engine, exit_by: float) -> int:
         try:
-            count = engine.patient_client.abort_all(5.0)
+            count = engine.patient_client.abort_all(max(0.5, min(5.0, exit_by - time.monotonic() - 1.0)))
         except ControlError as error:
             raise EngineDiedError(f"requests could not be aborted in order: {error}") from error
         log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
@@ -141,10 +141,12 @@ class Worker:
 
     def _shut_down(self, engine: Engine, exit_by: float) -> None:
         """Let vLLM stop in order; what is left is killed by whoever calls `Engine.destroy`."""
-        timeout = max(0.0, min(ENGINE_EXIT_SECONDS, exit_by - time.monotonic() - 2.0))
         began = time.monotonic()
-        if timeout > 0 and self._tell(lambda bound: engine.patient_client.shutdown(timeout=bound), timeout):
-            engine.tree.wait(timeout)
+        deadline = min(began + ENGINE_EXIT_SECONDS, exit_by - 2.0)
+        if deadline > began and self._tell(engine.patient_client.shutdown, deadline - began):
+            while engine.tree.wait(DRAIN_POLL_SECONDS) is None and time.monotonic() < deadline:
+                if len(self._stop.signals) > 2:
+                    break
         log.event("engine_stopped", exit_code=engine.tree.poll(), seconds=time.monotonic() - began)
 
     def _tell(self, call: Callable[[float], None], timeout: float = 5.0) -> bool:

@@ -119,6 +119,15 @@ def test_volumes() -> None:
     }  # fmt: skip
 
 
+def test_one_claim_for_store_and_model_is_one_volume() -> None:
+    pod = build(model={"name": "m", "source": {"claim": {"claimName": "store", "path": "tiny"}}})
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == ["store"]
+    mounts = {m["mountPath"]: m for m in container(pod)["volumeMounts"]}
+    assert mounts[names.PATH_MODEL] | {"subPath": "tiny", "readOnly": True} == mounts[names.PATH_MODEL]
+    assert mounts[names.PATH_MODEL]["name"] == mounts[names.PATH_STORE]["name"]
+
+
 def test_model_in_the_image_or_from_the_hub() -> None:
     for source, path in (({"image": {"path": "/models/x"}}, "/models/x"), ({"hub": {}}, None)):
         pod = build(model={"name": "m", "source": source})

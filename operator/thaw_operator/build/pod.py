@@ -154,13 +154,18 @@ def _volumes(spec: VLLMWorkerPoolSpec) -> tuple[list[Manifest], list[Manifest]]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 inside the container
         {"name": "run", "mountPath": names.PATH_RUN},
     ]
-    if spec.checkpoint.policy != CheckpointPolicy.DISABLED and spec.checkpoint.storage is not None:
-        volumes.append(claim_volume("store", spec.checkpoint.storage.claim_name))
-        mounts.append(store_mount(spec.checkpoint.storage))
-    claim = spec.model.source.claim
+    storage, claim = spec.checkpoint.storage, spec.model.source.claim
+    stored_on = None
+    if spec.checkpoint.policy != CheckpointPolicy.DISABLED and storage is not None:
+        stored_on = storage.claim_name
+        volumes.append(claim_volume("store", stored_on))
+        mounts.append(store_mount(storage))
     if claim is not None:
-        volumes.append(claim_volume("model", claim.claim_name))
-        mount: Manifest = {"name": "model", "mountPath": names.PATH_MODEL, "readOnly": True}
+        # A kubelet never gets two volumes of one pod ready that are the same claim: one volume, mounted twice.
+        shared = claim.claim_name == stored_on
+        if not shared:
+            volumes.append(claim_volume("model", claim.claim_name))
+        mount: Manifest = {"name": "store" if shared else "model", "mountPath": names.PATH_MODEL, "readOnly": True}
         mounts.append(mount | ({"subPath": claim.path} if claim.path else {}))
     return volumes, mounts
 

@@ -50,18 +50,19 @@ class Storage:
         )
         return done.returncode == 0
 
-    def export(self, image: str, reference: str, target: Path) -> None:
-        """Writes the image as an OCI layout into the directory `target`, under the name `reference`."""
+    def export(self, image: str, reference: str, tag: str) -> Path:
+        """Writes the image as an OCI layout under the name `reference`, into a directory that the caller moves.
+
+        `tag` tells it from the other images of this storage.
+        """
         shared = self.directory / "blobs"
-        tag = target.name
         # Uncompressed: compressing would cost more time than it saves where layers never travel, and only so are
         # layers told by their content alone, so that skopeo writes none that is there already. (buildah compresses.)
         source = f"containers-storage:[{self.driver}@{self.directory}/storage+{self.directory}/run]{image}"
         command = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{shared}:{tag}"]
         run(command, "See its message above.", self._environment())
         index = json.loads((shared / "index.json").read_text())
-        names = {one["annotations"]["org.opencontainers.image.ref.name"]: one for one in index["manifests"]}
-        entry = names[tag]
+        entry = next(entry for entry in index["manifests"] if _tag(entry) == tag)
         entry["annotations"] = {
             "io.containerd.image.name": reference,
             "org.opencontainers.image.ref.name": reference.rpartition(":")[2],
@@ -70,21 +71,33 @@ class Storage:
         shutil.rmtree(new, ignore_errors=True)
         (new / "blobs" / "sha256").mkdir(parents=True)
         for digest in _digests(shared, entry["digest"]):
-            os.link(_blob(shared, digest), _blob(new, digest))
+            os.link(blob(shared, digest), blob(new, digest))
         (new / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         (new / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}, indent=2))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new.rename(target)
+        return new
 
-    def prune(self, images: Path, kind: str) -> None:
-        """Removes all but the newest KEPT layouts of a kind, their images, and the blobs that nothing uses."""
-        layouts = sorted(images.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in layouts[KEPT:]:
-            self.buildah("rmi", "--force", f"localhost/{old.name}")
+    def prune(self, images: Path, kind: str, base: str) -> None:
+        """Removes all but the newest KEPT layouts of a kind, and the images and blobs that no layout uses.
+
+        `base` is the image that is built on: it is kept.
+        """
+        newest = sorted(images.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in newest[KEPT:]:
             shutil.rmtree(old)
-        # Blobs have a second link where an image uses them; buildah would write a pruned one anew.
-        for blob in (self.directory / "blobs" / "blobs" / "sha256").iterdir():
-            if blob.stat().st_nlink == 1:
+        tags = {layout.name for layout in images.iterdir()}
+        kept = {base, *(f"localhost/{tag}:latest" for tag in tags)}
+        listing = subprocess.run([*self._command(), "images", "--json"], check=True, capture_output=True)
+        names = {name for image in json.loads(listing.stdout) or [] for name in image.get("names") or []}
+        if unused := sorted(names - kept):
+            self.buildah("rmi", "--force", *unused)
+        # What is left without a name and without descendants: layers of the removed, and of builds that failed.
+        self.buildah("rmi", "--prune")
+        shared = self.directory / "blobs"
+        index = json.loads((shared / "index.json").read_text())
+        index["manifests"] = [entry for entry in index["manifests"] if _tag(entry) in tags]
+        (shared / "index.json").write_text(json.dumps(index))
+        for blob in (shared / "blobs" / "sha256").iterdir():
+            if blob.stat().st_nlink == 1:  # no layout has a link to it
                 blob.unlink()
 
     def _command(self) -> list[str]:
@@ -130,6 +143,10 @@ def layers(layout: Path) -> list[tuple[str, int]]:
     return [(layer["digest"], layer["size"]) for layer in manifest["layers"]]
 
 
+def _tag(entry: dict[str, Any]) -> str:
+    return str(entry["annotations"]["org.opencontainers.image.ref.name"])
+
+
 def _digests(layout: Path, digest: str) -> Iterator[str]:
     manifest = _manifest(layout, digest)
     layers = [layer["digest"] for layer in manifest["layers"]]
@@ -137,9 +154,10 @@ def _digests(layout: Path, digest: str) -> Iterator[str]:
 
 
 def _manifest(layout: Path, digest: str) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(_blob(layout, digest).read_text())
+    manifest: dict[str, Any] = json.loads(blob(layout, digest).read_text())
     return manifest
 
 
-def _blob(layout: Path, digest: str) -> Path:
+def blob(layout: Path, digest: str) -> Path:
+    """The file of a blob in an OCI layout."""
     return layout / "blobs" / Path(digest.replace(":", "/"))

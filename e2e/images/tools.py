@@ -64,15 +64,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def content_key(files: Iterable[Path], *more: str) -> str:
-    """A SHA-256, in hex, over files (name in the checkout, whether executable, content) and strings."""
+def content_key(files: Iterable[Path], *more: str, root: Path = ROOT) -> str:
+    """A SHA-256, in hex, over files (name relative to `root`, whether executable, content) and strings."""
     total = hashlib.sha256()
     for text in more:
         total.update(f"{len(text)} {text}\n".encode())
     for path in sorted(files):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         executable = bool(path.stat().st_mode & 0o100)
-        total.update(f"{os.path.relpath(path, ROOT)} {executable} {digest}\n".encode())
+        total.update(f"{os.path.relpath(path, root)} {executable} {digest}\n".encode())
     return total.hexdigest()
 
 

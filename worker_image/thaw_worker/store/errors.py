@@ -1,6 +1,18 @@
-"""The one exception of this package."""
+"""The one exception of this package, and how errors of the storage become one."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from thaw_contract.reasons import Reason
+
+_REASONS = {
+    errno.ENOSPC: Reason.STORE_FULL,
+    errno.EDQUOT: Reason.STORE_FULL,
+    errno.EROFS: Reason.STORE_READ_ONLY,
+    errno.EACCES: Reason.STORE_READ_ONLY,
+    errno.EPERM: Reason.STORE_READ_ONLY,
+}
 
 
 class StoreError(Exception):
@@ -19,3 +31,13 @@ class StoreError(Exception):
         self.stage = stage
         self.message = message
         self.generation = generation
+
+
+@contextmanager
+def guard(stage: str) -> Iterator[None]:
+    """Turn an `OSError` into a `StoreError`: full, read-only, or (any other, such as EIO and ESTALE) unavailable."""
+    try:
+        yield
+    except OSError as e:
+        reason = _REASONS.get(e.errno or 0, Reason.STORE_UNAVAILABLE)
+        raise StoreError(reason, stage, f"{e.filename or 'store'}: {e.strerror or e}") from e

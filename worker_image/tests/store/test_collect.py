@@ -1,0 +1,87 @@
+"""Clean-up deletes what nobody can need, and nothing else."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+from thaw_contract.identity import digest
+from thaw_contract.reasons import Reason
+from thaw_worker.store.lease import Owner
+
+
+def replace(store: Any, identity: Any, host: Any, filled: Any) -> Any:
+    """A new generation in place of the current one."""
+    old = store.find(identity, host).artifact
+    for _ in range(3):
+        store.record_failure(
+            identity, host, old.generation, stage="criu", reason=Reason.INTERNAL, message="", worker="w"
+        )
+    return filled(store.stage(identity, host), seed=1).publish(created_by="b").artifact
+
+
+def test_nothing_in_use_is_deleted(store: Any, identity: Any, host: Any, other_host: Any, filled: Any) -> None:
+    artifact = filled(store.stage(identity, host)).publish(created_by="a").artifact
+    other = filled(store.stage(identity, other_host)).publish(created_by="a").artifact
+    staging = filled(store.stage(identity, host))
+    lease = store.lease(identity, host, Owner(pod="a")).try_acquire()
+    assert store.gc() == []
+    assert store.gc() == []
+    assert store.find(identity, host).artifact == artifact
+    assert store.find(identity, other_host).artifact == other
+    assert staging.dir.exists()
+    lease.check()
+    lease.release()
+
+
+def test_a_reader_of_a_replaced_generation_has_time(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    old = filled(store.stage(identity, host)).publish(created_by="a").artifact
+    new = replace(store, identity, host, filled)
+    assert store.gc(grace=100) == []
+    old.verify()
+    marker = old.path.parent / "retired" / old.generation
+    os.utime(marker, (time.time() - 101,) * 2)
+    deleted = store.gc(grace=100)
+    assert str(old.path.relative_to(store.root)) in deleted
+    assert not old.path.exists()
+    assert not marker.exists()
+    assert not (old.path.parent / "failures" / old.generation).exists()
+    assert store.find(identity, host).artifact == new
+    new.verify()
+
+
+def test_unreferenced_generation_is_marked_first(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    """Its publisher may be about to set the pointer."""
+    artifact = filled(store.stage(identity, host)).publish(created_by="a").artifact
+    current = artifact.path.parent / "current"
+    current.unlink()
+    assert store.gc(grace=100) == []
+    marker = artifact.path.parent / "retired" / artifact.generation
+    assert marker.exists()
+    current.symlink_to(artifact.generation)
+    assert store.gc(grace=100) == []
+    assert not marker.exists(), "current after all"
+    assert store.find(identity, host).artifact == artifact
+
+
+def test_stagings_die_of_silence_not_of_age(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    dead, slow = filled(store.stage(identity, host)), filled(store.stage(identity, host))
+    long_ago = (time.time() - 1000,) * 2
+    for staging in (dead, slow):
+        for path in [staging.dir, *staging.dir.rglob("*")]:
+            os.utime(path, long_ago)
+    with (slow.dir / "process" / "criu" / "pages-1.img").open("ab") as f:
+        f.write(b"more")
+    assert store.gc(grace=100) == [str(dead.dir.relative_to(store.root))]
+    assert slow.dir.exists()
+
+
+def test_remove_an_identity(store: Any, identity: Any, host: Any, other_host: Any, filled: Any) -> None:
+    for each in (host, other_host):
+        filled(store.stage(identity, each)).publish(created_by="a")
+    assert store.remove(digest(identity)) > 2 * 3101
+    assert store.find(identity, host).reason == Reason.NO_ARTIFACT
+    assert list((store.root / "staging").iterdir()) == []
+    assert store.remove(digest(identity)) == 0
+    with pytest.raises(ValueError, match="not an artifact identity"):
+        store.remove("../../etc")

@@ -1,0 +1,152 @@
+"""At most one holder; the dead do not hold for ever; nobody's clock is believed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thaw_contract.reasons import Reason
+from thaw_worker.store.errors import StoreError
+from thaw_worker.store.lease import Lease, Owner
+
+A, B = Owner(pod="a", node="n1"), Owner(pod="b", node="n2")
+
+
+def acquire(request: Any, timeout: float = 20.0) -> Lease:
+    deadline = time.monotonic() + timeout
+    while (lease := request.try_acquire()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def test_one_holder(store: Any, identity: Any, host: Any, other_host: Any) -> None:
+    with store.lease(identity, host, A).try_acquire() as lease:
+        lease.check()
+        request = store.lease(identity, host, B)
+        assert request.try_acquire() is None
+        assert request.holder == A
+        with store.lease(identity, other_host, B).try_acquire() as other:
+            other.check()
+    assert list((store.root / "leases").iterdir()) == []
+    request.try_acquire().release()
+    lease.release()
+
+
+def test_many_at_once(store: Any, identity: Any, host: Any, in_children: Any, tmp_path: Path) -> None:
+    """Each that gets it makes a file alone; two at a time would collide."""
+    alone = tmp_path / "alone"
+
+    def run(seed: int) -> int:
+        request = store.lease(identity, host, Owner(pod=str(seed)), ttl=100)
+        for _ in range(5):
+            with acquire(request) as lease:
+                alone.touch(exist_ok=False)
+                time.sleep(0.001)
+                lease.check()
+                alone.unlink()
+        return 7
+
+    assert in_children(run, list(range(6))) == [7] * 6
+
+
+def test_live_holder_keeps_it(store: Any, identity: Any, host: Any) -> None:
+    lease = store.lease(identity, host, A, ttl=0.6).try_acquire()
+    request = store.lease(identity, host, B, ttl=0.6)
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        assert request.try_acquire() is None
+        lease.check()
+        time.sleep(0.02)
+    lease.release()
+
+
+def test_dead_holder_loses_it_whatever_the_clocks_say(store: Any, identity: Any, host: Any) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            store.lease(identity, host, A, ttl=0.5).try_acquire()
+            time.sleep(100)
+        finally:
+            os._exit(1)
+    leases = store.root / "leases"
+    request = store.lease(identity, host, B, ttl=0.5)
+    while request.holder is None:
+        if lease := request.try_acquire():
+            lease.release()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for path in leases.iterdir():  # as if written by a machine that is a year ahead
+        os.utime(path, (time.time() + 3e7,) * 2)
+    since = time.monotonic()
+    assert request.try_acquire() is None
+    lease = acquire(request)
+    waited = time.monotonic() - since
+    assert waited > 0.2
+    lease.check()
+    lease.release()
+    assert list(leases.iterdir()) == []
+
+
+def test_stopped_holder_notices_that_it_lost(store: Any, identity: Any, host: Any, in_children: Any) -> None:
+    """As a virtual machine that was paused: it goes on, and must not publish."""
+    r, w = os.pipe()
+
+    def hold(_: int) -> int:
+        lease = store.lease(identity, host, A, ttl=0.5).try_acquire()
+        os.write(w, str(os.getpid()).encode())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            lease.check()
+        except StoreError as e:
+            return 7 if e.reason == Reason.LEASE_LOST else 1
+        return 2
+
+    def steal(_: int) -> int:
+        pid = int(os.read(r, 20))
+        request = store.lease(identity, host, B, ttl=0.5)
+        lease = acquire(request)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+        lease.check()
+        return 7
+
+    assert in_children(lambda which: which(0), [hold, steal]) == [7, 7]
+
+
+def test_release_does_not_touch_a_newer_lease(store: Any, identity: Any, host: Any) -> None:
+    old = store.lease(identity, host, A).try_acquire()
+    (lease_file,) = (p for p in (store.root / "leases").iterdir() if p.suffix != ".beat")
+    lease_file.unlink()
+    new = store.lease(identity, host, B).try_acquire()
+    with pytest.raises(StoreError, match="b holds it now"):
+        old.check()
+    old.release()
+    new.check()
+    new.release()
+
+
+def test_no_heartbeat_for_too_long(store: Any, identity: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: Any) -> None:
+        raise OSError(116, "Stale file handle")
+
+    lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
+    monkeypatch.setattr("thaw_worker.store.lease._write_beat", stale)
+    time.sleep(0.5)
+    with pytest.raises(StoreError, match="no heartbeat could be written") as e:
+        lease.check()
+    assert e.value.reason == Reason.LEASE_LOST
+    lease.release()
+
+
+def test_garbage_in_place_of_a_lease(store: Any, identity: Any, host: Any) -> None:
+    store.lease(identity, host, A).try_acquire().release()
+    lease = store.lease(identity, host, A).try_acquire()
+    (lease_file,) = (p for p in (store.root / "leases").iterdir() if p.suffix != ".beat")
+    lease_file.write_bytes(b"\0")
+    request = store.lease(identity, host, B, ttl=0.2)
+    acquire(request).release()
+    lease.release()

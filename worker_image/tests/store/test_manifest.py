@@ -1,0 +1,98 @@
+"""Every manifest that is written is read back equal; one that was changed in any way is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from thaw_contract.identity import HostTuple, IdentityInputs, digest
+from thaw_contract.reasons import Reason
+from thaw_worker.store import manifest as manifests
+from thaw_worker.store.errors import StoreError
+from thaw_worker.store.manifest import FileEntry, Manifest
+
+text = st.text(max_size=20)
+scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text
+identities = st.builds(
+    IdentityInputs,
+    image_id=text,
+    engine_args=st.dictionaries(text, scalars | st.lists(scalars, max_size=3), max_size=4),
+    engine_env=st.dictionaries(text, text, max_size=3),
+    model=text,
+    model_revision=st.none() | text,
+    weights=text,
+    versions=st.dictionaries(text, text, max_size=3),
+)
+hosts = st.builds(
+    HostTuple,
+    architecture=text,
+    cpu_features=st.lists(text, max_size=4).map(tuple),
+    kernel=text,
+    gpu_product=st.none() | text,
+    gpu_count=st.integers(0, 8),
+    mounts=st.lists(text, max_size=3).map(tuple),
+)
+entries = st.builds(FileEntry, path=text, size=st.integers(0, 2**50), blake3=st.lists(text, max_size=3).map(tuple))
+
+
+@st.composite
+def some_manifest(draw: st.DrawFn) -> Manifest:
+    identity, host = draw(identities), draw(hosts)
+    return Manifest(
+        generation=draw(text),
+        identity=digest(identity),
+        identity_inputs=identity,
+        host_tuple=digest(host),
+        host=host,
+        files=tuple(draw(st.lists(entries, max_size=4))),
+        created=draw(text),
+        created_by=draw(text),
+        timings=draw(st.dictionaries(text, st.floats(0, 1e6), max_size=3)),
+    )
+
+
+@given(some_manifest())
+def test_round_trip(manifest: Manifest) -> None:
+    assert manifests.decode(manifests.encode(manifest), manifest.generation) == manifest
+
+
+@given(some_manifest(), st.data())
+def test_changed_bytes_are_refused(manifest: Manifest, data: st.DataObject) -> None:
+    written = manifests.encode(manifest)
+    bit = data.draw(st.integers(0, 8 * len(written) - 1))
+    damaged = bytearray(written)
+    damaged[bit // 8] ^= 1 << bit % 8
+    cut = written[: data.draw(st.integers(0, len(written) - 1))]
+    for wrong in (bytes(damaged), cut, written + b"\n", b""):
+        with pytest.raises(StoreError) as e:
+            manifests.decode(wrong, manifest.generation)
+        assert e.value.reason == Reason.MANIFEST_INVALID
+
+
+def test_every_bit_of_one_manifest() -> None:
+    identity = IdentityInputs(image_id="i", engine_args={}, engine_env={}, model="m", weights="w", versions={})
+    host = HostTuple(architecture="a", cpu_features=(), kernel="k")
+    manifest = Manifest(
+        generation="g",
+        identity=digest(identity),
+        identity_inputs=identity,
+        host_tuple=digest(host),
+        host=host,
+        files=(FileEntry(path="p", size=1, blake3=("0" * 64,)),),
+        created="",
+        created_by="",
+    )
+    written = manifests.encode(manifest)
+    for bit in range(8 * len(written)):
+        damaged = bytearray(written)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(StoreError):
+            manifests.decode(bytes(damaged), "g")
+
+
+def test_what_a_newer_thaw_wrote_is_told_apart_from_damage() -> None:
+    from blake3 import blake3
+
+    body = b'{"formatVersion":2,"somethingNew":[]}'
+    newer = b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body)
+    with pytest.raises(StoreError, match="format 2, this worker reads up to 1") as e:
+        manifests.decode(newer, "g")
+    assert e.value.reason == Reason.FORMAT_UNSUPPORTED

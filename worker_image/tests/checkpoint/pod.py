@@ -152,6 +152,9 @@ class Agent:
         self.taker = subprocess.Popen(["sleep", "1000"])
         return self.taker.pid
 
+    def set_criu(self, criu: str) -> None:
+        self.criu = criu
+
     def supported(self, **options: Any) -> Any:
         from thaw_worker.checkpoint import doctor
 

@@ -36,10 +36,9 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _driver(driver: Path) -> str | None:
-    """From `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue ...` (or `... Open Kernel
-    Module ...`)."""
+    """From e.g. `NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build ...`."""
     try:
-        found = re.search(r"Module\D*?(\d+(?:\.\d+)+)", (driver / "version").read_text())
+        found = re.search(r"NVRM version:.*?\s(\d+\.\d+(\.\d+)?)\s", (driver / "version").read_text())
     except OSError:
         return None
     return found[1] if found else None

@@ -90,12 +90,12 @@ class Controller:
         while (key := self._queue.get()) is not None:
             self._busy[slot] = (key, time.monotonic())
             try:
-                pause = self._reconciler.reconcile(key)
+                due = self._reconciler.reconcile(key)
+                if due.seconds is not None:
+                    (self._queue.hold if due.not_before else self._queue.add_after)(key, due.seconds)
             finally:
                 del self._busy[slot]
                 self._queue.done(key)
-            if pause is not None:
-                self._queue.add_after(key, pause)
 
     # -- what is due when something changed ---
 

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from thaw_operator import metrics
 from thaw_operator.act.actor import Actor, Outcome
@@ -38,26 +39,27 @@ class Reconciler:
         self._rounds: dict[Key, int] = {}  # in a row that wrote something
         self._unsure: set[Key] = set()  # checkpoints that are due once all workers were asked
 
-    def reconcile(self, key: Key) -> float | None:
-        """One round. Returns after how many seconds the next one is due; None if only an event makes it due.
+    def reconcile(self, key: Key) -> "Due":
+        """One round. Returns when the next one is due.
 
         Never raises: what goes wrong is logged, counted, and tried again after a growing pause.
         """
-        started = time.monotonic()
+        started, result = time.monotonic(), "failed"
         try:
-            result, pause = self._round(key)
+            result, seconds = self._round(key)
             self._failures.pop(key, None)
+            due = Due(seconds)
         except _RetryError as retry:
-            result, pause = "failed", self._pause(key, retry.at_least)
+            due = self._pause(key, retry.after)
         except ApiError as error:
             log.warning("%s: %s; it is tried again", key, error)
-            result, pause = "failed", self._pause(key, error.retry_after or 0.0)
+            due = self._pause(key, error.retry_after)
         except Exception:
             log.exception("%s: a bug in Thaw, please report it; the object is left as it is for now", key)
-            result, pause = "failed", self._pause(key, 0.0)
+            due = self._pause(key, None)
         metrics.RECONCILES.labels(key.kind.name, result).inc()
         metrics.RECONCILE_SECONDS.labels(key.kind.name).observe(time.monotonic() - started)
-        return pause
+        return due
 
     def _round(self, key: Key) -> tuple[str, float | None]:
         self._writer.resolve(key)
@@ -128,16 +130,28 @@ class Reconciler:
         self._unsure.discard(key)
         self._writer.forget(key)
 
-    def _pause(self, key: Key, at_least: float) -> float:
+    def _pause(self, key: Key, asked: float | None) -> "Due":
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         first, longest = PAUSE_SECONDS
         grown: float = min(longest, first * 2 ** min(16, failures - 1))
-        return max(at_least, grown * random.uniform(0.5, 1.0))  # noqa: S311
+        return Due(max(asked or 0.0, grown * random.uniform(0.5, 1.0)), not_before=asked is not None)  # noqa: S311
+
+
+class Due(NamedTuple):
+    """When a key is to be looked at next.
+
+    Attributes:
+        seconds: from now; None if only an event makes it due.
+        not_before: events do not make it due earlier, because the API server asked for patience.
+    """
+
+    seconds: float | None
+    not_before: bool = False
 
 
 class _RetryError(Exception):
     """Some of the writes failed; they were logged already."""
 
-    def __init__(self, at_least: float) -> None:
+    def __init__(self, after: float | None) -> None:
         super().__init__()
-        self.at_least = at_least
+        self.after = after

@@ -24,6 +24,7 @@ class WorkQueue(Generic[K]):
         self._active: set[K] = set()
         self._later: list[tuple[float, int, K]] = []
         self._wakes: dict[K, float] = {}  # the earliest delayed addition of each key; others in the heap are void
+        self._held: dict[K, float] = {}  # not before then, whatever is added
         self._order = itertools.count()
         self._closed = False
 
@@ -35,12 +36,16 @@ class WorkQueue(Generic[K]):
     def add_after(self, key: K, seconds: float) -> None:
         """Due in `seconds`, unless it was added for an earlier time already."""
         with self._condition:
-            at = time.monotonic() + seconds
-            if self._wakes.get(key, float("inf")) <= at:
-                return
-            self._wakes[key] = at
-            heapq.heappush(self._later, (at, next(self._order), key))
-            self._condition.notify_all()
+            self._wake(key, time.monotonic() + seconds)
+
+    def hold(self, key: K, seconds: float) -> None:
+        """Not due for `seconds`, even if it is added, and due then."""
+        with self._condition:
+            self._held[key] = time.monotonic() + seconds
+            if key in self._ready:
+                self._ready.remove(key)
+            self._dirty.pop(key, None)
+            self._wake(key, self._held[key])
 
     def get(self) -> K | None:
         """Wait for a due key and take it; None once the queue is closed. Call `done` afterwards."""
@@ -68,9 +73,22 @@ class WorkQueue(Generic[K]):
             self._closed = True
             self._condition.notify_all()
 
+    def _wake(self, key: K, at: float) -> None:
+        if self._wakes.get(key, float("inf")) <= at:
+            return
+        self._wakes[key] = at
+        heapq.heappush(self._later, (at, next(self._order), key))
+        self._condition.notify_all()
+
     def _add(self, key: K) -> None:
         if key in self._dirty:
             return
+        held = self._held.get(key)
+        if held is not None:
+            if held > time.monotonic():
+                self._wake(key, held)
+                return
+            del self._held[key]
         self._dirty[key] = time.monotonic()
         if key not in self._active:
             self._ready.append(key)

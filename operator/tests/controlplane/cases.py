@@ -13,7 +13,6 @@ import yaml
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
 from thaw_contract import names
-
 from thaw_operator.client import ApiError, Client
 from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
 
@@ -28,7 +27,7 @@ CORE = {
 def admin(kubeconfig: Path) -> Client:
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-    configuration.connection_pool_maxsize = 64
+    configuration.connection_pool_maxsize = 256
     return Client(kubernetes.client.ApiClient(configuration), timeout=30.0)
 
 
@@ -58,6 +57,7 @@ class Server:
     zygote: Zygote
     admin_port: int
     directory: Path
+    helm: str
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -70,7 +70,7 @@ class Case:
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
         self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.admin_port}", *args]
         self._kubeconfig = server.directory / f"{namespace}.kubeconfig"
-        self._kubeconfig.write_text(yaml.dump(_kubeconfig(self.proxy.url, server.token)))
+        self.use(server.token)
         self.log = server.directory / f"{namespace}.log"
         self.operator: Operator | None = None
         self.starts = 0
@@ -99,6 +99,10 @@ class Case:
             self.operator.kill()
         self.proxy.close()
         self.invariants.stop()
+
+    def use(self, token: str) -> None:
+        """Who the operator is from its next start on."""
+        self._kubeconfig.write_text(yaml.dump(_kubeconfig(self.proxy.url, token)))
 
     def start(self) -> None:
         with self.server.lock:
@@ -165,10 +169,20 @@ class Case:
                     f"{self.namespace}: {what}: not within {timeout} s; operator started {self.starts} times, "
                     f"{'alive' if alive else 'dead'}\n{state}\n{calls}\n{tail}"
                 )
-            time.sleep(0.25)
+            time.sleep(0.4)
 
     def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
+
+    def wait_same(self, reference: dict[str, Any], timeout: float = 30.0) -> None:
+        """Wait until all is as in another run."""
+        deadline = time.monotonic() + timeout
+        while (found := self.picture()) != reference:
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"{self.namespace}: {difference(reference, found)}\n{self.log.read_text()[-3000:]}"
+                )
+            time.sleep(0.5)
 
     def assert_quiet(self, seconds: float) -> None:
         """From now on no call but watches and lists, and no worker is asked."""
@@ -260,11 +274,35 @@ def condition(item: dict[str, Any], kind: str) -> str | None:
     return None
 
 
-_VOLATILE = {
-    "uid", "resourceVersion", "creationTimestamp", "managedFields", "lastTransitionTime", "deletionTimestamp", "generation",
-    "observedGeneration", "clusterIP", "clusterIPs", "podIP", "podIPs", "startTime", "startedAt", "lastUsedTime", "unusedSince",
-    "counted", "timings", "message", "nodeName", "completionTime", "namespace", "batch.kubernetes.io/controller-uid", "controller-uid",
-}  # fmt: skip
+_VOLATILE = frozenset(
+    [
+        "uid",
+        "resourceVersion",
+        "generation",
+        "observedGeneration",
+        "managedFields",
+        "namespace",
+        "nodeName",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "lastTransitionTime",
+        "startTime",
+        "startedAt",
+        "completionTime",
+        "lastUsedTime",
+        "unusedSince",
+        "clusterIP",
+        "clusterIPs",
+        "podIP",
+        "podIPs",
+        "counted",
+        "restores",  # of a worker that went before it was counted: never
+        "timings",
+        "message",
+        "controller-uid",
+        "batch.kubernetes.io/controller-uid",
+    ]
+)
 
 
 def scrub(value: Any, namespace: str) -> Any:

@@ -24,7 +24,6 @@ from thaw_contract.state import (
     WorkerState,
     encode,
 )
-
 from thaw_operator.client import ApiError, Client
 from thaw_operator.kinds import JOBS, PODS, Kind
 

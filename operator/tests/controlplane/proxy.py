@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,14 +62,14 @@ class Fault:
     then: Callable[[], None] = lambda: None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Watches:
     """How watches are served."""
 
     delay: float = 0.0  # seconds that each event comes late
     close_at_once: bool = False
     expired_when_opened: bool = False
-    error: int | None = None  # sent once as an ERROR event, to each open watch; then it is closed
+    error: int | None = None  # of an ERROR event that ends each watch
 
 
 class FaultProxy:
@@ -83,6 +83,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         self.watches = Watches()
+        self._open: set[http.client.HTTPSConnection] = set()  # upstream, of watches
         self.fault: Callable[[Call], Fault | None] = lambda call: None
         self._writes = 0
         proxy = self
@@ -97,17 +98,25 @@ class FaultProxy:
             def _serve(self) -> None:
                 proxy._serve(self)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
         self._handler = Handler
         self._server = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def set_watches(self, watches: Watches) -> None:
+        """From now on; open watches are closed, with the error if there is one."""
+        self.watches = watches
+        for connection in list(self._open):
+            if connection.sock is not None:
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
+        self.set_watches(Watches(close_at_once=True))
         self._server.shutdown()
         self._server.server_close()
 
@@ -206,25 +215,19 @@ class FaultProxy:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         handler.wfile.flush()
-        lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
-        threading.Thread(target=_read_lines, args=(response, lines), daemon=True).start()
-        while not self.watches.close_at_once:
+        self._open.add(connection)
+        try:
+            for line in _delayed(response, self.watches.delay) if self.watches.delay else _lines(response):
+                if self.watches.close_at_once or self.watches.error is not None:
+                    break
+                _chunk(handler, line)
             error = self.watches.error
             if error is not None:
                 _chunk(handler, json.dumps({"type": "ERROR", "object": _status(error)}).encode() + b"\n")
-                break
-            try:
-                came, line = lines.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            if not line:
-                break
-            late = came + self.watches.delay - time.monotonic()
-            if late > 0:
-                time.sleep(late)
-            _chunk(handler, line)
-        _chunk(handler, b"")
-        connection.close()
+            _chunk(handler, b"")
+        finally:
+            self._open.discard(connection)
+            connection.close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -235,13 +238,29 @@ class _Server(ThreadingHTTPServer):
         pass  # operators are killed here: broken connections are the point
 
 
-def _read_lines(response: http.client.HTTPResponse, lines: "queue.Queue[tuple[float, bytes]]") -> None:
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
     try:
         while line := response.readline():
-            lines.put((time.monotonic(), line))
+            yield line
     except (OSError, http.client.HTTPException, AttributeError, ValueError):
-        pass
-    lines.put((time.monotonic(), b""))
+        pass  # `set_watches` broke it
+
+
+def _delayed(response: http.client.HTTPResponse, delay: float) -> Iterator[bytes]:
+    lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
+
+    def read() -> None:
+        for line in _lines(response):
+            lines.put((time.monotonic(), line))
+        lines.put((0.0, b""))
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        came, line = lines.get()
+        if not line:
+            return
+        time.sleep(max(0.0, came + delay - time.monotonic()))
+        yield line
 
 
 def _status(code: int) -> dict[str, Any]:

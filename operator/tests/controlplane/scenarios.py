@@ -1,14 +1,20 @@
 """Short lives of a pool. Each can be run without faults, which gives the reference, and with one fault or many."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from controlplane.cases import Case, pool
+from controlplane.cases import Case, Server, pool
 from controlplane.proxy import Call, Fault
+from thaw_operator.kinds import CHECKPOINTS
 
-from thaw_operator.kinds import CHECKPOINTS, JOBS
+T, R = TypeVar("T"), TypeVar("R")
+
+PARALLEL = int(os.environ.get("THAW_TEST_PARALLEL", "24"))
+QUIET_SECONDS = 10.0
 
 Step = Callable[[Case], Callable[[], bool]]
 """Does something as a user would; returns what tells that the operator has answered it."""
@@ -70,10 +76,30 @@ class Reference:
     picture: dict[str, Any]
 
 
+def reference(server: Server, scenario: Scenario, of: str) -> Reference:
+    """A run without faults, after which nothing is called. `of` makes its namespace's name unique."""
+    with Case(server, f"{of}-{scenario.name}") as case:
+        writes = run(case, scenario)
+        picture = case.picture()
+        case.assert_quiet(QUIET_SECONDS)
+        case.invariants.check()
+        return Reference(writes, picture)
+
+
+def in_parallel(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Most of the time a case waits, so many run at once, each with its own operator in its own namespace."""
+    with ThreadPoolExecutor(PARALLEL) as threads:
+        return list(threads.map(call, items))
+
+
 def run(
-    case: Case, scenario: Scenario, fault: Callable[[int, Call], Fault | None] = lambda index, call: None
+    case: Case,
+    scenario: Scenario,
+    fault: Callable[[int, Call], Fault | None] = lambda index, call: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Call]:
-    """Run it; `fault` is asked about each call from `steps` on, with the number of the write (-1 for reads).
+    """Run it. From `steps` on, which `begin` is called before, `fault` is asked about each call, with the number of
+    the write (-1 for reads).
 
     A dead operator is started again. Returns the writes of `steps`.
     """
@@ -85,12 +111,11 @@ def run(
     case.invariants.fewest_ready = scenario.fewest_ready
     before = len(case.proxy.writes())
     since = time.monotonic()
+    begin()
     case.proxy.fault = lambda call: fault(call.index - before if call.is_write else -1, call)
     for step in scenario.steps:
         _go(case, step)
     _still(case)
-    if scenario is DELETE:
-        case.invariants.fewest_ready = 0
     return case.proxy.writes(since)
 
 
@@ -102,7 +127,7 @@ def _go(case: Case, step: Step) -> None:
             case.restart()
         return done()
 
-    case.wait(step.__qualname__, probe, timeout=60)
+    case.wait(step.__qualname__, probe, timeout=90)
 
 
 def _still(case: Case) -> None:
@@ -116,6 +141,3 @@ def _still(case: Case) -> None:
         return not writes or time.monotonic() - writes[-1].at > 0.8
 
     case.wait("no more writes", probe, timeout=30)
-
-
-__all__ = ["ALL", "DELETE", "JOBS", "ROLL", "SCALE", "UP", "Reference", "Scenario", "run"]

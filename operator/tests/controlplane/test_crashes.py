@@ -1,54 +1,45 @@
 """The operator is killed before and after each of its writes: it comes back, and all is as if nothing had happened."""
 
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from controlplane.cases import Case, Server, difference
+from controlplane.cases import Case, Server
 from controlplane.proxy import Call, Fault
-from controlplane.scenarios import ALL, Scenario, run
+from controlplane.scenarios import ALL, QUIET_SECONDS, Scenario, in_parallel, reference, run
 
 pytestmark = pytest.mark.apiserver
 
-QUIET_SECONDS = 10.0
-PARALLEL = int(os.environ.get("THAW_TEST_PARALLEL", "16"))  # most of the time a case waits
 
+def test_killed_at_every_write(server: Server) -> None:
+    references = in_parallel(lambda scenario: reference(server, scenario, "crashes"), ALL)
+    points = [
+        (scenario, index, after)
+        for scenario, of in zip(ALL, references, strict=True)
+        for index in range(len(of.writes))
+        for after in (False, True)
+    ]
+    pictures = {scenario: of.picture for scenario, of in zip(ALL, references, strict=True)}
+    missed: list[str] = []
 
-@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
-def test_killed_at_every_write(server: Server, scenario: Scenario) -> None:
-    with Case(server, f"crash-{scenario.name}") as case:
-        writes = run(case, scenario)
-        reference = case.picture()
-        case.assert_quiet(QUIET_SECONDS)
-        case.invariants.check()
-    print("\n" + "\n".join(f"{index:3} {call}" for index, call in enumerate(writes)))
-
-    missed = []
-
-    def point(index: int, after: bool) -> str | None:
+    def point(at: tuple[Scenario, int, bool]) -> str | None:
+        scenario, index, after = at
         name = f"crash-{scenario.name}-{index}-{'after' if after else 'before'}"
         with Case(server, name) as case:
             try:
                 run(case, scenario, _kill(case, index, after))
                 if case.starts == 1:  # statuses were written together that are two writes in the reference
-                    missed.append(index)
-                if (found := case.picture()) != reference:
-                    return f"{name}: {difference(reference, found)}"
+                    missed.append(name)
+                case.wait_same(pictures[scenario])
                 case.assert_quiet(QUIET_SECONDS)
                 case.invariants.check()
             except AssertionError as error:
                 return str(error)
         return None
 
-    with ThreadPoolExecutor(PARALLEL) as threads:
-        everything = itertools.product(range(len(writes)), (False, True))
-        failed = [error for error in threads.map(lambda one: point(*one), everything) if error]
-    points = 2 * len(writes)
-    print(f"{scenario.name}: killed at {points - len(missed)} of {points} points")
-    assert len(missed) <= points // 5, f"no write at {sorted(missed)} of {points}"
-    assert not failed, f"{len(failed)} of {points} points:\n" + "\n".join(failed)
+    failed = [error for error in in_parallel(point, points) if error]
+    print(f"\nkilled at {len(points) - len(missed)} points of {len(points)}")
+    assert not failed, f"{len(failed)} of {len(points)} points:\n" + "\n".join(failed)
+    assert len(missed) <= len(points) // 10, f"no such write at {sorted(missed)}"
 
 
 def _kill(case: Case, index: int, after: bool) -> Callable[[int, Call], Fault | None]:

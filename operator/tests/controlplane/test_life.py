@@ -1,11 +1,22 @@
-"""A pool's life without faults: what is written, what is seen, and the silence after it."""
+"""A pool's life without faults of the network: what is written, what is refused, and the silence in between."""
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
 
 import pytest
-from controlplane.cases import POOL, Case, condition, pool
-
-from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, SERVICES
+from cluster.apiserver import ApiServer
+from controlplane.cases import CORE, POOL, Case, Server, condition, pool
+from controlplane.chart import install, rendered, token
+from controlplane.proxy import Watches
+from thaw_operator.client import ApiError
+from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
+
+QUOTAS = Kind("", "v1", "ResourceQuota", "resourcequotas")
 
 
 def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
@@ -14,9 +25,184 @@ def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
     case.create(pool(replicas=2))
     case.wait_settled(2)
     case.assert_quiet(10)
-    found = case.get_pool()["status"]
-    assert (found["restoredReplicas"], found["coldStartedReplicas"]) == (1, 1)
-    assert found["selector"] and len(case.items(CHECKPOINTS)) == 1
-    assert {len(case.items(kind)) for kind in (SERVICES, BUDGETS)} == {1}
-    assert case.items(SERVICES)[0]["metadata"]["ownerReferences"][0]["uid"] == case.get_pool()["metadata"]["uid"]
+    found = case.get_pool()
+    assert (found["status"]["restoredReplicas"], found["status"]["coldStartedReplicas"]) == (1, 1)
+    assert len(case.items(CHECKPOINTS)) == 1
+    for kind in (SERVICES, BUDGETS):
+        (child,) = case.items(kind)
+        assert child["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
     case.invariants.check()
+    assert len(case.proxy.writes()) < 25, [str(call) for call in case.proxy.writes()]
+
+
+def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., str]) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=3")
+    case.wait_settled(3)
+    scale = json.loads(kubectl("get", "--raw", POOLS.path(case.namespace, POOL, "scale")))
+    assert scale["status"]["replicas"] == 3
+    pods = kubectl("-n", case.namespace, "get", "pods", "-l", scale["status"]["selector"], "-o", "name")
+    assert len(pods.split()) == 3
+    assert case.get_pool()["spec"]["replicas"] == 3, "the operator must not write spec.replicas"
+
+
+def test_children_that_someone_changes_or_deletes_come_back(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1, autoscaling={"maxReplicas": 2}))
+    case.wait_settled(1)
+    for kind in (SERVICES, BUDGETS, AUTOSCALERS):
+        (child,) = case.items(kind)
+        case.client.delete(kind, case.namespace, POOL, child["metadata"]["uid"])
+        case.wait(f"a new {kind.name}", lambda kind=kind: len(case.items(kind)) == 1)  # type: ignore[misc]
+    case.client.patch(POOLS, case.namespace, POOL, {"spec": {"autoscaling": None}})
+    case.wait("the autoscaler to be removed", lambda: not case.items(AUTOSCALERS))
+    case.assert_quiet(2)
+
+
+def test_a_service_of_the_same_name_is_left_alone(case: Case) -> None:
+    foreign = {"metadata": {"name": POOL}, "spec": {"ports": [{"port": 1}], "selector": {"app": "other"}}}
+    case.client.create(SERVICES, case.namespace, {"apiVersion": "v1", "kind": "Service"} | foreign)
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait("the Event", lambda: any(event["reason"] == "WriteRefused" for event in case.events()))
+    case.wait("the pod", lambda: len(case.items(PODS)) == 1)
+    (service,) = case.items(SERVICES)
+    assert service["spec"]["selector"] == {"app": "other"}
+    (event,) = [event for event in case.events() if event["reason"] == "WriteRefused"]
+    assert "rename the pool" in event["note"] and event["regarding"]["name"] == POOL
+
+
+def test_a_quota_that_refuses_pods_is_told_once_and_lifted_later(case: Case) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    made = case.client.create(QUOTAS, case.namespace, quota)
+    path = QUOTAS.path(case.namespace, "none", "status")
+    status = {"hard": {"pods": "0"}, "used": {"pods": "0"}}
+    case.client._json("patch", QUOTAS, path, None, {"status": status})
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait("the Event", lambda: any("exceeded quota" in event["note"] for event in case.events()))
+    case.wait("the status", lambda: case.get_pool().get("status", {}).get("replicas") == 0)
+    time.sleep(2)
+    assert len([event for event in case.events() if "exceeded quota" in event["note"]]) == 1
+    case.client.delete(QUOTAS, case.namespace, "none", made["metadata"]["uid"])
+    case.wait_settled(2)
+
+
+def test_a_pod_that_went_while_nobody_watched_is_replaced(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    case.proxy.set_watches(Watches(expired_when_opened=True))
+    case.proxy.fault = lambda call: None
+    victim = case.items(PODS)[0]["metadata"]
+    case.client.delete(PODS, case.namespace, victim["name"], victim["uid"])
+    case.wait("it to be gone", lambda: victim["uid"] not in {p["metadata"]["uid"] for p in case.items(PODS)})
+    case.proxy.set_watches(Watches())
+    case.wait_settled(2)
+    assert victim["uid"] not in {pod["metadata"]["uid"] for pod in case.items(PODS)}
+
+
+def test_a_checkpoint_in_use_survives_its_deletion_and_a_restart(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    (checkpoint,) = case.items(CHECKPOINTS)
+    case.client.delete(CHECKPOINTS, case.namespace, checkpoint["metadata"]["name"], checkpoint["metadata"]["uid"])
+    case.restart()
+    case.wait("the new operator", lambda: case.log.read_text().count("; reconciling") == 2)
+    case.wait("its workers to be asked", lambda: case.settled(1))
+    case.assert_quiet(4)
+    assert case.items(CHECKPOINTS)[0]["metadata"]["deletionTimestamp"]
+    case.delete_pool()
+    case.wait("the files to be removed and the checkpoint to go", lambda: not case.items(CHECKPOINTS))
+
+
+def test_probes_metrics_and_a_quick_end(make_case: Callable[..., Case], free_port: Callable[[], int]) -> None:
+    health, metrics = free_port(), free_port()
+    case = make_case(f"--liveness=http://127.0.0.1:{health}/healthz", f"--metrics-port={metrics}")
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    assert json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"}
+    assert _get(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
+    text = _get(f"http://127.0.0.1:{metrics}/metrics")
+    assert 'thaw_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0' in text
+    assert 'thaw_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}' in text
+    assert 'thaw_operator_cached_objects{resource="pods"} 1.0' in text
+    assert case.operator is not None
+    started = time.monotonic()
+    case.operator.kill(15)
+    case.wait("the operator to end", lambda: case.operator is not None and not case.operator.alive, 10)
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in case.log.read_text()
+
+
+def test_all_namespaces_with_the_charts_cluster_role(make_case: Callable[..., Case]) -> None:
+    case = make_case(all_namespaces=True)
+    other = make_case()
+    case.start()
+    for one in (case, other):
+        one.create(pool(replicas=1))
+    case.wait_settled(1)
+    other.wait_settled(1)
+    assert not _forbidden(case)
+
+
+def test_one_namespace_with_the_charts_role(server: Server, make_case: Callable[..., Case]) -> None:
+    case = make_case()
+    install(server.client, rendered(server.helm, "small", f"watchNamespace={case.namespace}", "crds.install=false"))
+    case.use(token(server.client, "small-thaw"))
+    case.start()
+    case.create(pool(replicas=1, checkpoint={"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}))
+    case.wait_settled(1)
+    case.delete_pool()
+    case.wait("the checkpoint to go", lambda: not case.items(CHECKPOINTS))
+    assert not _forbidden(case)
+
+
+def test_the_api_server_crashes_and_comes_back(api: ApiServer, case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    api.kill()
+    time.sleep(3)
+    api.start()
+    case.change(replicas=2)
+    case.wait_settled(2, timeout=60)
+    assert case.starts == 1 and case.operator is not None and case.operator.alive
+    case.assert_quiet(5)
+
+
+def test_a_pool_whose_stored_spec_does_not_parse_is_told(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    with pytest.raises(ApiError, match="replicas"):
+        case.change(replicas=-1)
+    assert condition(case.get_pool(), "Ready") == "True"
+
+
+def _forbidden(case: Case) -> list[str]:
+    """Calls that the role does not allow, but for one that an operator of one namespace makes to find out."""
+    return [
+        str(call)
+        for call in case.proxy.calls
+        if call.status == 403 and call.path != CORE["Namespace"].path(None, case.namespace)
+    ]
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        text: str = response.read().decode()
+    return text
+
+
+@pytest.fixture
+def kubectl(api: ApiServer) -> Callable[..., str]:
+    def run(*args: str) -> str:
+        command = [api.kubectl, f"--kubeconfig={api.kubeconfig}", *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return run

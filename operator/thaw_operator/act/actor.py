@@ -30,8 +30,10 @@ class Outcome:
     waiting: bool = False
 
     @property
-    def retry_after(self) -> float:
-        return max((error.retry_after or 0.0 for error in self.errors if isinstance(error, ApiError)), default=0.0)
+    def retry_after(self) -> float | None:
+        """What the API server asked for, in seconds."""
+        asked = [e.retry_after for e in self.errors if isinstance(e, ApiError) and e.retry_after is not None]
+        return max(asked, default=None)
 
 
 class Actor:

@@ -86,7 +86,7 @@ def checkpoint_snapshot(
         siblings=_siblings(observer, checkpoint),
         announced=announced,
     )
-    if checkpoint.deletion_time is None:
+    if checkpoint.deletion_time is None or snapshot.users or not snapshot.workers_known:
         return snapshot
     jobs = [entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid]
     return replace(

@@ -194,9 +194,9 @@ class CheckpointSnapshot:
         workers: live workers, of any pool, that report its identity and host tuple.
         workers_known: every running pod of every pool of the namespace was asked since this operator started;
             until then `users` and `workers` may lack some, and what they were counted for is kept.
-        job: the janitor Job, if there is one. Only looked up while the checkpoint is being deleted.
-        claim_exists: whether the claim in spec.storage still exists. Only looked up while it is being
-            deleted.
+        job: the janitor Job, if there is one. Only looked up once the checkpoint is being deleted and unused.
+        claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
+            being deleted and unused.
         namespace_terminating: no Job can be made there any more.
         siblings: names of other checkpoints with the same identity and storage (other hosts), not being
             deleted.

@@ -1,0 +1,56 @@
+"""The Helm chart's manifests, and as much of them as an operator outside of the cluster needs."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from controlplane.cases import CORE
+from thaw_operator.client import ApiError, Client
+from thaw_operator.kinds import CHECKPOINTS, POOLS, Kind
+
+CHART = Path(__file__).parents[3] / "charts" / "thaw"
+SYSTEM = "thaw-system"
+KINDS = CORE | {
+    kind.name: kind
+    for kind in (
+        Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", False),
+        Kind("rbac.authorization.k8s.io", "v1", "Role", "roles"),
+        Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
+        Kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", False),
+        Kind("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", False),
+    )
+}
+
+
+def rendered(helm: str, release: str, *settings: str) -> list[dict[str, Any]]:
+    """The chart's manifests."""
+    command = [helm, "template", release, str(CHART), "--namespace", SYSTEM, "--kube-version", "1.34.0"]
+    for setting in settings:
+        command += ["--set", setting]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def install(client: Client, documents: list[dict[str, Any]]) -> None:
+    """The CRDs, the service account and its roles: everything of the chart but the Deployment."""
+    for document in documents:
+        kind = KINDS.get(document["kind"])
+        if kind is not None:
+            client.apply(kind, document["metadata"].get("namespace", ""), document)
+    for kind in (POOLS, CHECKPOINTS):
+        while True:
+            try:
+                client.list_page(kind, None, {})
+                break
+            except ApiError:
+                time.sleep(0.1)
+
+
+def token(client: Client, account: str) -> str:
+    """A token of a service account."""
+    path = CORE["ServiceAccount"].path(SYSTEM, account, "token")
+    spec = {"expirationSeconds": 36000}
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    return str(client._json("create", CORE["ServiceAccount"], path, None, body)["status"]["token"])

@@ -5,7 +5,6 @@ it says is computed by asking its parts, so that a part that did not survive mak
 """
 
 import ctypes
-import hashlib
 import json
 import mmap
 import os
@@ -14,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ class Subject:
             "loopback": self.loopback.ask(b"hi"),
             "shared": self.shared.ask(),
             "ticks": self.ticks.ask(),
-            "ballast": hashlib.sha256(self.ballast).hexdigest(),
+            "ballast": zlib.crc32(self.ballast),
         }
 
     def say(self, text: str, where: str = "stdout") -> None:

@@ -32,7 +32,7 @@ def test_each_capability(pods: Any, dropped: str) -> None:
     assert failed(pod).keys() >= {"capabilities"}
     ok, why, _ = pod.supported()
     assert not ok
-    assert f"capabilities: missing {dropped}; run as root with these" in why
+    assert f"capabilities: missing {dropped}; run as root with " in why
 
 
 def test_what_a_host_may_lack(pods: Any) -> None:

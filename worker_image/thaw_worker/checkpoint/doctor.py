@@ -21,22 +21,15 @@ CRIU_VERSION = (4, 2)
 
 SHM_BYTES = 1 << 30
 
-# capabilities(7). CRIU also takes SYS_ADMIN where it could do with CHECKPOINT_RESTORE.
 CAPABILITIES = {
-    "CHOWN": 0,
-    "DAC_OVERRIDE": 1,
     "DAC_READ_SEARCH": 2,  # linkat(2) of an open file: `--link-remap`
-    "FOWNER": 3,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-    "SETPCAP": 8,
-    "NET_ADMIN": 12,
-    "SYS_CHROOT": 18,
-    "SYS_PTRACE": 19,
-    "SYS_ADMIN": 21,
-    "SYS_TIME": 25,  # the clock offsets of a thawed tree's time namespace
+    "NET_ADMIN": 12,  # TCP_REPAIR
+    "SYS_CHROOT": 18,  # each restored process sets its root
+    "SYS_PTRACE": 19,  # to seize what is not a child of CRIU, where Yama is strict
+    "SYS_ADMIN": 21,  # PIDs, namespaces, seccomp filters
+    "SYS_TIME": 25,  # clock offsets of a thawed tree's time namespace
 }
+"""What it takes as root, by number (capabilities(7)): with these and no others a freeze and a thaw work."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,12 @@ def _capabilities() -> Check:
     effective = int(_status("CapEff") or "0", 16)
     missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     detail = f"missing {', '.join(missing)}" if missing else "all there"
-    return Check("capabilities", not missing, detail, "run as root with these in securityContext.capabilities.add")
+    return Check(
+        "capabilities",
+        not missing,
+        detail,
+        f"run as root with {', '.join(CAPABILITIES)} in securityContext.capabilities.add",
+    )
 
 
 def _seccomp() -> Check:

@@ -1,0 +1,118 @@
+"""What becomes of the API server's JSON."""
+
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+from thaw_operator.observe import views
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "pool-12345678-3",
+            "namespace": "ns",
+            "uid": "u",
+            "resourceVersion": "42",
+            "creationTimestamp": "2026-11-21T08:00:00Z",
+            "labels": {"thaw.dev/pool": "pool", "thaw.dev/revision": "12345678", "thaw.dev/slot": "3"},
+            "annotations": {"controller.kubernetes.io/pod-deletion-cost": "-7"},
+            "ownerReferences": [
+                {"name": "x", "uid": "other", "kind": "X", "apiVersion": "v1"},
+                {"name": "pool", "uid": "pool-uid", "controller": True, "kind": "Y", "apiVersion": "v1"},
+            ],
+        },
+        "spec": {"containers": [{"name": "worker", "image": "i"}]},
+        "status": status,
+    }
+
+
+def seen(obj: dict[str, Any]) -> views.SeenPod:
+    raw = msgspec.json.decode(msgspec.json.encode(obj), type=views.PODS_READER.raw)
+    entry = views.PODS_READER.entry(raw)
+    assert entry is not None
+    return entry.view
+
+
+def test_a_pod_that_waits_for_a_node() -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes fit"}
+    view = seen(pod(phase="Pending", conditions=[condition])).view
+    assert (view.revision, view.slot, view.deletion_cost, view.created) == ("12345678", 3, -7, 1795248000.0)
+    assert (view.scheduled, view.running, view.ready, view.unschedulable) == (False, False, False, "0/3 nodes fit")
+
+
+def test_a_pod_that_serves() -> None:
+    obj = pod(
+        phase="Running",
+        podIP="10.0.0.7",
+        conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T08:01:00Z"}],
+        containerStatuses=[
+            {"name": "sidecar", "restartCount": 9, "state": {"waiting": {"reason": "No"}}},
+            {
+                "name": "worker",
+                "restartCount": 2,
+                "state": {"running": {"startedAt": "2026-11-21T08:00:30Z"}},
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+            },
+        ],
+    )
+    obj["spec"]["nodeName"] = "n1"
+    found = seen(obj)
+    view = found.view
+    assert (found.address, view.node, view.running, view.ready) == ("10.0.0.7", "n1", True, True)
+    assert view.ready_since == view.created + 60
+    assert (view.restarts, view.last_exit_code, view.last_exit_reason, view.waiting_reason) == (2, 137, "OOMKilled", "")
+
+
+def test_a_container_that_crashes() -> None:
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    status = {"name": "worker", "restartCount": 4, "state": waiting, "lastState": ended}
+    view = seen(pod(phase="Running", containerStatuses=[status])).view
+    assert (view.running, view.waiting_reason, view.last_exit_code) == (False, "CrashLoopBackOff", 1)
+
+
+def test_nulls_are_absent_and_odd_labels_no_error() -> None:
+    obj = pod(phase="Running", conditions=None, containerStatuses=None, podIP=None)
+    obj["metadata"] |= {"annotations": None, "finalizers": None}
+    obj["metadata"]["labels"]["thaw.dev/slot"] = "first"
+    assert seen(obj).view.slot == -1
+
+
+def test_entries_know_their_controller_and_pool() -> None:
+    entry = views.PODS_READER.convert(pod(phase="Running"))
+    assert entry is not None
+    assert (entry.owner, entry.group, entry.version) == ("pool-uid", "pool", 42)
+
+
+def test_a_pool_whose_spec_does_not_parse_is_a_pool_with_an_error() -> None:
+    meta = {"name": "p", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    entry = views.POOLS_READER.convert(
+        {"metadata": meta, "spec": {"replicas": -1, "image": "i", "model": {"name": "m"}}}
+    )
+    assert entry is not None and entry.view.spec is None
+    assert "spec.replicas" in entry.view.spec_error
+
+
+def test_a_checkpoint_that_does_not_parse_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    meta = {"name": "c", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    with caplog.at_level(logging.ERROR):
+        assert views.CHECKPOINTS_READER.convert({"metadata": meta, "spec": {"identity": "short"}}) is None
+    assert "VLLMCheckpoint ns/c is left alone" in caplog.text and "identity" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("conditions", "succeeded", "failed", "message"),
+    [
+        ([], False, False, ""),
+        ([{"type": "Complete", "status": "True"}], True, False, ""),
+        ([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}], False, True, "BackoffLimitExceeded"),
+        ([{"type": "Complete", "status": "False"}], False, False, ""),
+    ],
+)
+def test_jobs(conditions: list[dict[str, str]], succeeded: bool, failed: bool, message: str) -> None:
+    meta = {"name": "j", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    entry = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
+    assert entry is not None
+    assert (entry.view.succeeded, entry.view.failed, entry.view.message) == (succeeded, failed, message)

@@ -1,0 +1,89 @@
+"""The queue: each key once, by one thread at a time, and not before its time."""
+
+import threading
+import time
+from collections import Counter
+
+from thaw_operator.workqueue import WorkQueue
+
+
+def test_a_key_that_waits_is_merged() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in "aba":
+        queue.add(key)
+    assert [queue.get(), queue.get()] == ["a", "b"]
+
+
+def test_a_key_added_while_it_is_handled_comes_again_afterwards() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert queue.get() == "a"
+    queue.add("a")
+    queue.add("b")
+    assert queue.get() == "b", "not a: it is being handled"
+    queue.done("a")
+    assert queue.get() == "a"
+
+
+def test_the_earliest_of_several_times_counts() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    started = time.monotonic()
+    queue.add_after("a", 5.0)
+    queue.add_after("a", 0.1)
+    queue.add_after("a", 3.0)
+    assert queue.get() == "a"
+    assert 0.1 <= time.monotonic() - started < 1
+
+
+def test_a_held_key_is_not_due_before_its_time_and_due_then() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert queue.get() == "a"
+    started = time.monotonic()
+    queue.add("a")
+    queue.hold("a", 0.3)
+    queue.done("a")
+    queue.add("a")
+    queue.add_after("a", 0.01)
+    assert queue.get() == "a"
+    assert 0.3 <= time.monotonic() - started < 1
+    queue.done("a")
+    queue.add("a")
+    assert queue.get() == "a", "afterwards it is as any other"
+
+
+def test_no_key_is_lost_or_handled_twice_at_once() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    active: Counter[int] = Counter()
+    handled: Counter[int] = Counter()
+    lock = threading.Lock()
+    wrong: list[int] = []
+
+    def work() -> None:
+        while (key := queue.get()) is not None:
+            with lock:
+                active[key] += 1
+                if active[key] > 1:
+                    wrong.append(key)
+            time.sleep(0.0005)
+            with lock:
+                active[key] -= 1
+                handled[key] += 1
+            queue.done(key)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for n in range(2000):
+        (queue.add if n % 3 else lambda key: queue.add_after(key, 0.002))(n % 20)
+    time.sleep(0.3)
+    before = sum(handled.values())
+    for n in range(20):
+        queue.add(n)
+    time.sleep(0.3)
+    queue.close()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert not wrong
+    assert set(handled) == set(range(20)) and sum(handled.values()) == before + 20

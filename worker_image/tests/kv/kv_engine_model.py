@@ -46,6 +46,7 @@ class Memory:
     """The KV cache. `loaded` is told each block that comes in from the store, and where to."""
 
     block_bytes = BLOCK_BYTES
+    page_locked = False
 
     def __init__(self, blocks: int, slots: int, loaded: Callable[[int, bytes], None]) -> None:
         self.bytes = bytearray(blocks * BLOCK_BYTES)

@@ -4,6 +4,7 @@ A block's bytes are those of all layers in the order in which the engine names t
 tensor's dimensions, whatever their order in memory is.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,9 +12,11 @@ from typing import Any
 
 import torch
 
+from thaw_worker.kv import LOGGER
 from thaw_worker.kv.loader import Move
 from thaw_worker.kv.slots import Done, Fence, Slots
 
+_logger = logging.getLogger(LOGGER)
 _STAGING_BYTES = 64 << 20
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -67,6 +70,8 @@ class Pages:
         self._device = layers[0].blocks.device
         self._staging: torch.Tensor | None = None
         self.block_bytes = offset
+        self.page_locked = self._device.type == "cuda"
+        """Whether slots take a moment to make."""
 
     @property
     def description(self) -> list[dict[str, Any]]:
@@ -74,13 +79,14 @@ class Pages:
         return [{"layer": layer.name, "dtype": layer.dtype, "shape": list(layer.shape)} for layer in self._layers]
 
     def host_slots(self, budget_bytes: int) -> "HostSlots":
-        """Slots of host memory for about `budget_bytes`, page-locked where that makes copies faster."""
+        """Slots of host memory for about `budget_bytes`, page-locked if the KV cache is on a GPU."""
         count = max(2, budget_bytes // self.block_bytes)
-        memory = torch.empty((count, self.block_bytes), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        return HostSlots(memory)
+        return HostSlots(torch.empty((count, self.block_bytes), dtype=torch.uint8), self._device)
 
     def release(self) -> None:
-        """Give device memory back that is only there to copy."""
+        """Wait for copies and give device memory back that is only there for them."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         self._staging = None
 
     def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
@@ -112,14 +118,19 @@ class Pages:
         return _Event(self._device)
 
     def _apply(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
-        index = torch.tensor(block_ids, device=self._device)
+        index = self._index(block_ids)
         for layer in self._layers:
             layer.blocks.index_copy_(0, index, self._part(rows, layer))
 
     def _fetch(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
-        index = torch.tensor(block_ids, device=self._device)
+        index = self._index(block_ids)
         for layer in self._layers:
             self._part(rows, layer).copy_(layer.blocks.index_select(0, index))
+
+    def _index(self, block_ids: Sequence[int]) -> torch.Tensor:
+        """On the device, without waiting for what the device is doing."""
+        index = torch.tensor(block_ids, pin_memory=self._device.type == "cuda")
+        return index.to(self._device, non_blocking=True)
 
     @staticmethod
     def _part(rows: torch.Tensor, layer: _Layer) -> torch.Tensor:
@@ -135,11 +146,29 @@ class Pages:
 
 
 class HostSlots(Slots):
-    """Slots in a tensor: `memory` has one row a slot."""
+    """Slots in a tensor of host memory, one row a slot, for copies to and from `device`.
 
-    def __init__(self, memory: torch.Tensor) -> None:
+    Page-locked by registration rather than by PyTorch's allocator, which keeps what it once locked: at a freeze it must
+    be gone.
+    """
+
+    def __init__(self, memory: torch.Tensor, device: torch.device) -> None:
         super().__init__(memoryview(memory.numpy()).cast("B"), memory.shape[1])
         self.memory = memory
+        self._device = device
+        self._locked = False
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+            self._locked = int(error) == 0
+            if not self._locked:
+                _logger.warning("%d MiB cannot be page-locked (%s): copies will be slower", memory.numel() >> 20, error)
+
+    def close(self) -> None:
+        if self._locked:
+            with torch.cuda.device(self._device):
+                torch.cuda.cudart().cudaHostUnregister(self.memory.data_ptr())
+            self._locked = False
 
 
 class _Event:

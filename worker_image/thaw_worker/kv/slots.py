@@ -47,6 +47,9 @@ class Slots:
                 return None
             return self._free.pop()
 
+    def close(self) -> None:
+        """No copy uses the slots any more."""
+
     def give_back(self, slots: Iterable[int]) -> None:
         with self._changed:
             self._free.extend(slots)

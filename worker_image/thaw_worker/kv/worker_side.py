@@ -1,6 +1,7 @@
 """What the connector does in a worker's process: loads and saves, between the KV cache and the store. Engine-free."""
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ class KVCache(Protocol):
     """The engine's KV cache, as `thaw_worker.kv.pages` shows it."""
 
     block_bytes: int
+    page_locked: bool
+    """Whether slots take a moment to make."""
 
     def host_slots(self, budget_bytes: int) -> Slots: ...
 
@@ -38,7 +41,7 @@ class KVCache(Protocol):
         """Enqueue copies from the KV cache into slots."""
 
     def release(self) -> None:
-        """Give memory back that is only there to copy."""
+        """Wait for copies, and give memory back that is only there for them."""
 
 
 class Store:
@@ -56,14 +59,30 @@ class Store:
         self._loader: Loader | None = None
         self._saver: Saver | None = None
         self._limit = SizeLimit(settings.root, settings.max_bytes, counters)
+        self._lock = threading.Lock()
+        self._stopped = False
 
     @property
     def loader(self) -> Loader:
-        """Made when first needed: page-locked memory costs time, and must not be in a checkpoint."""
-        if self._loader is None:
-            self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
-            self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
-        return self._loader
+        """Made when first needed, or in good time by `warm`."""
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError("the KV store is released")
+            if self._loader is None:
+                self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
+                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
+            return self._loader
+
+    def warm(self) -> None:
+        """Have memory for loads made in the background, where that takes a moment: the first request needs it."""
+        if self._cache.page_locked:
+            threading.Thread(target=self._warm, name="thaw-kv-warm", daemon=True).start()
+
+    def _warm(self) -> None:
+        try:
+            _ = self.loader
+        except RuntimeError as error:
+            _logger.warning("no memory for loads yet: %s", error)
 
     @property
     def saver(self) -> Saver:
@@ -97,6 +116,11 @@ class Store:
         self._load_workers.stop()
         self._save_workers.stop()
         self._cache.release()
+        with self._lock:
+            self._stopped = True
+            for slots in (self._load_slots, self._save_slots):
+                if slots is not None:
+                    slots.close()
 
 
 class WorkerSide:
@@ -109,7 +133,7 @@ class WorkerSide:
         self._counters = counters
         self._block_tokens = block_tokens
         self._first_rank = first_rank
-        self._patience = settings.producer_wait_seconds if only_producer else 0.0
+        self._only_producer = only_producer
         self._cache: KVCache | None = None
         self._description = b""
         self._store: Store | None = None
@@ -142,6 +166,8 @@ class WorkerSide:
             _logger.warning(
                 "KV store %s cannot be written: %s; check spec.kvTransfer.path and its volume", settings.root, error
             )
+        if not self._only_producer:
+            self._store.warm()
         _logger.info(
             "KV store %s, layout %s, %.2f MiB a block of %d tokens",
             settings.root,
@@ -187,8 +213,9 @@ class WorkerSide:
             self._suppressed.update(block.key for block in plan.saves)
             self._counters.add(SAVES, len(plan.saves), Saved.SUPPRESSED)
         elif self._store is not None:
+            patience = self._settings.producer_wait_seconds if self._only_producer else 0.0
             try:
-                self._store.saver.save(plan.saves, self._store.copy_out, self._patience)
+                self._store.saver.save(plan.saves, self._store.copy_out, patience)
             except Exception:  # for example no memory for slots: serving goes on without
                 _logger.exception("KV blocks cannot be saved")
 

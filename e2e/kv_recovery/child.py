@@ -1,0 +1,120 @@
+"""Starts the child engine and speaks with it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from thaw_worker.kv.faults import Fault
+
+from kv_recovery.cases import Run
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "PYTHONPATH": os.pathsep.join(str(_ROOT / part) for part in ("e2e", "worker_image", "contract")),
+}
+
+
+class EngineFailedError(Exception):
+    """The engine stopped; the message names its log."""
+
+
+class Child:
+    """An engine in a process of its own, for a `with` statement.
+
+    Args:
+        options: arguments of vllm.LLM.
+        connector: vLLM's kv_transfer_config; None for an engine without.
+        log: file that gets everything vLLM says.
+        environment: more environment variables.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        connector: dict[str, Any] | None,
+        log: Path,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._arguments = json.dumps({"engine": options, "connector": connector})
+        self._log = log
+        existing = os.environ.get("PYTHONPATH")
+        self._environment = {**os.environ, **_ENVIRONMENT, **(environment or {})}
+        if existing:
+            self._environment["PYTHONPATH"] += os.pathsep + existing
+        self.block_tokens = 0
+
+    def __enter__(self) -> "Child":
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kv_recovery.engine", self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                text=True,
+            )
+        self.block_tokens = self._answer()["block_tokens"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        if kind is not None:
+            self._process.kill()
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise EngineFailedError(f"the engine does not exit; see {self._log}") from None
+
+    def run(self, prompts: Sequence[Sequence[int]], max_tokens: int, *, reset: bool = True) -> Run:
+        """Generate greedily for all prompts at once. `reset`: with an empty local prefix cache, as after a thaw."""
+        return Run.of(self._ask({"prompts": prompts, "max_tokens": max_tokens, "reset": reset}))
+
+    def lifecycle(self, *names: str) -> None:
+        """Call functions of `thaw_worker.kv.lifecycle` in the engine's process."""
+        self._ask({"lifecycle": names})
+
+    def _ask(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(batch) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-15:]
+            raise EngineFailedError("\n".join([*last, f"the engine stopped; its log is {self._log}"]))
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def connector(store: Path, *, role: str = "kv_both", policy: str = "recompute", **extra: Any) -> dict[str, Any]:
+    """vLLM's kv_transfer_config for the connector; with `fault_file` for its fault-injecting twin."""
+    twin = "fault_file" in extra
+    return {
+        "kv_connector": "FaultyThawConnector" if twin else "ThawSharedStorageConnector",
+        "kv_connector_module_path": "thaw_worker.kv.faulty" if twin else "thaw_worker.kv.connector",
+        "kv_role": role,
+        "kv_load_failure_policy": policy,
+        "kv_connector_extra_config": {"shared_storage_path": str(store), **extra},
+    }
+
+
+def write_fault(path: Path, fault: Fault) -> None:
+    path.write_bytes(msgspec.json.encode(fault))

@@ -1,0 +1,90 @@
+"""The child: one vLLM engine that runs batches as they come in on stdin, one JSON object a line, and answers on stdout.
+
+Run as `python -m kv_recovery.engine OPTIONS`, where OPTIONS is JSON: `engine` (arguments of vllm.LLM), `connector`
+(kv_transfer_config, or null). A batch has `prompts`, `max_tokens` and `reset` (forget the local prefix cache first).
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+# In this process: there is no pod around it that would keep the engine's processes together.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # vLLM logs to stdout
+    options = json.loads(sys.argv[1])
+    from vllm import LLM
+    from vllm.config import KVTransferConfig
+
+    connector = options["connector"]
+    llm = LLM(
+        **options["engine"],
+        disable_log_stats=False,
+        **({"kv_transfer_config": KVTransferConfig(**connector)} if connector else {}),
+    )
+    _say(answers, {"block_tokens": llm.llm_engine.vllm_config.cache_config.block_size})
+    for line in sys.stdin:
+        batch = json.loads(line)
+        if batch.get("reset"):
+            llm.reset_prefix_cache()
+        for name in batch.get("lifecycle", ()):
+            _lifecycle(name)
+        _say(answers, _run(llm, batch) if "prompts" in batch else {})
+    llm.llm_engine.engine_core.shutdown()
+
+
+def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    from thaw_worker.kv import lifecycle
+    from vllm import SamplingParams
+
+    parameters = SamplingParams(temperature=0, max_tokens=batch["max_tokens"], ignore_eos=True)
+    before = _counters()
+    start = time.monotonic()
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in batch["prompts"]], parameters, use_tqdm=False)
+    seconds = time.monotonic() - start
+    lifecycle.flush()
+    llm.llm_engine.do_log_stats()
+    return {
+        "answers": [list(output.outputs[0].token_ids) for output in outputs],
+        "reasons": [str(output.outputs[0].finish_reason) for output in outputs],
+        "seconds": seconds,
+        "counters": {
+            name: value - before.get(name, 0) for name, value in _counters().items() if value != before.get(name, 0)
+        },
+    }
+
+
+def _lifecycle(name: str) -> None:
+    from thaw_worker.kv import lifecycle
+
+    getattr(lifecycle, name)()
+
+
+def _counters() -> dict[str, float]:
+    """The connector's Prometheus counters, as /metrics would show them: `name` or `name:label`."""
+    from prometheus_client import REGISTRY
+
+    values: dict[str, float] = {}
+    for metric in REGISTRY.collect():
+        if not metric.name.startswith("thaw_kv_"):
+            continue
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                label = [value for name, value in sample.labels.items() if name not in ("model_name", "engine")]
+                name = metric.name.removeprefix("thaw_kv_")
+                values[":".join([name, *label])] = sample.value
+    return values
+
+
+def _say(answers: TextIO, value: dict[str, Any]) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The sequence: prefill saves, decode is the baseline, then every fault, then the control, then policy `fail`."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.tiny import make_tiny_model
+from thaw_worker.kv.faults import Fault
+
+from kv_recovery import cases, report
+from kv_recovery.cases import ANSWER_TOKENS, Case, Run
+from kv_recovery.child import Child, connector, write_fault
+from kv_recovery.report import Verdict
+
+LOAD_TIMEOUT_SECONDS = 1.0
+_SLOW_SECONDS = 1.8
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # the tiny model gains nothing by more, and a busy machine loses
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",  # near-ties between tokens are rare then
+    "max_model_len": 2048,
+    "num_gpu_blocks_override": 64,
+    "gpu_memory_utilization": 0.05,
+    "max_num_batched_tokens": 512,  # prompts come in several steps, as long prompts do
+    "enforce_eager": True,
+}
+EXTRA: dict[str, Any] = {
+    "load_timeout_seconds": LOAD_TIMEOUT_SECONDS,
+    "lookup_timeout_seconds": 10,
+    "cooldown_seconds": 0,
+}
+
+
+@dataclass
+class Bench:
+    """Directories, engine arguments and where lines go."""
+
+    work: Path
+    say: Callable[[str], None]
+    engine: dict[str, Any]
+    environment: dict[str, str]
+
+    def child(self, kv_connector: dict[str, Any] | None) -> Child:
+        return Child(self.engine, kv_connector, self.work / "engine.log", self.environment)
+
+    @property
+    def store(self) -> Path:
+        return self.work / "store"
+
+    @property
+    def fault(self) -> Path:
+        return self.work / "fault.json"
+
+
+def cpu_bench(work: Path, say: Callable[[str], None]) -> Bench:
+    """The tiny model on the CPU."""
+    make_tiny_model(work / "model")
+    environment = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    return Bench(work, say, {"model": str(work / "model"), **ENGINE}, environment)
+
+
+def gpu_bench(work: Path, say: Callable[[str], None]) -> Bench:
+    """The tiny model on a GPU, in bfloat16, which attention kernels want.
+
+    There a sum depends on how many tokens are computed at once. So one request runs at a time, in steps that begin and
+    end where blocks do: then what is computed alone and what is computed after a load are the same calls.
+    """
+    make_tiny_model(work / "model")
+    block = 128
+    engine = ENGINE | {
+        "dtype": "bfloat16",
+        "block_size": block,
+        "max_num_batched_tokens": block,
+        "max_num_seqs": 1,
+        "gpu_memory_utilization": 0.1,
+    }
+    return Bench(work, say, {"model": str(work / "model"), **engine}, {})
+
+
+def run(bench: Bench) -> list[Verdict]:
+    """Everything; prints the table as it goes."""
+    baselines = baseline(bench)
+    prefill(bench)
+    verdicts = decode(bench, "recompute", [*cases.recompute_cases(_SLOW_SECONDS), *cases.control_cases()], baselines)
+    return verdicts + decode(bench, "fail", cases.fail_cases(), baselines)
+
+
+def baseline(bench: Bench) -> dict[str, Run]:
+    """The answers of an engine without a connector."""
+    start = time.monotonic()
+    with bench.child(None) as child:
+        bench.say(f"engine without a connector started in {time.monotonic() - start:.0f} s")
+        sets = cases.prompts(child.block_tokens)
+        return {name: child.run(prompts, ANSWER_TOKENS) for name, prompts in sets.items()}
+
+
+def prefill(bench: Bench) -> None:
+    """An engine with the producer's role saves the prompts' blocks."""
+    start = time.monotonic()
+    with bench.child(connector(bench.store, role="kv_producer", **EXTRA)) as child:
+        bench.say(f"prefill engine started in {time.monotonic() - start:.0f} s")
+        for name, prompts in cases.prompts(child.block_tokens).items():
+            if name != "fresh":
+                child.run(prompts, 1)
+                files = list(bench.store.glob("*/*/*.kv"))
+                size = sum(file.stat().st_size for file in files)
+                bench.say(f"prefill of {name}: {len(files)} blocks, {size / 2**20:.1f} MiB in the store")
+
+
+def decode(bench: Bench, policy: str, todo: Iterable[Case], baselines: dict[str, Run]) -> list[Verdict]:
+    """An engine with both roles and the fault-injecting twin runs each case with an empty prefix cache of its own."""
+    start = time.monotonic()
+    write_fault(bench.fault, Fault())
+    verdicts: list[Verdict] = []
+    with bench.child(connector(bench.store, policy=policy, **EXTRA, fault_file=str(bench.fault))) as child:
+        bench.say(f"decode engine with policy {policy} started in {time.monotonic() - start:.0f} s")
+        sets = cases.prompts(child.block_tokens)
+        for prompts in sets.values():
+            child.run(prompts, 1)  # the first run of a shape is slower
+        bench.say(report.HEADER)
+        for case in todo:
+            prompts = sets[case.prompts]
+            reference = baselines[case.prompts].seconds
+            if case.stored:  # what the same requests take just now when all loads succeed
+                write_fault(bench.fault, Fault(load_async=case.fault.load_async))
+                reference = child.run(prompts, ANSWER_TOKENS).seconds
+            write_fault(bench.fault, case.fault)
+            verdict = report.judge(case, child.run(prompts, ANSWER_TOKENS), baselines[case.prompts])
+            verdicts.append(verdict)
+            bench.say(report.row(verdict, reference))
+    return verdicts

@@ -1,0 +1,55 @@
+"""The whole of `make kv-recovery`, and that its comparison can fail."""
+
+from pathlib import Path
+
+import pytest
+from kv_recovery import recovery, report, ttft
+from kv_recovery.cases import Case, Run
+from thaw_worker.kv.faults import Fault
+
+GOOD = Run([[1, 2], [3, 4]], ["length", "length"], 1.0, {"loaded_tokens": 256})
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_every_fault_leaves_every_answer_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        verdicts = recovery.run(recovery.cpu_bench(tmp_path, lambda line: print(line, flush=True)))
+    assert len(verdicts) == 40
+    bad = [verdict for verdict in verdicts if verdict.problems]
+    assert not bad, "\n".join(line for verdict in bad for line in [*verdict.problems, *report.difference(verdict)])
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_the_store_brings_the_first_token_sooner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = recovery.cpu_bench(tmp_path, print)
+    setting = ttft.Setting(bench.engine, bench.environment, 15 * 128, range(4, 512), {})
+    with capsys.disabled():
+        assert ttft.measure(setting, tmp_path, print) > 1.2
+
+
+def test_the_answers_that_must_be_equal_are_compared() -> None:
+    other = Run([[1, 2], [3, 5]], ["length", "length"], 1.0, {"loaded_tokens": 256})
+    assert report.judge(Case("c", Fault()), GOOD, GOOD).problems == ()
+    verdict = report.judge(Case("c", Fault()), other, GOOD)
+    assert verdict.problems == ("answers differ from the baseline",)
+    assert "-request 1 (length): 3 4" in report.difference(verdict)
+    assert "+request 1 (length): 3 5" in report.difference(verdict)
+
+
+def test_a_control_that_does_not_differ_is_a_failure() -> None:
+    (problem,) = report.judge(Case("c", Fault(), differs=True), GOOD, GOOD).problems
+    assert "cannot fail" in problem
+
+
+def test_a_fault_that_was_not_injected_is_a_failure() -> None:
+    case = Case("c", Fault(), frozenset({"corrupt"}), recomputes=True)
+    assert len(report.judge(case, GOOD, GOOD).problems) == 2
+
+
+def test_with_policy_fail_exactly_the_affected_requests_fail() -> None:
+    one_failed = Run([[], [3, 4]], ["error", "length"], 1.0, {"load_failures:corrupt": 1})
+    case = Case("c", Fault(), frozenset({"corrupt"}), failed=1)
+    assert report.judge(case, one_failed, GOOD).problems == ()
+    assert report.judge(case, GOOD, GOOD).problems

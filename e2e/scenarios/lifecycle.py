@@ -18,7 +18,7 @@ from scenarios.report import Report, Row
 
 POOL_SELECTOR = f"thaw.dev/pool={manifests.POOL}"
 ADMIN_PORT, SERVING_PORT = 9100, 8000
-STREAM_TOKENS = 1500
+STREAM_TOKENS = 1000
 MIN_SPEEDUP = 5.0
 
 # Runs in a worker's container, which has the store mounted: one bit in the middle of the checkpoint's largest file.

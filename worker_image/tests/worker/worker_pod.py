@@ -31,7 +31,7 @@ ENGINE_ARGS = {
     "gpuMemoryUtilization": 0.05,
     "enforceEager": True,
 }
-ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}  # a tiny model, few cores
 
 # Sources are opened before /tmp is covered, since they may be in it.
 _SETUP = f"""

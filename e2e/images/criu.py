@@ -8,15 +8,13 @@ unstable in the cache, brought there by worker_image/criu.py in 15 s. Nothing is
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from images.tools import ROOT, ToolError, cache_directory, content_key, fail, locked, step
+from images.tools import ROOT, ToolError, cache_directory, content_key, fail, load_script, locked, step
 
 SCRIPT = ROOT / "worker_image" / "criu.py"
 
@@ -27,7 +25,8 @@ def criu_path() -> Path:
     Raises:
         ToolError: there is none and none can be had, or the one that THAW_CRIU names is too old.
     """
-    installer = _installer()
+    # A plain `import criu` would find the file that you are reading.
+    installer = load_script(SCRIPT)
     try:
         if named := os.environ.get("THAW_CRIU"):
             installer.check(Path(named))
@@ -51,15 +50,6 @@ def criu_path() -> Path:
         return directory / "criu"
     except installer.CriuError as error:
         raise ToolError(str(error)) from error
-
-
-def _installer() -> ModuleType:
-    # By its path: a plain `import criu` would find the file that you are reading.
-    spec = importlib.util.spec_from_file_location("thaw_image_criu", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def main() -> None:

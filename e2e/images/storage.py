@@ -86,12 +86,14 @@ class Storage:
             shutil.rmtree(old)
         tags = {layout.name for layout in images.iterdir()}
         kept = {base, *(f"localhost/{tag}:latest" for tag in tags)}
-        listing = subprocess.run([*self._command(), "images", "--json"], check=True, capture_output=True)
-        names = {name for image in json.loads(listing.stdout) or [] for name in image.get("names") or []}
+        listing = json.loads(self._quietly("images", "--json")) or []
+        names = {name for image in listing for name in image.get("names") or []}
         if unused := sorted(names - kept):
-            self.buildah("rmi", "--force", *unused)
-        # What is left without a name and without descendants: layers of the removed, and of builds that failed.
-        self.buildah("rmi", "--prune")
+            self._quietly("rmi", "--force", *unused)
+        # What is left without a name and without descendants: layers of the removed, and of builds that failed or were
+        # killed, which leave containers too.
+        self._quietly("rm", "--all")
+        self._quietly("rmi", "--prune")
         shared = self.directory / "blobs"
         index = json.loads((shared / "index.json").read_text())
         index["manifests"] = [entry for entry in index["manifests"] if _tag(entry) in tags]
@@ -99,6 +101,13 @@ class Storage:
         for blob in (shared / "blobs" / "sha256").iterdir():
             if blob.stat().st_nlink == 1:  # no layout has a link to it
                 blob.unlink()
+
+    def _quietly(self, *arguments: str) -> str:
+        command = [*self._command(), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ToolError(f"`{' '.join(command)}` exited with status {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
 
     def _command(self) -> list[str]:
         return ["buildah", f"--root={self.directory}/storage", f"--runroot={self.directory}/run",

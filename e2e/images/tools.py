@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,16 @@ def content_key(files: Iterable[Path], *more: str, root: Path = ROOT) -> str:
 def code_files(package: Path) -> list[Path]:
     """The files of a Python package that are its code: everything but bytecode."""
     return [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def load_script(path: Path) -> ModuleType:
+    """The module in a file that lies in no package, such as a script that is copied into an image."""
+    spec = importlib.util.spec_from_file_location(f"thaw_script_{path.stem}", path)
+    assert spec and spec.loader, f"{path} is Python"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from images.tools import ROOT
+from images.tools import ROOT, load_script
 
-SPEC = importlib.util.spec_from_file_location("image_id", ROOT / "worker_image" / "image_id.py")
-assert SPEC and SPEC.loader
-MODULE: Any = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(MODULE)
+MODULE: Any = load_script(ROOT / "worker_image" / "image_id.py")
 
 STATUS = """Package: libc6
 Status: install ok installed

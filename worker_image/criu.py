@@ -66,9 +66,7 @@ def check(criu: Path) -> str:
     if not found:
         raise CriuError(f"`{criu} --version` names no version: {text.strip()!r}")
     if tuple(map(int, found[1].split("."))) < MINIMUM:
-        raise CriuError(
-            f"{criu} is CRIU {found[1]}, and {_dotted(MINIMUM)} is the oldest that can freeze vLLM"
-        )
+        raise CriuError(f"{criu} is CRIU {found[1]}, and {_dotted(MINIMUM)} is the oldest that can freeze vLLM")
     return found[1]
 
 
@@ -112,9 +110,7 @@ def _mirror() -> str:
             _output(["apt-get", "--quiet=2", "update"])
         if mirrors := sorted(set(_output(query).split())):
             return mirrors[0]
-    raise CriuError(
-        "apt has no source of origin Debian: add Debian's main archive to /etc/apt/sources.list.d"
-    )
+    raise CriuError("apt has no source of origin Debian: add Debian's main archive to /etc/apt/sources.list.d")
 
 
 def _collect(root: Path, target: Path) -> None:
@@ -122,9 +118,7 @@ def _collect(root: Path, target: Path) -> None:
     program = next((path for path in (root / "usr/sbin/criu", root / "usr/bin/criu") if path.exists()), None)
     loader = next(root.glob("usr/lib*/**/ld-linux-*.so.*"), None)
     if program is None or loader is None:
-        raise CriuError(
-            "Debian's packages have no criu or no dynamic linker where they used to: criu.py must learn it"
-        )
+        raise CriuError("Debian's packages have no criu or no dynamic linker where they used to: criu.py must learn it")
     libraries = ":".join(sorted({str(path.parent) for path in root.glob("usr/lib/**/*.so.*")}))
     listing = _output([str(loader), "--library-path", libraries, "--list", str(program)])
     if "not found" in listing:
@@ -156,12 +150,8 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "directory", type=Path, help="a directory that does not exist yet, such as /opt/thaw/criu"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="a directory that does not exist yet, such as /opt/thaw/criu")
     directory = parser.parse_args().directory.absolute()
     if directory.exists() and any(directory.iterdir()):
         sys.exit(f"criu.py: error: {directory} is not empty: give another directory or remove it")

@@ -51,9 +51,7 @@ def _distributions(site: Iterable[str]) -> list[str]:
         # Bytecode has no digest there and may or may not be listed; it is made from the rest.
         record = [row for row in (distribution.read_text("RECORD") or "").splitlines() if ".pyc," not in row]
         name = distribution.metadata["Name"].lower()
-        lines.append(
-            f"distribution {name} {distribution.version} {_digest(chr(10).join(sorted(record)).encode())}"
-        )
+        lines.append(f"distribution {name} {distribution.version} {_digest(chr(10).join(sorted(record)).encode())}")
     return lines
 
 
@@ -71,9 +69,7 @@ def _digest(data: bytes) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="+", help="Thaw's code and CRIU")
     print(image_id(parser.parse_args().paths))
 

@@ -106,11 +106,11 @@ def ensure(directory: Path) -> None:
 
 
 def _key() -> str:
-    files = [constraints("dev"), ROOT / "worker_image" / "vllm_cpu.py", Path(__file__)]
+    files = [constraints("dev"), ROOT / "worker_image" / "vllm_cpu.py"]
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         raise ToolError(f"{', '.join(missing)} is missing: is this a whole checkout?")
-    return content_key(files, sys.version, str(sysconfig.get_config_var("BINDIR")))
+    return content_key(files, sys.version, str(sysconfig.get_config_var("BINDIR")), str(ROOT), *PACKAGES)
 
 
 def _read(path: Path) -> str | None:

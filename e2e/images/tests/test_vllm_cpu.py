@@ -50,5 +50,9 @@ def test_edited_files(distribution: str, file: str, change: Any, tmp_path: Path)
 
 def test_what_is_no_elf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"not an ELF file" * 10)
-    with (tmp_path / "text").open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as text:
-        pytest.raises(ValueError, MODULE.cut_libraries, text).match("ELF")
+    with (
+        (tmp_path / "text").open("r+b") as stream,
+        mmap.mmap(stream.fileno(), 0) as text,
+        pytest.raises(ValueError, match="ELF"),
+    ):
+        MODULE.cut_libraries(text)

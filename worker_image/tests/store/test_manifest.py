@@ -1,7 +1,7 @@
 """Every manifest that is written is read back equal; one that was changed in any way is refused."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from thaw_contract.identity import HostTuple, IdentityInputs, digest
 from thaw_contract.reasons import Reason
@@ -49,11 +49,13 @@ def some_manifest(draw: st.DrawFn) -> Manifest:
     )
 
 
+@settings(deadline=None)
 @given(some_manifest())
 def test_round_trip(manifest: Manifest) -> None:
     assert manifests.decode(manifests.encode(manifest), manifest.generation) == manifest
 
 
+@settings(deadline=None)
 @given(some_manifest(), st.data())
 def test_changed_bytes_are_refused(manifest: Manifest, data: st.DataObject) -> None:
     written = manifests.encode(manifest)

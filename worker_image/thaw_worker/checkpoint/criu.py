@@ -43,23 +43,22 @@ def find(criu: str) -> str:
     return path
 
 
-@dataclass(frozen=True)
 class Patience:
-    """How long to go on: until a deadline or until told to stop."""
+    """How long to go on: for some seconds from now, or until told to stop."""
 
-    deadline: float  # of time.monotonic()
-    cancel: threading.Event | None
-    timeout: Reason
-    given_up: Reason
+    def __init__(self, seconds: float, cancel: threading.Event | None, timeout: Reason, given_up: Reason) -> None:
+        """`timeout` and `given_up`: the reasons to raise."""
+        self._seconds, self._cancel, self._timeout, self._given_up = seconds, cancel, timeout, given_up
+        self._deadline = time.monotonic() + seconds
 
     def check(self) -> None:
         """Raises:
         CheckpointError: time is up, or cancelled.
         """
-        if self.cancel is not None and self.cancel.is_set():
-            raise CheckpointError(self.given_up, "criu", "cancelled")
-        if time.monotonic() > self.deadline:
-            raise CheckpointError(self.timeout, "criu", "not done in time")
+        if self._cancel is not None and self._cancel.is_set():
+            raise CheckpointError(self._given_up, "criu", "cancelled")
+        if time.monotonic() > self._deadline:
+            raise CheckpointError(self._timeout, "criu", f"not done after {self._seconds:g} s")
 
 
 @dataclass(frozen=True)
@@ -104,18 +103,21 @@ class Criu:
         self.log = Log(work_dir / f"{action}.log", work_dir / f"{action}.out")
         self.log.remove()  # a log of the run before would explain a failure wrongly
         log = ("--work-dir", str(work_dir), "--log-file", self.log.log.name, "-v2")
-        self.pid = os.posix_spawn(
-            program,
-            [program, action, *arguments, *COMMON, *log],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(self.log.output), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherit),  # takes close-on-exec off
-            ],
-            setsid=True,
-        )
+        try:
+            self.pid = os.posix_spawn(
+                program,
+                [program, action, *arguments, *COMMON, *log],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(self.log.output), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                    *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherit),  # takes close-on-exec off
+                ],
+                setsid=True,
+            )
+        except OSError as e:
+            raise CheckpointError(Reason.CRIU_MISSING, "criu", f"cannot run {program}: {e.strerror}") from e
         self._pidfd = os.pidfd_open(self.pid)
         self.returncode: int | None = None
 

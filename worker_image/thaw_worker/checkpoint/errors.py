@@ -18,9 +18,12 @@ class CheckpointError(Exception):
     def __init__(
         self, reason: Reason, stage: str, message: str, *, log_tail: str = "", tree_intact: bool = True
     ) -> None:
-        super().__init__(f"{reason} in stage {stage}: {message}")
+        super().__init__(reason, stage, message)
         self.reason = reason
         self.stage = stage
         self.message = message
         self.log_tail = log_tail
         self.tree_intact = tree_intact
+
+    def __str__(self) -> str:
+        return f"{self.reason} in stage {self.stage}: {self.message}"

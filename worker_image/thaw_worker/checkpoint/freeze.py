@@ -1,10 +1,10 @@
 """Write a running process tree into a directory and leave it running."""
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,30 +63,56 @@ def freeze(
 
     Raises:
         CheckpointError: `CRIU_MISSING`, `CRIU_DUMP_FAILED`, `SHM_FAILED`, `STORE_FULL`, `FREEZE_TIMEOUT`,
-            `FREEZE_GIVEN_UP` (cancelled). The tree runs on (but see `CheckpointError.tree_intact`), no
-            `link_remap.*` is left behind; what is in `image_dir` is worthless.
+            `STORE_UNAVAILABLE`, `FREEZE_GIVEN_UP` (cancelled). The tree runs on (but see
+            `CheckpointError.tree_intact`), no `link_remap.*` is left behind; what is in `image_dir` is worthless.
     """
     started = time.monotonic()
-    patience = Patience(started + timeout, cancel, Reason.FREEZE_TIMEOUT, Reason.FREEZE_GIVEN_UP)
+    patience = Patience(timeout, cancel, Reason.FREEZE_TIMEOUT, Reason.FREEZE_GIVEN_UP)
     program = find(criu)
-    images = image_dir / process.IMAGES
-    images.mkdir(parents=True)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    before = carrying.contents(carry)
     timings: dict[str, float] = {}
-    with ExitStack() as stack:
-        hook = stack.enter_context(_Hook(work_dir))
+    try:
+        (image_dir / process.IMAGES).mkdir(parents=True)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        frozen = _run(tree, program, image_dir, work_dir, carry, patience, timings)
+        process.write(image_dir, frozen)
+        size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = Reason.STORE_FULL if full else Reason.STORE_UNAVAILABLE
+        raise CheckpointError(reason, "files", f"{e.filename or image_dir}: {e.strerror}") from e
+    timings["total"] = time.monotonic() - started
+    return FreezeResult(
+        timings=timings,
+        pids=frozen.pids,
+        pipes=(frozen.stdout, frozen.stderr),
+        files=tuple(f.path for f in frozen.files),
+        bytes=size,
+    )
+
+
+def _run(
+    tree: ProcessTree,
+    program: str,
+    image_dir: Path,
+    work_dir: Path,
+    carry: Sequence[Path],
+    patience: Patience,
+    timings: dict[str, float],
+) -> process.Frozen:
+    """Run CRIU, and undo what it did if anything goes wrong."""
+    before = carrying.contents(carry)
+    with _Hook(work_dir) as hook:
         run = Criu(
             program,
             "dump",
             [
-                *("--tree", str(tree.pid), "--images-dir", str(images), "--leave-running"),
+                *("--tree", str(tree.pid), "--images-dir", str(image_dir / process.IMAGES), "--leave-running"),
                 *("--ghost-limit", GHOST_LIMIT, "--action-script", str(hook.script)),
             ],
             work_dir=work_dir,
         )
         try:
-            frozen = _dump(tree, run, hook, image_dir, carry, patience, timings)
+            return _dump(tree, run, hook, image_dir, carry, patience, timings)
         except BaseException as e:
             hook.answer(b"stop\n")
             undone = run.stop(STOP_GRACE)
@@ -95,15 +121,6 @@ def freeze(
             raise
         finally:
             carrying.remove(carrying.link_remaps(carrying.contents(carry) - before))
-    process.write(image_dir, frozen)
-    timings["total"] = time.monotonic() - started
-    return FreezeResult(
-        timings=timings,
-        pids=frozen.pids,
-        pipes=(frozen.stdout, frozen.stderr),
-        files=tuple(f.path for f in frozen.files),
-        bytes=sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file()),
-    )
 
 
 def _dump(

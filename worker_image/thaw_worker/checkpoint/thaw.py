@@ -53,7 +53,7 @@ def thaw(
             files laid are removed.
     """
     started = time.monotonic()
-    patience = Patience(started + timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
+    patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     frozen = process.read(image_dir)
     ids = set(frozen.ids)
@@ -76,7 +76,7 @@ def thaw(
         left = _kill(ids)
         carry.remove(carry.contents(roots) - before)
         if isinstance(e, CheckpointError) and left:
-            e.add_note(f"PIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(sorted(left))}")
+            e.message += f"\nPIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(left)}"
         raise
     carry.remove(carry.link_remaps(carry.contents(roots) - before))  # open by now, and needed by nobody
     timings["total"] = time.monotonic() - started

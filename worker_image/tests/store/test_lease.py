@@ -65,18 +65,20 @@ def test_live_holder_keeps_it(store: Any, identity: Any, host: Any) -> None:
 
 
 def test_dead_holder_loses_it_whatever_the_clocks_say(store: Any, identity: Any, host: Any) -> None:
+    held, holds = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            store.lease(identity, host, A, ttl=0.5).try_acquire()
+            store.lease(identity, host, A, ttl=0.5).try_acquire().check()
+            os.write(holds, b"x")
             time.sleep(100)
         finally:
             os._exit(1)
+    os.read(held, 1)
     leases = store.root / "leases"
     request = store.lease(identity, host, B, ttl=0.5)
-    while request.holder is None:
-        if lease := request.try_acquire():
-            lease.release()
+    assert request.try_acquire() is None
+    assert request.holder == A
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     for path in leases.iterdir():  # as if written by a machine that is a year ahead

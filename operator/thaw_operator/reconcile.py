@@ -21,8 +21,9 @@ from thaw_operator.plan import plan, plan_checkpoint
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = (0.2, 60.0)  # after a failure: the first and the longest
-AGAIN_SECONDS = (0.01, 5.0)  # after a write: soon, later only if writing does not come to an end
-FREE_ROUNDS = 20  # reconciles in a row that may write before that counts as not coming to an end
+AGAIN_SECONDS = 0.01  # after a write
+BURST_ROUNDS = 20  # reconciles in a row that may write at full speed;
+CALM_SECONDS = 0.2  # from then on there is a pause after each, so that no plan can write without end at full speed
 
 
 class Reconciler:
@@ -46,9 +47,8 @@ class Reconciler:
         """
         started, result = time.monotonic(), "failed"
         try:
-            result, seconds = self._round(key)
+            result, due = self._round(key)
             self._failures.pop(key, None)
-            due = Due(seconds)
         except _RetryError as retry:
             due = self._pause(key, retry.after)
         except ApiError as error:
@@ -61,25 +61,23 @@ class Reconciler:
         metrics.RECONCILE_SECONDS.labels(key.kind.name).observe(time.monotonic() - started)
         return due
 
-    def _round(self, key: Key) -> tuple[str, float | None]:
+    def _round(self, key: Key) -> "tuple[str, Due]":
         self._writer.resolve(key)
         planned = self._pool(key) if key.kind is POOLS else self._checkpoint(key)
         if planned is None:
             self._forget(key)
-            return "settled", None
+            return "settled", Due(None)
         outcome, requeue_after = planned
         if outcome.errors:
             raise _RetryError(outcome.retry_after)
         if outcome.writes:
             rounds = self._rounds[key] = self._rounds.get(key, 0) + 1
-            soon, late = AGAIN_SECONDS
-            if rounds == FREE_ROUNDS:
-                log.warning("%s: %d rounds in a row wrote something; slowing down", key, rounds)
-            return "changed", min(late, soon * 2 ** min(16, max(0, rounds - FREE_ROUNDS)))
+            calm = rounds > BURST_ROUNDS
+            return "changed", Due(CALM_SECONDS if calm else AGAIN_SECONDS, not_before=calm)
         self._rounds.pop(key, None)
         if outcome.waiting:
-            return "settled", min(1.0, requeue_after or 1.0)
-        return "settled", requeue_after
+            return "settled", Due(min(1.0, requeue_after or 1.0))
+        return "settled", Due(requeue_after)
 
     def _pool(self, key: Key) -> tuple[Outcome, float | None] | None:
         uid = self._uid(key)
@@ -142,7 +140,7 @@ class Due(NamedTuple):
 
     Attributes:
         seconds: from now; None if only an event makes it due.
-        not_before: events do not make it due earlier, because the API server asked for patience.
+        not_before: events do not make it due earlier.
     """
 
     seconds: float | None

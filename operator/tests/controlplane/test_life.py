@@ -11,6 +11,7 @@ from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Watches
+from thaw_contract import names
 from thaw_operator.client import ApiError
 from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
 
@@ -39,6 +40,11 @@ def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., s
     case.start()
     case.create(pool(replicas=1))
     case.wait_settled(1)
+    kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=3")
+    case.wait_settled(3)
+    kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=2")
+    case.wait_settled(2)
+    assert [e["note"] for e in case.events() if e["note"].startswith("deleting pod")]
     kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=3")
     case.wait_settled(3)
     scale = json.loads(kubectl("get", "--raw", POOLS.path(case.namespace, POOL, "scale")))
@@ -102,6 +108,21 @@ def test_a_pod_that_went_while_nobody_watched_is_replaced(case: Case) -> None:
     case.proxy.set_watches(Watches())
     case.wait_settled(2)
     assert victim["uid"] not in {pod["metadata"]["uid"] for pod in case.items(PODS)}
+
+
+def test_a_pod_without_its_label_is_told_and_not_fought_over(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    name = case.items(PODS)[0]["metadata"]["name"]
+    case.client.patch(PODS, case.namespace, name, {"metadata": {"labels": {names.LABEL_POOL: None}}})
+    case.wait("the Event", lambda: any("lacks its label" in event["note"] for event in case.events()))
+    since = time.monotonic()
+    time.sleep(5)
+    assert len(case.proxy.writes(since)) < 10, [str(call) for call in case.proxy.writes(since)]
+    case.client.patch(PODS, case.namespace, name, {"metadata": {"labels": {names.LABEL_POOL: POOL}}})
+    case.wait_settled(1)
+    case.assert_quiet(3)
 
 
 def test_a_checkpoint_in_use_survives_its_deletion_and_a_restart(case: Case) -> None:

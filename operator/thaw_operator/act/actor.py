@@ -10,7 +10,7 @@ from thaw_operator.act.events import Recorder
 from thaw_operator.act.writer import TakenError, Writer
 from thaw_operator.client import ApiError
 from thaw_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, Key
-from thaw_operator.plan.model import CheckpointDecisions, Decisions, Event, Manifest
+from thaw_operator.plan.model import CheckpointDecisions, Decisions, DeletePod, Event, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,14 @@ class Actor:
         do, writer = _Steps(key, uid, self._recorder), self._writer
         do.each(partial(writer.apply, key, BY_NAME[m["kind"]], m, uid) for m in decisions.apply)
         do.each(partial(writer.create, key, CHECKPOINTS, m, None) for m in decisions.create_checkpoints)
-        do.each(partial(writer.delete, key, PODS, d.name, d.uid, d.resource_version) for d in decisions.delete)
+        do.each(partial(self._delete, do, key, pod) for pod in decisions.delete)
         do.each(partial(writer.delete, key, BY_NAME[r.kind], r.name, r.uid) for r in decisions.remove)
         do.each(partial(writer.create, key, PODS, m, uid) for m in decisions.create)
-        return do.report(decisions.status, decisions.events, writer)
+        return do.report(decisions.status, (*decisions.events, *do.said), writer)
+
+    def _delete(self, do: "_Steps", key: Key, pod: DeletePod) -> None:
+        if self._writer.delete(key, PODS, pod.name, pod.uid, pod.resource_version, pod.reason):
+            do.said.append(Event("Normal", pod.reason, f"deleting pod {pod.name}", f"delete/{pod.uid}"))
 
     def checkpoint(self, key: Key, uid: str, decisions: CheckpointDecisions) -> Outcome:
         """`uid` is the checkpoint's. As `pool`."""
@@ -72,6 +76,7 @@ class _Steps:
 
     def __init__(self, key: Key, uid: str, recorder: Recorder) -> None:
         self.outcome = Outcome()
+        self.said: list[Event] = []  # Events about the writes themselves
         self._key, self._uid, self._recorder = key, uid, recorder
         self._down = False
 

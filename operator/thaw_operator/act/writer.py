@@ -9,9 +9,11 @@ import logging
 import threading
 from typing import Any
 
+from thaw_contract import names
+
 from thaw_operator import metrics
 from thaw_operator.client import ApiError, Client, Object, Verb
-from thaw_operator.kinds import Key, Kind
+from thaw_operator.kinds import PODS, Key, Kind
 from thaw_operator.observe.cache import Entry
 from thaw_operator.observe.observer import Observer
 
@@ -60,7 +62,13 @@ class Writer:
                 raise self._failed("create", key, kind, name, error) from None
             found = self._observer.refresh(kind, key.namespace, name)
             _check_owner(kind, found, name, owner)
+            if found is not None and kind is PODS and found.group != key.name:
+                raise TakenError(
+                    f"Pod {key.namespace}/{name} is this pool's, but lacks its label; delete it, or run kubectl label "
+                    f"pod -n {key.namespace} {name} {names.LABEL_POOL}={key.name}"
+                ) from None
             return False
+        log.info("%s: created %s %s", key, kind.name, name)
         self._observer.wrote(kind, answer)
         return True
 
@@ -77,11 +85,15 @@ class Writer:
             known = self._observer.refresh(kind, key.namespace, name)
         _check_owner(kind, known, name, owner)
         try:
-            self._observer.wrote(kind, self._client.apply(kind, key.namespace, manifest))
+            answer = self._client.apply(kind, key.namespace, manifest)
         except ApiError as error:
             raise self._failed("apply", key, kind, name, error) from None
+        log.info("%s: applied %s %s", key, kind.name, name)
+        self._observer.wrote(kind, answer)
 
-    def delete(self, key: Key, kind: Kind, name: str, uid: str, resource_version: str | None = None) -> bool:
+    def delete(
+        self, key: Key, kind: Kind, name: str, uid: str, resource_version: str | None = None, why: str = "unwanted"
+    ) -> bool:
         """Delete exactly this object. False if it is gone, or is not what it was when this was decided; the
         cache then shows what it is now.
         """
@@ -96,6 +108,7 @@ class Writer:
             else:
                 raise self._failed("delete", key, kind, name, error) from None
             return False
+        log.info("%s: deleted %s %s (%s)", key, kind.name, name, why)
         if answer["metadata"].get("deletionTimestamp"):
             self._observer.wrote(kind, answer)  # it is terminating
         else:

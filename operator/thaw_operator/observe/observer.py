@@ -24,6 +24,9 @@ _SELECTORS = {
     JOBS: f"{names.LABEL_COMPONENT}={names.COMPONENT_JANITOR}",
 } | dict.fromkeys(CHILDREN, names.LABEL_POOL)
 
+_LABELLED = (PODS, *CHILDREN)
+"""Kinds of which only labelled objects are watched. Others must not be cached: nothing would tell of their end."""
+
 
 class Observer:
     """The caches of all kinds. `on_change` is called after every change, in some informer's or writer's
@@ -88,9 +91,9 @@ class Observer:
     # -- own writes ---
 
     def wrote(self, kind: Kind, obj: dict[str, Any]) -> Entry[Any] | None:
-        """Take in the object that a write, or a read by name, returned."""
+        """Take in the object that a write, or a read by name, returned, if it is of those that are watched."""
         entry = self._readers[kind].convert(obj)
-        if entry is not None:
+        if entry is not None and (entry.group or kind not in _LABELLED):
             self._caches[kind].wrote(entry)
         return entry
 

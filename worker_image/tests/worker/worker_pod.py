@@ -38,6 +38,9 @@ _SETUP = f"""
 set -e
 hostname "$1"; shift
 exec 8<"$1" 9<"$2"; shift 2
+awk '{{print $5}}' /proc/self/mountinfo | grep -vE '^/($|proc|sys|dev)' | sort -r | while read -r place; do
+  umount -l "$place"  # others' mounts come and go, and a pod sees none of them
+done
 mount -t tmpfs tmpfs /var/lib
 mkdir -p {names.PATH_STORE} {names.PATH_MODEL}
 mount --bind /proc/self/fd/8 {names.PATH_STORE}

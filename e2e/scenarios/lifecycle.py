@@ -18,7 +18,7 @@ from scenarios.report import Report, Row
 
 POOL_SELECTOR = f"thaw.dev/pool={manifests.POOL}"
 ADMIN_PORT, SERVING_PORT = 9100, 8000
-STREAM_TOKENS = 1000
+STREAM_TOKENS = 1500
 MIN_SPEEDUP = 5.0
 
 # Runs in a worker's container, which has the store mounted: one bit in the middle of the checkpoint's largest file.
@@ -75,13 +75,13 @@ class Lifecycle:
         self.kube.apply(manifests.pool(self.image, replicas=1))
         worker = self._wait_ready(1, timeout=420)[0]
         pool = wait("the checkpoint", self._pool_with_checkpoint, timeout=180)
+        self._row(worker)
         found = condition(pool, "CheckpointReady")
         self.report.check(
             f"the first worker started cold and its checkpoint is ready ({found and found.get('reason')})",
             worker.state.get("startMode") == "Cold",
         )
         self.answer = greedy(self._serving(worker), manifests.MODEL_NAME)
-        self._row(worker)
         print(self.kube.run("get", "vwp"), end="", flush=True)
         return worker
 
@@ -121,12 +121,12 @@ class Lifecycle:
         in_flight = [name for name in leaving if streams[name].is_alive()]
         self.report.check(f"answers were in flight on the pods that went ({len(in_flight)} of 2)", bool(in_flight))
         for stream in streams.values():
-            stream.join(120)
+            stream.join(manifests.DRAIN_SECONDS)
         whole = sum(stream.whole for stream in streams.values())
         problems = "; ".join(f"{n}: {s.error or (s.finish_reason, s.usage)}" for n, s in streams.items() if not s.whole)
         text = f"{whole} of {len(streams)} streamed answers of {STREAM_TOKENS} tokens arrived whole"
         self.report.check(f"{text}: {problems}" if problems else text, whole == len(streams))
-        wait("the two pods to be gone", lambda: len(self._pods()) == 1, timeout=120)
+        wait("the two pods to be gone", lambda: len(self._pods()) == 1, timeout=manifests.DRAIN_SECONDS)
         self.workers = {p["metadata"]["name"]: self.workers[p["metadata"]["name"]] for p in self._pods()}
 
     def corruption_is_found(self) -> None:

@@ -9,6 +9,7 @@ POOL = "tiny"
 CLAIM = "thaw-store"
 MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
+DRAIN_SECONDS = 240  # far more than a stream takes: a busy machine must not look like a lost request
 
 ENGINE_ARGS: dict[str, Any] = {
     "dtype": "float32",
@@ -90,8 +91,8 @@ def pool(image: str, replicas: int) -> Object:
             "model": {"name": MODEL_NAME, "source": {"claim": {"claimName": CLAIM, "path": MODEL_PATH}}},
             "engineArgs": ENGINE_ARGS, "env": ENGINE_ENV,
             "checkpoint": {"policy": "Auto", "storage": {"claimName": CLAIM, "subPath": "checkpoints"}},
-            "drain": {"propagationSeconds": 2, "timeoutSeconds": 60},
-            "terminationGracePeriodSeconds": 90,
+            "drain": {"propagationSeconds": 2, "timeoutSeconds": DRAIN_SECONDS},
+            "terminationGracePeriodSeconds": DRAIN_SECONDS + 30,
         },
     }  # fmt: skip
 

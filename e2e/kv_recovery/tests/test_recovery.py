@@ -1,11 +1,14 @@
 """The whole of `make kv-recovery`, and that its comparison can fail."""
 
+import time
 from pathlib import Path
 
 import pytest
 from kv_recovery import recovery, report, ttft
 from kv_recovery.cases import Case, Run
-from thaw_worker.kv.faults import Fault
+from kv_recovery.cases import prompts as prompt_sets
+from kv_recovery.child import connector, write_fault
+from thaw_worker.kv.faults import Fault, Kind, Which
 
 GOOD = Run([[1, 2], [3, 4]], ["length", "length"], 1.0, {"loaded_tokens": 256})
 
@@ -27,6 +30,29 @@ def test_the_store_brings_the_first_token_sooner(tmp_path: Path, capsys: pytest.
     setting = ttft.Setting(bench.engine, bench.environment, 15 * 128, range(4, 512), {})
     with capsys.disabled():
         assert ttft.measure(setting, tmp_path, print) > 1.2
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("timeout", [60.0, 0.5], ids=["in time", "too late"])
+def test_a_producer_that_exits_finishes_its_saves_or_times_out(tmp_path: Path, timeout: float) -> None:
+    """vLLM's own shutdown, right after the answer, with storage that takes 2 seconds for a block."""
+    bench = recovery.cpu_bench(tmp_path, print)
+    write_fault(bench.fault, Fault(kind=Kind.SLOW_SAVE, which=Which.ALL, delay_seconds=2))
+    producer = connector(
+        bench.store, role="kv_producer", fault_file=str(bench.fault), flush_timeout_seconds=timeout, threads=4
+    )
+    with bench.child(producer) as child:
+        prompts = prompt_sets(child.block_tokens)["apart"]
+        child.run(prompts, 1, flush=False)
+        assert not stored(bench.store), "the saves are still to be finished"
+        start = time.monotonic()
+    assert (len(stored(bench.store)) == 4 * 3) == (timeout == 60.0)
+    assert time.monotonic() - start < 45
+
+
+def stored(store: Path) -> list[Path]:
+    return list(store.glob("*/*/*.kv"))
 
 
 def test_the_answers_that_must_be_equal_are_compared() -> None:

@@ -10,11 +10,15 @@ import pytest
 from thaw_contract import names
 from thaw_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
 from thaw_contract.identity import HostTuple, IdentityInputs, digest
-
 from thaw_worker.store.store import Store
 
 INPUTS = IdentityInputs(
-    image_id="i", engine_args={"max_model_len": 5}, engine_env={}, model="m/x", weights="InImage", versions={"vllm": "1"}
+    image_id="i",
+    engine_args={"max_model_len": 5},
+    engine_env={},
+    model="m/x",
+    weights="InImage",
+    versions={"vllm": "1"},
 )
 HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,16 @@ def cold_batch(
     (places / "interrupted").mkdir()
     flipped = damage(store, places / "flipped", BIG_FILE, flip_a_bit)
     start = start_pod_for_session
-    return {
+    pods = {
         "flipped": start(flipped, checkpoint={"restore_attempts": 1}),
         "full": start(places / "full", setup="mount -t tmpfs -o size=64m tmpfs /var/lib/thaw/store"),
         "interrupted": start(places / "interrupted"),
     }
+    threading.Thread(target=_signal_in_freeze, args=[pods["interrupted"]], daemon=True).start()
+    return pods
+
+
+def _signal_in_freeze(pod: Pod) -> None:
+    """The moment comes while tests of the other pods run."""
+    pod.wait_log("phase=Freezing", timeout=900)
+    pod.signal()

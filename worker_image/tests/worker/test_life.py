@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import PLANTED
 from thaw_contract.state import FreezeOutcome, Phase, StartMode
 from worker_pod import Pod
+
+from conftest import PLANTED
 
 Thawed = Callable[..., Pod]
 
@@ -65,7 +66,8 @@ def test_nothing_that_is_secret_or_names_the_pod_is_in_the_checkpoint(creator: P
     forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "THAW_CONFIG")]
     scanned = 0
     for file in store.glob("artifacts/*/*/current/**/*"):
-        if file.is_file() and file.name != "manifest.json":  # it says who made it, for people
+        # The manifest says who made it, for people.
+        if file.is_file() and file.name != "manifest.json":
             data = file.read_bytes()
             scanned += len(data)
             assert not [text for text in forbidden if text in data], file

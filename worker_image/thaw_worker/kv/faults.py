@@ -26,14 +26,16 @@ class Kind(StrEnum):
     PERMISSION = "permission"  # EACCES [permission]
     SLOW = "slow"  # [slow]
     STORE_FULL = "store_full"  # ENOSPC on save: no failure of the request
+    SLOW_SAVE = "slow_save"  # no failure of the request either
 
 
 _AT_LOOKUP = frozenset({Kind.MISSING})
-_AT_LOAD = frozenset(Kind) - _AT_LOOKUP - {Kind.STORE_FULL}
+_AT_SAVE = frozenset({Kind.STORE_FULL, Kind.SLOW_SAVE})
+_AT_LOAD = frozenset(Kind) - _AT_LOOKUP - _AT_SAVE
 
 
 class Which(StrEnum):
-    """Which of the requests that look up or load; with `Kind.STORE_FULL`, which of the blocks that are saved."""
+    """Which of the requests that look up or load; with faults of saves, which of the blocks."""
 
     FIRST = "first"
     NTH = "nth"
@@ -56,7 +58,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         n: counted from 1, for `Which.NTH`.
         probability, seed: for `Which.RANDOM`; the seed also says which bit is flipped.
-        delay_seconds: of `Kind.SLOW`.
+        delay_seconds: of `Kind.SLOW` and `Kind.SLOW_SAVE`.
         load_async: overrides the connector's setting.
         report: False makes the connector keep its failures to itself, as a broken one would: for a control run, which
             must give wrong answers.
@@ -120,7 +122,7 @@ class Faults:
         """Called once for each block that is saved."""
         with self._lock:
             self._refresh()
-            return self._fault.kind is Kind.STORE_FULL and self._hits()
+            return self._fault.kind in _AT_SAVE and self._hits()
 
     def _hits(self) -> bool:
         self._count += 1
@@ -181,6 +183,8 @@ class FaultyFiles(Files):
     def write(self, path: Path, header: bytes, payload: memoryview) -> None:
         if self._fault.kind is Kind.STORE_FULL:
             raise _error(errno.ENOSPC, path)
+        if self._fault.kind is Kind.SLOW_SAVE:
+            time.sleep(self._fault.delay_seconds)
         super().write(path, header, payload)
 
     def _draw(self, path: Path, below: int) -> int:

@@ -79,18 +79,15 @@ class Monitor:
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.patient_client
-        self._status: EngineStatus | None = None
         self._answered = time.monotonic()
 
-    def refresh(self, max_age: float = 0.0, timeout: float = 2.0) -> EngineStatus | None:
-        """The engine's status, at most `max_age` seconds old; None if it does not answer in time."""
-        if self._status is not None and self.silence <= max_age:
-            return self._status
+    def refresh(self, timeout: float = 2.0) -> EngineStatus | None:
+        """The engine's status; None if it does not answer in time."""
         try:
             status = self._client.status(timeout)
         except ControlError:
             return None
-        self._status, self._answered = status, time.monotonic()
+        self._answered = time.monotonic()
         return status
 
     @property

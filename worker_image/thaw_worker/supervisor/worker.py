@@ -187,7 +187,7 @@ class Worker:
 
     def state(self) -> WorkerState:
         if self._monitor is not None:
-            status = self._monitor.refresh(max_age=0.1, timeout=0.5)
+            status = self._monitor.refresh(timeout=0.5)
             if status is not None:
                 self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
         state = self._board.snapshot()

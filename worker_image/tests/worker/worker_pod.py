@@ -49,6 +49,8 @@ exec 8<&- 9<&-
 for place in /tmp /run /dev/shm; do mount -t tmpfs tmpfs "$place"; done
 mkdir -p {names.PATH_RUN}
 ip link set lo up
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys  # as a container runtime does
 eval "$1"; shift
 exec "$@"
 """

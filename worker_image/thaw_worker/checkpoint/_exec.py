@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import signal
-import socket
 import struct
 import sys
 
@@ -18,18 +17,6 @@ IO_URING_SETUP = 425  # on every architecture (asm-generic/unistd.h)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x0005_0000, 0x7FFF_0000
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # classic BPF (linux/bpf_common.h)
-CLONE_NEWUTS = 0x04000000  # unshare(2)
-HOST_NAME = "localhost"  # resolves to loopback everywhere
-
-
-def hide_host_name() -> None:
-    """Give the tree a UTS namespace where the host is called `HOST_NAME`.
-
-    The host name is the pod's name; Python's `platform`, gloo and others keep it in memory. Without the capability for
-    it (SYS_ADMIN) it stays visible, but then nothing can be frozen either.
-    """
-    if ctypes.CDLL(None).unshare(CLONE_NEWUTS) == 0:
-        socket.sethostname(HOST_NAME)
 
 
 def refuse_io_uring() -> None:
@@ -61,7 +48,6 @@ def main() -> None:
     try:
         cwd, *argv = sys.argv[1:]
         os.chdir(cwd)
-        hide_host_name()
         refuse_io_uring()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number in (signal.SIGTERM, signal.SIGINT):

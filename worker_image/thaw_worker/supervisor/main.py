@@ -8,6 +8,7 @@ import traceback
 from thaw_contract.reasons import Reason
 from thaw_contract.state import Phase, WorkerState
 
+from thaw_worker.checkpoint import hostname
 from thaw_worker.supervisor import log
 from thaw_worker.supervisor.board import Board, process_age
 from thaw_worker.supervisor.context import ConfigError, Context, Settings, read_settings
@@ -22,6 +23,7 @@ def run() -> ExitCode:
     """Run a worker as the environment says, until it was told to stop or cannot go on."""
     stop = Stop()
     stop.install()
+    hostname.hide()  # before any thread is started: one that exists already keeps the pod's name
     reaper = Reaper()
     reaper.start()
     try:

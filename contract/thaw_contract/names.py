@@ -16,7 +16,6 @@ COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
-FINALIZER_POOL: Final = f"{GROUP}/pool"
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
 
 # Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.

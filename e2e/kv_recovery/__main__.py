@@ -1,4 +1,4 @@
-"""`make kv-recovery`: KV load failures on a real vLLM, on the CPU."""
+"""`make kv-recovery`: KV load failures on a real vLLM."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kv_recovery import recovery, report
+from kv_recovery import gpu, recovery, report
 from kv_recovery.child import EngineFailedError
 
 
@@ -17,22 +17,48 @@ def main() -> int:
         "synchronously and asynchronously. Every answer must equal the baseline. Prints a table; exits with 1 and a "
         "unified diff if an answer differs. Takes 3 to 6 minutes on 2 cores and needs no GPU.",
     )
-    parser.add_argument("--work", type=Path, help="keep model, store and the engines' log in this directory")
+    parser.add_argument("--work", type=Path, help="keep models, stores and the engines' logs in this directory")
+    on_gpu = parser.add_argument_group("on one NVIDIA GPU with 80 GB or more, 16 cores and vLLM 0.26 or newer")
+    on_gpu.add_argument(
+        "--gpu", action="store_true", help="the same on a GPU, then time to first token with and without the store"
+    )
+    on_gpu.add_argument("--only", choices=["recovery", "ttft"], help="one of the two parts")
+    on_gpu.add_argument("--tokens", type=int, default=16384, help="prompt length for time to first token")
     arguments = parser.parse_args()
+    if arguments.only and not arguments.gpu:
+        parser.error("--only goes with --gpu")
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="thaw-kv-") as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         try:
-            verdicts = recovery.run(recovery.cpu_bench(work, lambda line: print(line, flush=True)))
+            good = _gpu(work, arguments.only, arguments.tokens) if arguments.gpu else _cpu(work)
         except EngineFailedError as error:
             print(error, file=sys.stderr)
             return 1
+    _say(f"{'passed' if good else 'FAILED'} in {time.monotonic() - start:.0f} s")
+    return 0 if good else 1
+
+
+def _cpu(work: Path) -> bool:
+    return _conclude(recovery.run(recovery.cpu_bench(work, _say)))
+
+
+def _gpu(work: Path, only: str | None, tokens: int) -> bool:
+    good = only == "ttft" or _conclude(gpu.recover(work, _say))
+    return (only == "recovery" or gpu.first_token(work, _say, tokens) > 1) and good
+
+
+def _conclude(verdicts: list[report.Verdict]) -> bool:
     bad = [verdict for verdict in verdicts if verdict.problems]
     for verdict in bad:
-        print("\n".join(report.difference(verdict)))
-    print(f"{len(verdicts) - len(bad)} of {len(verdicts)} cases as they must be, in {time.monotonic() - start:.0f} s")
-    return 1 if bad else 0
+        _say("\n".join(report.difference(verdict)))
+    _say(f"{len(verdicts) - len(bad)} of {len(verdicts)} cases as they must be")
+    return not bad
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

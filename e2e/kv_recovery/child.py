@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,8 +55,10 @@ class Child:
         if existing:
             self._environment["PYTHONPATH"] += os.pathsep + existing
         self.block_tokens = 0
+        self.start_seconds = 0.0
 
     def __enter__(self) -> "Child":
+        start = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kv_recovery.engine", self._arguments],
@@ -64,6 +69,7 @@ class Child:
                 text=True,
             )
         self.block_tokens = self._answer()["block_tokens"]
+        self.start_seconds = time.monotonic() - start
         return self
 
     def __exit__(
@@ -106,6 +112,21 @@ class Child:
             raise EngineFailedError("\n".join([*last, f"the engine stopped; its log is {self._log}"]))
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def start_together(stack: ExitStack, children: Sequence[Child]) -> None:
+    """Enter all of `children` at the same time, for machines with enough cores, and leave them with `stack`.
+
+    Raises:
+        EngineFailedError: one did not start; those that did end with `stack`.
+    """
+    with ThreadPoolExecutor(len(children)) as pool:
+        starts = [pool.submit(child.__enter__) for child in children]
+    for child, start in zip(children, starts, strict=True):
+        if start.exception() is None:
+            stack.push(child)
+    for start in starts:
+        start.result()
 
 
 def connector(store: Path, *, role: str = "kv_both", policy: str = "recompute", **extra: Any) -> dict[str, Any]:

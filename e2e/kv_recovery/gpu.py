@@ -1,12 +1,14 @@
-"""KV load failures and time to first token on one NVIDIA GPU: run by gpu.sh."""
+"""KV load failures and time to first token on one NVIDIA GPU: `python -m kv_recovery --gpu`."""
 
-import argparse
 import json
-import sys
-import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from kv_recovery import recovery, report, ttft
+from kv_recovery import recovery, ttft
+from kv_recovery.child import Child, start_together
+from kv_recovery.report import Verdict
 
 # The shape of Qwen3-8B; weights are made up by vLLM, since only time is measured.
 _QWEN3_8B = {
@@ -31,26 +33,36 @@ _QWEN3_8B = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m kv_recovery.gpu", description=__doc__)
-    parser.add_argument("--only", choices=["recovery", "ttft"], help="one of the two parts (default: both)")
-    parser.add_argument("--tokens", type=int, default=16384, help="prompt length for time to first token")
-    parser.add_argument("--work", type=Path, help="keep models, stores and logs in this directory")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="thaw-kv-") as temporary:
-        work = arguments.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
-        bad = 0
-        if arguments.only != "ttft":
-            verdicts = recovery.run(recovery.gpu_bench(work, _say))
-            wrong = [verdict for verdict in verdicts if verdict.problems]
-            for verdict in wrong:
-                _say("\n".join(report.difference(verdict)))
-            _say(f"{len(verdicts) - len(wrong)} of {len(verdicts)} cases as they must be")
-            bad += len(wrong)
-        if arguments.only != "recovery":
-            bad += ttft.measure(_setting(work, arguments.tokens), work, _say) <= 1
-    return 1 if bad else 0
+def recover(work: Path, say: Callable[[str], None]) -> list[Verdict]:
+    """What `recovery.run` does, with all engines side by side on one GPU."""
+    bench = recovery.gpu_bench(work, say)
+    plain, producer = bench.plain(), bench.producer()
+    decoders = {policy: bench.decoder(policy) for policy in recovery.CASES}
+    with ExitStack() as stack:
+        _start(stack, [plain, producer, *decoders.values()], say)
+        baselines = recovery.baseline(plain)
+        recovery.prefill(bench, producer)
+        return [
+            verdict
+            for policy, todo in recovery.CASES.items()
+            for verdict in recovery.decode(bench, decoders[policy], todo, baselines)
+        ]
+
+
+def first_token(work: Path, say: Callable[[str], None], tokens: int) -> float:
+    """How many times as fast the first token is with the store; see `ttft`."""
+    test = ttft.Measurement(_setting(work, tokens), work, say)
+    with ExitStack() as stack:
+        _start(stack, [test.producer, test.consumer], say)
+        test.fill(test.producer)
+        return test.compare(test.consumer)
+
+
+def _start(stack: ExitStack, children: Sequence[Child], say: Callable[[str], None]) -> None:
+    start = time.monotonic()
+    say(f"starting {len(children)} engines side by side")
+    start_together(stack, children)
+    say(f"they started in {time.monotonic() - start:.0f} s")
 
 
 def _setting(work: Path, tokens: int) -> ttft.Setting:
@@ -63,15 +75,10 @@ def _setting(work: Path, tokens: int) -> ttft.Setting:
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "max_model_len": tokens + 1024,
-        "gpu_memory_utilization": 0.8,
+        "gpu_memory_utilization": 0.25,
+        "kv_cache_memory_bytes": 6 << 30,  # twice what a prompt takes; measures no free memory
         "enforce_eager": True,
     }
-    return ttft.Setting(engine, {}, tokens, range(1000, 150000), {"threads": 16, "load_buffer_mib": 512})
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return ttft.Setting(
+        engine, recovery.GPU_ENVIRONMENT, tokens, range(1000, 150000), {"threads": 16, "load_buffer_mib": 512}, 3
+    )

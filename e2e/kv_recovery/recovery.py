@@ -1,7 +1,6 @@
 """The sequence: prefill saves, decode is the baseline, then every fault, then the control, then policy `fail`."""
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from kv_recovery.report import Verdict
 LOAD_TIMEOUT_SECONDS = 1.0
 _SLOW_SECONDS = 1.8
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # the tiny model gains nothing by more, and a busy machine loses
+GPU_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}  # it would compile a kernel
 ENGINE: dict[str, Any] = {
     "dtype": "float32",  # near-ties between tokens are rare then
     "max_model_len": 2048,
@@ -31,6 +31,11 @@ EXTRA: dict[str, Any] = {
     "lookup_timeout_seconds": 10,
     "cooldown_seconds": 0,
 }
+CASES = {
+    "recompute": [*cases.recompute_cases(_SLOW_SECONDS), *cases.control_cases()],
+    "fail": cases.fail_cases(),
+}
+"""By policy."""
 
 
 @dataclass
@@ -42,8 +47,19 @@ class Bench:
     engine: dict[str, Any]
     environment: dict[str, str]
 
-    def child(self, kv_connector: dict[str, Any] | None) -> Child:
-        return Child(self.engine, kv_connector, self.work / "engine.log", self.environment)
+    def plain(self) -> Child:
+        return self.child(None, "plain")
+
+    def producer(self) -> Child:
+        return self.child(connector(self.store, role="kv_producer", **EXTRA), "prefill")
+
+    def decoder(self, policy: str) -> Child:
+        """With the fault-injecting twin of the connector."""
+        write_fault(self.fault, Fault())
+        return self.child(connector(self.store, policy=policy, **EXTRA, fault_file=str(self.fault)), f"decode-{policy}")
+
+    def child(self, kv_connector: dict[str, Any] | None, name: str) -> Child:
+        return Child(self.engine, kv_connector, self.work / f"{name}.log", self.environment)
 
     @property
     def store(self) -> Path:
@@ -75,59 +91,60 @@ def gpu_bench(work: Path, say: Callable[[str], None]) -> Bench:
         "max_num_batched_tokens": block,
         "max_num_seqs": 1,
         "gpu_memory_utilization": 0.1,
+        "kv_cache_memory_bytes": 1 << 30,  # measures no free memory, which other engines change at the same time
     }
-    return Bench(work, say, {"model": str(work / "model"), **engine}, {})
+    return Bench(work, say, {"model": str(work / "model"), **engine}, GPU_ENVIRONMENT)
 
 
 def run(bench: Bench) -> list[Verdict]:
-    """Everything; prints the table as it goes."""
-    baselines = baseline(bench)
-    prefill(bench)
-    verdicts = decode(bench, "recompute", [*cases.recompute_cases(_SLOW_SECONDS), *cases.control_cases()], baselines)
-    return verdicts + decode(bench, "fail", cases.fail_cases(), baselines)
+    """Everything, one engine after the other; prints the table as it goes."""
+    with bench.plain() as child:
+        bench.say(f"engine without a connector started in {child.start_seconds:.0f} s")
+        baselines = baseline(child)
+    with bench.producer() as child:
+        bench.say(f"prefill engine started in {child.start_seconds:.0f} s")
+        prefill(bench, child)
+    verdicts: list[Verdict] = []
+    for policy, todo in CASES.items():
+        with bench.decoder(policy) as child:
+            bench.say(f"decode engine with policy {policy} started in {child.start_seconds:.0f} s")
+            verdicts += decode(bench, child, todo, baselines)
+    return verdicts
 
 
-def baseline(bench: Bench) -> dict[str, Run]:
+def baseline(child: Child) -> dict[str, Run]:
     """The answers of an engine without a connector."""
-    start = time.monotonic()
-    with bench.child(None) as child:
-        bench.say(f"engine without a connector started in {time.monotonic() - start:.0f} s")
-        sets = cases.prompts(child.block_tokens)
-        return {name: child.run(prompts, ANSWER_TOKENS) for name, prompts in sets.items()}
+    sets = cases.prompts(child.block_tokens)
+    return {name: child.run(prompts, ANSWER_TOKENS) for name, prompts in sets.items()}
 
 
-def prefill(bench: Bench) -> None:
+def prefill(bench: Bench, child: Child) -> None:
     """An engine with the producer's role saves the prompts' blocks."""
-    start = time.monotonic()
-    with bench.child(connector(bench.store, role="kv_producer", **EXTRA)) as child:
-        bench.say(f"prefill engine started in {time.monotonic() - start:.0f} s")
-        for name, prompts in cases.prompts(child.block_tokens).items():
-            if name != "fresh":
-                child.run(prompts, 1)
-                files = list(bench.store.glob("*/*/*.kv"))
-                size = sum(file.stat().st_size for file in files)
-                bench.say(f"prefill of {name}: {len(files)} blocks, {size / 2**20:.1f} MiB in the store")
+    for name, prompts in cases.prompts(child.block_tokens).items():
+        if name != "fresh":
+            child.run(prompts, 1)
+            files = list(bench.store.glob("*/*/*.kv"))
+            size = sum(file.stat().st_size for file in files)
+            bench.say(f"prefill of {name}: {len(files)} blocks, {size / 2**20:.1f} MiB in the store")
 
 
-def decode(bench: Bench, policy: str, todo: Iterable[Case], baselines: dict[str, Run]) -> list[Verdict]:
+def decode(bench: Bench, child: Child, todo: Iterable[Case], baselines: dict[str, Run]) -> list[Verdict]:
     """An engine with both roles and the fault-injecting twin runs each case with an empty prefix cache of its own."""
-    start = time.monotonic()
     write_fault(bench.fault, Fault())
     verdicts: list[Verdict] = []
-    with bench.child(connector(bench.store, policy=policy, **EXTRA, fault_file=str(bench.fault))) as child:
-        bench.say(f"decode engine with policy {policy} started in {time.monotonic() - start:.0f} s")
-        sets = cases.prompts(child.block_tokens)
-        for prompts in sets.values():
+    sets = cases.prompts(child.block_tokens)
+    for name, prompts in sets.items():
+        if name != "fresh":
             child.run(prompts, 1)  # the first run of a shape is slower
-        bench.say(report.HEADER)
-        for case in todo:
-            prompts = sets[case.prompts]
-            reference = baselines[case.prompts].seconds
-            if case.stored:  # what the same requests take just now when all loads succeed
-                write_fault(bench.fault, Fault(load_async=case.fault.load_async))
-                reference = child.run(prompts, ANSWER_TOKENS).seconds
-            write_fault(bench.fault, case.fault)
-            verdict = report.judge(case, child.run(prompts, ANSWER_TOKENS), baselines[case.prompts])
-            verdicts.append(verdict)
-            bench.say(report.row(verdict, reference))
+    bench.say(report.HEADER)
+    for case in todo:
+        prompts = sets[case.prompts]
+        reference = baselines[case.prompts].seconds
+        if case.stored:  # what the same requests take just now when all loads succeed
+            write_fault(bench.fault, Fault(load_async=case.fault.load_async))
+            reference = child.run(prompts, ANSWER_TOKENS).seconds
+        write_fault(bench.fault, case.fault)
+        verdict = report.judge(case, child.run(prompts, ANSWER_TOKENS), baselines[case.prompts])
+        verdicts.append(verdict)
+        bench.say(report.row(verdict, reference))
     return verdicts

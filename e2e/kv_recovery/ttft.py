@@ -31,47 +31,70 @@ class Setting:
 
 def measure(setting: Setting, work: Path, say: Callable[[str], None]) -> float:
     """Prints medians and ratios; returns how many times as fast the first token is with the store."""
-    draw = random.Random(75)
-    shared = int(setting.tokens * SHARED)
+    test = Measurement(setting, work, say)
+    with test.producer as producer:
+        test.fill(producer)
+    with test.consumer as consumer:
+        return test.compare(consumer)
 
-    def text(count: int) -> list[int]:
-        return draw.choices(setting.vocabulary, k=count)
 
-    prefixes = [text(shared) for _ in range(setting.rounds + 1)]
-    store, log = work / "ttft-store", work / "ttft-engine.log"
-    extra = {"cooldown_seconds": 0, "lookup_timeout_seconds": 5, "load_timeout_seconds": 30} | setting.extra
-    start = time.monotonic()
-    producer = Child(setting.engine, connector(store, role="kv_producer", **extra), log, setting.environment)
-    with producer:
-        for prefix in prefixes:
+class Measurement:
+    """`producer` and `consumer` are engines for a `with` statement: `fill` with the one, `compare` with the other."""
+
+    def __init__(self, setting: Setting, work: Path, say: Callable[[str], None]) -> None:
+        self._setting, self._say = setting, say
+        self._draw = random.Random(75)
+        self._shared = int(setting.tokens * SHARED)
+        self._prefixes = [self._text(self._shared) for _ in range(setting.rounds + 1)]
+        self._store = work / "ttft-store"
+        extra = {"cooldown_seconds": 0, "lookup_timeout_seconds": 5, "load_timeout_seconds": 30} | setting.extra
+
+        def child(role: str) -> Child:
+            kv = connector(self._store, role=role, **extra)
+            return Child(setting.engine, kv, work / f"ttft-{role}.log", setting.environment)
+
+        self.producer, self.consumer = child("kv_producer"), child("kv_consumer")
+
+    def fill(self, producer: Child) -> None:
+        start = time.monotonic()
+        for prefix in self._prefixes:
             producer.run([prefix], 1)
-        producer.lifecycle("flush")
-    size = sum(file.stat().st_size for file in store.glob("*/*/*.kv"))
-    say(
-        f"{len(prefixes)} prefixes of {shared} tokens stored, {size / 2**30:.2f} GiB ({time.monotonic() - start:.0f} s)"
-    )
-    consumer = Child(setting.engine, connector(store, role="kv_consumer", **extra), log, setting.environment)
-    with consumer:
-        consumer.run([text(setting.tokens)], 1)  # the first run of a shape is slower
-        consumer.run([text(setting.tokens - shared)], 1)
+        size = sum(file.stat().st_size for file in self._store.glob("*/*/*.kv"))
+        self._say(
+            f"{len(self._prefixes)} prefixes of {self._shared} tokens stored, {size / 2**30:.2f} GiB "
+            f"({time.monotonic() - start:.0f} s)"
+        )
+
+    def compare(self, consumer: Child) -> float:
+        """Requests with and without a stored prefix take turns.
+
+        Raises:
+            AssertionError: the prefixes were not loaded.
+        """
+        tokens, shared = self._setting.tokens, self._shared
+        consumer.run([self._text(tokens)], 1)  # the first run of a shape is slower
+        consumer.run([self._text(tokens - shared)], 1)
         consumer.lifecycle("release", "reconnect")
         without: list[float] = []
         with_store: list[float] = []
         loaded = 0.0
-        for prefix in prefixes:
-            without.append(consumer.run([text(setting.tokens)], 1).seconds)
-            run = consumer.run([prefix + text(setting.tokens - shared)], 1)
+        for prefix in self._prefixes:
+            without.append(consumer.run([self._text(tokens)], 1).seconds)
+            run = consumer.run([prefix + self._text(tokens - shared)], 1)
             with_store.append(run.seconds)
             loaded += run.counted("loaded_tokens")
-    if loaded < 0.9 * shared * len(prefixes):
-        raise AssertionError(f"only {loaded:.0f} tokens were loaded")
-    ratio = statistics.median(without) / statistics.median(with_store)
-    say(
-        f"first token of {setting.tokens} tokens, 75 % of them shared: {_ms(without)} without the store, "
-        f"{_ms(with_store)} with it (median of {len(without)}): {ratio:.2f} times as fast; "
-        f"the very first request {without[0] / with_store[0]:.2f} times"
-    )
-    return ratio
+        if loaded < 0.9 * shared * len(self._prefixes):
+            raise AssertionError(f"only {loaded:.0f} tokens were loaded")
+        ratio = statistics.median(without) / statistics.median(with_store)
+        self._say(
+            f"first token of {tokens} tokens, 75 % of them shared: {_ms(without)} without the store, "
+            f"{_ms(with_store)} with it (median of {len(without)}): {ratio:.2f} times as fast; "
+            f"the very first request {without[0] / with_store[0]:.2f} times"
+        )
+        return ratio
+
+    def _text(self, count: int) -> list[int]:
+        return self._draw.choices(self._setting.vocabulary, k=count)
 
 
 def _ms(seconds: Sequence[float]) -> str:

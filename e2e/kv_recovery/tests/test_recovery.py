@@ -42,7 +42,7 @@ def test_a_producer_that_exits_finishes_its_saves_or_times_out(tmp_path: Path, t
     producer = connector(
         bench.store, role="kv_producer", fault_file=str(bench.fault), flush_timeout_seconds=timeout, threads=4
     )
-    with bench.child(producer) as child:
+    with bench.child(producer, "prefill") as child:
         prompts = prompt_sets(child.block_tokens)["apart"]
         child.run(prompts, 1, flush=False)
         assert not stored(bench.store), "the saves are still to be finished"

@@ -60,12 +60,14 @@ class DrainConfig(_Base, frozen=True):
 
 
 class KVTransferConfig(_Base, frozen=True):
-    """Shared KV cache: the role of this pool and what to do when a block fails to load."""
+    """Shared KV cache: the role of this pool and what to do when a block fails to load. Words are vLLM's."""
 
-    connector: str
+    connector: str = "ThawSharedStorageConnector"
     role: str = "kv_both"
     load_failure_policy: str = "recompute"
     path: str | None = None
+    max_bytes: int | None = None
+    options: dict[str, Any] = {}  # more of the connector's own
 
 
 class WorkerConfig(_Base, frozen=True):

@@ -35,5 +35,6 @@ PORT_NAME_ADMIN: Final = "admin"
 # Places inside the worker's container. They are part of the host tuple: a thawed process opens these very paths.
 PATH_STORE: Final = "/var/lib/thaw/store"
 PATH_MODEL: Final = "/var/lib/thaw/model"
+PATH_KV: Final = "/var/lib/thaw/kv"
 PATH_RUN: Final = "/run/thaw"
 PATH_IMAGE_ID: Final = "/opt/thaw/image-id"

@@ -65,6 +65,7 @@ def test_unknown_fields_are_only_kept_where_they_are_somebody_elses() -> None:
     kept = {path for path, schema in walk(object_schema(POOL)) if schema.get("x-kubernetes-preserve-unknown-fields")}
     assert kept == {
         ".spec.engineArgs",
+        ".spec.kvTransfer.options",
         ".spec.podTemplate.spec",
         ".spec.autoscaling.metrics[]",
         ".spec.autoscaling.behavior",

@@ -35,9 +35,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no value": ({"env": [{"name": "A"}]}, "spec.env[] needs exactly one of value and valueFrom"),
     "a name of Thaw's": ({"env": [{"name": "THAW_CONFIG", "value": "1"}]}, "spec.env[].name"),
-    "unknown policy": (
-        {"kvTransfer": {"connector": "c", "loadFailurePolicy": "ignore"}},
-        "spec.kvTransfer.loadFailurePolicy",
+    "unknown policy": ({"kvTransfer": {"loadFailurePolicy": "Ignore"}}, "spec.kvTransfer.loadFailurePolicy"),
+    "unknown role": ({"kvTransfer": {"role": "prefill"}}, "spec.kvTransfer.role"),
+    "relative KV path": ({"kvTransfer": {"path": "kv"}}, "spec.kvTransfer.path must be absolute"),
+    "KV path out of the directory": ({"kvTransfer": {"path": "/a/../b"}}, "spec.kvTransfer.path must be absolute"),
+    "KV path of the worker's own": ({"kvTransfer": {"path": "/tmp"}}, "spec.kvTransfer.path must be absolute"),
+    "KV size limit of a reader": (
+        {"kvTransfer": {"role": "kv_consumer", "sizeLimit": "1Gi"}},
+        "spec.kvTransfer.sizeLimit does nothing",
+    ),
+    "KV size limit of another connector": (
+        {"kvTransfer": {"connector": "NixlConnector", "sizeLimit": 5}},
+        "spec.kvTransfer.sizeLimit is only for the connector",
+    ),
+    "KV size limit is no quantity": ({"kvTransfer": {"sizeLimit": "much"}}, "spec.kvTransfer.sizeLimit"),
+    "KV blocks among checkpoints": (
+        {"checkpoint": {"storage": {"claimName": "c"}}, "kvTransfer": {"storage": {"claimName": "c"}}},
+        "spec.kvTransfer.storage and spec.checkpoint.storage",
     ),
     "out of the claim": (
         {"checkpoint": {"storage": {"claimName": "c", "subPath": "a/../.."}}},

@@ -57,7 +57,13 @@ def test_the_worker_reads_what_the_operator_wrote() -> None:
         ],
         drain={"propagationSeconds": 2, "timeoutSeconds": 60},
         terminationGracePeriodSeconds=90,
-        kvTransfer={"connector": "C", "role": "kv_consumer", "loadFailurePolicy": "fail", "path": "/kv"},
+        kvTransfer={
+            "role": "kv_producer",
+            "loadFailurePolicy": "Fail",
+            "path": "/kv",
+            "sizeLimit": "1Gi",
+            "options": {"threads": 4},
+        },
     )
     found = config.decode(env(pod)[names.ENV_CONFIG]["value"])
     assert (found.pool, found.namespace, found.revision) == ("tiny", "ns", "abcdef12")
@@ -68,8 +74,10 @@ def test_the_worker_reads_what_the_operator_wrote() -> None:
     assert found.drain.grace_period_seconds == pod["spec"]["terminationGracePeriodSeconds"]
     assert found.checkpoint == config.CheckpointConfig()
     assert found.kv_transfer == config.KVTransferConfig(
-        connector="C", role="kv_consumer", load_failure_policy="fail", path="/kv"
+        role="kv_producer", load_failure_policy="fail", path="/kv", max_bytes=1 << 30, options={"threads": 4}
     )
+    plain = config.decode(env(build(kvTransfer={}))[names.ENV_CONFIG]["value"]).kv_transfer
+    assert plain == config.KVTransferConfig(path=names.PATH_KV) and plain.load_failure_policy == "recompute"
 
 
 def test_secrets_reach_the_container_and_not_the_configuration() -> None:
@@ -103,6 +111,16 @@ def test_security(policy: str) -> None:
 
 def test_the_worker_gets_every_capability_that_its_doctor_asks_for() -> None:
     assert set(doctor.CAPABILITIES) <= set(CAPABILITIES)
+
+
+def test_the_kv_store_is_mounted_where_the_worker_looks_for_it() -> None:
+    pod = build(kvTransfer={"storage": {"claimName": "cache", "subPath": "a"}})
+    assert {"name": "kv", "mountPath": names.PATH_KV, "subPath": "a"} in container(pod)["volumeMounts"]
+    assert {"name": "kv", "persistentVolumeClaim": {"claimName": "cache"}} in pod["spec"]["volumes"]
+    same = build(kvTransfer={"storage": {"claimName": "store", "subPath": "kv"}, "path": "/kv"})
+    assert {"name": "store", "mountPath": "/kv", "subPath": "kv"} in container(same)["volumeMounts"]
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in same["spec"]["volumes"] if "persistentVolumeClaim" in v]
+    assert len(claims) == len(set(claims))
 
 
 def test_volumes() -> None:

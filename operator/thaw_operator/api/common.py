@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
+from kubernetes.utils.quantity import parse_quantity
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
@@ -82,6 +83,12 @@ Quantity = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_QUANTITY)], extension(int_or_string=True)
 ]
 """A Kubernetes quantity such as 2, 500m or 8Gi."""
+
+
+def whole(quantity: int | str) -> int:
+    """A `Quantity` as a number, rounded down."""
+    return int(parse_quantity(quantity))
+
 
 CountOrPercent = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4})%$")],

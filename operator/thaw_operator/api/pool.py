@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
-from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement
+from thaw_contract import names
+from thaw_contract.config import CheckpointPolicy, KVTransferConfig, Verify, WeightsPlacement
 
 from thaw_operator.api.common import (
     CountOrPercent,
@@ -295,22 +296,69 @@ class DisruptionSpec(Model):
     )
 
 
+class LoadFailurePolicy(StrEnum):
+    RECOMPUTE = "Recompute"
+    FAIL = "Fail"
+
+
+_TAKEN = ("/", "/tmp", "/dev/shm", names.PATH_RUN, names.PATH_STORE, names.PATH_MODEL)  # noqa: S108 inside the pod
+OWN_CONNECTOR = KVTransferConfig().connector
+
+
 class KVTransferSpec(Model):
     """Shared KV cache."""
 
-    connector: str = Field(min_length=1, description="Name of the KV connector, as vLLM's kv_connector.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.path.startsWith('/') && !self.path.split('/').exists(part, part == '..') && "
+            f"!(self.path in {list(_TAKEN)})",
+            lambda self: self.path.startswith("/") and ".." not in self.path.split("/") and self.path not in _TAKEN,
+            f"spec.kvTransfer.path must be absolute, without '..', and none of {', '.join(_TAKEN)}",
+            ".path",
+        ),
+        Rule(
+            f"!has(self.sizeLimit) || self.connector == '{OWN_CONNECTOR}'",
+            lambda self: self.size_limit is None or self.connector == OWN_CONNECTOR,
+            f"spec.kvTransfer.sizeLimit is only for the connector {OWN_CONNECTOR}",
+            ".sizeLimit",
+            "FieldValueForbidden",
+        ),
+        Rule(
+            "!has(self.sizeLimit) || self.role != 'kv_consumer'",
+            lambda self: self.size_limit is None or self.role != "kv_consumer",
+            "spec.kvTransfer.sizeLimit does nothing with the role kv_consumer, which saves nothing: set it on the "
+            "pool that saves",
+            ".sizeLimit",
+            "FieldValueForbidden",
+        ),
+    )
+    connector: str = Field(
+        default=OWN_CONNECTOR, min_length=1, description="Name of the KV connector, as vLLM's kv_connector."
+    )
     role: Literal["kv_producer", "kv_consumer", "kv_both"] = Field(
-        default="kv_both", description="Role of this pool, as vLLM's kv_role."
+        default="kv_both",
+        description="What this pool does, as vLLM's kv_role: kv_producer saves blocks (prefill), kv_consumer loads "
+        "them (decode), kv_both does both.",
     )
-    load_failure_policy: Literal["recompute", "fail"] = Field(
-        default="recompute",
-        description="What becomes of a request whose KV block cannot be loaded: recompute the block, or fail "
-        "the request.",
+    load_failure_policy: LoadFailurePolicy = Field(
+        default=LoadFailurePolicy.RECOMPUTE,
+        description="What becomes of a request whose KV block cannot be loaded. Recompute: the block is computed. "
+        "Fail: the request ends with an error.",
     )
-    path: str | None = Field(
+    storage: Storage | None = Field(
         default=None,
-        pattern="^/",
-        description="Where the pod sees the shared KV storage, for connectors that use files.",
+        description="Where blocks are kept: mounted at path. Without it, path must be on a volume of podTemplate.",
+    )
+    path: str = Field(
+        default=names.PATH_KV, min_length=1, max_length=1024, description="Directory of the blocks in the pod."
+    )
+    size_limit: Quantity | None = Field(
+        default=None,
+        description="Size of the directory, e.g. 500Gi, at which the blocks that were used least recently go. "
+        "Without it they go when the volume is full.",
+    )
+    options: FreeForm = Field(
+        default={}, description="More entries of vLLM's kv_connector_extra_config; docs/kv.md lists the connector's."
     )
 
 
@@ -343,6 +391,17 @@ class VLLMWorkerPoolSpec(Model):
             lambda self: not (is_zero(self.rollout.max_surge) and is_zero(self.rollout.max_unavailable)),
             "spec.rollout.maxSurge and spec.rollout.maxUnavailable must not both be 0",
             ".rollout",
+        ),
+        Rule(
+            "!has(self.kvTransfer) || !has(self.kvTransfer.storage) || !has(self.checkpoint.storage) || "
+            "self.kvTransfer.storage != self.checkpoint.storage",
+            lambda self: (
+                self.kv_transfer is None
+                or self.kv_transfer.storage is None
+                or self.kv_transfer.storage != self.checkpoint.storage
+            ),
+            "spec.kvTransfer.storage and spec.checkpoint.storage must not be the same directory: set another subPath",
+            ".kvTransfer.storage",
         ),
     )
     replicas: int = Field(

@@ -5,8 +5,8 @@ from typing import Any
 from thaw_contract import config, names
 from thaw_contract.config import CheckpointPolicy
 
-from thaw_operator.api.common import Model
-from thaw_operator.api.pool import EnvVar, Storage, VLLMWorkerPoolSpec
+from thaw_operator.api.common import Model, whole
+from thaw_operator.api.pool import EnvVar, KVTransferSpec, Storage, VLLMWorkerPoolSpec
 from thaw_operator.build.meta import Manifest, Owner, pod_labels, pod_name
 from thaw_operator.build.overlay import merge
 
@@ -63,12 +63,19 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
             timeout_seconds=drain.timeout_seconds,
             grace_period_seconds=spec.termination_grace_period_seconds,
         ),
-        kv_transfer=None
-        if kv is None
-        else config.KVTransferConfig(
-            connector=kv.connector, role=kv.role, load_failure_policy=kv.load_failure_policy, path=kv.path
-        ),
+        kv_transfer=None if kv is None else _kv_transfer(kv),
         startup_timeout_seconds=spec.startup_timeout_seconds,
+    )
+
+
+def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
+    return config.KVTransferConfig(
+        connector=kv.connector,
+        role=kv.role,
+        load_failure_policy=kv.load_failure_policy.lower(),
+        path=kv.path,
+        max_bytes=None if kv.size_limit is None else whole(kv.size_limit),
+        options=kv.options,
     )
 
 
@@ -154,19 +161,24 @@ def _volumes(spec: VLLMWorkerPoolSpec) -> tuple[list[Manifest], list[Manifest]]:
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 inside the container
         {"name": "run", "mountPath": names.PATH_RUN},
     ]
-    storage, claim = spec.checkpoint.storage, spec.model.source.claim
-    stored_on = None
-    if spec.checkpoint.policy != CheckpointPolicy.DISABLED and storage is not None:
-        stored_on = storage.claim_name
-        volumes.append(claim_volume("store", stored_on))
-        mounts.append(store_mount(storage))
-    if claim is not None:
+    storage, model = spec.checkpoint.storage, spec.model.source.claim
+    kv = spec.kv_transfer.storage if spec.kv_transfer is not None else None
+    by_claim: dict[str, str] = {}
+
+    def mount(name: str, claim_name: str, path: str, sub_path: str, **more: bool) -> None:
         # A kubelet never gets two volumes of one pod ready that are the same claim: one volume, mounted twice.
-        shared = claim.claim_name == stored_on
-        if not shared:
-            volumes.append(claim_volume("model", claim.claim_name))
-        mount: Manifest = {"name": "store" if shared else "model", "mountPath": names.PATH_MODEL, "readOnly": True}
-        mounts.append(mount | ({"subPath": claim.path} if claim.path else {}))
+        if claim_name not in by_claim:
+            by_claim[claim_name] = name
+            volumes.append(claim_volume(name, claim_name))
+        entry: Manifest = {"name": by_claim[claim_name], "mountPath": path}
+        mounts.append(entry | more | ({"subPath": sub_path} if sub_path else {}))
+
+    if spec.checkpoint.policy != CheckpointPolicy.DISABLED and storage is not None:
+        mount("store", storage.claim_name, names.PATH_STORE, storage.sub_path)
+    if model is not None:
+        mount("model", model.claim_name, names.PATH_MODEL, model.path, readOnly=True)
+    if kv is not None and spec.kv_transfer is not None:
+        mount("kv", kv.claim_name, spec.kv_transfer.path, kv.sub_path)
     return volumes, mounts
 
 

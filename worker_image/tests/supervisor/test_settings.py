@@ -58,15 +58,28 @@ def test_the_model_is_its_path_and_served_under_its_name(tmp_path: Path) -> None
 
 
 def test_kv_transfer() -> None:
-    kv = KVTransferConfig(connector="C", path="/kv")
-    assert settings(kv_transfer=kv).arguments["kv_transfer_config"] == {
-        "kv_connector": "C",
+    kv = KVTransferConfig(path="/kv", max_bytes=5, options={"threads": 2})
+    found = settings(kv_transfer=kv).arguments
+    assert found["kv_transfer_config"] == {
+        "kv_connector": "ThawSharedStorageConnector",
+        "kv_connector_module_path": "thaw_worker.kv.connector",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {"shared_storage_path": "/kv"},
+        "kv_connector_extra_config": {"shared_storage_path": "/kv", "max_bytes": 5, "threads": 2},
+    }
+    [flag, text] = engine_args.options({"kv_transfer_config": found["kv_transfer_config"]})
+    assert flag == "--kv-transfer-config" and json.loads(text) == found["kv_transfer_config"]
+    other = settings(kv_transfer=KVTransferConfig(connector="C", role="kv_consumer", load_failure_policy="fail"))
+    assert other.arguments["kv_transfer_config"] == {
+        "kv_connector": "C",
+        "kv_role": "kv_consumer",
+        "kv_load_failure_policy": "fail",
     }
     with pytest.raises(ConfigError, match="kvTransferConfig"):
         settings(kv_transfer=kv, engine_args={"kvTransferConfig": {}})
+    twice = KVTransferConfig(path="/kv", options={"shared_storage_path": "/other"})
+    with pytest.raises(ConfigError, match=r"spec\.kvTransfer\.options\.shared_storage_path"):
+        settings(kv_transfer=twice)
 
 
 # --- environment ---

@@ -22,6 +22,12 @@ OWNED = {
 }
 """Arguments that a pool may not give, and why."""
 
+_CONNECTORS = {
+    "ThawSharedStorageConnector": "thaw_worker.kv.connector",
+    "FaultyThawConnector": "thaw_worker.kv.faulty",
+}
+"""Where vLLM finds the connectors that it does not know itself."""
+
 
 class ArgumentError(ValueError):
     """An engine argument cannot be used; the message names it."""
@@ -85,11 +91,19 @@ def _text(value: Any) -> str:
 
 
 def _kv_transfer(config: KVTransferConfig) -> dict[str, Any]:
+    extra = dict(config.options)
+    for name, value in (("shared_storage_path", config.path), ("max_bytes", config.max_bytes)):
+        if value is not None:
+            if name in extra:
+                raise ArgumentError(
+                    f"spec.kvTransfer.options.{name} cannot be set: another field of kvTransfer says it"
+                )
+            extra[name] = value
     result: dict[str, Any] = {
         "kv_connector": config.connector,
         "kv_role": config.role,
         "kv_load_failure_policy": config.load_failure_policy,
     }
-    if config.path is not None:
-        result["kv_connector_extra_config"] = {"shared_storage_path": config.path}
-    return result
+    if (module := _CONNECTORS.get(config.connector)) is not None:
+        result["kv_connector_module_path"] = module
+    return result | ({"kv_connector_extra_config": extra} if extra else {})

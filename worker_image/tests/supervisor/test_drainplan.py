@@ -57,7 +57,7 @@ def test_the_order_holds_and_wishes_only_shorten(
         plan(config, asked_at, signals[:count]) for count in range(len(signals) + 1) if count or asked_at is not None
     ]
     for each in plans:
-        assert each.close_at <= each.abort_at <= each.exit_by
+        assert each.close_at <= each.abort_at <= each.kill_at <= max(each.exit_by, each.abort_at)
     for before, after in itertools.pairwise(plans):
         assert after.close_at <= before.close_at
         assert after.abort_at <= before.abort_at

@@ -59,8 +59,9 @@ class EngineClient:
     def listen(self, listener: socket.socket, timeout: float) -> None:
         self._call(protocol.Listen(), protocol.Done, timeout, [listener.fileno()])
 
-    def leave(self, timeout: float) -> None:
-        self._call(protocol.Leave(), protocol.Done, timeout)
+    def leave(self, seconds_left: float, timeout: float) -> None:
+        """`seconds_left`: until requests in flight are aborted, for whoever asks /health."""
+        self._call(protocol.Leave(seconds_left=seconds_left), protocol.Done, timeout)
 
     def stop_listening(self, timeout: float) -> None:
         self._call(protocol.StopListening(), protocol.Done, timeout)

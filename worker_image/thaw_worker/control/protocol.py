@@ -89,7 +89,10 @@ class Listen(Command, frozen=True, kw_only=True, tag="listen"):
 
 
 class Leave(Command, frozen=True, kw_only=True, tag="leave"):
-    """Go on accepting, but answer /health with 503, for balancers that ask there. Answered by `Done`."""
+    """Go on accepting, but answer /health with 503, for balancers that ask there. Told again when the time that is
+    left has become shorter. Answered by `Done`."""
+
+    seconds_left: float  # until requests in flight are aborted
 
 
 class StopListening(Command, frozen=True, kw_only=True, tag="stop_listening"):

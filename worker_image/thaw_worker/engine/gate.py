@@ -47,6 +47,8 @@ class Gate:
         self._requests: set[_Request] = set()
         self.serving = Serving.CLOSED
         self.accepted_total = 0
+        self.abort_at: float | None = None
+        """When what is in flight will be ended, on the event loop's clock."""
 
     @property
     def in_flight(self) -> int:
@@ -76,7 +78,7 @@ class Gate:
         path = str(scope["path"])
         if path in PROBES:
             if path == "/health" and self.serving != Serving.OPEN:
-                await _respond(send, 503, {"status": "draining", "message": _LEAVING})
+                await _respond(send, 503, self._draining())
             else:
                 await self._app(scope, receive, send)
         elif self._keys and scope.get("method") != "OPTIONS" and not self._authorized(scope):
@@ -112,6 +114,15 @@ class Gate:
         finally:
             self._requests.discard(request)
             request.ended.set()
+
+    def _draining(self) -> dict[str, Any]:
+        left = 0.0 if self.abort_at is None else self.abort_at - asyncio.get_running_loop().time()
+        return {
+            "status": "draining",
+            "message": _LEAVING,
+            "seconds_left": round(max(0.0, left), 1),
+            "in_flight": self.in_flight,
+        }
 
     def _authorized(self, scope: Scope) -> bool:
         given = b""

@@ -56,7 +56,9 @@ class HttpServer:
                     raise RuntimeError("the HTTP server stopped while it started; see the engine's log")
                 await asyncio.sleep(0.001)
 
-    def leave(self) -> None:
+    def leave(self, seconds_left: float) -> None:
+        """Say on /health that requests in flight have `seconds_left`; go on accepting."""
+        self._gate.abort_at = asyncio.get_running_loop().time() + seconds_left
         if self._gate.serving is Serving.OPEN:
             self._gate.serving = Serving.LEAVING
 

@@ -60,7 +60,7 @@ class _Commands:
             case protocol.Resume():
                 await self._resume(command)
             case protocol.Leave():
-                self._http.leave()
+                self._http.leave(command.seconds_left)
             case protocol.StopListening():
                 self._http.stop_listening()
             case protocol.AbortAll():
@@ -94,8 +94,10 @@ async def _run(spec: EngineSpec) -> None:
     async with engine.lifespan():
         ControlServer(spec.socket, commands.handle, asyncio.get_running_loop()).start()
         seconds = await commands.shutdown
+        began = asyncio.get_running_loop().time()
         await http.close(seconds / 2)
-    await engine.shutdown(seconds / 2)
+    # All that is left is vLLM's: its workers' connectors finish their KV transfers in it.
+    await engine.shutdown(seconds - (asyncio.get_running_loop().time() - began))
 
 
 def main() -> None:

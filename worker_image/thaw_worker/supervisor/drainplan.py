@@ -7,13 +7,17 @@ from thaw_contract.config import DrainConfig
 IMPATIENT_SECONDS = 5.0
 """A second signal leaves requests in flight this long."""
 
+KILL_SECONDS = 3.0
+"""Of the reserve, for killing and reaping what did not exit; less where the reserve is short."""
+
 
 @dataclass(frozen=True)
 class DrainPlan:
-    """Instants on the caller's clock; `close_at <= abort_at <= exit_by`."""
+    """Instants on the caller's clock; `close_at <= abort_at <= kill_at <= exit_by`."""
 
     close_at: float  # stop accepting
     abort_at: float  # end what is still in flight
+    kill_at: float  # kill what has not exited, however much time its KV transfers still want
     exit_by: float  # everything is gone, by force if need be
 
 
@@ -50,4 +54,5 @@ def plan(config: DrainConfig, asked_at: float | None, signals: tuple[float, ...]
         abort_at = min(abort_at, signals[1] + IMPATIENT_SECONDS)
     if len(signals) > 2:
         abort_at = exit_by = min(abort_at, signals[2])
-    return DrainPlan(close_at=min(close_at, abort_at), abort_at=abort_at, exit_by=exit_by)
+    kill_at = max(abort_at, exit_by - min(KILL_SECONDS, reserve(config.grace_period_seconds) / 3))
+    return DrainPlan(close_at=min(close_at, abort_at), abort_at=abort_at, kill_at=kill_at, exit_by=exit_by)

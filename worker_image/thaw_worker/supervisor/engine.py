@@ -27,12 +27,14 @@ class EngineError(Exception):
 class Engine:
     """Owns a process tree until `destroy`."""
 
-    def __init__(self, tree: ProcessTree, socket: str, cancel: threading.Event) -> None:
+    def __init__(
+        self, tree: ProcessTree, socket: str, cancel: threading.Event, at_once: threading.Event | None = None
+    ) -> None:
         self.tree = tree
         self.client = EngineClient(socket, cancel)
         """Its calls end early when the worker is told to stop."""
-        self.patient_client = EngineClient(socket)
-        """Its calls do not: for the drain."""
+        self.patient_client = EngineClient(socket, at_once)
+        """Its calls do not, unless it is to stop at once: for the drain."""
         self._output = Output(tree.stdout, tree.stderr)
 
     def exit_message(self) -> str:

@@ -1,4 +1,7 @@
-"""Exit codes of a worker: what the kubelet and `docker inspect` show when a container ended."""
+"""Exit codes of a worker: what the kubelet and `docker inspect` show when a container ended.
+
+`docs/shutdown.md` lists them for users.
+"""
 
 from enum import IntEnum
 
@@ -15,3 +18,5 @@ class ExitCode(IntEnum):
     THAW_REQUIRED = 11  # policy Required, and the thaw failed
     ENGINE_DIED = 12  # the engine died or could not go on while it served
     STOPPED_AT_ONCE = 13  # a third signal: requests in flight were not waited for
+    ENGINE_HUNG = 14  # the engine stopped answering or would not exit while it was to stop, and was killed
+    OUT_OF_TIME = 15  # the grace period was nearly over and the worker was still not done: it ended itself

@@ -9,7 +9,7 @@ from thaw_contract.reasons import Reason
 from thaw_contract.state import Phase, WorkerState
 
 from thaw_worker.checkpoint import hostname
-from thaw_worker.supervisor import log
+from thaw_worker.supervisor import log, watchdog
 from thaw_worker.supervisor.board import Board, process_age
 from thaw_worker.supervisor.context import ConfigError, Context, Settings, read_settings
 from thaw_worker.supervisor.exits import ExitCode
@@ -31,6 +31,7 @@ def run() -> ExitCode:
     except ConfigError as error:
         say_farewell(ExitCode.CONFIG_INVALID, str(error), Reason.CONFIG_INVALID)
         return ExitCode.CONFIG_INVALID
+    watchdog.start(stop, settings.config.drain.grace_period_seconds, say_farewell)
     port = settings.config.admin_port
     try:
         listener = open_listener(port, backlog=128)

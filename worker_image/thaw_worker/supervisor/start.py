@@ -278,7 +278,7 @@ class Start:
 
     def _engine(self, tree: ProcessTree) -> Engine:
         self._context.reaper.leave_alone(tree.pid)
-        return Engine(tree, str(self._settings.paths.socket), self._stop.signalled)
+        return Engine(tree, str(self._settings.paths.socket), self._stop.signalled, self._stop.at_once)
 
     def _resumed(self, engine: Engine) -> Engine:
         try:

@@ -16,6 +16,8 @@ class Stop:
         """Set by the first wish of either kind: take no new requests any more."""
         self.signalled = threading.Event()
         """Set by the first signal: give up whatever start, freeze or thaw is in progress."""
+        self.at_once = threading.Event()
+        """Set by the third signal: wait for nothing any more."""
         self.drain_asked_at: float | None = None
         self.signals: tuple[float, ...] = ()
 
@@ -36,3 +38,5 @@ class Stop:
         self.signals = (*self.signals, time.monotonic())
         self.signalled.set()
         self.wished.set()
+        if len(self.signals) > 2:
+            self.at_once.set()

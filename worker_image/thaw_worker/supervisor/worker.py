@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from thaw_contract.config import DrainConfig
 from thaw_contract.reasons import NEXT_STEP, Reason
 from thaw_contract.state import DrainReport, Phase, WorkerState
 
-from thaw_worker.control.client import ControlError
+from thaw_worker.control.client import CallCancelledError, ControlError
+from thaw_worker.control.protocol import EngineStatus
 from thaw_worker.supervisor import drainplan, log
 from thaw_worker.supervisor.board import process_age
 from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
@@ -28,6 +30,10 @@ ENGINE_EXIT_SECONDS = 12.0  # for vLLM's own shutdown; then its processes are ki
 
 class EngineDiedError(Exception):
     """The engine cannot serve any more."""
+
+
+class EngineHungError(Exception):
+    """The engine does not answer, or does not exit."""
 
 
 class Worker:
@@ -60,6 +66,8 @@ class Worker:
             return self._drain(engine)
         except EngineDiedError as death:
             return self._end(Phase.FAILED, ExitCode.ENGINE_DIED, str(death), Reason.ENGINE_DIED)
+        except EngineHungError as hang:
+            return self._end(Phase.FAILED, ExitCode.ENGINE_HUNG, str(hang), Reason.ENGINE_UNRESPONSIVE)
         finally:
             engine.destroy()
             start.clean()
@@ -87,7 +95,11 @@ class Worker:
         while not self._stop.wished.wait(POLL_SECONDS):
             self._look_after(engine)
 
-    def _look_after(self, engine: Engine) -> None:
+    def _look_after(self, engine: Engine) -> EngineStatus | None:
+        """How the engine is; None if it did not say so in time.
+
+        Raises: EngineDiedError.
+        """
         assert self._monitor is not None
         if engine.tree.poll() is not None:
             raise EngineDiedError(f"the engine {engine.exit_message()}")
@@ -96,58 +108,91 @@ class Worker:
             self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
             if status.errored is not None:
                 raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
+        return status
 
     def _drain(self, engine: Engine) -> ExitCode:
-        """Finish what was accepted, then stop the engine; all inside the grace period."""
+        """Finish what was accepted, then stop the engine; all inside the grace period.
+
+        Raises: EngineDiedError, EngineHungError.
+        """
+        assert self._monitor is not None
         config = self._context.settings.config.drain
-        self._tell(engine.patient_client.leave)
         self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
         closed_at: float | None = None
-        aborted = 0
+        aborted, told = 0, -1
         while True:
             now = time.monotonic()
             plan = self._plan(config)
-            if len(self._stop.signals) > 2:
+            left = max(0.0, plan.abort_at - now)
+            if (heard := len(self._stop.signals)) != told:
+                told = heard
+                self._tell(partial(engine.patient_client.leave, left))
+                self._say(heard, left)
+            if self._stop.at_once.is_set():
                 return self._end(Phase.STOPPED, ExitCode.STOPPED_AT_ONCE, "a third signal came")
             if closed_at is None and now >= plan.close_at:
                 self._tell(engine.patient_client.stop_listening)
                 closed_at = now
-                log.event("listener_closed")
-            self._look_after(engine)
-            left = max(0.0, plan.abort_at - now)
-            in_flight = self._board.snapshot().in_flight
+                log.event("listener_closed", seconds_left=left)
+            status = self._look_after(engine)
             self._board.update(
                 drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
             )
             lingered = closed_at is not None and now >= closed_at + LINGER_SECONDS
-            if lingered and in_flight == 0 and self._stop.signals:
+            # Only what the engine says now counts: a request may have come since it last answered.
+            if lingered and status is not None and status.in_flight == 0 and self._stop.signals:
                 break
-            if left == 0 and in_flight > 0:
-                aborted += self._abort(engine, plan.exit_by)
-            time.sleep(DRAIN_POLL_SECONDS)
-        self._shut_down(engine, plan.exit_by)
+            if left == 0 and (status is None or status.in_flight > 0):
+                aborted += self._abort(engine, plan.kill_at)
+            if self._monitor.silence > LIVE_SILENCE_SECONDS:
+                raise EngineHungError(f"the engine has not answered for {self._monitor.silence:.0f} s")
+            self._stop.at_once.wait(DRAIN_POLL_SECONDS)
+        self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=False, aborted=aborted))
+        self._shut_down(engine, plan.kill_at)
         return self._end(Phase.STOPPED, ExitCode.OK, f"drained; {aborted} requests were aborted")
+
+    def _say(self, signals: int, left: float) -> None:
+        """What the signals so far mean."""
+        if signals == 2:
+            log.event("hurry", message="a second signal: requests in flight are aborted soon", seconds_left=left)
+        elif signals > 2:
+            log.event("at_once", message="a third signal: nothing is waited for any more")
+        else:
+            log.event("draining", seconds_left=left, in_flight=self._board.snapshot().in_flight)
 
     def _plan(self, config: DrainConfig) -> drainplan.DrainPlan:
         return drainplan.plan(config, self._stop.drain_asked_at, self._stop.signals)
 
-    def _abort(self, engine: Engine, exit_by: float) -> int:
+    def _abort(self, engine: Engine, kill_at: float) -> int:
+        """Raises: EngineHungError."""
         try:
-            count = engine.patient_client.abort_all(max(0.5, min(5.0, exit_by - time.monotonic() - 1.0)))
+            count = engine.patient_client.abort_all(max(0.5, min(5.0, kill_at - time.monotonic())))
+        except CallCancelledError:
+            return 0  # a third signal
         except ControlError as error:
-            raise EngineDiedError(f"requests could not be aborted in order: {error}") from error
+            raise EngineHungError(f"requests in flight could not be ended in order: {error}") from error
         log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
         return count
 
-    def _shut_down(self, engine: Engine, exit_by: float) -> None:
-        """Let vLLM stop in order; what is left is killed by whoever calls `Engine.destroy`."""
+    def _shut_down(self, engine: Engine, kill_at: float) -> None:
+        """Let vLLM stop in order, and its KV connector finish its transfers.
+
+        Raises: EngineHungError: it did not; whoever calls `Engine.destroy` kills it.
+        """
         began = time.monotonic()
-        deadline = min(began + ENGINE_EXIT_SECONDS, exit_by - 2.0)
-        if deadline > began and self._tell(engine.patient_client.shutdown, deadline - began):
-            while engine.tree.wait(DRAIN_POLL_SECONDS) is None and time.monotonic() < deadline:
-                if len(self._stop.signals) > 2:
-                    break
-        log.event("engine_stopped", exit_code=engine.tree.poll(), seconds=time.monotonic() - began)
+        deadline = kill_at
+        if "kv_transfer_config" not in self._context.settings.arguments:
+            deadline = min(deadline, began + ENGINE_EXIT_SECONDS)
+        log.event("engine_stopping", seconds_left=deadline - began)
+        asked = deadline > began and self._tell(engine.patient_client.shutdown, deadline - began)
+        while asked and engine.tree.wait(DRAIN_POLL_SECONDS) is None and time.monotonic() < deadline:
+            if self._stop.at_once.is_set():
+                break
+        seconds = time.monotonic() - began
+        left = [] if engine.tree.poll() is None else engine.tree.members()
+        log.event("engine_stopped", exit_code=engine.tree.poll(), seconds=seconds, killed=len(left) or None)
+        if engine.tree.poll() is None and not self._stop.at_once.is_set():
+            raise EngineHungError(f"every request was answered, but the engine did not exit within {seconds:.1f} s")
 
     def _tell(self, call: Callable[[float], None], timeout: float = 5.0) -> bool:
         try:
@@ -174,6 +219,10 @@ class Worker:
 
     def ready(self) -> str | None:
         state = self._board.snapshot()
+        if state.phase is Phase.DRAINING and state.drain is not None:
+            return (
+                f"the worker is draining: {state.drain.seconds_left:.1f} s left, {state.in_flight} requests in flight"
+            )
         if state.phase is not Phase.READY:
             return f"the worker is {state.phase}"
         if self._stop.wished.is_set():

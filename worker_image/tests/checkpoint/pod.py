@@ -76,6 +76,39 @@ class Agent:
         self.output = ""
         return result.timings
 
+    def start_from_store(self, name: str) -> str:
+        """A worker's start, as the supervisor goes about it; says how it ended."""
+        from thaw_contract.identity import HostTuple, IdentityInputs
+        from thaw_worker.store.lease import Owner
+        from thaw_worker.store.store import Store
+        from thaw_worker.supervisor.choose import must_skip_freeze
+
+        store = Store(SHARED / name)
+        key = (
+            IdentityInputs(image_id="1", engine_args={}, engine_env={}, model="m", weights="InImage", versions={}),
+            HostTuple(architecture="any", cpu_features=(), kernel="any"),
+        )
+        if (artifact := store.find(*key).artifact) is not None:
+            artifact.verify()
+            self.thaw(str((artifact.path / "process").relative_to(SHARED)))
+            return "thawed"
+        request = store.lease(*key, Owner(pod=str(os.getpid())))
+        lease = request.try_acquire()
+        try:
+            self.launch()
+            lease = lease or request.try_acquire()
+            if must_skip_freeze(store.find(*key), None, lease is not None):
+                return "went on"
+            staging = store.stage(*key)
+            try:
+                self.freeze(str((staging.dir / "process").relative_to(SHARED)))
+                return staging.publish(created_by="test", lease=lease).outcome.lower()
+            finally:
+                staging.discard()
+        finally:
+            if lease is not None:
+                lease.release()
+
     def ask(self, *call: Any) -> Any:
         """Let the subject answer; the connection ends with the answer."""
         with socket.socket(socket.AF_UNIX) as s:

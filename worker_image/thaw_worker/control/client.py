@@ -70,6 +70,12 @@ class EngineClient:
         """How many requests were ended."""
         return self._call(protocol.AbortAll(), protocol.Aborted, timeout).requests
 
+    def open_api(self, path: str, timeout: float) -> None:
+        self._call(protocol.OpenApi(path=path), protocol.Done, timeout)
+
+    def close_api(self, timeout: float) -> None:
+        self._call(protocol.CloseApi(), protocol.Done, timeout)
+
     def metrics(self, timeout: float = 2.0) -> str:
         return self._call(protocol.GetMetrics(), protocol.Metrics, timeout).text
 

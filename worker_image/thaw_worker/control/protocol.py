@@ -103,6 +103,18 @@ class AbortAll(Command, frozen=True, kw_only=True, tag="abort_all"):
     """End every request in flight with an error in its own format. Answered by `Aborted`."""
 
 
+class OpenApi(Command, frozen=True, kw_only=True, tag="open_api"):
+    """Serve the Python API (`thaw_worker.engine.wire`) on a ZMQ ROUTER socket that is made at `path`, in a directory
+    that only the program may enter. Answered by `Done`."""
+
+    path: str
+
+
+class CloseApi(Command, frozen=True, kw_only=True, tag="close_api"):
+    """End what is left of the Python API's requests, and close its socket. Answered by `Done`, also when none is
+    open."""
+
+
 class GetMetrics(Command, frozen=True, kw_only=True, tag="metrics"):
     """vLLM's own metrics. Answered by `Metrics`."""
 
@@ -114,7 +126,18 @@ class Shutdown(Command, frozen=True, kw_only=True, tag="shutdown"):
 
 
 AnyCommand = (
-    GetStatus | RunCanary | Quiesce | Resume | Listen | Leave | StopListening | AbortAll | GetMetrics | Shutdown
+    GetStatus
+    | RunCanary
+    | Quiesce
+    | Resume
+    | Listen
+    | Leave
+    | StopListening
+    | AbortAll
+    | OpenApi
+    | CloseApi
+    | GetMetrics
+    | Shutdown
 )
 
 # --- answers ---

@@ -20,6 +20,7 @@ from thaw_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, S
 from thaw_worker.engine import process
 
 if TYPE_CHECKING:
+    from thaw_worker.engine.api import ApiServer
     from thaw_worker.engine.gate import Gate
     from thaw_worker.engine.http import HttpServer
     from thaw_worker.engine.vllm_adapter import Engine
@@ -31,8 +32,8 @@ API_KEY_VARIABLE = "VLLM_API_KEY"
 class _Commands:
     """Carries the control socket's commands out."""
 
-    def __init__(self, engine: "Engine", gate: "Gate", http: "HttpServer") -> None:
-        self._engine, self._gate, self._http = engine, gate, http
+    def __init__(self, engine: "Engine", gate: "Gate", http: "HttpServer", api: "ApiServer") -> None:
+        self._engine, self._gate, self._http, self._api = engine, gate, http, api
         self.shutdown: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         """Set, to the seconds that it may take, when the engine was told to stop."""
 
@@ -65,6 +66,10 @@ class _Commands:
                 self._http.stop_listening()
             case protocol.AbortAll():
                 return protocol.Aborted(requests=await self._gate.abort_all())
+            case protocol.OpenApi():
+                await self._api.open(command.path)
+            case protocol.CloseApi():
+                await self._api.close()
             case protocol.GetMetrics():
                 return protocol.Metrics(text=self._engine.metrics())
             case protocol.Shutdown():
@@ -83,6 +88,7 @@ class _Commands:
 async def _run(spec: EngineSpec) -> None:
     from thaw_worker.control.server import ControlServer
     from thaw_worker.engine import vllm_adapter
+    from thaw_worker.engine.api import ApiServer
     from thaw_worker.engine.gate import Gate
     from thaw_worker.engine.http import HttpServer
 
@@ -90,11 +96,13 @@ async def _run(spec: EngineSpec) -> None:
     process.shield()  # again: whatever the libraries did meanwhile
     gate = Gate(engine.app)
     http = HttpServer(gate, engine.keep_alive)
-    commands = _Commands(engine, gate, http)
+    api = ApiServer(engine.llm)
+    commands = _Commands(engine, gate, http, api)
     async with engine.lifespan():
         ControlServer(spec.socket, commands.handle, asyncio.get_running_loop()).start()
         seconds = await commands.shutdown
         began = asyncio.get_running_loop().time()
+        await api.close()
         await http.close(seconds / 2)
     # All that is left is vLLM's: its workers' connectors finish their KV transfers in it.
     await engine.shutdown(seconds - (asyncio.get_running_loop().time() - began))

@@ -15,7 +15,9 @@ from thaw_worker.store.layout import Key
 from thaw_worker.store.lease import LeaseRequest, Owner
 from thaw_worker.store.staging import Staging
 
-LEASE_TTL = 60.0
+LEASE_TTL = 15.0
+"""Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
+
 GRACE = 3600.0
 
 
@@ -78,6 +80,22 @@ class Store:
                         found.append(artifacts.load(below / generation))
                     except StoreError:
                         continue
+        return sorted(found, key=lambda a: a.generation, reverse=True)
+
+    def artifacts(self) -> list[Artifact]:
+        """Every current artifact, of any identity and host tuple, newest first. Broken ones are left out.
+
+        Raises:
+            StoreError: stage find: `STORE_UNAVAILABLE`.
+        """
+        found = []
+        with guard("find"):
+            self.root.stat()
+            for current in self.root.glob(f"{layout.ARTIFACTS}/*/*/{layout.CURRENT}"):
+                try:
+                    found.append(artifacts.load(current.resolve()))
+                except StoreError:
+                    continue
         return sorted(found, key=lambda a: a.generation, reverse=True)
 
     def stage(self, identity: IdentityInputs, host: HostTuple) -> Staging:

@@ -37,6 +37,8 @@ class Settings:
     environment: Mapping[str, str]  # the engine's
     paths: RunPaths
     criu: str
+    mounts: tuple[str, ...] | None = None
+    """Mount points for the host tuple; None for those of this container."""
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Start:
                 )
             except OSError as error:
                 raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
-            here = host.host_tuple()
+            here = host.host_tuple(self._settings.mounts)
         self._identity, self._host = wanted, here
         self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
         try:

@@ -394,7 +394,8 @@ class VLLMWorkerPoolSpec(Model):
         ),
         Rule(
             "!has(self.kvTransfer) || !has(self.kvTransfer.storage) || !has(self.checkpoint.storage) || "
-            "self.kvTransfer.storage != self.checkpoint.storage",
+            "self.kvTransfer.storage.claimName != self.checkpoint.storage.claimName || "
+            "self.kvTransfer.storage.subPath != self.checkpoint.storage.subPath",
             lambda self: (
                 self.kv_transfer is None
                 or self.kv_transfer.storage is None

@@ -26,7 +26,7 @@ def blocks_under(root: Path) -> int:
 def test_a_thawed_worker_uses_the_store_of_its_new_pod(tmp_path: Path) -> None:
     """Released before the freeze, nothing is offered or saved; reconnected, everything is, under the new path."""
     old, new = tmp_path / "old", tmp_path / "new"
-    engine = Engine(old, Faults(Fault()))
+    engine = Engine(old, Faults(Fault()), slots=16)  # one for each block, so that no save is dropped
     engine.run([PROMPT])
     engine.close()
     saved = blocks_under(old)

@@ -6,6 +6,7 @@ imports the main module of the parent (`thaw_worker.engine.main`) in each child.
 """
 
 from thaw_worker.engine import process
+from thaw_worker.kv import lifecycle
 
 
 class WorkerExtension:
@@ -13,10 +14,12 @@ class WorkerExtension:
     already."""
 
     def thaw_quiesce(self) -> None:
+        lifecycle.release()
         process.trim()
 
     def thaw_resume(self, environment: dict[str, str], seed: int) -> None:
         process.become(environment, seed)
+        lifecycle.reconnect()
 
     def thaw_finish_transfers(self) -> None:
         """Let this worker's KV connector finish what is under way, however long it takes: vLLM's own shutdown kills a

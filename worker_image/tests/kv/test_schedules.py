@@ -1,6 +1,7 @@
 """A thousand random schedules of faults, requests and steps: none loads, keeps or spreads a wrong byte."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,23 @@ class Outcome:
     loaded: float
 
 
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[list[Outcome]]:
+    """Says at the end what the schedules did."""
+    outcomes: list[Outcome] = []
+    yield outcomes
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(
+            f"\n{len(outcomes)} schedules of faults: {sum(outcome.failures for outcome in outcomes):.0f} blocks failed "
+            f"to load, {sum(outcome.loaded for outcome in outcomes):.0f} tokens loaded, "
+            f"{sum(outcome.recomputed for outcome in outcomes):.0f} recomputed, no unverified byte"
+        )
+
+
 @pytest.mark.parametrize("first", range(0, SCHEDULES, GROUP))
-def test_no_schedule_of_faults_spreads_a_wrong_byte(first: int, tmp_path: Path) -> None:
+def test_no_schedule_of_faults_spreads_a_wrong_byte(first: int, tmp_path: Path, tally: list[Outcome]) -> None:
     outcomes = [_schedule(seed, tmp_path / str(seed)) for seed in range(first, first + GROUP)]
+    tally += outcomes
     assert sum(outcome.failures for outcome in outcomes) > 0, "no fault was injected: the test says nothing"
     assert sum(outcome.recomputed for outcome in outcomes) > 0
     assert sum(outcome.loaded for outcome in outcomes) > 0

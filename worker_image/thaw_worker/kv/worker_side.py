@@ -73,6 +73,18 @@ class Store:
                 self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
             return self._loader
 
+    def describe(self, text: bytes) -> None:
+        """Leave `text` in the store, in the background: storage that hangs must not keep the engine from starting."""
+        self._save_workers.submit(lambda: self._describe(text))
+
+    def _describe(self, text: bytes) -> None:
+        try:
+            self.blocks.describe(text)
+        except OSError as error:  # read-only is fine for a consumer, and storage may come back
+            _logger.warning(
+                "KV store %s cannot be written: %s; check spec.kvTransfer.path and its volume", self.blocks.root, error
+            )
+
     def warm(self) -> None:
         """Have memory for loads made in the background, where that takes a moment: the first request needs it."""
         if self._cache.page_locked:
@@ -160,12 +172,7 @@ class WorkerSide:
         if self.layout is None or self._cache is None or self._store is not None:
             return
         self._store = self.make_store(settings, self.layout, self._cache)
-        try:
-            self._store.blocks.describe(self._description)
-        except OSError as error:  # read-only is fine for a consumer, and storage may come back
-            _logger.warning(
-                "KV store %s cannot be written: %s; check spec.kvTransfer.path and its volume", settings.root, error
-            )
+        self._store.describe(self._description)
         if not self._only_producer:
             self._store.warm()
         _logger.info(

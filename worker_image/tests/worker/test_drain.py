@@ -27,7 +27,7 @@ def test_a_long_stream_arrives_whole(creator: Pod, thawed: Thawed) -> None:
     events = stream.events()
     next(events)
     pod.signal()
-    pod.wait_log("phase=Draining")
+    pod.wait_log("event=draining")
     # Not ready at once, still accepting while that spreads, then the listener is closed.
     assert pod.admin("/readyz")[0] == 503 and pod.ask("GET", "/health")[0] == 503
     assert len(pod.complete(max_tokens=1)) > 0

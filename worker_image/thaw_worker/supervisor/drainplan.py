@@ -54,5 +54,5 @@ def plan(config: DrainConfig, asked_at: float | None, signals: tuple[float, ...]
         abort_at = min(abort_at, signals[1] + IMPATIENT_SECONDS)
     if len(signals) > 2:
         abort_at = exit_by = min(abort_at, signals[2])
-    kill_at = max(abort_at, exit_by - min(KILL_SECONDS, reserve(config.grace_period_seconds) / 3))
+    kill_at = max(abort_at, exit_by - min(KILL_SECONDS, reserve(config.grace_period_seconds) / 2))
     return DrainPlan(close_at=min(close_at, abort_at), abort_at=abort_at, kill_at=kill_at, exit_by=exit_by)

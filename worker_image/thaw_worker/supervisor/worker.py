@@ -166,7 +166,7 @@ class Worker:
     def _abort(self, engine: Engine, kill_at: float) -> int:
         """Raises: EngineHungError."""
         try:
-            count = engine.patient_client.abort_all(max(0.5, min(5.0, kill_at - time.monotonic())))
+            count = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
         except CallCancelledError:
             return 0  # a third signal
         except ControlError as error:
@@ -194,7 +194,7 @@ class Worker:
         if engine.tree.poll() is None and not self._stop.at_once.is_set():
             raise EngineHungError(f"every request was answered, but the engine did not exit within {seconds:.1f} s")
 
-    def _tell(self, call: Callable[[float], None], timeout: float = 5.0) -> bool:
+    def _tell(self, call: Callable[[float], None], timeout: float = 2.0) -> bool:
         try:
             call(timeout)
         except ControlError as error:

@@ -130,15 +130,14 @@ class Worker:
                 self._say(heard, left)
             if self._stop.at_once.is_set():
                 return self._end(Phase.STOPPED, ExitCode.STOPPED_AT_ONCE, "a third signal came")
-            if closed_at is None and now >= plan.close_at:
-                self._tell(engine.patient_client.stop_listening)
+            if closed_at is None and now >= plan.close_at and self._tell(engine.patient_client.stop_listening):
                 closed_at = now
                 log.event("listener_closed", seconds_left=left)
             status = self._look_after(engine)
             self._board.update(
                 drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
             )
-            lingered = closed_at is not None and now >= closed_at + LINGER_SECONDS
+            lingered = left == 0 or (closed_at is not None and now >= closed_at + LINGER_SECONDS)
             # Only what the engine says now counts: a request may have come since it last answered.
             if lingered and status is not None and status.in_flight == 0 and self._stop.signals:
                 break

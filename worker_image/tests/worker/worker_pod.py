@@ -33,31 +33,45 @@ ENGINE_ARGS = {
 }
 ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}  # a tiny model, few cores
 
+# For machines without iproute2: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)).
+_LOOPBACK_UP = (
+    "python3 -c 'import fcntl, socket, struct; "
+    'fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 0x41))\''
+)
+
+_COVER = Path(__file__).resolve().parents[1] / "cover.sh"
+
 # Sources are opened before /tmp is covered, since they may be in it.
 _SETUP = f"""
 set -e
 hostname "$1"; shift
 exec 8<"$1" 9<"$2"; shift 2
-awk '{{print $5}}' /proc/self/mountinfo | grep -vE '^/($|proc|sys|dev)' | sort -r | while read -r place; do
-  umount -l "$place"  # others' mounts come and go, and a pod sees none of them
+needed=$1; shift
+IFS='
+'
+awk '{{print $5}}' /proc/self/mountinfo | grep -vE '^/($|proc|sys|dev|usr)' | sort -r | while read -r place; do
+  case $needed in *"$place"*) continue ;; esac
+  umount -n -l "$place"  # others' mounts come and go, and a pod sees none of them
 done
-mount -t tmpfs tmpfs /var/lib
+sh {_COVER} /var/lib $needed
 mkdir -p {names.PATH_STORE} {names.PATH_MODEL}
-mount --bind /proc/self/fd/8 {names.PATH_STORE}
-mount --bind /proc/self/fd/9 {names.PATH_MODEL}
+mount -n --bind /proc/self/fd/8 {names.PATH_STORE}
+mount -n --bind /proc/self/fd/9 {names.PATH_MODEL}
 exec 8<&- 9<&-
-for place in /tmp /run /dev/shm; do mount -t tmpfs tmpfs "$place"; done
+for place in /tmp /run /dev/shm; do sh {_COVER} "$place" $needed; done
 mkdir -p {names.PATH_RUN}
-ip link set lo up
-mount --bind /proc/sys /proc/sys
-mount -o remount,bind,ro /proc/sys  # as a container runtime does
+ip link set lo up 2>/dev/null || {_LOOPBACK_UP}
+mount -n --bind /proc/sys /proc/sys
+mount -n -o remount,bind,ro /proc/sys  # as a container runtime does
+unset IFS
 eval "$1"; shift
 exec "$@"
 """
 
 
 class Pod:
-    """A running worker. `store` and `model` are directories of this machine."""
+    """A running worker. `store` and `model` are directories of this machine; `uptime`: how many seconds longer the
+    pod's host seems to have been up than this machine (a time namespace)."""
 
     def __init__(
         self,
@@ -68,7 +82,9 @@ class Pod:
         criu: Path,
         *,
         setup: str = "",
+        uptime: int = 0,
         secrets: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
         self.name = name
@@ -83,7 +99,7 @@ class Pod:
             revision="r1",
             model=config.ModelConfig(name="tiny", path=names.PATH_MODEL),
             engine_args=ENGINE_ARGS | settings.pop("engine_args", {}),
-            engine_env=ENGINE_ENV,
+            engine_env=ENGINE_ENV | settings.pop("engine_env", {}),
             secret_env=tuple(secrets),
             checkpoint=checkpoint,
             drain=drain,
@@ -98,14 +114,19 @@ class Pod:
             names.ENV_POD_NAME: name,
             names.ENV_POD_NAMESPACE: "default",
             names.ENV_POD_IP: "10.1.2.3",
+            **{name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ},
+            **(environment or {}),
             **secrets,
         }
-        namespaces = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc")
+        namespaces = ["--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc"]
+        if uptime:
+            namespaces += ["--time", "--boottime", str(uptime), "--monotonic", str(uptime)]
+        needed = "\n".join(map(str, (ROOT, criu.parent, sys.base_prefix)))
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(
                 [
-                    *("unshare", *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), setup),
+                    *("unshare", *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), needed, setup),
                     *(sys.executable, "-m", "thaw_worker"),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -224,6 +224,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         trace_headers: Mapping[str, str] | None = None,
         priority: int = 0,
         data_parallel_rank: int | None = None,
+        *,  # from here on, vLLM's versions have different orders
         session_id: str | None = None,
         prompt_text: str | None = None,
         reasoning_ended: bool | None = None,

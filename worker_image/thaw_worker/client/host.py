@@ -44,6 +44,8 @@ class EngineHost:
         Raises:
             EngineFailedError: `HOST_UNSUPPORTED`.
         """
+        if os.geteuid() != 0:
+            raise EngineFailedError(Reason.HOST_UNSUPPORTED, "namespaces and CRIU need root")
         self._directory = Path(tempfile.mkdtemp(prefix="thaw-"))  # 0700
         self.api = str(self._directory / "api.sock")
         self._lock = threading.Lock()

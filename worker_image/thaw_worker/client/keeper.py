@@ -145,37 +145,44 @@ class Keeper:
         return self._done()
 
     def _freeze(self, request: Freeze) -> Answer:
-        engine = self._engine
-        if engine is None:
+        if self._engine is None:
             return Refused(Reason.INTERNAL, "there is no engine")
         try:
             Path(request.store).mkdir(mode=0o700, parents=True, exist_ok=True)
-            engine.client.close_api(CALL_TIMEOUT)
+        except OSError as error:
+            return Refused(Reason.STORE_UNAVAILABLE, f"cannot make {request.store}: {error.strerror}")
+        problem: Answer | None = None
+        try:
+            self._engine.client.close_api(CALL_TIMEOUT)
             try:
-                self._start.freeze(engine, Store(Path(request.store)))
-                self._start.resume(engine)
+                self._start.freeze(self._engine, Store(Path(request.store)))
+            except OSError as error:
+                problem = Refused(Reason.CONFIG_INVALID, f"the model cannot be read: {error}")
             except EngineHarmedError:
-                engine.destroy()
+                self._engine.destroy()
                 self._start.clean()
-                self._engine = engine = self._start.cold()
-            engine.client.open_api(request.api, CALL_TIMEOUT)
+                self._engine = self._start.cold()
+            else:
+                self._start.resume(self._engine)
+            self._engine.client.open_api(request.api, CALL_TIMEOUT)
         except StartError as failure:
             return Refused(failure.reason, failure.message)
-        except (ControlError, OSError) as error:
+        except ControlError as error:
             return Refused(Reason.ENGINE_UNRESPONSIVE, str(error))
         report = self._context.board.snapshot().freeze
-        if report is None or (report.outcome is not FreezeOutcome.PUBLISHED and not _there_already(report)):
-            return Refused((report and report.reason) or Reason.INTERNAL, report.message if report else "not frozen")
-        return self._done()
+        if problem is None and (report is None or not _is_there(report)):
+            reason, message = (report.reason, report.message) if report else (None, "")
+            problem = Refused(reason or Reason.INTERNAL, message)
+        return problem or self._done()
 
     def _done(self) -> Answer:
         self._context.board.phase(Phase.READY)
         return Done(self._context.board.snapshot())
 
 
-def _there_already(report: FreezeReport) -> bool:
-    by_other = report.outcome is FreezeOutcome.PUBLISHED_BY_OTHER
-    return by_other or report.reason == Reason.PUBLISHED_BY_OTHER
+def _is_there(report: FreezeReport) -> bool:
+    """Whether a checkpoint is in the store, ours or an earlier one."""
+    return report.outcome is FreezeOutcome.PUBLISHED or Reason.PUBLISHED_BY_OTHER in (report.outcome, report.reason)
 
 
 def _make_private() -> None:

@@ -1,0 +1,61 @@
+"""The public methods and properties of a class, read from its source without importing it.
+
+`python public_api.py PATH/TO/async_llm.py AsyncLLM` prints them as JSON. `async_llm_0.26.json` was made so from the
+wheel of vLLM 0.26.0: `pip download vllm==0.26.0 --no-deps`, then `unzip vllm-*.whl vllm/v1/engine/async_llm.py`.
+"""
+
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+Api = dict[str, dict[str, Any]]
+
+
+def public(path: Path, name: str) -> Api:
+    """By name: `kind` (property, async, sync) and `positional`, `keywords` (parameter names), `open` (takes any)."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return {item.name: _describe(item) for item in node.body if _is_public(item)}
+    raise LookupError(f"no class {name} in {path}")
+
+
+def _is_public(item: ast.stmt) -> bool:
+    return isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and not item.name.startswith("_")
+
+
+def _describe(item: Any) -> dict[str, Any]:
+    decorators = {getattr(decorator, "id", "") for decorator in item.decorator_list}
+    if decorators & {"property", "cached_property"}:
+        return {"kind": "property"}
+    arguments = item.args
+    return {
+        "kind": "async" if isinstance(item, ast.AsyncFunctionDef) else "sync",
+        "positional": [a.arg for a in [*arguments.posonlyargs, *arguments.args] if a.arg not in ("self", "cls")],
+        "keywords": [a.arg for a in arguments.kwonlyargs],
+        "open": arguments.kwarg is not None,
+    }
+
+
+def lacks(theirs: Api, ours: Api) -> list[str]:
+    """What a program that uses `theirs` would miss in `ours`."""
+    return [f"{name}: {problem}" for name in sorted(theirs) for problem in _problems(theirs[name], ours.get(name))]
+
+
+def _problems(theirs: dict[str, Any], ours: dict[str, Any] | None) -> list[str]:
+    if ours is None:
+        return ["is not there"]
+    if theirs["kind"] != ours["kind"]:
+        return [f"is {ours['kind']} instead of {theirs['kind']}"]
+    if theirs["kind"] == "property" or ours["open"]:
+        return []
+    problems = []
+    if any(mine != its for mine, its in zip(ours["positional"], theirs["positional"], strict=False)):
+        problems.append(f"takes {ours['positional']} instead of {theirs['positional']}")
+    missing = {*theirs["positional"], *theirs["keywords"]} - {*ours["positional"], *ours["keywords"]}
+    return problems + [f"does not take {name}" for name in sorted(missing)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(public(Path(sys.argv[1]), sys.argv[2]), indent=1, sort_keys=True))

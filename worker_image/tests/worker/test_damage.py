@@ -1,0 +1,65 @@
+"""One flipped bit anywhere in the checkpoint of a real engine is found before anything is mapped."""
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from thaw_contract.reasons import Reason
+from thaw_worker.store.artifact import Artifact, load
+from thaw_worker.store.errors import StoreError
+from thaw_worker.store.manifest import FileEntry
+from worker_pod import Pod
+
+
+def positions(size: int) -> list[int]:
+    return sorted({0, size // 2, size - 1})
+
+
+def flip(fd: int, position: int) -> None:
+    (byte,) = os.pread(fd, 1, position)
+    os.pwrite(fd, bytes([byte ^ 1]), position)
+
+
+def only(artifact: Artifact, entry: FileEntry, place: Path) -> Artifact:
+    """The artifact as if `entry` were its only file, in a copy: so that a flip costs the reading of one file."""
+    copy = place / entry.path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(artifact.path / entry.path, copy)
+    return Artifact(place, msgspec.structs.replace(artifact.manifest, files=(entry,)))
+
+
+def test_a_flipped_bit_at_start_middle_and_end_of_every_file(creator: Pod, store: Path, tmp_path: Path) -> None:
+    (current,) = store.glob("artifacts/*/*/current")
+    artifact = load(current.resolve())
+    flips = 0
+    for number, entry in enumerate(artifact.manifest.files):
+        if entry.size == 0:
+            continue
+        single = only(artifact, entry, tmp_path / str(number))
+        single.verify()
+        fd = os.open(single.path / entry.path, os.O_RDWR)
+        for position in positions(entry.size):
+            flip(fd, position)
+            with pytest.raises(StoreError) as error:
+                single.verify()
+            assert error.value.reason is Reason.DIGEST_MISMATCH and entry.path in error.value.message
+            flip(fd, position)
+            flips += 1
+        single.verify()  # the flips were what was found, and nothing else is wrong
+        os.close(fd)
+        shutil.rmtree(single.path)
+    manifest = artifact.path / "manifest.json"
+    copy = tmp_path / artifact.generation
+    copy.mkdir()
+    for position in positions(manifest.stat().st_size):
+        data = bytearray(manifest.read_bytes())
+        data[position] ^= 1
+        (copy / "manifest.json").write_bytes(data)
+        with pytest.raises(StoreError) as error:
+            load(copy)
+        assert error.value.reason is Reason.MANIFEST_INVALID
+        flips += 1
+    print(f"{flips} flipped bits in {len(artifact.manifest.files) + 1} files, all found")
+    assert flips > 2 * len(artifact.manifest.files)

@@ -1,0 +1,44 @@
+"""One checkpoint, made by the program in the library's README; every other test thaws it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this
+from programs import Frozen, freeze_with_readme
+
+_WITHOUT_VLLM = {"test_api.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and item.path.name not in _WITHOUT_VLLM:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[None]:
+    """A tiny model needs few cores; what shapes the engine must be the same for all tests."""
+    from images.criu import criu_path
+
+    if os.geteuid() != 0:
+        pytest.fail("these tests need root: they make namespaces and freeze processes")
+    values = {"THAW_CRIU": str(criu_path()), "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def frozen(environment: None, tmp_path_factory: pytest.TempPathFactory) -> Frozen:
+    """What the README's program left: its checkpoint and its answer."""
+    from models.tiny import make_tiny_model
+
+    place = tmp_path_factory.mktemp("library")
+    make_tiny_model(place / "model")
+    return freeze_with_readme(place)

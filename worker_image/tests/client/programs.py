@@ -1,0 +1,92 @@
+"""Programs that use the library, and what they leave behind."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "thaw_worker/client/README.md"
+ENGINE_ARGS = {
+    "dtype": "float32",
+    "max_model_len": 1024,
+    "num_gpu_blocks_override": 64,
+    "gpu_memory_utilization": 0.05,
+    "enforce_eager": True,
+}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A checkpoint in `directory`, and what the engine answered before it was frozen."""
+
+    place: Path
+    answer: str
+
+    @property
+    def directory(self) -> Path:
+        return self.place / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.place / "model"
+
+    @property
+    def program(self) -> Path:
+        return self.place / "program.py"
+
+
+def freeze_with_readme(place: Path) -> Frozen:
+    (text,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (place / "program.py").write_text(text)
+    frozen = Frozen(place, "")
+    arguments = ("freeze", str(frozen.directory), str(frozen.model), json.dumps(ENGINE_ARGS))
+    return Frozen(place, run(frozen.program, *arguments))
+
+
+def run(program: Path, *arguments: str) -> str:
+    """What the program printed."""
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def keeper_of(program: int) -> int:
+    """The PID, on this machine, of process 1 of the engine that `program` has."""
+    for child in children(program):
+        if b"thaw_worker.client.keeper" in _cmdline(child):  # unshare's, which waits for the keeper
+            (keeper,) = children(child)
+            return keeper
+    raise LookupError(f"{program} has no engine")
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def inside(namespace: str) -> dict[int, str]:
+    """Processes of a PID namespace and their command lines."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str((entry / "ns/pid").readlink()) == namespace:
+                found[int(entry.name)] = _cmdline(int(entry.name)).decode(errors="replace")
+    return found
+
+
+def namespace_of(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/pid").readlink())
+
+
+def _cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""

@@ -1,0 +1,181 @@
+"""kill -9 of a worker's processes at random moments: process 1 must end in time, say why, and leave nothing."""
+
+import os
+import random
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thaw_worker.supervisor.exits import ExitCode
+
+from shutdown.load import HANGS, Load
+from shutdown.ours import StartPod, Thawed, engine_processes, leftovers
+
+if TYPE_CHECKING:
+    from worker_pod import Pod
+
+NOTICE_SECONDS = 40.0
+"""From the kill of a process that the engine cannot do without to the exit."""
+DRAIN = {"propagation_seconds": 1.0, "timeout_seconds": 40.0, "grace_period_seconds": 60.0}
+PHASES = {"starting": 5, "thawing": 30, "ready": 35, "draining": 30}
+"""How often each is drawn, in percent. A cold start takes ten times as long as a thaw."""
+COLD_SECONDS, THAW_SECONDS, READY_SECONDS, DRAIN_SECONDS = 25.0, 2.5, 1.5, 3.5
+"""The kill comes up to so many seconds after the phase began."""
+
+_KINDS = {
+    "resource_tracker": "resource tracker",
+    "VLLM::EngineCore": "EngineCore",
+    "VLLM::Worker": "Worker",
+    "thaw_worker.engine.main": "main",
+    "criu": "CRIU",
+    "multiprocessing": "child of main or EngineCore",
+}
+"""What a command line says a process is, the first that fits. A child has its name only some time after its start."""
+DISPENSABLE = frozenset({"resource tracker", "helper"})
+"""Without these the engine goes on."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill. `problem`: what was not as it must be."""
+
+    phase: str
+    victim: str
+    code: int
+    seconds: float  # until process 1 ended
+    problem: str | None
+
+
+@dataclass
+class Report:
+    kills: list[Kill] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.kills) and not any(kill.problem for kill in self.kills)
+
+    def render(self) -> str:
+        groups: dict[tuple[str, str], list[Kill]] = defaultdict(list)
+        for kill in self.kills:
+            groups[kill.phase, kill.victim].append(kill)
+        lines = [f"{'PHASE':10}{'KILLED':30}{'TIMES':>6}  {'SLOWEST EXIT s':>14}  EXIT CODES"]
+        for (phase, victim), kills in sorted(groups.items()):
+            codes = sorted({kill.code for kill in kills})
+            named = ", ".join(f"{sum(k.code == code for k in kills)} x {code}" for code in codes)
+            lines.append(f"{phase:10}{victim:30}{len(kills):6}  {max(k.seconds for k in kills):14.1f}  {named}")
+        bad = [kill for kill in self.kills if kill.problem]
+        good = len(self.kills) - len(bad)
+        lines.append(f"\n{good} of {len(self.kills)} ended in time, with the right code, and left nothing")
+        lines += [f"  {k.phase}, {k.victim}, exit {k.code} after {k.seconds:.1f} s: {k.problem}" for k in bad]
+        return "\n".join(lines)
+
+
+def run(
+    thawed: Thawed, start: StartPod, store: Path, count: int, seed: int, say: Callable[[str], None] | None = None
+) -> Report:
+    """`count` workers, each of which loses one process."""
+    draw, report = random.Random(seed), Report()
+    for number in range(1, count + 1):
+        phase = draw.choices(list(PHASES), list(PHASES.values()))[0]
+        report.kills.append(one(thawed, start, store, phase, draw))
+        last = report.kills[-1]
+        if say is not None and (number % 10 == 0 or last.problem):
+            say(f"  {number} of {count}" + (f": {last}" if last.problem else ""))
+    return report
+
+
+def one(thawed: Thawed, start: StartPod, store: Path, phase: str, draw: random.Random) -> Kill:
+    load: Load | None = None
+    if phase == "starting":
+        pod = start(store, checkpoint={"policy": "Disabled"}, drain=DRAIN)
+        pod.wait_log("event=engine_start")
+        time.sleep(draw.uniform(0.5, COLD_SECONDS))
+    elif phase == "thawing":
+        pod = start(store, checkpoint={"policy": "Required"}, drain=DRAIN)
+        pod.wait_log("phase=Thawing")
+        time.sleep(draw.uniform(0, THAW_SECONDS))
+    else:
+        pod = thawed(checkpoint={"policy": "Required"}, drain=DRAIN)
+        load = Load(pod, streams=2, plain=1, tokens=draw.randint(50, 900))
+        if phase == "draining":
+            pod.signal()
+        time.sleep(draw.uniform(0, DRAIN_SECONDS if phase == "draining" else READY_SECONDS))
+    with leftovers(pod) as left:
+        victim = _kill(pod, draw)
+        began = time.monotonic()
+        limit = NOTICE_SECONDS
+        if victim in DISPENSABLE and phase != "draining" and pod.alive():
+            _still_serves(pod)
+            began = time.monotonic()
+            pod.signal()
+            limit = DRAIN["grace_period_seconds"]
+        try:
+            code = pod.wait(limit)
+            problem = _judge(code, phase, victim, pod.log())
+        except AssertionError:
+            code, problem = -1, f"no exit within {limit:.0f} s; see {pod.log_path}"
+        seconds = time.monotonic() - began
+        if problem is None and left():
+            problem = f"left: {left()}"
+        if problem is None and load is not None and HANGS in load.outcomes(15):
+            problem = "a client hangs"
+    pod.end()
+    return Kill(phase, victim, code, seconds, problem)
+
+
+def _kill(pod: "Pod", draw: random.Random) -> str:
+    """Kill one of the processes there are; "nothing" if the worker has none any more."""
+    deadline = time.monotonic() + 60
+    while pod.alive() and time.monotonic() < deadline:
+        try:
+            there = engine_processes(pod)
+        except (AssertionError, OSError):
+            break  # it just ended
+        if not there:
+            time.sleep(0.01)
+            continue
+        pid = draw.choice(sorted(there))
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        return next((kind for text, kind in _KINDS.items() if text in there[pid]), "helper")
+    return "nothing"
+
+
+def _still_serves(pod: "Pod") -> None:
+    """Wait until it is ready or has ended."""
+    deadline = time.monotonic() + 180
+    while pod.alive() and time.monotonic() < deadline:
+        try:
+            if pod.admin("/readyz")[0] == 200:
+                pod.complete(max_tokens=4)
+                return
+        except (OSError, AssertionError):
+            pass
+        time.sleep(0.1)
+
+
+def _judge(code: int, phase: str, victim: str, log: str) -> str | None:
+    """None if `code` is right."""
+    if "engine_stopping" in log:  # everything was answered: nothing is lost any more
+        right = {ExitCode.OK, ExitCode.ENGINE_HUNG}
+    elif victim in DISPENSABLE or victim == "nothing":
+        right = {ExitCode.OK, ExitCode.ENGINE_START_FAILED, ExitCode.THAW_REQUIRED}
+        if "phase=Ready" in log:
+            right = {ExitCode.OK}
+    elif "phase=Ready" in log:
+        right = {ExitCode.ENGINE_DIED}
+    else:
+        right = {ExitCode.THAW_REQUIRED if phase == "thawing" else ExitCode.ENGINE_START_FAILED}
+        if phase == "thawing":
+            right.add(ExitCode.ENGINE_DIED)  # between the thaw's last check and the first request
+    if code not in right:
+        return f"exit {code} instead of {' or '.join(str(int(each)) for each in sorted(right))}"
+    if code != 0 and "event=exit" not in log:
+        return "the log does not say why"
+    return None

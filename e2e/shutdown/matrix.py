@@ -1,0 +1,51 @@
+"""`python -m shutdown matrix`: both columns, one table."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shutdown import alone, kills, kv, ours
+from shutdown.promises import Findings, markdown, table
+from shutdown.workers import Workers, say, workers
+
+
+def run(work: str | None, half: str | None, only: str | None, file: str | None) -> int:
+    """Exit status 0 if every promise holds for Thaw."""
+    began = time.monotonic()
+    plain, own = Findings(), Findings()
+    with workers(work) as made:
+        if half != "thaw":
+            for name, scenario in alone.SCENARIOS.items():
+                _one(f"vllm serve: {name}", only, lambda scenario=scenario: scenario(made, plain), made)  # type: ignore[misc]
+        if half != "alone":
+            made.make_checkpoint()
+            for each in ours.SCENARIOS:
+                _one(f"thaw: {each.__name__}", only, lambda each=each: each(made.thawed, own), made)  # type: ignore[misc]
+            _one("thaw: signal_in_thaw", only, lambda: ours.signal_in_thaw(made.start, made.store, own), made)
+            _one("thaw: kv", only, lambda: kv.ours(made, own), made)
+    print("\n" + table(plain.found, own.found))
+    if file:
+        Path(file).write_text(markdown(plain.found, own.found))
+    broken = own.broken()
+    held = f"{len(own.found) - len(broken)} of {len(own.found)} observations of Thaw hold"
+    say(f"{held}, {len(plain.broken())} of {len(plain.found)} of vLLM alone do not; {time.monotonic() - began:.0f} s")
+    return 1 if broken or not (own.found or half == "alone") else 0
+
+
+def run_kills(work: str | None, count: int, seed: int) -> int:
+    with workers(work) as made:
+        made.make_checkpoint()
+        report = kills.run(made.thawed, made.start, made.store, count, seed, say)
+    print("\n" + report.render())
+    return 0 if report.ok else 1
+
+
+def _one(name: str, only: str | None, scenario: Callable[[], None], made: Workers) -> None:
+    if only is not None and only not in name:
+        return
+    began = time.monotonic()
+    try:
+        scenario()
+    finally:
+        made.end()
+    say(f"{name} ({time.monotonic() - began:.0f} s)")

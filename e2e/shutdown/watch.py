@@ -1,0 +1,118 @@
+"""A pool's pods as they come and go, from one watch."""
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import IO, Any
+
+from scenarios.kube import Kube, ScenarioTimeoutError
+
+
+@dataclass
+class Gone:
+    """A pod that was deleted. `seconds`: from the deletion to the moment that the API server forgot it."""
+
+    name: str
+    uid: str
+    seconds: float
+    exit_code: int | None
+    restarts: int
+
+
+@dataclass
+class Watch:
+    """Use as a context manager. `pods` and `gone` are kept up to date by a thread."""
+
+    kube: Kube
+    selector: str
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gone: list[Gone] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __enter__(self) -> "Watch":
+        command = [*self.kube._kubectl, "--namespace", self.kube.namespace, "get", "pods", "--selector", self.selector]
+        self._process = subprocess.Popen(
+            [*command, "--watch", "--output-watch-events", "-o", "json"], stdout=subprocess.PIPE, text=True
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def until(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until `condition` holds.
+
+        Raises: ScenarioTimeoutError.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not condition():
+                if self._process.poll() is not None:
+                    raise ScenarioTimeoutError(f"{what}: the watch on pods ended with {self._process.poll()}")
+                if time.monotonic() > deadline:
+                    raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s; pods: {sorted(self.pods)}")
+                self._changed.wait(1.0)
+
+    def ready(self) -> list[dict[str, Any]]:
+        """Pods that are ready and stay."""
+        return [pod for pod in self.staying() if _is_ready(pod)]
+
+    def staying(self) -> list[dict[str, Any]]:
+        return [pod for pod in list(self.pods.values()) if "deletionTimestamp" not in pod["metadata"]]
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for event in _objects(self._process.stdout):
+            pod = event["object"]
+            with self._changed:
+                if event["type"] == "DELETED":
+                    self.pods.pop(pod["metadata"]["name"], None)
+                    self.gone.append(_gone(pod))
+                else:
+                    self.pods[pod["metadata"]["name"]] = pod
+                self._changed.notify_all()
+
+
+def _gone(pod: dict[str, Any]) -> Gone:
+    metadata = pod["metadata"]
+    # A deletion with less grace, such as the kubelet's last one, moves both, so that their difference stays.
+    asked = _epoch(metadata["deletionTimestamp"]) - metadata.get("deletionGracePeriodSeconds", 0)
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    ended = statuses[0].get("state", {}).get("terminated") or {}
+    return Gone(
+        metadata["name"],
+        metadata["uid"],
+        time.time() - asked,
+        ended.get("exitCode"),
+        statuses[0].get("restartCount", 0),
+    )
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _epoch(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _objects(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    """JSON objects that follow each other, however they are laid out in lines."""
+    decoder, text = json.JSONDecoder(), ""
+    for line in stream:
+        text = (text + line).lstrip()
+        if line.rstrip() not in ("}", "") and not line.startswith("{"):
+            continue  # in the middle of one: do not try again for each line
+        try:
+            found, end = decoder.raw_decode(text)
+        except json.JSONDecodeError:
+            continue
+        text = text[end:]
+        yield found

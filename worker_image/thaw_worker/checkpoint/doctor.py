@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thaw_worker.checkpoint import pids
+from thaw_worker.checkpoint.cuda.client import driver_problem
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.freeze import SHM
+from thaw_worker.checkpoint.gpu import Gpus, gpus
 from thaw_worker.checkpoint.launch import PID_FLOOR
 
 PIDS_ABOVE_FLOOR = 8_192
@@ -59,7 +61,15 @@ def checks(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> list[Check]:
 
 
 def _quick(criu: str, pid_floor: int) -> list[Check]:
-    return [_program(criu), _capabilities(), _seccomp(), _kernel(), _pid_max(pid_floor), _last_pid()]
+    return [_program(criu), _capabilities(), _seccomp(), _kernel(), _pid_max(pid_floor), _last_pid(), *_gpu(gpus())]
+
+
+def _gpu(found: Gpus) -> list[Check]:
+    if not found.count:
+        return []
+    problem = driver_problem(found.driver)
+    detail = problem or f"{found.count} {found.product}, driver {found.driver}"
+    return [Check("gpu driver", problem is None, detail, "install a newer NVIDIA driver on the node")]
 
 
 def _program(criu: str) -> Check:

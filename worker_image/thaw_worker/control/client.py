@@ -50,8 +50,11 @@ class EngineClient:
     def canary(self, timeout: float) -> protocol.Canary:
         return self._call(protocol.RunCanary(), protocol.Canary, timeout)
 
-    def quiesce(self, timeout: float) -> None:
-        self._call(protocol.Quiesce(), protocol.Done, timeout)
+    def quiesce(self, timeout: float, weights: str | None = None, piece: int = 0) -> list[protocol.StoredRank]:
+        return self._call(protocol.Quiesce(weights=weights, piece=piece), protocol.Quiesced, timeout).ranks
+
+    def wake(self, memory: str | None, timeout: float) -> None:
+        self._call(protocol.Wake(memory=memory), protocol.Done, timeout)
 
     def resume(self, pod: protocol.PodIdentity, secrets: dict[str, str], timeout: float) -> None:
         self._call(protocol.Resume(pod=pod, secrets=secrets), protocol.Done, timeout)

@@ -32,6 +32,7 @@ class EngineSpec(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: str  # a path, or a name for vLLM to fetch
     served_model_names: tuple[str, ...]
     serve_arguments: tuple[str, ...] = ()  # options in the form that `vllm serve` takes on its command line
+    sleep_mode: bool = False  # GPU memory can be dropped before a freeze and come back afterwards
 
 
 class PodIdentity(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +73,16 @@ class RunCanary(Command, frozen=True, kw_only=True, tag="canary"):
 
 class Quiesce(Command, frozen=True, kw_only=True, tag="quiesce"):
     """Make the tree fit to be frozen: nothing in flight, caches dropped, free memory handed back to the
-    kernel. Answered by `Done`. Refused once the engine has listened."""
+    kernel, GPU memory let go of. Answered by `Quiesced`. Refused once the engine has listened."""
+
+    weights: str | None = None  # directory to write GPU memory's content to; None: it goes to host memory
+    piece: int = 0  # bytes that one digest stands for
+
+
+class Wake(Command, frozen=True, kw_only=True, tag="wake"):
+    """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one. Answered by `Done`."""
+
+    memory: str | None = None  # socket where each worker fetches its memory; None: it is in host memory
 
 
 class Resume(Command, frozen=True, kw_only=True, tag="resume"):
@@ -129,6 +139,7 @@ AnyCommand = (
     GetStatus
     | RunCanary
     | Quiesce
+    | Wake
     | Resume
     | Listen
     | Leave
@@ -161,6 +172,18 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
     answers: list[list[int]]
 
 
+class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GPU memory of one worker process that was written to a file."""
+
+    file: str
+    segments: list[tuple[str, int]]  # tag and size of each allocation, by address; of some the content is in the file
+    digests: list[str]  # BLAKE3 of the file's pieces, in hex
+
+
+class Quiesced(Answer, frozen=True, kw_only=True, tag="quiesced"):
+    ranks: list[StoredRank] = []  # in the order of vLLM's ranks; empty if nothing was written
+
+
 class Aborted(Answer, frozen=True, kw_only=True, tag="aborted"):
     requests: int
 
@@ -179,7 +202,7 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-AnyAnswer = EngineStatus | Canary | Aborted | Metrics | Done | Failed
+AnyAnswer = EngineStatus | Canary | Quiesced | Aborted | Metrics | Done | Failed
 
 _commands: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _answers: msgspec.json.Decoder[AnyAnswer] = msgspec.json.Decoder(AnyAnswer)

@@ -57,7 +57,9 @@ class _Commands:
             case protocol.Quiesce():
                 if self._gate.serving is not Serving.CLOSED:
                     raise RuntimeError("this engine has listened: it may hold connections and users' data")
-                await self._engine.quiesce()
+                return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
+            case protocol.Wake():
+                await self._engine.wake(command.memory)
             case protocol.Resume():
                 await self._resume(command)
             case protocol.Leave():
@@ -101,8 +103,8 @@ async def _run(spec: EngineSpec) -> None:
     async with engine.lifespan():
         ControlServer(spec.socket, commands.handle, asyncio.get_running_loop()).start()
         seconds = await commands.shutdown
-        began = asyncio.get_running_loop().time()
         await api.close()
+        began = asyncio.get_running_loop().time()
         await http.close(seconds / 2)
     # All that is left is vLLM's: its workers' connectors finish their KV transfers in it.
     await engine.shutdown(seconds - (asyncio.get_running_loop().time() - began))

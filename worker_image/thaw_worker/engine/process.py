@@ -40,6 +40,10 @@ def trim() -> None:
     """Collect garbage and hand free memory back to the kernel: what is not resident is not in the
     checkpoint."""
     gc.collect()
+    torch = _loaded("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch._C._host_emptyCache()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc
         libc.malloc_trim(0)

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 from vllm import SamplingParams
@@ -25,7 +26,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from thaw_worker.control.protocol import Canary, EngineSpec
+from thaw_worker.control.protocol import Canary, EngineSpec, StoredRank
 from thaw_worker.engine import process, worker_extension
 
 try:
@@ -55,14 +56,18 @@ class Engine:
     """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
     keep_alive: int
     """Seconds that an idle HTTP connection is kept open."""
+    sleeps: bool
+    """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
 
     @property
     def errored(self) -> str | None:
         """Why the engine cannot serve any more."""
         return str(self.llm.dead_error) if self.llm.errored else None
 
-    async def quiesce(self) -> None:
-        """Drop what need not be in a checkpoint, in all processes.
+    async def quiesce(self, weights: str | None, piece: int) -> list[StoredRank]:
+        """Drop what need not be in a checkpoint, in all processes. With sleep mode that is all of the allocator's GPU
+        memory: weights go to files in the directory `weights` first, with a digest for each `piece` bytes, or, if that
+        is None, to host memory.
 
         Raises:
             RuntimeError: a request is still running.
@@ -71,8 +76,28 @@ class Engine:
             raise RuntimeError("a request is still running")
         await self.llm.reset_prefix_cache()
         await self.llm.reset_mm_cache()
+        ranks: list[StoredRank] = []
+        if self.sleeps:
+            if weights is not None:
+                count = self.llm.vllm_config.parallel_config.world_size
+                saved = await self.llm.collective_rpc("thaw_save_weights", args=(weights, piece, count))
+                ranks = [msgspec.convert(rank, StoredRank) for rank in saved]
+            await self.llm.sleep(2 if weights is not None else 1)
         await self._everywhere("thaw_quiesce")
         await asyncio.to_thread(process.trim)
+        return ranks
+
+    async def wake(self, memory: str | None) -> None:
+        """Undo what `quiesce` did to GPU memory. `memory`: the socket where each worker fetches its own."""
+        if not self.sleeps or not await self.llm.is_sleeping():
+            return
+        if memory is not None:
+            await self.llm.collective_rpc("thaw_adopt", args=(memory,))
+        try:
+            await self.llm.wake_up()
+        finally:
+            if memory is not None:
+                await self.llm.collective_rpc("thaw_adopted")
 
     async def resume(self, environment: dict[str, str], seed: int) -> None:
         await self._everywhere("thaw_resume", environment, seed)
@@ -139,6 +164,7 @@ async def load(spec: EngineSpec) -> Engine:
     args = _parse(spec)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     engine_args.worker_extension_cls = worker_extension.QUALIFIED_NAME
+    engine_args.enable_sleep_mode = engine_args.enable_sleep_mode or spec.sleep_mode
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     llm = AsyncLLM.from_vllm_config(
         vllm_config=config,
@@ -154,6 +180,7 @@ async def load(spec: EngineSpec) -> Engine:
         llm=llm,
         app=app,
         seed=args.seed if "--seed" in spec.serve_arguments else None,
+        sleeps=llm.model_config.enable_sleep_mode,
         keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
     )
 

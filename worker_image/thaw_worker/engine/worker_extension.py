@@ -5,8 +5,14 @@ Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has 
 imports the main module of the parent (`thaw_worker.engine.main`) in each child.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from thaw_worker.engine import process
 from thaw_worker.kv import lifecycle
+
+if TYPE_CHECKING:
+    from thaw_worker.engine.weights.save import Saved
 
 
 class WorkerExtension:
@@ -20,6 +26,28 @@ class WorkerExtension:
     def thaw_resume(self, environment: dict[str, str], seed: int) -> None:
         process.become(environment, seed)
         lifecycle.reconnect()
+
+    # The next three on a GPU only. `rank` is vLLM's.
+    rank: int
+
+    def thaw_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
+        """See `weights.save.save`."""
+        from thaw_worker.checkpoint.cuda.transfer import default_threads
+        from thaw_worker.engine.weights.save import save
+
+        return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
+
+    def thaw_adopt(self, socket: str) -> None:
+        """See `weights.adopt.begin`."""
+        from thaw_worker.engine.weights import adopt
+
+        adopt.begin(socket, self.rank)
+
+    def thaw_adopted(self) -> None:
+        """See `weights.adopt.end`."""
+        from thaw_worker.engine.weights import adopt
+
+        adopt.end()
 
     def thaw_finish_transfers(self) -> None:
         """Let this worker's KV connector finish what is under way, however long it takes: vLLM's own shutdown kills a

@@ -5,6 +5,7 @@
     artifacts/<identity>/<host16>/failures/<generation>/    one small file a failed thaw
     artifacts/<identity>/<host16>/retired/<generation>      empty; its time says since when the generation is not
     current staging/<uuid>/                                         being written, or being deleted
+    blobs/<digest>                                          a file that artifacts share, as hard links to it
     leases/<identity>-<host16>                              creator lease; beside it its heartbeat
 
 `host16` is the first 16 hex digits of the host tuple's digest. It is a directory level because a pool may run on mixed

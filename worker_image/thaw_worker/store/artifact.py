@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ class Artifact:
     def bytes(self) -> int:
         return sum(entry.size for entry in self.manifest.files)
 
+    def digests(self, file: str) -> tuple[str, ...]:
+        """Of the pieces of one file. Raises: KeyError: there is none of this name."""
+        return {entry.path: entry.blake3 for entry in self.manifest.files}[file]
+
     def ref(self) -> ArtifactRef:
         """For `GET /state`."""
         return ArtifactRef(
@@ -46,6 +50,7 @@ class Artifact:
         self,
         level: Verify = Verify.FULL,
         *,
+        except_content: Collection[str] = (),
         threads: int | None = None,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
@@ -56,6 +61,7 @@ class Artifact:
         Reads through the page cache and so leaves it warm for CRIU.
 
         Args:
+            except_content: files whose bytes the caller checks itself.
             threads: None for one a core, 16 at most.
             timeout: give up after so many seconds, even if the storage hangs.
             cancel: give up when set.
@@ -74,6 +80,7 @@ class Artifact:
             expected = {
                 piece: digest
                 for entry in self.manifest.files
+                if entry.path not in except_content
                 for piece, digest in zip(pieces(entry.path, entry.size), entry.blake3, strict=True)
             }
 

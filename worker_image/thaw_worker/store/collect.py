@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from thaw_worker.store import fs, layout
+from thaw_worker.store import blobs, fs, layout
 from thaw_worker.store.layout import Key
 from thaw_worker.store.staging import retire
 
@@ -22,6 +22,7 @@ def gc(root: Path, grace: float) -> list[str]:
         *_old_generations(root, now - grace),
         *_old_stagings(root, now - grace),
         *_old_leases(root, now - grace),
+        *blobs.unused(root, now - grace),
     ]:
         delete(root, path)
         deleted.append(str(path.relative_to(root)))

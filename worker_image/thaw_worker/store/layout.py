@@ -9,7 +9,7 @@ from thaw_contract.identity import HostTuple, IdentityInputs, digest
 
 from thaw_worker.store.fs import unique
 
-ARTIFACTS, STAGING, LEASES = "artifacts", "staging", "leases"
+ARTIFACTS, STAGING, LEASES, BLOBS = "artifacts", "staging", "leases", "blobs"
 CURRENT, FAILURES, RETIRED = "current", "failures", "retired"
 
 _GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")

@@ -1,7 +1,7 @@
 """Writing an artifact: a private directory first, then one rename and one pointer."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +14,12 @@ from thaw_contract.state import FreezeOutcome
 from thaw_worker.store import artifact as artifacts
 from thaw_worker.store import fs, layout, manifest
 from thaw_worker.store.artifact import Artifact
+from thaw_worker.store.blobs import share
 from thaw_worker.store.errors import StoreError, guard
 from thaw_worker.store.layout import Key
 from thaw_worker.store.lease import Lease
 from thaw_worker.store.parallel import for_each
-from thaw_worker.store.pieces import Piece, default_threads, hash_all, pieces
+from thaw_worker.store.pieces import default_threads, hash_all, pieces
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Staging:
         created_by: str,
         lease: Lease | None = None,
         timings: Mapping[str, float] | None = None,
+        blobs: Mapping[str, Sequence[str]] | None = None,
         threads: int | None = None,
         cancel: threading.Event | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -60,6 +62,8 @@ class Staging:
             created_by: the pod, for people.
             lease: must still be held at the end.
             timings: of the freeze, into the manifest.
+            blobs: files with the digests of their pieces, which are not computed again: the same content is kept once
+                for all artifacts (see `store.blobs`).
             threads: None for one a core, 16 at most.
             cancel: give up when set.
             on_progress: called now and then in the caller's thread with bytes hashed and bytes in all.
@@ -77,7 +81,7 @@ class Staging:
                     identity_inputs=self._identity,
                     host_tuple=self._key.host,
                     host=self._host,
-                    files=self._seal(threads or default_threads(), cancel, on_progress),
+                    files=self._seal(blobs or {}, threads or default_threads(), cancel, on_progress),
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     created_by=created_by,
                     timings=dict(timings or {}),
@@ -97,7 +101,11 @@ class Staging:
         fs.remove_tree(self.dir)
 
     def _seal(
-        self, threads: int, cancel: threading.Event | None, on_progress: Callable[[int, int], None] | None
+        self,
+        blobs: Mapping[str, Sequence[str]],
+        threads: int,
+        cancel: threading.Event | None,
+        on_progress: Callable[[int, int], None] | None,
     ) -> tuple[manifest.FileEntry, ...]:
         """Private modes, stable storage, digests."""
         sizes: dict[str, int] = {}
@@ -108,8 +116,10 @@ class Staging:
         directories = {self.dir / parent for name in sizes for parent in Path(name).parents}
         for directory in directories:
             directory.chmod(0o700)
-        wanted = [piece for name, size in sizes.items() for piece in pieces(name, size)]
-        total, digests = sum(sizes.values()), dict[Piece, str]()
+        every = {name: pieces(name, size) for name, size in sizes.items()}
+        digests = {p: digest for name in blobs for p, digest in zip(every[name], blobs[name], strict=True)}
+        wanted = [piece for name in sizes if name not in blobs for piece in every[name]]
+        total = sum(sizes.values())
 
         def tick(done: int) -> None:
             if on_progress:
@@ -123,10 +133,12 @@ class Staging:
 
         hash_all(self.dir, wanted, digests.__setitem__, threads=threads, tick=tick)
         for_each(sizes, settle, threads, lambda: tick(total))
+        for name in blobs:
+            share(self.dir / name, sizes[name], blobs[name], self._key.root)
         for directory in directories:
             fs.sync(directory)
         return tuple(
-            manifest.FileEntry(path=name, size=size, blake3=tuple(digests[p] for p in pieces(name, size)))
+            manifest.FileEntry(path=name, size=size, blake3=tuple(digests[p] for p in every[name]))
             for name, size in sizes.items()
         )
 

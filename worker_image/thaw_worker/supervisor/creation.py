@@ -8,6 +8,7 @@ from thaw_contract.identity import HostTuple, IdentityInputs
 from thaw_contract.reasons import NEXT_STEP, Reason
 from thaw_contract.state import FreezeOutcome, FreezeReport, Phase
 
+from thaw_worker.checkpoint.cuda.client import OnGpu
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.freeze import SHM, freeze
 from thaw_worker.control.client import CallCancelledError, ControlError
@@ -18,6 +19,8 @@ from thaw_worker.store.store import Store
 from thaw_worker.supervisor import choose, log
 from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from thaw_worker.supervisor.engine import Engine
+from thaw_worker.supervisor.gpu import FILE as GPU_FILE
+from thaw_worker.supervisor.gpu import WEIGHTS, Emptied, Gpu
 
 PROCESS = "process"
 """Directory of the frozen tree in an artifact."""
@@ -34,8 +37,11 @@ class Creation:
     """One worker's attempt to make the checkpoint that it did not find. Use as a context manager: it holds a
     lease."""
 
-    def __init__(self, context: Context, store: Store, identity: IdentityInputs, host: HostTuple) -> None:
+    def __init__(
+        self, context: Context, store: Store, identity: IdentityInputs, host: HostTuple, gpu: Gpu | None = None
+    ) -> None:
         self._context = context
+        self._gpu = gpu
         self._store = store
         self._identity, self._host = identity, host
         pod = context.settings.pod
@@ -106,27 +112,16 @@ class Creation:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
         with board.timed("oracle"):
             oracle = engine.client.canary(CALL_TIMEOUT)
-        with board.timed("quiesce"):
-            engine.client.quiesce(CALL_TIMEOUT)
         staging: Staging = self._store.stage(self._identity, self._host)
         try:
-            result = freeze(
-                engine.tree,
-                staging.dir / PROCESS,
-                criu=settings.criu,
-                timeout=settings.config.checkpoint.freeze_timeout_seconds,
-                work_dir=settings.paths.criu,
-                cancel=cancel,
-                carry=(SHM, *settings.paths.carried),
-            )
-            board.timing("freeze", result.timings["total"])
-            log.event("dumped", seconds=result.timings["total"], bytes=result.bytes, processes=len(result.pids))
+            blobs = self._freeze_on_gpu(engine, staging, self._gpu) if self._gpu else self._freeze_here(engine, staging)
             (staging.dir / ORACLE).write_bytes(msgspec.json.encode(oracle))
             with board.timed("publish"):
                 publication = staging.publish(
                     created_by=f"{settings.pod.namespace}/{settings.pod.name}",
                     lease=self._lease,
                     timings=board.snapshot().timings,
+                    blobs=blobs,
                     cancel=cancel,
                 )
         except OSError as error:
@@ -135,6 +130,65 @@ class Creation:
             staging.discard()
         board.update(artifact=publication.artifact.ref())
         return publication.outcome
+
+    def _freeze_here(self, engine: Engine, staging: Staging) -> dict[str, list[str]]:
+        with self._context.board.timed("quiesce"):
+            engine.client.quiesce(CALL_TIMEOUT)
+        self._dump(engine, staging)
+        return {}
+
+    def _freeze_on_gpu(self, engine: Engine, staging: Staging, gpu: Gpu) -> dict[str, list[str]]:
+        """Returns the files that may be shared. The engine has its GPU memory again.
+
+        Raises: EngineHarmedError: it has not.
+        """
+        timeout = self._context.settings.config.checkpoint.freeze_timeout_seconds
+        board = self._context.board
+        emptied: Emptied | None = None
+        on: OnGpu | None = None
+        try:
+            with board.timed("quiesce"):
+                emptied = gpu.empty(engine, staging.dir, timeout)
+            with board.timed("cuda_suspend"):
+                on = gpu.suspend(engine.tree, emptied, timeout)
+            gpu.load(staging.dir / WEIGHTS, on, emptied.digests)
+            self._dump(engine, staging)
+            (staging.dir / GPU_FILE).write_bytes(msgspec.json.encode(on))
+        finally:
+            self._back_on_gpu(engine, staging, gpu, emptied, on)
+        return emptied.blobs
+
+    def _back_on_gpu(
+        self, engine: Engine, staging: Staging, gpu: Gpu, emptied: Emptied | None, on: OnGpu | None
+    ) -> None:
+        """However far the freeze came."""
+        timeout = self._context.settings.config.checkpoint.thaw_timeout_seconds
+        try:
+            if on is not None:
+                gpu.restore(on, timeout)
+            elif emptied is not None:
+                on = OnGpu(pids=(), gpus=(), memory=emptied.memory)
+                gpu.load(staging.dir / WEIGHTS, on, emptied.digests)
+            else:
+                on = OnGpu(pids=(), gpus=())
+            gpu.wake(engine, on, timeout)
+        except (CheckpointError, ControlError) as error:
+            log.failure("not_back_on_gpu", message=str(error))
+            raise EngineHarmedError from error
+
+    def _dump(self, engine: Engine, staging: Staging) -> None:
+        settings = self._context.settings
+        result = freeze(
+            engine.tree,
+            staging.dir / PROCESS,
+            criu=settings.criu,
+            timeout=settings.config.checkpoint.freeze_timeout_seconds,
+            work_dir=settings.paths.criu,
+            cancel=self._context.stop.signalled,
+            carry=(SHM, *settings.paths.carried),
+        )
+        self._context.board.timing("freeze", result.timings["total"])
+        log.event("dumped", seconds=result.timings["total"], bytes=result.bytes, processes=len(result.pids))
 
 
 def _report(error: StoreError | CheckpointError | ControlError, seconds: float) -> FreezeReport:

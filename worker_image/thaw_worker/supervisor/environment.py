@@ -20,6 +20,11 @@ class RunPaths:
         return self.root / "engine.sock"
 
     @property
+    def memory(self) -> Path:
+        """Where the engine fetches GPU memory from the CUDA helper."""
+        return self.root / "memory.sock"
+
+    @property
     def tmp(self) -> Path:
         return self.root / "tmp"
 

@@ -19,13 +19,20 @@ _FROZEN = ("engine", "control", "kv", "checkpoint")
 """What of Thaw is in a frozen tree, or made it."""
 
 
-def gather(config: WorkerConfig, arguments: Mapping[str, Any], shaping: Mapping[str, str], criu: str) -> IdentityInputs:
+def gather(
+    config: WorkerConfig,
+    arguments: Mapping[str, Any],
+    shaping: Mapping[str, str],
+    criu: str,
+    weights: WeightsPlacement = WeightsPlacement.IN_IMAGE,
+) -> IdentityInputs:
     """The identity inputs of the engine that `config` asks for, on this image.
 
     Args:
         arguments: what `engine_args.engine_arguments` gave.
         shaping: what `environment.tuning` gave.
         criu: CRIU's program name or path.
+        weights: where the checkpoint has them.
 
     Raises:
         OSError: the model directory cannot be read.
@@ -42,7 +49,7 @@ def gather(config: WorkerConfig, arguments: Mapping[str, Any], shaping: Mapping[
         dtype=arguments.get("dtype"),
         tensor_parallel=int(arguments.get("tensor_parallel_size", 1)),
         pipeline_parallel=int(arguments.get("pipeline_parallel_size", 1)),
-        weights=WeightsPlacement.IN_IMAGE,
+        weights=weights,
         versions=versions,
     )
 

@@ -21,12 +21,13 @@ from thaw_worker.control.protocol import Canary, EngineSpec
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.errors import StoreError
 from thaw_worker.store.store import Store
-from thaw_worker.supervisor import choose, identity, leftovers, log
+from thaw_worker.supervisor import choose, gpu, identity, leftovers, log
 from thaw_worker.supervisor.choose import Cold, GiveUp, Thaw
 from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from thaw_worker.supervisor.creation import ORACLE, PROCESS, Creation, EngineHarmedError
 from thaw_worker.supervisor.engine import Engine, EngineError
 from thaw_worker.supervisor.engine_args import options
+from thaw_worker.supervisor.gpu import Gpu
 
 
 class StartError(Exception):
@@ -57,6 +58,7 @@ class Start:
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None
         self._shm_before = leftovers.names()
+        self._gpu: Gpu | None = None
 
     def run(self) -> Engine:
         """Returns an engine that has taken on this pod's identity and has not listened yet.
@@ -64,6 +66,16 @@ class Start:
         Raises:
             StartError, StoppedError: see there; no process of an engine is left.
         """
+        if (helper := gpu.start_helper(self._context)) is None:
+            return self._run()
+        self._gpu = Gpu(helper, self._context)
+        try:
+            return self._run()
+        finally:
+            self._gpu = None
+            helper.close()
+
+    def _run(self) -> Engine:
         self._prepare_directories()
         choice = self._choose()
         if isinstance(choice, Thaw):
@@ -102,6 +114,8 @@ class Start:
         supported, problem = doctor.supported(criu=self._settings.criu)
         if not supported:
             return choose.unsupported(self._policy, problem)
+        if self._gpu is not None and (problem := gpu.unsupported(self._settings.arguments) or ""):
+            return choose.unsupported(self._policy, problem)
         with self._board.timed("identity"):
             try:
                 wanted = identity.gather(
@@ -109,6 +123,7 @@ class Start:
                     self._settings.arguments,
                     self._settings.shaping,
                     self._settings.criu,
+                    gpu.placement(self._settings.config),
                 )
             except OSError as error:
                 raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
@@ -163,8 +178,17 @@ class Start:
         self._board.phase(Phase.THAWING, generation=artifact.generation)
         stage, engine = "verify", None
         try:
+            on = gpu.read(artifact) if self._gpu else None
             with self._board.timed("verify"):
-                artifact.verify(checkpoint.verify, timeout=deadline - time.monotonic(), cancel=self._stop.signalled)
+                artifact.verify(
+                    checkpoint.verify,
+                    except_content=gpu.weight_files(on),
+                    timeout=deadline - time.monotonic(),
+                    cancel=self._stop.signalled,
+                )
+            if self._gpu and on:
+                files = gpu.weight_files(on)
+                self._gpu.load(artifact.path / gpu.WEIGHTS, on, [artifact.digests(file) for file in files])
             stage = "criu"
             leftovers.make_room_for(artifact.path / PROCESS)
             result = thaw(
@@ -177,6 +201,11 @@ class Start:
             engine = self._engine(result.tree)
             for name in ("files", "criu"):
                 self._board.timing(name, result.timings[name])
+            if self._gpu and on:
+                stage = "cuda"
+                self._gpu.restore(on, deadline - time.monotonic())
+                stage = "weights"
+                self._gpu.wake(engine, on, deadline - time.monotonic())
             stage = "resume"
             self._resume(engine, deadline - time.monotonic())
             stage = "canary"
@@ -220,7 +249,7 @@ class Start:
             )
             return self._resumed(self._launch(freezable=False))
         assert self._identity is not None and self._host is not None
-        with Creation(self._context, self._store, self._identity, self._host) as creation:
+        with Creation(self._context, self._store, self._identity, self._host, self._gpu) as creation:
             engine = self._launch(freezable=True)
             try:
                 creation.freeze(engine)
@@ -245,6 +274,7 @@ class Start:
             model=str(arguments.pop("model")),
             served_model_names=(names,) if isinstance(names, str) else tuple(names),
             serve_arguments=tuple(options(arguments)),
+            sleep_mode=freezable and self._gpu is not None,
         )
         log.event("engine_start", model=spec.model, arguments=" ".join(spec.serve_arguments))
         with self._board.timed("engine_start"):
@@ -306,9 +336,10 @@ def _as_failure(stage: str, error: BaseException) -> _ThawError | None:
             return _ThawError(error.stage, error.reason, error.message)
         case CheckpointError():
             shm = error.reason is Reason.SHM_FAILED
-            return _ThawError("shm" if shm else stage, error.reason, error.message)
+            weights = error.stage == "weights"
+            return _ThawError("shm" if shm else "weights" if weights else stage, error.reason, error.message)
         case ControlError():
             return _ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))
         case OSError() | msgspec.DecodeError():
-            return _ThawError(stage, Reason.MANIFEST_INVALID, f"{ORACLE}: {error}")
+            return _ThawError(stage, Reason.MANIFEST_INVALID, f"{ORACLE} or {gpu.FILE}: {error}")
     return None

@@ -1,0 +1,101 @@
+"""One worker at a time in a pod of its own, and what it took until the first token."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker"):
+    sys.path.insert(0, str(ROOT / place))
+
+from thaw_contract.state import WorkerState  # noqa: E402
+from worker_pod import Pod  # noqa: E402
+
+PROMPT = list(range(100, 132))
+TOKENS = 16
+_EXEC_AT = 'echo "exec-at $(date +%s.%N)" >&2'
+
+
+@dataclass
+class Start:
+    """One start of a worker. Seconds from the supervisor's exec."""
+
+    mode: str
+    first_token: float
+    answer: float
+    tokens: list[int]
+    timings: dict[str, float]
+    freeze: dict[str, Any] | None = None
+    log: str = field(default="", repr=False)
+
+
+def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:
+    """Start a worker, and ask it until it answers. The pod runs on."""
+    pod = Pod(
+        name, logs / f"{name}.log", store, model, criu, setup=options.pop("setup", ":") + f"; {_EXEC_AT}", **options
+    )
+    try:
+        first, last, tokens = _ask(pod, deadline=time.monotonic() + 600)
+        state = pod.state()
+    except BaseException:
+        pod.end()
+        raise
+    found = re.search(r"exec-at ([\d.]+)", pod.log())
+    assert found is not None, pod.log()
+    began = float(found[1])
+    freeze = {"outcome": state.freeze.outcome, "seconds": state.freeze.seconds} if state.freeze else None
+    result = Start(state.start_mode or "?", first - began, last - began, tokens, dict(state.timings), freeze, pod.log())
+    if freeze and freeze["outcome"] == "Failed":
+        raise RuntimeError(f"the freeze failed: {state.freeze}\n{pod.log()[-6000:]}")
+    return pod, result
+
+
+def stop(pod: Pod) -> None:
+    pod.end()
+    time.sleep(0.3)  # the driver tidies up after a process that was killed
+
+
+def state_of(pod: Pod) -> WorkerState:
+    return pod.state()
+
+
+def _ask(pod: Pod, deadline: float) -> tuple[float, float, list[int]]:
+    """Wall-clock instants of the first token and of the last one, and the tokens."""
+    while True:
+        if not pod.alive():
+            raise RuntimeError(f"{pod.name} exited with {pod.wait()}:\n{pod.log()[-8000:]}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{pod.name} is not ready:\n{pod.log()[-8000:]}")
+        with contextlib.suppress(OSError, AssertionError):
+            return _stream(pod)
+        time.sleep(0.004)
+
+
+def _stream(pod: Pod) -> tuple[float, float, list[int]]:
+    with contextlib.closing(pod.http(timeout=300)) as connection:
+        body = {
+            "model": "tiny",
+            "prompt": PROMPT,
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "return_token_ids": True,
+        }
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        first, tokens = 0.0, list[int]()
+        for line in answer:
+            if line.startswith(b"data: {"):
+                choice = json.loads(line[6:])["choices"][0]
+                first = first or time.time()
+                tokens += choice.get("token_ids") or []
+        return first, time.time(), tokens

@@ -1,0 +1,249 @@
+"""Moving bytes between files and GPU memory: many threads, each with two pinned slots and one stream.
+
+A thread reads (or writes) one slot while the GPU copies the other, and digests what passes by. Slots are small and
+used again and again, because pinning memory costs 0.3 s a GiB.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from thaw_worker.checkpoint.cuda.driver import bindings, call
+from thaw_worker.checkpoint.cuda.layout import ranges
+
+SLOT = 8 << 20
+_ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
+_PROBES = 8
+_MOST_THREADS = 14
+
+Parts = Callable[[int, int], Iterator[tuple[int, int]]]
+"""From an offset and a length in a file to the GPU addresses and lengths of what belongs there, in order."""
+
+
+def default_threads() -> int:
+    """One a core, but not all: CRIU needs one meanwhile."""
+    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) - 2))
+
+
+class DigestError(Exception):
+    """A piece has other bytes than were written; the message names it."""
+
+
+class _Slot:
+    """Pinned host memory. Made by mmap and then registered: O_DIRECT cannot read into the driver's own."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, SLOT)
+        self._map.madvise(mmap.MADV_HUGEPAGE)
+        self.view = memoryview(self._map)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        call("cuMemHostRegister", self.address, SLOT, 0)
+        self.event = call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+
+    def close(self) -> None:
+        call("cuMemHostUnregister", self.address)
+        call("cuEventDestroy", self.event)
+
+
+class Source:
+    """A file to read from: through the page cache where it holds the bytes, past it where it does not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cached = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError:  # the file system has none
+            self._direct = -1
+        self._probe = bytearray(1)
+
+    def close(self) -> None:
+        for fd in (self._cached, self._direct):
+            if fd >= 0:
+                os.close(fd)
+
+    def best(self, offset: int, length: int) -> int:
+        """The descriptor to read these bytes with."""
+        if self._direct < 0 or offset % _ALIGNMENT or length % _ALIGNMENT:
+            return self._cached
+        step = max(1, length // _PROBES)
+        return self._cached if all(self._in_cache(offset + i) for i in range(0, length, step)) else self._direct
+
+    def _in_cache(self, offset: int) -> bool:
+        try:
+            os.preadv(self._cached, [self._probe], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # the file system cannot tell
+            return True
+        return True
+
+
+def load(
+    source: Source,
+    base: int,
+    pieces: Sequence[tuple[int, int]],
+    digests: Sequence[str] | None,
+    context: Any,
+    threads: int,
+    stop: threading.Event,
+) -> None:
+    """Bring `pieces` (offset, length) of a file to GPU memory at `base` plus the same offset.
+
+    Args:
+        digests: BLAKE3 of each piece in hex, or None to trust the storage.
+        stop: ends it early; set by the first error.
+
+    Raises:
+        DigestError, OSError, DriverError.
+    """
+    todo = iter(enumerate(pieces))
+    lock = threading.Lock()
+
+    def run() -> None:
+        with _Lane() as lane:
+            while not stop.is_set():
+                with lock:
+                    item = next(todo, None)
+                if item is None:
+                    return
+                number, (offset, length) = item
+                found = lane.load_piece(source, base, offset, length, hashed=digests is not None)
+                if digests is not None and found != digests[number]:
+                    place = f"{source.path.name} (bytes {offset} to {offset + length})"
+                    raise DigestError(f"{place} has other bytes than were written")
+
+    run_all([run] * threads, context, stop)
+
+
+class _Lane:
+    """One thread's stream and slots."""
+
+    def __enter__(self) -> "_Lane":
+        self._stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._slots = [_Slot(), _Slot()]
+        self._turn = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drain()
+        for slot in self._slots:
+            slot.close()
+        call("cuStreamDestroy", self._stream)
+
+    def drain(self) -> None:
+        call("cuStreamSynchronize", self._stream)
+
+    def load_piece(self, source: Source, base: int, offset: int, length: int, *, hashed: bool) -> str:
+        fd = source.best(offset, length)
+        hasher = blake3()
+        for start, size in ranges(length, SLOT):
+            slot = self._next()
+            _read(fd, slot.view[:size], offset + start, source.path)
+            if hashed:
+                hasher.update(slot.view[:size])
+            call("cuMemcpyHtoDAsync", base + offset + start, slot.address, size, self._stream)
+            call("cuEventRecord", slot.event, self._stream)
+        return hasher.hexdigest()
+
+    def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
+        """Write what is at `parts(offset, length)`, GPU addresses and lengths, to the same offset of a file."""
+        hasher = blake3()
+        for start, size in ranges(length, SLOT):
+            slot = self._next()
+            filled = 0
+            for address, count in parts(offset + start, size):
+                call("cuMemcpyDtoHAsync", slot.address + filled, address, count, self._stream)
+                filled += count
+            self.drain()
+            hasher.update(slot.view[:size])
+            _write(fd, slot.view[:size], offset + start)
+        begin_write_back(fd, offset, length)
+        return hasher.hexdigest()
+
+    def _next(self) -> _Slot:
+        slot = self._slots[self._turn]
+        self._turn = 1 - self._turn
+        call("cuEventSynchronize", slot.event)
+        return slot
+
+
+def store(
+    fd: int,
+    pieces: Sequence[tuple[int, int]],
+    parts: Parts,
+    context: Any,
+    threads: int,
+) -> list[str]:
+    """Write GPU memory to a file; returns the digests of `pieces`. `parts(offset, length)` gives the GPU addresses and
+    lengths of what belongs there.
+
+    Raises: OSError, DriverError.
+    """
+    digests = [""] * len(pieces)
+    todo = iter(enumerate(pieces))
+    lock = threading.Lock()
+
+    def run() -> None:
+        with _Lane() as lane:
+            while True:
+                with lock:
+                    item = next(todo, None)
+                if item is None:
+                    return
+                number, (offset, length) = item
+                digests[number] = lane.store_piece(fd, offset, length, parts)
+
+    run_all([run] * threads, context)
+    return digests
+
+
+def run_all(work: Sequence[Callable[[], None]], context: Any, stop: threading.Event | None = None) -> None:
+    """Run functions on threads of their own in a CUDA context; the first error is raised when all have ended."""
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], None]) -> None:
+        try:
+            call("cuCtxSetCurrent", context)
+            function()
+        except BaseException as error:
+            errors.append(error)
+            if stop is not None:
+                stop.set()
+
+    threads = [threading.Thread(target=run, args=[function], daemon=True) for function in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def begin_write_back(fd: int, offset: int, length: int) -> None:
+    """Let the kernel start writing these bytes to the disk now, so that fsync(2) later finds little to do."""
+    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if sync_file_range is not None:
+        sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), 2)  # SYNC_FILE_RANGE_WRITE
+
+
+def _read(fd: int, view: memoryview, offset: int, path: Path) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, "ends early", str(path))
+        done += count
+
+
+def _write(fd: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwritev(fd, [view[done:]], offset + done)

@@ -1,0 +1,55 @@
+"""From the GPU to a file, before a freeze."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+
+from thaw_worker.checkpoint.cuda import transfer
+from thaw_worker.checkpoint.cuda.driver import call
+from thaw_worker.checkpoint.cuda.layout import STORED, ranges, spans
+
+
+class Saved(TypedDict):
+    """Travels over vLLM's own call back to the engine's main process, as `control.protocol.StoredRank`."""
+
+    file: str
+    segments: list[tuple[str, int]]
+    digests: list[str]
+
+
+def allocations() -> list[tuple[int, int, str]]:
+    """Address, size and tag of everything that vLLM's sleep-mode allocator holds, by address."""
+    from vllm.device_allocator.cumem import CuMemAllocator
+
+    found = CuMemAllocator.get_instance().pointer_to_data
+    return sorted((address, data.handle[1], data.tag) for address, data in found.items())
+
+
+def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
+    """Write the weights to a new file in `directory`, and say what they consist of.
+
+    Args:
+        piece: bytes that one digest stands for.
+
+    Raises:
+        OSError: the directory cannot be written; DriverError.
+    """
+    import torch
+
+    torch.cuda.synchronize()
+    every = allocations()
+    stored = [(address, size) for address, size, tag in every if tag == STORED]
+    sizes = [size for _, size in stored]
+
+    def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
+        for span in spans(sizes, offset, length):
+            yield stored[span.index][0] + span.start, span.length
+
+    path = directory / f"rank-{rank}.bin"
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        digests = transfer.store(fd, ranges(sum(sizes), piece), parts, call("cuCtxGetCurrent"), threads)
+    finally:
+        os.close(fd)
+    return {"file": path.name, "segments": [(tag, size) for _, size, tag in every], "digests": digests}

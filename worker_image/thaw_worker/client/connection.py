@@ -186,6 +186,8 @@ class Connection:
                 if (stream := self._streams.pop(event.number, None)) is not None:
                     stream.queue.put(error)
                 self._answer(event.number, lambda answer: answer.set_exception(error))
+                if isinstance(error, EngineDeadError):  # the engine itself notices within a second
+                    self._fail(str(error))
             case wire.End():
                 if (stream := self._streams.pop(event.number, None)) is not None:
                     stream.queue.put(STREAM_FINISHED)

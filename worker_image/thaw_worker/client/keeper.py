@@ -30,7 +30,7 @@ from thaw_worker.client.messages import Start as StartRequest
 from thaw_worker.control.client import ControlError
 from thaw_worker.store.errors import StoreError
 from thaw_worker.store.store import Store
-from thaw_worker.supervisor import identity, log
+from thaw_worker.supervisor import gpu, identity, log
 from thaw_worker.supervisor.board import Board
 from thaw_worker.supervisor.choose import Cold, Thaw
 from thaw_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
@@ -51,22 +51,21 @@ class LibraryStart(Start):
 
     def engine(self, how: How) -> Engine:
         """Raises: StartError, StoppedError."""
-        match how:
-            case How.AUTO:
-                return self.run()
-            case How.THAW:
-                return self._thaw_or_fail()
-            case How.COLD:
-                self._prepare_directories()
-                return self.cold()
+        if how is How.AUTO:
+            return self.run()
+        self._prepare_directories()
+        if how is How.COLD:
+            return self.cold()
+        with self._gpus():
+            return self._thaw_or_fail()
 
     def cold(self) -> Engine:
         """An engine that can be frozen later."""
         self._board.update(start_mode=StartMode.COLD, start_reason=Reason.POLICY_DISABLED)
-        return self._resumed(self._launch(freezable=True))
+        with self._gpus():
+            return self._resumed(self._launch(freezable=True))
 
     def _thaw_or_fail(self) -> Engine:
-        self._prepare_directories()
         choice = self._choose()
         if isinstance(choice, Thaw):
             try:
@@ -94,10 +93,11 @@ class LibraryStart(Start):
         Raises: StoppedError, EngineHarmedError, OSError (the model cannot be read).
         """
         settings = self._settings
-        inputs = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu)
+        placement = gpu.placement(settings.config)
+        inputs = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu, placement)
         here = host.host_tuple(settings.mounts)
         self._board.update(identity=digest(inputs), identity_inputs=inputs, host_tuple=digest(here), host=here)
-        with Creation(self._context, store, inputs, here) as creation:
+        with self._gpus(), Creation(self._context, store, inputs, here, self._gpu) as creation:
             creation.freeze(engine)
 
     def resume(self, engine: Engine) -> Engine:

@@ -44,7 +44,7 @@ def unpack(error: wire.Error) -> Exception:
     """An exception of the same class, or of its nearest base class that is known."""
     for name in error.classes:
         cls = _known().get(name)
-        if cls is not None and cls is not Exception:
+        if cls is not None and (cls is not Exception or name == error.classes[0]):
             result = cls.__new__(cls, *error.args)  # not __init__: its arguments are not the exception's
             result.args = tuple(error.args)
             vars(result).update(error.attributes)

@@ -3,6 +3,8 @@
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -66,11 +68,18 @@ class Start:
         Raises:
             StartError, StoppedError: see there; no process of an engine is left.
         """
-        if (helper := gpu.start_helper(self._context)) is None:
+        with self._gpus():
             return self._run()
+
+    @contextmanager
+    def _gpus(self) -> Iterator[None]:
+        """The CUDA helper, where there are GPUs, for as long as the block takes."""
+        if (helper := gpu.start_helper(self._context)) is None:
+            yield
+            return
         self._gpu = Gpu(helper, self._context)
         try:
-            return self._run()
+            yield
         finally:
             self._gpu = None
             helper.close()

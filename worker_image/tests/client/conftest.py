@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this
+sys.path.append(str(Path(__file__).parent))  # for the helpers beside this
 from programs import Frozen, freeze_with_readme
 
 _WITHOUT_VLLM = {"test_api.py"}

@@ -1,0 +1,198 @@
+"""Whatever makes a thaw impossible: the worker starts cold, and says the same word in `/state`, log and metrics."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from thaw_contract.reasons import NEXT_STEP, Reason
+from thaw_contract.state import StartMode
+from thaw_worker.store import manifest
+from thaw_worker.store.artifact import load
+from thaw_worker.store.store import Store
+from worker_pod import Pod
+
+from conftest import BIG_FILE, flip_a_bit
+
+StartPod = Callable[..., Pod]
+SIZES = {"verify": "Sizes"}
+"""Lets damage get past the digests, to the stages behind them."""
+
+
+def linked_copy(store: Path, copy: Path) -> Path:
+    """A copy whose files are hard links: to be replaced, not written to. Returns the artifact's directory."""
+    shutil.copytree(store, copy, symlinks=True, copy_function=os.link)
+    (current,) = copy.glob("artifacts/*/*/current")
+    return current.resolve()
+
+
+def rewrite(path: Path, change: Callable[[bytearray], None]) -> None:
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.unlink()
+    path.write_bytes(data)
+
+
+def nothing(artifact: Path) -> None:
+    """The artifact is as it should be."""
+
+
+def no_store(artifact: Path) -> None:
+    shutil.rmtree(artifact.parents[2])
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda artifact: (artifact / name).unlink()
+
+
+def change(name: str, how: Callable[[bytearray], None]) -> Callable[[Path], None]:
+    return lambda artifact: rewrite(artifact / name, how)
+
+
+def cut(data: bytearray) -> None:
+    del data[len(data) // 2 :]
+
+
+def blank(data: bytearray) -> None:
+    data[:16] = bytes(16)
+
+
+def from_the_future(artifact: Path) -> None:
+    found = msgspec.structs.replace(load(artifact).manifest, format_version=99)
+    (artifact / "manifest.json").unlink()
+    (artifact / "manifest.json").write_bytes(manifest.encode(found))
+
+
+def of_another_host(artifact: Path) -> None:
+    found = load(artifact).manifest
+    host = msgspec.structs.replace(found.host, kernel="2.6")
+    other = msgspec.structs.replace(found, host=host, host_tuple=manifest.digest(host))
+    (artifact / "manifest.json").unlink()
+    (artifact / "manifest.json").write_bytes(manifest.encode(other))
+    artifact.parent.rename(artifact.parent.with_name(other.host_tuple[:16]))
+
+
+def failed_before(artifact: Path) -> None:
+    found = load(artifact).manifest
+    Store(artifact.parents[3]).record_failure(
+        found.identity_inputs,
+        found.host,
+        found.generation,
+        stage="criu",
+        reason=Reason.CRIU_RESTORE_FAILED,
+        message="planted",
+        worker="pod-0",
+    )
+
+
+ALIVE, STOPPED = bytes.fromhex("08011000180020"), bytes.fromhex("08031000180020")
+"""How a task_core_entry of CRIU begins (images/core.proto): task_state 1 or 3, exit_code 0, personality 0."""
+
+
+def stopped(artifact: Path) -> None:
+    """The engine's main process comes up as if somebody had sent it SIGSTOP: it is there and does nothing."""
+
+    def stop(data: bytearray) -> None:
+        at = data.index(ALIVE)
+        data[at : at + len(ALIVE)] = STOPPED
+
+    root = json.loads((artifact / "process/process.json").read_bytes())["root"]
+    rewrite(artifact / f"process/criu/core-{root}.img", stop)
+
+
+def other_answers(artifact: Path) -> None:
+    path = artifact / "oracle.json"
+    oracle = json.loads(path.read_bytes())
+    oracle["answers"][0][-1] ^= 1
+    text = json.dumps(oracle, separators=(",", ":")).encode()
+    path.unlink()
+    path.write_bytes(text)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a thaw is made impossible. `stage`: of the failed thaw; None if none was tried."""
+
+    damage: Callable[[Path], None] = nothing
+    stage: str | None = None
+    setup: str = ""
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+
+
+CASES: dict[Reason, Case] = {
+    Reason.POLICY_DISABLED: Case(checkpoint={"policy": "Disabled"}),
+    Reason.HOST_UNSUPPORTED: Case(setup="export THAW_CRIU=/nonexistent/criu"),
+    Reason.NO_ARTIFACT: Case(no_store),
+    Reason.QUARANTINED: Case(failed_before, checkpoint={"restore_attempts": 1}),
+    Reason.HOST_MISMATCH: Case(of_another_host),
+    Reason.MANIFEST_MISSING: Case(remove("manifest.json"), "find"),
+    Reason.MANIFEST_INVALID: Case(change("manifest.json", cut), "find"),
+    Reason.FORMAT_UNSUPPORTED: Case(from_the_future, "find"),
+    Reason.FILE_MISSING: Case(remove("process/files.bin"), "verify"),
+    Reason.FILE_SIZE_MISMATCH: Case(change("process/criu/pstree.img", cut), "verify"),
+    Reason.DIGEST_MISMATCH: Case(change(BIG_FILE, flip_a_bit), "verify"),
+    Reason.STORE_UNAVAILABLE: Case(checkpoint={"store_path": "/nonexistent"}),
+    Reason.STORE_SLOW: Case(stage="verify", checkpoint={"thaw_timeout_seconds": 0.05}),
+    Reason.SHM_FAILED: Case(stage="shm", setup="mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm", checkpoint=SIZES),
+    Reason.CRIU_RESTORE_FAILED: Case(change("process/criu/inventory.img", blank), "criu", checkpoint=SIZES),
+    Reason.THAW_TIMEOUT: Case(stage="criu", checkpoint={**SIZES, "thaw_timeout_seconds": 0.2}),
+    Reason.ENGINE_UNRESPONSIVE: Case(stopped, "resume", checkpoint={**SIZES, "thaw_timeout_seconds": 8.0}),
+    Reason.CANARY_MISMATCH: Case(other_answers, "canary", checkpoint=SIZES),
+}
+
+NOT_ON_THIS_WAY = {
+    Reason.RESTORED: "no failure",
+    Reason.STORE_FULL: "of a freeze: a thaw writes nothing to the store",
+    Reason.STORE_READ_ONLY: "of a freeze: a thaw writes nothing to the store",
+    Reason.LEASE_HELD: "of a freeze",
+    Reason.LEASE_LOST: "of a freeze",
+    Reason.PUBLISHED_BY_OTHER: "of a freeze",
+    Reason.CRIU_MISSING: "found before anything is tried, as HostUnsupported",
+    Reason.CRIU_DUMP_FAILED: "of a freeze",
+    Reason.CUDA_CHECKPOINT_FAILED: "of a freeze",
+    Reason.CUDA_RESTORE_FAILED: "needs a GPU",
+    Reason.FREEZE_TIMEOUT: "of a freeze",
+    Reason.FREEZE_GIVEN_UP: "of a freeze",
+    Reason.THAW_GIVEN_UP: "the worker was told to stop: it does not start at all",
+    Reason.ENGINE_START_FAILED: "of a cold start",
+    Reason.ENGINE_START_TIMEOUT: "of a cold start",
+    Reason.ENGINE_DIED: "of an engine that was up",
+    Reason.CONFIG_INVALID: "the worker does not start at all",
+    Reason.INTERNAL: "a bug",
+}
+
+
+def test_every_reason_is_in_one_of_the_tables() -> None:
+    """A new reason must be made to happen here, or it must be said why a thaw cannot end with it."""
+    assert CASES.keys() | NOT_ON_THIS_WAY.keys() == set(Reason)
+    assert not CASES.keys() & NOT_ON_THIS_WAY.keys()
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path, reason: Reason) -> None:
+    case = CASES[reason]
+    artifact = linked_copy(store, tmp_path / "store")
+    case.damage(artifact)
+    pod = start_pod(tmp_path / "store", setup=case.setup, checkpoint=case.checkpoint)
+    pod.wait_log("event=engine_start", timeout=60)  # cold: the reason is on the board by now
+    state, log = pod.state(), pod.log()
+    metrics = pod.admin("/metrics")[1].decode()
+    assert (state.start_mode, state.start_reason) == (StartMode.COLD, reason), log
+    assert state.start_message
+    assert f'thaw_worker_start_info{{mode="Cold",reason="{reason}"}} 1.0' in metrics
+    (line,) = [line for line in log.splitlines() if "event=phase" in line and "mode=Cold" in line]
+    assert f"reason={reason}" in line and ("next_step=" in line) == (reason in NEXT_STEP)
+    if case.stage is None:
+        assert state.restore_failures == []
+        return
+    (failure,) = state.restore_failures
+    assert (failure.stage, failure.reason) == (case.stage, reason), failure
+    (line,) = [line for line in log.splitlines() if "event=thaw_failed" in line]
+    assert f"stage={case.stage} reason={reason}" in line and "next_step=" in line
+    assert f'thaw_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
+    assert [p for p in pod.processes().values() if "VLLM" in p] == [], "nothing of the failed thaw is left"

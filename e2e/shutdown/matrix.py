@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from shutdown import alone, kills, kv, ours
@@ -14,15 +15,15 @@ def run(work: str | None, half: str | None, only: str | None, file: str | None) 
     began = time.monotonic()
     plain, own = Findings(), Findings()
     with workers(work) as made:
-        if half != "thaw":
-            for name, scenario in alone.SCENARIOS.items():
-                _one(f"vllm serve: {name}", only, lambda scenario=scenario: scenario(made, plain), made)  # type: ignore[misc]
         if half != "alone":
             made.make_checkpoint()
             for each in ours.SCENARIOS:
-                _one(f"thaw: {each.__name__}", only, lambda each=each: each(made.thawed, own), made)  # type: ignore[misc]
-            _one("thaw: signal_in_thaw", only, lambda: ours.signal_in_thaw(made.start, made.store, own), made)
-            _one("thaw: kv", only, lambda: kv.ours(made, own), made)
+                _one(f"thaw: {each.__name__}", only, partial(each, made.thawed), own, made)
+            _one("thaw: signal_in_thaw", only, partial(ours.signal_in_thaw, made.start, made.store), own, made)
+            _one("thaw: kv", only, partial(kv.ours, made), own, made)
+        if half != "thaw":
+            for name, scenario in alone.SCENARIOS.items():
+                _one(f"vllm serve: {name}", only, partial(scenario, made), plain, made)
     print("\n" + table(plain.found, own.found))
     if file:
         Path(file).write_text(markdown(plain.found, own.found))
@@ -40,12 +41,15 @@ def run_kills(work: str | None, count: int, seed: int) -> int:
     return 0 if report.ok else 1
 
 
-def _one(name: str, only: str | None, scenario: Callable[[], None], made: Workers) -> None:
+def _one(name: str, only: str | None, scenario: Callable[[Findings], None], found: Findings, made: Workers) -> None:
+    """Run it, and say what was found at once."""
     if only is not None and only not in name:
         return
-    began = time.monotonic()
+    began, before = time.monotonic(), len(found.found)
     try:
-        scenario()
+        scenario(found)
     finally:
         made.end()
     say(f"{name} ({time.monotonic() - began:.0f} s)")
+    for finding in found.found[before:]:
+        say(f"    {'kept' if finding.holds else 'BROKEN'}: {finding.promise}: {finding.seen}")

@@ -31,6 +31,7 @@ class Watch:
     selector: str
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     gone: list[Gone] = field(default_factory=list)
+    _asked: dict[str, float] = field(default_factory=dict)  # when the deletion of which pod was asked for
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> "Watch":
@@ -70,19 +71,22 @@ class Watch:
         assert self._process.stdout is not None
         for event in _objects(self._process.stdout):
             pod = event["object"]
+            metadata = pod["metadata"]
             with self._changed:
+                if "deletionTimestamp" in metadata:
+                    # Of the first sight only: the kubelet's last delete, with no grace, sets it to that moment.
+                    asked = _epoch(metadata["deletionTimestamp"]) - metadata.get("deletionGracePeriodSeconds", 0)
+                    self._asked.setdefault(metadata["uid"], asked)
                 if event["type"] == "DELETED":
                     self.pods.pop(pod["metadata"]["name"], None)
-                    self.gone.append(_gone(pod))
+                    self.gone.append(_gone(pod, self._asked.get(metadata["uid"], time.time())))
                 else:
                     self.pods[pod["metadata"]["name"]] = pod
                 self._changed.notify_all()
 
 
-def _gone(pod: dict[str, Any]) -> Gone:
+def _gone(pod: dict[str, Any], asked: float) -> Gone:
     metadata = pod["metadata"]
-    # A deletion with less grace, such as the kubelet's last one, moves both, so that their difference stays.
-    asked = _epoch(metadata["deletionTimestamp"]) - metadata.get("deletionGracePeriodSeconds", 0)
     statuses = pod.get("status", {}).get("containerStatuses") or [{}]
     ended = statuses[0].get("state", {}).get("terminated") or {}
     return Gone(

@@ -2,14 +2,12 @@
 
 import contextlib
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "worker_image/tests/worker"))
 from worker_pod import Pod
 
 

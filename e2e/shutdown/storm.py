@@ -143,6 +143,8 @@ def _storm(kube: Kube, watch: Watch, image: str, outcome: Outcome, count: int, s
             if number % 5 == 0:
                 say(f"  {number} of {count}: {len(watch.gone)} workers gone, {outcome.whole} streams whole, "
                     f"{len(outcome.lost)} lost, {sum(outcome.refused.values())} refused")  # fmt: skip
+    except KeyboardInterrupt:
+        say("interrupted: what was seen so far")
     finally:
         clients.stop()
     outcome.seconds = time.monotonic() - began

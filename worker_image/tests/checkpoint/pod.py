@@ -19,6 +19,7 @@ WORK = Path("/run/work")
 SOCKET = "/run/tree/subject.sock"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SUBJECT = Path(__file__).with_name("subject.py")
+COVER = Path(__file__).resolve().parents[1] / "cover.sh"
 
 
 class Agent:
@@ -204,8 +205,9 @@ class Agent:
 def main(shared: str, criu: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     directory = os.open(shared, os.O_PATH)
+    needed = [COVER.parents[2], Path(criu).parent, sys.base_prefix]
     for place in ("/tmp", "/dev/shm", "/run"):
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+        subprocess.run(["sh", COVER, place, *needed], check=True)
     SHARED.mkdir()
     subprocess.run(["mount", "--bind", f"/proc/self/fd/{directory}", SHARED], check=True, pass_fds=[directory])
     os.close(directory)

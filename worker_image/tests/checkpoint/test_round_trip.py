@@ -92,13 +92,13 @@ def test_directories_that_travel_with_the_tree(pods: Any) -> None:
     source = pods()
     source.launch()
     source.sh(
-        "mkdir -p /tmp/cache/empty; echo 1 > /tmp/cache/kernel; touch -d @1000000000 /tmp/cache/kernel;"
-        "chmod 741 /tmp/cache/*;"
-        "ln -s kernel /tmp/cache/soft; ln /tmp/cache/kernel /tmp/cache/zhard"
+        "mkdir -p /tmp/carried/cache/empty; echo 1 > /tmp/carried/cache/kernel; touch -d @1000000000 /tmp/carried/cache/kernel;"
+        "chmod 741 /tmp/carried/cache/*;"
+        "ln -s kernel /tmp/carried/cache/soft; ln /tmp/carried/cache/kernel /tmp/carried/cache/zhard"
     )
-    source.ask("open", "/tmp/cache/open")
-    source.freeze("image", carry=["/dev/shm", "/tmp", "/run/tree"])
-    listing = "cd /tmp; find . -printf '%p %y %m %s %n %T@ %l\\n' | grep -v '^. ' | sort | grep -v ' d '; ls -R"
+    source.ask("open", "/tmp/carried/cache/open")
+    source.freeze("image", carry=["/dev/shm", "/tmp/carried", "/run/tree"])
+    listing = "cd /tmp/carried; find . -printf '%p %y %m %s %n %T@ %l\\n' | grep -v '^. ' | sort | grep -v ' d '; ls -R"
     pod = pods()
     pod.sh("rmdir /run/tree")  # where the tree's own socket is bound
     pod.thaw("image")

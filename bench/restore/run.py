@@ -66,6 +66,8 @@ class Bench:
         found["cold"] = self._one(name, "cold", store, model, options)
         found["artifact"] = artifact(store)
         say(f"   artifact: {found['artifact']}")
+        if self._arguments.look:
+            say(f"   {zero_share(store)}")
         for number in range(self._arguments.thaws):
             found["thaws"].append(self._one(name, f"thaw-{number}", store, model, options))
         if self._arguments.device == "gpu" or self._arguments.drop:
@@ -137,6 +139,18 @@ def artifact(store: Path) -> dict[str, int]:
     return result
 
 
+def zero_share(store: Path) -> str:
+    """How many of the images' pages hold nothing but zeros."""
+    import numpy as np
+
+    parts = []
+    for path in sorted(store.glob("artifacts/*/*/current/process/criu/pages-*.img")):
+        pages = np.memmap(path, np.uint64).reshape(-1, 512)
+        zeros = sum(int((~pages[i : i + 65536].any(axis=1)).sum()) for i in range(0, len(pages), 65536))
+        parts.append(f"{path.name} {len(pages) >> 8} MiB, {zeros >> 8} MiB zeros")
+    return "; ".join(parts)
+
+
 def machine() -> dict[str, str]:
     found = {"kernel": os.uname().release, "cores": str(os.cpu_count()), "python": sys.version.split()[0]}
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -160,14 +174,18 @@ def look(pod: Any) -> None:
         except OSError:
             continue
         kinds: dict[str, int] = {}
-        kind = ""
+        kind, area, areas = "", "", list[tuple[int, str]]()
         for row in text.splitlines():
             if re.match(r"[0-9a-f]+-[0-9a-f]+ ", row):
-                parts = row.split(maxsplit=5)
+                parts, area = row.split(maxsplit=5), row
                 kind = parts[5] if len(parts) > 5 else "anon"
                 kind = kind if kind.startswith(("/dev", "[", "anon", "/memfd")) else "file"
             elif row.startswith("Private_Dirty:"):
                 kinds[kind] = kinds.get(kind, 0) + int(row.split()[1])
+                areas.append((int(row.split()[1]), area))
+        for kib, area in sorted(areas, reverse=True)[:12]:
+            if kib > 20_000:
+                say(f"       {kib // 1024} MiB {area}")
         top = {k: v // 1024 for k, v in sorted(kinds.items(), key=lambda kv: -kv[1])[:6] if v > 1024}
         say(f"     {pid} {command[:60]!r} private dirty MiB: {top}")
 

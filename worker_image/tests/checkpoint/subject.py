@@ -122,6 +122,8 @@ class Subject:
     def __init__(self) -> None:
         self.child, self.loopback, self.shared, self.ticks = Child(), Loopback(), Shared(), Ticks()
         self.ballast = bytearray(os.urandom(1 << 20) * BALLAST_MIB)
+        self.zeros = bytearray(b"\1" * (32 << 20))  # memory that was used and is all zeros again
+        self.zeros[:] = bytes(32 << 20)
         self.held: list[Any] = []
         self.count = 0
 
@@ -136,6 +138,7 @@ class Subject:
             "shared": self.shared.ask(),
             "ticks": self.ticks.ask(),
             "ballast": zlib.crc32(self.ballast),
+            "zeros": zlib.crc32(self.zeros),
         }
 
     def say(self, text: str, where: str = "stdout") -> None:

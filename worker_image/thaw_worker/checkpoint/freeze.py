@@ -14,6 +14,7 @@ from thaw_worker.checkpoint import carry as carrying
 from thaw_worker.checkpoint import process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.images import drop_zeros
 from thaw_worker.checkpoint.tree import ProcessTree
 
 SHM = Path("/dev/shm")  # noqa: S108
@@ -27,7 +28,7 @@ it."""
 
 @dataclass(frozen=True)
 class FreezeResult:
-    """What was frozen. `timings`: seconds by step: `criu` (which holds `files`), `files`, `total`."""
+    """What was frozen. `timings`: seconds by step: `criu` (which holds `files`), `files`, `zeros`, `total`."""
 
     timings: dict[str, float]
     pids: tuple[int, ...]
@@ -75,6 +76,9 @@ def freeze(
         work_dir.mkdir(parents=True, exist_ok=True)
         frozen = _run(tree, program, image_dir, work_dir, carry, patience, timings)
         process.write(image_dir, frozen)
+        before = time.monotonic()
+        drop_zeros(image_dir / process.IMAGES, patience.check)
+        timings["zeros"] = time.monotonic() - before
         size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -45,6 +45,15 @@ def threads(pid: int) -> list[int]:
         return []
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that are the process's own and not a clean page of a file; 0 if it is gone."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+
+
 def exists(pid: int) -> bool:
     """Whether there is a process or thread `pid`, zombies included."""
     return (PROC / str(pid)).exists()

@@ -77,7 +77,9 @@ class Calls:
         await self.call("release_kv_cache_memory")
 
     async def wake_up(self, tags: list[str] | None = None) -> bool:
-        return bool(await self.call("wake_up", tags))
+        """None with versions of vLLM that do not say."""
+        awake: bool = await self.call("wake_up", tags)
+        return awake
 
     async def is_sleeping(self) -> bool:
         return bool(await self.call("is_sleeping"))

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement, WorkerConfig
 
+from thaw_worker.checkpoint import procfs
 from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 from thaw_worker.checkpoint.cuda.layout import Memory, Rank, Segment
 from thaw_worker.checkpoint.gpu import gpus
@@ -15,6 +16,7 @@ from thaw_worker.checkpoint.tree import ProcessTree
 from thaw_worker.control.protocol import StoredRank
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.pieces import PIECE
+from thaw_worker.supervisor import log
 from thaw_worker.supervisor.context import CALL_TIMEOUT, Context
 from thaw_worker.supervisor.engine import Engine
 
@@ -94,8 +96,11 @@ class Gpu:
 
         Raises: CheckpointError.
         """
-        pids = self.helper.users(tree.members())
+        members = tree.members()
+        pids = self.helper.users(members)
+        before = sum(map(procfs.resident, members))
         timings = self.helper.suspend(pids, timeout)
+        log.event("off_gpu", pids=list(pids), resident=before, taken_over=sum(map(procfs.resident, members)) - before)
         for name, seconds in timings.items():
             self.context.board.timing(f"cuda_{name}", seconds)
         return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=emptied.memory)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from thaw_contract.config import CheckpointPolicy
+from thaw_contract.config import CheckpointPolicy, Verify
 from thaw_contract.identity import HostTuple, IdentityInputs, digest
 from thaw_contract.reasons import NEXT_STEP, Reason
 from thaw_contract.state import FreezeOutcome, FreezeReport, Phase, RestoreFailure, StartMode
@@ -30,6 +30,7 @@ from thaw_worker.supervisor.creation import ORACLE, PROCESS, Creation, EngineHar
 from thaw_worker.supervisor.engine import Engine, EngineError
 from thaw_worker.supervisor.engine_args import options
 from thaw_worker.supervisor.gpu import Gpu
+from thaw_worker.supervisor.verification import Verification
 
 
 class StartError(Exception):
@@ -185,16 +186,18 @@ class Start:
         deadline = time.monotonic() + checkpoint.thaw_timeout_seconds
         self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
         self._board.phase(Phase.THAWING, generation=artifact.generation)
-        stage, engine = "verify", None
+        stage, engine, verification = "verify", None, None
         try:
+            artifact.verify(Verify.SIZES)
             on = gpu.read(artifact) if self._gpu else None
-            with self._board.timed("verify"):
-                artifact.verify(
-                    checkpoint.verify,
-                    except_content=gpu.weight_files(on),
-                    timeout=deadline - time.monotonic(),
-                    cancel=self._stop.signalled,
-                )
+            verification = Verification(
+                artifact,
+                checkpoint.verify,
+                self._board,
+                except_content=gpu.weight_files(on),
+                timeout=deadline - time.monotonic(),
+                cancel=self._stop.signalled,
+            )
             if self._gpu and on:
                 files = gpu.weight_files(on)
                 self._gpu.load(artifact.path / gpu.WEIGHTS, on, [artifact.digests(file) for file in files])
@@ -205,9 +208,10 @@ class Start:
                 criu=self._settings.criu,
                 timeout=deadline - time.monotonic(),
                 work_dir=self._settings.paths.criu,
-                cancel=self._stop.signalled,
+                cancel=verification.give_up,
             )
             engine = self._engine(result.tree)
+            verification.finish()
             for name in ("files", "criu"):
                 self._board.timing(name, result.timings[name])
             if self._gpu and on:
@@ -225,7 +229,8 @@ class Start:
             if engine is not None:
                 engine.destroy()
             self.clean()
-            if (failure := _as_failure(stage, error)) is None:
+            cause = verification.problem() if verification is not None else None
+            if (failure := _as_failure(stage, cause or error)) is None:
                 raise
             raise failure from error
 

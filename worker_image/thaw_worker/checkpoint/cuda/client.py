@@ -94,15 +94,14 @@ class CudaHelper:
 
     def load(self, socket: Path, directory: Path, memory: Memory, digests: Sequence[Sequence[str]] | None) -> None:
         """Begin to bring stored GPU memory back; the engine fetches it at `socket`. `digests`: of each rank's pieces,
-        None to trust the storage. Returns at once."""
+        None to trust the storage. Returns at once, whatever happens: `wait_loaded` says what did."""
         command = messages.Load(
             socket=str(socket),
             directory=str(directory),
             memory=memory,
             digests=tuple(map(tuple, digests)) if digests is not None else None,
         )
-        self.gpus()
-        self._call(command, messages.Done, "load", Reason.CUDA_RESTORE_FAILED, LOCK_TIMEOUT)
+        self._send(command, "load", Reason.CUDA_RESTORE_FAILED)
 
     def wait_loaded(self, timeout: float) -> dict[str, float]:
         """Until it is on the GPU and verified; returns seconds by step.
@@ -111,6 +110,7 @@ class CudaHelper:
             `CUDA_RESTORE_FAILED`.
         """
         try:
+            self.gpus()
             return self._call(
                 messages.WaitLoaded(), messages.Done, "load", Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW
             ).seconds
@@ -135,13 +135,16 @@ class CudaHelper:
         timeout: float,
         slow: Reason | None = None,
     ) -> _A:
+        self._send(command, what, reason)
+        return self._answer(wanted, what, reason, timeout, slow)
+
+    def _send(self, command: messages.Command, what: str, reason: Reason) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(msgspec.json.encode(command) + b"\n")
             self._process.stdin.flush()
         except OSError as error:
             raise self._gone(reason, what) from error
-        return self._answer(wanted, what, reason, timeout, slow)
 
     def _answer(self, wanted: type[_A], what: str, reason: Reason, timeout: float, slow: Reason | None = None) -> _A:
         line = self._line(what, reason, timeout, slow or reason)

@@ -23,7 +23,7 @@ class Helper:
     def __init__(self) -> None:
         self._broker: Broker | None = None
 
-    def do(self, command: messages.AnyCommand) -> messages.AnyAnswer:
+    def do(self, command: messages.AnyCommand) -> messages.AnyAnswer | None:
         match command:
             case messages.Find():
                 return messages.Processes(pids=tuple(processes.with_cuda(command.pids)))
@@ -41,7 +41,7 @@ class Helper:
                     command.memory.ranks, Path(command.directory), command.memory.piece, command.digests
                 )
                 self._broker.start(Path(command.socket))
-                return messages.Done(seconds={})
+                return None
             case messages.WaitLoaded():
                 assert self._broker is not None
                 self._broker.wait()
@@ -84,7 +84,8 @@ def main() -> None:
         return
     for line in sys.stdin.buffer:
         try:
-            _say(helper.do(decoder.decode(line)))
+            if (answer := helper.do(decoder.decode(line))) is not None:
+                _say(answer)
         except DigestError as error:
             _say(messages.Failed(message=str(error), digest=True))
         except OSError as error:

@@ -125,11 +125,17 @@ class Broker:
         self.seconds: dict[str, float] = {}
 
     def start(self, path: Path) -> None:
-        """Begin, and listen on `path`. Each connection is one rank: it sends its number and a newline."""
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
-        listener.listen(len(self._ranks))
+        """Begin, and listen on `path`. Each connection is one rank: it sends its number and a newline. Raises nothing:
+        see `wait`."""
+        try:
+            path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(str(path))
+            listener.listen(len(self._ranks))
+        except OSError as error:
+            self.problem = error
+            self._done.set()
+            return
         threading.Thread(target=self._work, daemon=True).start()
         threading.Thread(target=self._serve, args=[listener], daemon=True).start()
 

@@ -30,7 +30,7 @@ class Restore(Command, frozen=True, kw_only=True, tag="restore"):
 
 
 class Load(Command, frozen=True, kw_only=True, tag="load"):
-    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Answered by `Done` at once."""
+    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`."""
 
     socket: str
     directory: str
@@ -39,7 +39,7 @@ class Load(Command, frozen=True, kw_only=True, tag="load"):
 
 
 class WaitLoaded(Command, frozen=True, kw_only=True, tag="wait_loaded"):
-    """Answered by `Done` or `Failed` when the memory is filled and verified."""
+    """Answered by `Done` or `Failed` when the memory of the `Load` before is filled and verified."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", forbid_unknown_fields=True):

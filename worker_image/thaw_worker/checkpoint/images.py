@@ -1,0 +1,228 @@
+"""Taking pages of zeros out of CRIU's images.
+
+CRIU writes every page that a process has touched, and much of what CUDA saves of a GPU is zeros: a third of vLLM's
+image, and restoring takes as long as reading it. A page of private anonymous memory that is not in an image comes back
+as zeros anyway. The format: https://criu.org/Images, images/pagemap.proto, mm.proto and vma.proto.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = 4096
+_MAGIC = 0x54564319  # IMG_COMMON_MAGIC
+_PAGEMAP_MAGIC, _MM_MAGIC = 0x56084025, 0x57492820
+_MM_VMAS, _VMA_START, _VMA_END, _VMA_STATUS = 14, 1, 2, 7  # numbers of fields
+_ANON_PRIVATE, _HEAP, _REGULAR = 1 << 9, 1 << 5, 1 << 0  # VMA_AREA_*, criu/include/image.h
+_HEAD_PAGES_ID = 1
+_ENTRY_ADDRESS, _ENTRY_OLD_PAGES, _ENTRY_FLAGS, _ENTRY_PAGES = 1, 2, 4, 5
+_LAZY, _PRESENT = 1 << 1, 1 << 2  # PE_*: "may be restored lazily" and "is in the file of pages"
+_ZEROS = bytes(PAGE)
+_BLOCK = 64  # pages that are compared at once
+_ZERO_BLOCK = bytes(_BLOCK * PAGE)
+
+
+class UnknownFormatError(Exception):
+    """An image is not as this module knows it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`pages` pages at `address`, the next ones in the file of pages."""
+
+    address: int
+    pages: int
+    flags: int = _PRESENT
+
+
+def drop_zeros(images: Path, tick: Callable[[], None]) -> int:
+    """Take pages of zeros out of every process's image in the directory `images`; returns the bytes saved. What is not
+    as expected is left as it is.
+
+    `tick` is called now and then and may raise to give up.
+
+    Raises:
+        OSError: the directory cannot be read or written.
+    """
+    pids = [int(path.stem.partition("-")[2]) for path in images.glob("mm-*.img")]
+    with ThreadPoolExecutor(max(1, min(len(pids), 4))) as pool:
+        return sum(pool.map(lambda pid: _drop_zeros(images, pid, tick), sorted(pids)))
+
+
+def _drop_zeros(images: Path, pid: int, tick: Callable[[], None]) -> int:
+    pagemap = images / f"pagemap-{pid}.img"
+    try:
+        pages_id, entries = read_pagemap(pagemap.read_bytes())
+        droppable = anonymous_areas((images / f"mm-{pid}.img").read_bytes())
+    except (UnknownFormatError, FileNotFoundError):
+        return 0
+    pages = images / f"pages-{pages_id}.img"
+    size = pages.stat().st_size
+    if not size or size != PAGE * sum(entry.pages for entry in entries):
+        return 0
+    new = pages.with_suffix(".new")
+    kept: list[Entry] = []
+    with pages.open("rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as data:
+        target = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            for entry, offset in _kept(data, entries, droppable):
+                tick()
+                kept.append(entry)
+                _copy(source.fileno(), target, offset, entry.pages * PAGE)
+        finally:
+            os.close(target)
+    saved = size - new.stat().st_size
+    pagemap.write_bytes(write_pagemap(pages_id, kept))
+    new.replace(pages)
+    return saved
+
+
+def _kept(data: mmap.mmap, entries: list[Entry], droppable: list[tuple[int, int]]) -> Iterator[tuple[Entry, int]]:
+    """What is left of the entries, each with its offset in the old file of pages."""
+    offset = 0
+    for entry in entries:
+        end = entry.address + entry.pages * PAGE
+        if any(start <= entry.address and end <= stop for start, stop in droppable):
+            for first, count in runs_with_content(data, offset, entry.pages):
+                yield Entry(entry.address + first * PAGE, count, entry.flags), offset + first * PAGE
+        else:
+            yield entry, offset
+        offset += entry.pages * PAGE
+
+
+def runs_with_content(data: mmap.mmap | bytes, offset: int, pages: int) -> Iterator[tuple[int, int]]:
+    """Runs of pages, first and count, of the `pages` pages at `offset` that are not all zeros."""
+    start = None
+    page = 0
+    while page < pages:
+        at = offset + page * PAGE
+        if pages - page >= _BLOCK and data[at : at + _BLOCK * PAGE] == _ZERO_BLOCK:
+            zero, step = True, _BLOCK
+        else:
+            zero, step = data[at : at + PAGE] == _ZEROS, 1
+        if zero and start is not None:
+            yield start, page - start
+            start = None
+        elif not zero and start is None:
+            start = page
+        page += step
+    if start is not None:
+        yield start, pages - start
+
+
+def read_pagemap(data: bytes) -> tuple[int, list[Entry]]:
+    """The number of the file of pages, and what is in it.
+
+    Raises:
+        UnknownFormatError: also if an entry is not plain, such as one in a parent image.
+    """
+    head, *messages = _messages(data, _PAGEMAP_MAGIC)
+    entries = []
+    for message in messages:
+        fields = _integers(message)
+        if fields.keys() != {_ENTRY_ADDRESS, _ENTRY_OLD_PAGES, _ENTRY_FLAGS, _ENTRY_PAGES} or fields[_ENTRY_OLD_PAGES]:
+            raise UnknownFormatError
+        if fields[_ENTRY_FLAGS] & ~_LAZY != _PRESENT:
+            raise UnknownFormatError
+        entries.append(Entry(fields[_ENTRY_ADDRESS], fields[_ENTRY_PAGES], fields[_ENTRY_FLAGS]))
+    return _integers(head)[_HEAD_PAGES_ID], entries
+
+
+def write_pagemap(pages_id: int, entries: list[Entry]) -> bytes:
+    """What `read_pagemap` reads."""
+    parts = [struct.pack("<II", _MAGIC, _PAGEMAP_MAGIC), _framed(_field(_HEAD_PAGES_ID, pages_id))]
+    for entry in entries:
+        fields = (
+            (_ENTRY_ADDRESS, entry.address),
+            (_ENTRY_OLD_PAGES, 0),
+            (_ENTRY_FLAGS, entry.flags),
+            (_ENTRY_PAGES, entry.pages),
+        )
+        parts.append(_framed(b"".join(_field(number, value) for number, value in fields)))
+    return b"".join(parts)
+
+
+def anonymous_areas(mm: bytes) -> list[tuple[int, int]]:
+    """Start and end of each private anonymous area of a process that has no other peculiarity.
+
+    Raises:
+        UnknownFormatError.
+    """
+    areas = []
+    for message in _messages(mm, _MM_MAGIC):
+        for number, value in _fields(message):
+            if number == _MM_VMAS and isinstance(value, bytes):
+                area = _integers(value)
+                if area.get(_VMA_STATUS, 0) & ~_HEAP == _ANON_PRIVATE | _REGULAR:
+                    areas.append((area[_VMA_START], area[_VMA_END]))
+    return areas
+
+
+def _copy(source: int, target: int, offset: int, length: int) -> None:
+    while length:
+        sent = os.sendfile(target, source, offset, length)
+        offset, length = offset + sent, length - sent
+
+
+def _messages(data: bytes, magic: int) -> list[bytes]:
+    if data[:8] != struct.pack("<II", _MAGIC, magic):
+        raise UnknownFormatError
+    messages, at = [], 8
+    while at < len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        messages.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    if not messages:
+        raise UnknownFormatError
+    return messages
+
+
+# --- protobuf's wire format (https://protobuf.dev/programming-guides/encoding) ---
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value: int | bytes
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+        elif tag & 7 == 2:
+            size, at = _varint(message, at)
+            value, at = message[at : at + size], at + size
+        else:
+            raise UnknownFormatError
+        yield tag >> 3, value
+
+
+def _integers(message: bytes) -> dict[int, int]:
+    return {number: value for number, value in _fields(message) if isinstance(value, int)}
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        if at >= len(data):
+            raise UnknownFormatError
+        byte = data[at]
+        result |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return result, at
+
+
+def _field(number: int, value: int) -> bytes:
+    result = bytearray([number << 3])
+    while value > 127:
+        result.append(value & 127 | 128)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+def _framed(message: bytes) -> bytes:
+    return struct.pack("<I", len(message)) + message

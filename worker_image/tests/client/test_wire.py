@@ -1,0 +1,134 @@
+"""What may travel between a program and its engine, and what may not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+
+def across(value: Any) -> Any:
+    from thaw_worker.engine import wire
+
+    message = wire.encoder()(wire.Call(1, "m", [wire.pack(value)], {}))
+    decoded = wire.engine_decoder()(message)
+    assert isinstance(decoded, wire.Call)
+    return decoded.args[0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [True, 1, -1.5, "text", b"bytes"],
+        {"a": [1, (2, 3)], "b": {4, 5}},
+        {1: "int keys", (2, 3): {"nested": None}},
+        [[1, 2], [3, None]],
+    ],
+)
+def test_plain_values(value: Any) -> None:
+    assert across(value) == value
+    assert type(across(value)) is type(value)
+
+
+def test_parameters_of_vllm() -> None:
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.pooling_params import PoolingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    params = SamplingParams(
+        n=2,
+        temperature=0.7,
+        seed=5,
+        stop=["end", "."],
+        stop_token_ids=[3, 4],
+        logit_bias={7: 1.5},
+        structured_outputs=StructuredOutputsParams(json={"type": "object"}),
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={"a": [1]},
+    )
+    assert across(params) == params and across(params).output_kind is RequestOutputKind.DELTA
+    pooling = PoolingParams(dimensions=8, task="embed")
+    assert across(pooling) == pooling
+    lora = LoRARequest("name", 1, "/path")
+    assert (across(lora).lora_name, across(lora).lora_path) == ("name", "/path")
+
+
+def test_arrays_and_tensors() -> None:
+    import numpy
+    import torch
+
+    for array in (numpy.arange(6, dtype="int64").reshape(2, 3), numpy.zeros((0, 4), "float32"), numpy.float16([1.5])):
+        back = across(array)
+        assert back.dtype == numpy.asarray(array).dtype and (back == array).all() and back.shape == array.shape
+    for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
+        tensor = torch.tensor([[1, 0], [1, 1]]).to(dtype)
+        assert across(tensor).dtype == dtype and torch.equal(across(tensor), tensor)
+    assert across(torch.empty(0, 3)).shape == (0, 3)
+    with pytest.raises(TypeError, match="ndarray cannot be sent"):
+        across(numpy.array([object()]))
+
+
+def test_outputs_of_pooling() -> None:
+    import torch
+    from thaw_worker.client.outputs import pooled
+    from thaw_worker.engine import wire
+    from thaw_worker.engine.api import _pooled
+    from vllm.outputs import PoolingOutput, PoolingRequestOutput
+
+    output = PoolingRequestOutput("id", PoolingOutput(torch.tensor([0.25, 0.5])), [1, 2], 0, True)
+    batch = wire.program_decoder()(wire.encoder()(wire.Batch([_pooled(3, output)], 0, 0)))
+    (event,) = batch.events
+    assert isinstance(event, wire.Pooled) and event.number == 3
+    assert vars(pooled(event)) == vars(output)
+
+
+def test_what_is_not_on_the_list_does_not_travel() -> None:
+    from thaw_worker.engine import wire
+
+    for value in (object(), print, ValueError("x"), type):
+        with pytest.raises(TypeError, match="cannot be sent"):
+            wire.pack([{"deep": value}])
+    evil = [
+        msgspec.msgpack.Ext(16, msgspec.msgpack.encode(["subprocess.Popen", {"args": ["touch", "/tmp/evil"]}])),
+        msgspec.msgpack.Ext(17, msgspec.msgpack.encode(["builtins.eval", "1"])),
+        msgspec.msgpack.Ext(18, msgspec.msgpack.encode(["|O", [1], b"12345678"])),
+        msgspec.msgpack.Ext(19, msgspec.msgpack.encode(["load", [1], b"1"])),
+        msgspec.msgpack.Ext(99, msgspec.msgpack.encode([])),
+    ]
+    for content in evil:
+        with pytest.raises((msgspec.DecodeError, ValueError), match=r"not accepted|unknown extension"):
+            wire.engine_decoder()(wire.encoder()(wire.Call(1, "m", [content], {})))
+    for junk in (b"", b"\x80\x04\x95", msgspec.msgpack.encode(["nothing", 1]), msgspec.msgpack.encode(["call", "x"])):
+        with pytest.raises(msgspec.DecodeError):
+            wire.engine_decoder()(junk)
+
+
+def test_errors() -> None:
+    from thaw_worker.engine import errors
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    class OurOwnError(KeyError):
+        pass
+
+    class ForeignError(Exception):
+        pass
+
+    def back(error: Exception) -> Exception:
+        return errors.unpack(msgspec.msgpack.decode(msgspec.msgpack.encode(errors.pack(error)), type=type(packed)))
+
+    packed = errors.pack(ValueError("x"))
+    validation = back(VLLMValidationError("too long", parameter="p", value=3))
+    assert type(validation) is VLLMValidationError and (validation.parameter, validation.value) == ("p", 3)
+    assert type(back(OurOwnError("k"))) is KeyError and back(OurOwnError("k")).args == ("k",)
+    assert type(back(Exception("plain"))) is Exception
+    foreign = back(ForeignError("why"))
+    assert type(foreign) is errors.RemoteError and "ForeignError" in str(foreign) and "why" in str(foreign)
+    assert isinstance(back(EngineDeadError()), EngineDeadError)
+    missing = back(FileNotFoundError(2, "No such file"))
+    assert isinstance(missing, FileNotFoundError) and missing.errno == 2
+    try:
+        raise EngineGenerateError from ZeroDivisionError("cause")
+    except EngineGenerateError as error:
+        assert isinstance(back(error).__cause__, ZeroDivisionError)

@@ -22,6 +22,7 @@ from thaw_worker.supervisor.start import Start, StartError
 BACKLOG = 2048
 POLL_SECONDS = 1.0  # while serving
 DRAIN_POLL_SECONDS = 0.1
+CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
@@ -95,7 +96,7 @@ class Worker:
         while not self._stop.wished.wait(POLL_SECONDS):
             self._look_after(engine)
 
-    def _look_after(self, engine: Engine) -> EngineStatus | None:
+    def _look_after(self, engine: Engine, timeout: float = CALL_SECONDS) -> EngineStatus | None:
         """How the engine is; None if it did not say so in time.
 
         Raises: EngineDiedError.
@@ -103,7 +104,7 @@ class Worker:
         assert self._monitor is not None
         if engine.tree.poll() is not None:
             raise EngineDiedError(f"the engine {engine.exit_message()}")
-        status = self._monitor.refresh()
+        status = self._monitor.refresh(timeout)
         if status is not None:
             self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
             if status.errored is not None:
@@ -124,16 +125,21 @@ class Worker:
             now = time.monotonic()
             plan = self._plan(config)
             left = max(0.0, plan.abort_at - now)
+            patience = CALL_SECONDS if left > 2 * CALL_SECONDS else CALL_SECONDS / 4  # a hung engine must not use it up
             if (heard := len(self._stop.signals)) != told:
                 told = heard
-                self._tell(partial(engine.patient_client.leave, left))
+                self._tell(partial(engine.patient_client.leave, left), patience)
                 self._say(heard, left)
             if self._stop.at_once.is_set():
                 return self._end(Phase.STOPPED, ExitCode.STOPPED_AT_ONCE, "a third signal came")
-            if closed_at is None and now >= plan.close_at and self._tell(engine.patient_client.stop_listening):
+            if (
+                closed_at is None
+                and now >= plan.close_at
+                and self._tell(engine.patient_client.stop_listening, patience)
+            ):
                 closed_at = now
                 log.event("listener_closed", seconds_left=left)
-            status = self._look_after(engine)
+            status = self._look_after(engine, patience)
             self._board.update(
                 drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
             )
@@ -192,7 +198,7 @@ class Worker:
         if engine.tree.poll() is None and not self._stop.at_once.is_set():
             raise EngineHungError(f"every request was answered, but the engine did not exit within {seconds:.1f} s")
 
-    def _tell(self, call: Callable[[float], None], timeout: float = 2.0) -> bool:
+    def _tell(self, call: Callable[[float], None], timeout: float) -> bool:
         try:
             call(timeout)
         except ControlError as error:

@@ -1,5 +1,6 @@
 """kill -9 of a worker's processes at random moments: process 1 must end in time, say why, and leave nothing."""
 
+import http.client
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ NOTICE_SECONDS = 40.0
 DRAIN = {"propagation_seconds": 1.0, "timeout_seconds": 40.0, "grace_period_seconds": 60.0}
 PHASES = {"starting": 5, "thawing": 30, "ready": 35, "draining": 30}
 """How often each is drawn, in percent. A cold start takes ten times as long as a thaw."""
-COLD_SECONDS, THAW_SECONDS, READY_SECONDS, DRAIN_SECONDS = 25.0, 2.5, 1.5, 3.5
+LATEST_SECONDS = {"starting": 25.0, "thawing": 2.5, "ready": 1.5, "draining": 3.5}
 """The kill comes up to so many seconds after the phase began."""
 
 _KINDS = {
@@ -89,30 +90,27 @@ def run(
 
 
 def one(thawed: Thawed, start: StartPod, store: Path, phase: str, draw: random.Random) -> Kill:
+    """One worker in `phase`, one of its processes killed."""
     load: Load | None = None
     if phase == "starting":
         pod = start(store, checkpoint={"policy": "Disabled"}, drain=DRAIN)
         pod.wait_log("event=engine_start")
-        time.sleep(draw.uniform(0.5, COLD_SECONDS))
     elif phase == "thawing":
         pod = start(store, checkpoint={"policy": "Required"}, drain=DRAIN)
         pod.wait_log("phase=Thawing")
-        time.sleep(draw.uniform(0, THAW_SECONDS))
     else:
         pod = thawed(checkpoint={"policy": "Required"}, drain=DRAIN)
         load = Load(pod, streams=2, plain=1, tokens=draw.randint(50, 900))
+    with leftovers(pod) as left:
         if phase == "draining":
             pod.signal()
-        time.sleep(draw.uniform(0, DRAIN_SECONDS if phase == "draining" else READY_SECONDS))
-    with leftovers(pod) as left:
+        time.sleep(draw.uniform(0, LATEST_SECONDS[phase]))
         victim = _kill(pod, draw)
         began = time.monotonic()
-        limit = NOTICE_SECONDS
-        if victim in DISPENSABLE and phase != "draining" and pod.alive():
-            _still_serves(pod)
+        if phase != "draining" and victim in DISPENSABLE and _still_serves(pod):
             began = time.monotonic()
             pod.signal()
-            limit = DRAIN["grace_period_seconds"]
+        limit = NOTICE_SECONDS if "event=draining" not in pod.log() else DRAIN["grace_period_seconds"]
         try:
             code = pod.wait(limit)
             problem = _judge(code, phase, victim, pod.log())
@@ -147,17 +145,18 @@ def _kill(pod: "Pod", draw: random.Random) -> str:
     return "nothing"
 
 
-def _still_serves(pod: "Pod") -> None:
-    """Wait until it is ready or has ended."""
+def _still_serves(pod: "Pod") -> bool:
+    """Whether it becomes ready, and answers; not if it ends first, as a thaw does that lost a helper of CRIU."""
     deadline = time.monotonic() + 180
     while pod.alive() and time.monotonic() < deadline:
         try:
             if pod.admin("/readyz")[0] == 200:
                 pod.complete(max_tokens=4)
-                return
-        except (OSError, AssertionError):
+                return True
+        except (OSError, AssertionError, http.client.HTTPException):
             pass
         time.sleep(0.1)
+    return False
 
 
 def _judge(code: int, phase: str, victim: str, log: str) -> str | None:

@@ -82,7 +82,10 @@ def run(
     draw, report = random.Random(seed), Report()
     for number in range(1, count + 1):
         phase = draw.choices(list(PHASES), list(PHASES.values()))[0]
-        report.kills.append(one(thawed, start, store, phase, draw))
+        try:
+            report.kills.append(one(thawed, start, store, phase, draw))
+        except KeyboardInterrupt:
+            break  # what was seen so far counts
         last = report.kills[-1]
         if say is not None and (number % 10 == 0 or last.problem):
             say(f"  {number} of {count}" + (f": {last}" if last.problem else ""))

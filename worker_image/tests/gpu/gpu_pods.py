@@ -1,0 +1,43 @@
+"""What the tests on GPUs have in common."""
+
+import json
+import os
+from collections.abc import Callable
+
+from worker_pod import Pod
+
+SHAPE = "0.6b"
+ENGINE = {
+    "dtype": "bfloat16",
+    "loadFormat": "dummy",
+    "maxModelLen": 4096,
+    "maxNumSeqs": 64,
+    "gpuMemoryUtilization": 0.4,  # two workers on one GPU
+    "numGpuBlocksOverride": None,
+    "enforceEager": False,
+    "seed": 0,
+}
+PROMPT = list(range(100, 132))
+
+StartPod = Callable[..., Pod]
+
+
+def machine_settings() -> dict[str, str]:
+    """What this machine says about its links, such as that NVLink multicast is off, for engines too."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_"))}
+
+
+def tokens(pod: Pod, prompt: list[int] | None = None, count: int = 24) -> list[int]:
+    """A greedy answer as token ids."""
+    body = {
+        "model": "tiny",
+        "prompt": prompt or PROMPT,
+        "max_tokens": count,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+    status, answer = pod.ask("POST", "/v1/completions", body)
+    assert status == 200, answer
+    found: list[int] = json.loads(answer)["choices"][0]["token_ids"]
+    return found

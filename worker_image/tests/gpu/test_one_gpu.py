@@ -1,0 +1,90 @@
+"""One GPU: what is outside the image, what a thawed worker answers, and what it does about wrong bytes."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from gpu_pods import StartPod, tokens
+from thaw_worker.checkpoint.cuda.client import OnGpu
+from worker_pod import Pod
+
+
+@pytest.fixture(scope="session")
+def creator(start_pod: StartPod, store: Path) -> Pod:
+    pod = start_pod(store)
+    state = pod.wait_ready()
+    assert state.freeze is not None and state.freeze.outcome == "Published", pod.log()
+    return pod
+
+
+def artifact(store: Path) -> Path:
+    (current,) = store.glob("artifacts/*/*/current")
+    return current.resolve()
+
+
+def test_weights_are_beside_the_image_and_kv_cache_nowhere(creator: Pod, store: Path) -> None:
+    on = msgspec.json.decode((artifact(store) / "gpu.json").read_bytes(), type=OnGpu)
+    assert on.memory is not None
+    (rank,) = on.memory.ranks
+    assert (artifact(store) / "weights" / rank.file).stat().st_size == rank.bytes > 1_000_000_000
+    assert sum(segment.size for segment in rank.segments) > 40 << 30, "the KV cache is not known"
+    images = sum(path.stat().st_size for path in artifact(store).glob("process/criu/*"))
+    assert images < 3 << 30, "the KV cache or the weights are in the image"
+    (blob,) = (store / "blobs").iterdir()
+    assert blob.samefile(artifact(store) / "weights" / rank.file)
+
+
+def test_the_creator_goes_on_and_a_thawed_worker_answers_alike(creator: Pod, store: Path, start_pod: StartPod) -> None:
+    prompts = [[7 * number + position for position in range(40)] for number in range(4)]
+    expected = [tokens(creator, prompt) for prompt in prompts]
+    thawed = start_pod(store)  # beside the creator, on the same GPU
+    assert thawed.wait_ready().start_mode == "Restored", thawed.log()
+    assert [tokens(thawed, prompt) for prompt in prompts] == expected
+    print("timings", thawed.state().timings)
+    thawed.end()
+
+
+def test_a_flipped_bit_of_the_weights_is_found_before_ready(
+    creator: Pod, store: Path, start_pod: StartPod, work: Path
+) -> None:
+    copy = work / "store-flipped"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(store, copy, symlinks=True)
+    (weights,) = artifact(copy).glob("weights/*")
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 3)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 16]))
+    pod = start_pod(copy, checkpoint={"policy": "Required"})
+    assert pod.wait(120) == 11, pod.log()
+    assert "reason=DigestMismatch" in pod.log() and "stage=weights" in pod.log(), pod.log()
+    assert "phase=Ready" not in pod.log()
+    shutil.rmtree(copy)
+
+
+def test_missing_weights_are_found_before_anything_starts(
+    creator: Pod, store: Path, start_pod: StartPod, work: Path
+) -> None:
+    copy = work / "store-missing"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(store, copy, symlinks=True)
+    (weights,) = artifact(copy).glob("weights/*")
+    weights.unlink()
+    pod = start_pod(copy, checkpoint={"policy": "Required"})
+    assert pod.wait(60) == 11, pod.log()
+    assert "reason=FileMissing" in pod.log(), pod.log()
+    shutil.rmtree(copy)
+
+
+def test_a_stop_during_a_thaw_leaves_nothing_behind(creator: Pod, store: Path, start_pod: StartPod) -> None:
+    pod = start_pod(store)
+    pod.wait_log("phase=Thawing", 30)
+    threading.Event().wait(0.5)
+    pod.signal()
+    assert pod.wait(30) == 0, pod.log()
+    again = start_pod(store)
+    assert again.wait_ready().start_mode == "Restored", again.log()
+    again.end()

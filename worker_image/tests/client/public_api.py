@@ -14,7 +14,8 @@ Api = dict[str, dict[str, Any]]
 
 
 def public(path: Path, name: str) -> Api:
-    """By name: `kind` (property, async, sync) and `positional`, `keywords` (parameter names), `open` (takes any)."""
+    """By name: `kind` (property, async, stream, sync), `positional` and `keywords` (parameter names), `open` (takes
+    any)."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return {item.name: _describe(item) for item in node.body if _is_public(item)}
@@ -31,11 +32,19 @@ def _describe(item: Any) -> dict[str, Any]:
         return {"kind": "property"}
     arguments = item.args
     return {
-        "kind": "async" if isinstance(item, ast.AsyncFunctionDef) else "sync",
+        "kind": _kind(item),
         "positional": [a.arg for a in [*arguments.posonlyargs, *arguments.args] if a.arg not in ("self", "cls")],
         "keywords": [a.arg for a in arguments.kwonlyargs],
         "open": arguments.kwarg is not None,
     }
+
+
+def _kind(item: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """An asynchronous generator is called alike, whether it is a generator function or returns one."""
+    returns = ast.unparse(item.returns) if item.returns is not None else ""
+    if returns.startswith("AsyncGenerator"):
+        return "stream"
+    return "async" if isinstance(item, ast.AsyncFunctionDef) else "sync"
 
 
 def lacks(theirs: Api, ours: Api) -> list[str]:

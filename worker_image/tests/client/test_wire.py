@@ -69,6 +69,49 @@ def test_arrays_and_tensors() -> None:
         across(numpy.array([object()]))
 
 
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_outputs_travel_as_differences(cumulative: bool) -> None:
+    from thaw_worker.client.outputs import Assembly
+    from thaw_worker.engine import wire
+    from thaw_worker.engine.api import _Differences
+    from vllm.logprobs import Logprob
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.metrics.stats import RequestStateStats
+
+    stats, prompt_ids = RequestStateStats(arrival_time=1.5), [5, 6, 7]
+    differences, assembly = _Differences(4), Assembly(cumulative)
+    sizes, found = [], []
+    for number, text in enumerate(["one ", "two ", "three"]):
+        last = number == 2
+        stats.num_generation_tokens += 1
+        completion = CompletionOutput(
+            0,
+            text,
+            [number],
+            -0.5 * number,
+            [{number: Logprob(-0.5, 1, text)}],
+            finish_reason="length" if last else None,
+        )
+        prompt_logprobs = [None, {6: Logprob(-1.0)}] if number == 0 else []
+        output = RequestOutput("id", "prompt", prompt_ids, prompt_logprobs, [completion], last, stats)
+        message = wire.encoder()(wire.Batch([differences.of(output)], 1, 0))
+        sizes.append(len(message))
+        (event,) = wire.program_decoder()(message).events
+        assert isinstance(event, wire.Output) and event.number == 4
+        found.append(assembly.add(event))
+    assert sizes[1] < sizes[0] / 2, "what is known already is not sent again"
+    assert [output.outputs[0].text for output in found] == (
+        ["one ", "one two ", "one two three"] if cumulative else ["one ", "two ", "three"]
+    )
+    whole = found[-1]
+    assert (whole.request_id, whole.prompt, whole.prompt_token_ids, whole.finished) == ("id", "prompt", [5, 6, 7], True)
+    assert whole.outputs[0].token_ids == ([0, 1, 2] if cumulative else [2])
+    assert len(whole.outputs[0].logprobs) == (3 if cumulative else 1)
+    assert (whole.outputs[0].finish_reason, whole.outputs[0].cumulative_logprob) == ("length", -1.0)
+    assert whole.prompt_logprobs == ([None, {6: Logprob(-1.0)}] if cumulative else [])
+    assert (whole.metrics.num_generation_tokens, whole.metrics.arrival_time) == (3, 1.5)
+
+
 def test_outputs_of_pooling() -> None:
     import torch
     from thaw_worker.client.outputs import pooled

@@ -248,7 +248,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         connection = await self._connect()
         return connection.start(request_id, prompt, params, options)
 
-    async def generate(
+    def generate(
         self,
         prompt: Any,
         sampling_params: SamplingParams,
@@ -271,7 +271,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             EngineDeadError; what the engine raises, in its own class; TypeError: the prompt holds objects that
                 cannot be sent.
         """
-        outputs = self._outputs(
+        return self._outputs(
             request_id,
             prompt,
             sampling_params,
@@ -286,11 +286,8 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             reasoning_parser_kwargs=reasoning_parser_kwargs,
             kv_hints=kv_hints,
         )
-        async with contextlib.aclosing(outputs):
-            async for output in outputs:
-                yield output
 
-    async def encode(
+    def encode(
         self,
         prompt: Any,
         pooling_params: PoolingParams,
@@ -302,7 +299,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         reasoning_ended: bool | None = None,
     ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
         """Pool, as AsyncLLM does; otherwise as `generate`."""
-        outputs = self._outputs(
+        return self._outputs(
             request_id,
             prompt,
             pooling_params,
@@ -312,9 +309,6 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             tokenization_kwargs=tokenization_kwargs,
             reasoning_ended=reasoning_ended,
         )
-        async with contextlib.aclosing(outputs):
-            async for output in outputs:
-                yield output
 
     async def _outputs(self, request_id: str, prompt: Any, params: Any, **options: Any) -> AsyncGenerator[Any, None]:
         async with self._use():
@@ -433,7 +427,13 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         """Made from the engine arguments; what the engine found out itself (cache size) is filled in once connected."""
         from vllm.engine.arg_utils import AsyncEngineArgs
 
-        config = AsyncEngineArgs(**settings.vllm_arguments(self._worker)).create_engine_config()
+        environment = dict(os.environ)
+        try:
+            config = AsyncEngineArgs(**settings.vllm_arguments(self._worker)).create_engine_config()
+        finally:  # vLLM sets variables meanwhile that would make the next engine another one than its checkpoint's
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
         connection = self._link.connection
         if connection is not None and connection.welcome.done():
             welcome = connection.welcome.result()

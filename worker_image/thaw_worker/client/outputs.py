@@ -28,6 +28,7 @@ class Assembly:
         self._attributes: dict[str, Any] = {}
         self._sums: dict[int, _Sum] = {}
         self._prompt_logprobs: Any = None
+        self._metrics: RequestStateStats | None = None
 
     def add(self, output: wire.Output) -> RequestOutput:
         """The request's next output."""
@@ -35,13 +36,15 @@ class Assembly:
             self._attributes.update(output.changed)
             if self._cumulative and output.changed.get("prompt_logprobs"):
                 self._prompt_logprobs = output.changed["prompt_logprobs"]
+        if output.metrics:
+            self._metrics = RequestStateStats(**dict(zip(_STATS, output.metrics, strict=True)))
         attributes = self._attributes
         if self._prompt_logprobs is not None:  # vLLM hands them out once where differences are asked for
             attributes = {**attributes, "prompt_logprobs": self._prompt_logprobs}
         return RequestOutput(
             outputs=[self._completion(piece) for piece in output.pieces],
             finished=output.finished,
-            metrics=RequestStateStats(**dict(zip(_STATS, output.metrics, strict=True))) if output.metrics else None,
+            metrics=self._metrics,
             **attributes,
         )
 

@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 1.0
 _PIECE = frozenset(wire.Piece.__struct_fields__)
 _STATS = tuple(RequestStateStats.__dataclass_fields__)
+_OWN_WAY = frozenset({"outputs", "finished", "metrics"})
 _UNSENT = object()
 
 _Chunks = asyncio.Queue[wire.Chunk | wire.ChunksEnd]
@@ -199,39 +200,46 @@ class _Differences:
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self._begun = False
         self._sent: dict[str, Any] = {}
 
     def of(self, output: RequestOutput) -> wire.Output:
-        changed: dict[str, Any] = {}
+        changed: dict[str, Any] | None = None
+        sent = self._sent
         for name, value in vars(output).items():
-            if name not in ("outputs", "finished", "metrics"):
-                sent = self._sent.get(name, _UNSENT)
-                if sent is not value and not (type(sent) is type(value) is int and sent == value):
-                    self._sent[name] = value
-                    changed[name] = wire.pack(value)
-        stats = output.metrics
+            if name in _OWN_WAY:
+                continue
+            before = sent.get(name, _UNSENT)
+            if before is not value and not (type(before) is type(value) is int and before == value):
+                sent[name] = value
+                changed = changed or {}
+                changed[name] = wire.pack(value)
+        stats = output.metrics if output.finished or not self._begun else None
+        self._begun = True
         return wire.Output(
             self._number,
             output.finished,
             [_piece(completion) for completion in output.outputs],
-            changed or None,
+            changed,
             [getattr(stats, name) for name in _STATS] if stats is not None else None,
         )
 
 
 def _piece(completion: CompletionOutput) -> wire.Piece:
-    more = {
-        name: wire.pack(value) for name, value in vars(completion).items() if value is not None and name not in _PIECE
-    }
+    attributes = vars(completion)
+    more = {name: wire.pack(attributes[name]) for name in attributes.keys() - _PIECE if attributes[name] is not None}
     logprobs: Any = completion.logprobs
+    if logprobs is not None:
+        logprobs = wire.pack(logprobs if isinstance(logprobs, FlatLogprobs) else list(logprobs))
+    token_ids = completion.token_ids
     return wire.Piece(
         completion.index,
         completion.text,
-        list(completion.token_ids),
+        token_ids if type(token_ids) is list else list(token_ids),
         completion.cumulative_logprob,
         completion.finish_reason,
         completion.stop_reason,
-        wire.pack(logprobs if isinstance(logprobs, FlatLogprobs | None) else list(logprobs)),
+        logprobs,
         more or None,
     )
 

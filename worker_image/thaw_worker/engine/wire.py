@@ -180,7 +180,7 @@ class Output(_Message, frozen=True, tag="output"):
     changed: dict[str, Any] | None
     """Attributes of the RequestOutput that are not what they were in the output before."""
     metrics: list[Any] | None
-    """The fields of RequestStateStats, in order."""
+    """The fields of RequestStateStats, in order, with the first output and the last."""
 
 
 class Pooled(_Message, frozen=True, tag="pooled"):

@@ -128,8 +128,9 @@ def default(made: Workers, found: Findings) -> None:
         outcomes = load.outcomes(PATIENCE + 5)
         found.add("finish", outcomes == {WHOLE: len(load.asked)}, f"by default: {tell(outcomes)}")
         found.add("exit", code == 0, f"by default: {_exit(seconds, code)}")
+        how = "the SIGKILL that ends it" if server.alive() else "its exit under load"
         server.end()
-        found.add("clean", shm() == [], f"after the SIGKILL that ends it: {', '.join(shm()) or 'nothing'} in /dev/shm")
+        found.add("clean", shm() == [], f"after {how}: {', '.join(shm()) or 'nothing'} in /dev/shm")
 
 
 def patient(made: Workers, found: Findings) -> None:

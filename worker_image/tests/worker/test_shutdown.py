@@ -25,7 +25,7 @@ def test_a_signal_during_the_thaw(creator: Pod, start_pod: StartPod, store: Path
     assert not found.broken(), found.broken()
 
 
-@pytest.mark.parametrize("number, phase", enumerate(["thawing", "ready", "ready", "draining", "draining"]))
+@pytest.mark.parametrize("number, phase", list(enumerate(["thawing", "ready", "ready", "draining", "draining"])))
 def test_kill_9(thawed: ours.Thawed, start_pod: StartPod, creator: Pod, store: Path, number: int, phase: str) -> None:
     """`python -m shutdown kills` does a hundred of them."""
     killed = kills.one(thawed, start_pod, store, phase, random.Random(number))

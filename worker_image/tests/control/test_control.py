@@ -97,7 +97,7 @@ def test_after_a_call_the_engine_holds_no_connection(serve: Callable[[Handle], s
     path = serve(handle)
     before = descriptors()
     for _ in range(50):
-        EngineClient(path).wake(None, 5)
+        EngineClient(path).wake(protocol.Wake(), 5)
         assert descriptors() == before
 
 
@@ -160,4 +160,4 @@ def test_half_a_command_costs_nothing(serve: Callable[[Handle], str]) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         connection.sendall(b'{"command":')
-    EngineClient(path).wake(None, 5)
+    EngineClient(path).wake(protocol.Wake(), 5)

@@ -53,8 +53,8 @@ class EngineClient:
     def quiesce(self, timeout: float, weights: str | None = None, piece: int = 0) -> list[protocol.StoredRank]:
         return self._call(protocol.Quiesce(weights=weights, piece=piece), protocol.Quiesced, timeout).ranks
 
-    def wake(self, memory: str | None, timeout: float) -> None:
-        self._call(protocol.Wake(memory=memory), protocol.Done, timeout)
+    def wake(self, how: protocol.Wake, timeout: float) -> None:
+        self._call(how, protocol.Done, timeout)
 
     def resume(self, pod: protocol.PodIdentity, secrets: dict[str, str], timeout: float) -> None:
         self._call(protocol.Resume(pod=pod, secrets=secrets), protocol.Done, timeout)

@@ -80,9 +80,13 @@ class Quiesce(Command, frozen=True, kw_only=True, tag="quiesce"):
 
 
 class Wake(Command, frozen=True, kw_only=True, tag="wake"):
-    """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one. Answered by `Done`."""
+    """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one: from the helper, from files, or,
+    if neither is given, from host memory. Answered by `Done`."""
 
-    memory: str | None = None  # socket where each worker fetches its memory; None: it is in host memory
+    memory: str | None = None  # socket where each worker fetches its memory
+    files: list[str] = []  # of each rank; the weights are read from there
+    piece: int = 0
+    digests: list[list[str]] | None = None  # of the pieces of each file; None to trust the storage
 
 
 class Resume(Command, frozen=True, kw_only=True, tag="resume"):

@@ -59,7 +59,7 @@ class _Commands:
                     raise RuntimeError("this engine has listened: it may hold connections and users' data")
                 return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
             case protocol.Wake():
-                await self._engine.wake(command.memory)
+                await self._engine.wake(command)
             case protocol.Resume():
                 await self._resume(command)
             case protocol.Leave():

@@ -26,7 +26,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from thaw_worker.control.protocol import Canary, EngineSpec, StoredRank
+from thaw_worker.control.protocol import Canary, EngineSpec, StoredRank, Wake
 from thaw_worker.engine import process, worker_extension
 
 try:
@@ -87,17 +87,19 @@ class Engine:
         await asyncio.to_thread(process.trim)
         return ranks
 
-    async def wake(self, memory: str | None) -> None:
-        """Undo what `quiesce` did to GPU memory. `memory`: the socket where each worker fetches its own."""
+    async def wake(self, how: Wake) -> None:
+        """Undo what `quiesce` did to GPU memory."""
         if not self.sleeps or not await self.llm.is_sleeping():
             return
-        if memory is not None:
-            await self.llm.collective_rpc("thaw_adopt", args=(memory,))
+        if how.memory is not None:
+            await self.llm.collective_rpc("thaw_adopt", args=(how.memory,))
         try:
             await self.llm.wake_up()
         finally:
-            if memory is not None:
+            if how.memory is not None:
                 await self.llm.collective_rpc("thaw_adopted")
+        if how.files:
+            await self.llm.collective_rpc("thaw_load_weights", args=(how.files, how.piece, how.digests))
 
     async def resume(self, environment: dict[str, str], seed: int) -> None:
         await self._everywhere("thaw_resume", environment, seed)

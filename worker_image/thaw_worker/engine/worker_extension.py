@@ -27,7 +27,7 @@ class WorkerExtension:
         process.become(environment, seed)
         lifecycle.reconnect()
 
-    # The next three on a GPU only. `rank` is vLLM's.
+    # The next four on a GPU only. `rank` is vLLM's.
     rank: int
 
     def thaw_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
@@ -36,6 +36,14 @@ class WorkerExtension:
         from thaw_worker.engine.weights.save import save
 
         return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
+
+    def thaw_load_weights(self, files: list[str], piece: int, digests: list[list[str]] | None) -> None:
+        """See `weights.load.load`. Each rank takes its own of `files` and `digests`."""
+        from thaw_worker.checkpoint.cuda.transfer import default_threads
+        from thaw_worker.engine.weights.load import load
+
+        mine = digests[self.rank] if digests is not None else None
+        load(Path(files[self.rank]), piece, mine, max(1, default_threads() // len(files)))
 
     def thaw_adopt(self, socket: str) -> None:
         """See `weights.adopt.begin`."""

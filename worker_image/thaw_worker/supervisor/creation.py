@@ -171,7 +171,7 @@ class Creation:
                 gpu.load(staging.dir / WEIGHTS, on, emptied.digests)
             else:
                 on = OnGpu(pids=(), gpus=())
-            gpu.wake(engine, on, timeout)
+            gpu.wake(engine, on, staging.dir / WEIGHTS, emptied.digests if emptied else [], timeout)
         except (CheckpointError, ControlError) as error:
             log.failure("not_back_on_gpu", message=str(error))
             raise EngineHarmedError from error

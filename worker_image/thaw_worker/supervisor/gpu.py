@@ -7,13 +7,16 @@ from typing import Any
 
 import msgspec
 from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement, WorkerConfig
+from thaw_contract.reasons import Reason
 
 from thaw_worker.checkpoint import procfs
 from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
-from thaw_worker.checkpoint.cuda.layout import Memory, Rank, Segment
+from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, Memory, Rank, Segment
+from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.gpu import gpus
 from thaw_worker.checkpoint.tree import ProcessTree
-from thaw_worker.control.protocol import StoredRank
+from thaw_worker.control.client import RefusedError
+from thaw_worker.control.protocol import StoredRank, Wake
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.pieces import PIECE
 from thaw_worker.supervisor import log
@@ -115,7 +118,9 @@ class Gpu:
         if on.memory is None:
             return
         verify = self.context.settings.config.checkpoint.verify is Verify.FULL
-        self.helper.load(self.context.settings.paths.memory, directory, on.memory, digests if verify else None)
+        known = on.gpus or self.helper.gpus()
+        path = self.context.settings.paths.memory
+        self.helper.load(path, directory, on.memory, digests if verify else None, known)
 
     def restore(self, on: OnGpu, timeout: float) -> None:
         """Put the tree back on the GPUs, without what `load` brings.
@@ -125,20 +130,34 @@ class Gpu:
         for name, seconds in self.helper.restore(on, timeout).items():
             self.context.board.timing(f"cuda_{name}", seconds)
 
-    def wake(self, engine: Engine, on: OnGpu, timeout: float) -> None:
-        """Give the engine its GPU memory.
+    def wake(
+        self, engine: Engine, on: OnGpu, directory: Path, digests: Sequence[Sequence[str]], timeout: float
+    ) -> None:
+        """Give the engine its GPU memory: what `load` brought, or else the engine reads it from the files.
 
         Raises: CheckpointError (stage `weights`), ControlError.
         """
         board = self.context.board
-        if on.memory is not None:
+        how = Wake()
+        if on.memory is not None and self.helper.can_hand_over(on.gpus or self.helper.gpus()):
             with board.timed("weights_wait"):
                 seconds = self.helper.wait_loaded(timeout)
             board.timing("weights", seconds.get("total", 0.0))
-        with board.timed("wake"):
-            engine.client.wake(
-                str(self.context.settings.paths.memory) if on.memory else None, max(timeout, CALL_TIMEOUT)
+            how = Wake(memory=str(self.context.settings.paths.memory))
+        elif on.memory is not None:
+            verify = self.context.settings.config.checkpoint.verify is Verify.FULL
+            how = Wake(
+                files=[str(directory / rank.file) for rank in on.memory.ranks],
+                piece=on.memory.piece,
+                digests=[list(rank) for rank in digests] if verify else None,
             )
+        with board.timed("wake"):
+            try:
+                engine.client.wake(how, max(timeout, CALL_TIMEOUT))
+            except RefusedError as error:
+                if OTHER_BYTES not in str(error):
+                    raise
+                raise CheckpointError(Reason.DIGEST_MISMATCH, "weights", str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,8 @@ class Start:
             )
             if self._gpu and on:
                 files = gpu.weight_files(on)
-                self._gpu.load(artifact.path / gpu.WEIGHTS, on, [artifact.digests(file) for file in files])
+                weights, digests = artifact.path / gpu.WEIGHTS, [artifact.digests(file) for file in files]
+                self._gpu.load(weights, on, digests)
             stage = "criu"
             leftovers.make_room_for(artifact.path / PROCESS)
             result = thaw(
@@ -218,7 +219,7 @@ class Start:
                 stage = "cuda"
                 self._gpu.restore(on, deadline - time.monotonic())
                 stage = "weights"
-                self._gpu.wake(engine, on, deadline - time.monotonic())
+                self._gpu.wake(engine, on, weights, digests, deadline - time.monotonic())
             stage = "resume"
             self._resume(engine, deadline - time.monotonic())
             stage = "canary"

@@ -92,10 +92,27 @@ class CudaHelper:
         command = messages.Restore(pids=on.pids, pairs=pairs)
         return self._call(command, messages.Done, "restore", Reason.CUDA_RESTORE_FAILED, timeout).seconds
 
-    def load(self, socket: Path, directory: Path, memory: Memory, digests: Sequence[Sequence[str]] | None) -> None:
-        """Begin to bring stored GPU memory back; the engine fetches it at `socket`. `digests`: of each rank's pieces,
-        None to trust the storage. Returns at once, whatever happens: `wait_loaded` says what did."""
+    def can_hand_over(self, gpus: Sequence[str]) -> bool:
+        """Whether a tree that knows `gpus` can use memory that this process makes on the GPUs here."""
+        return not set(self.gpus()) - set(gpus)
+
+    def load(
+        self,
+        socket: Path,
+        directory: Path,
+        memory: Memory,
+        digests: Sequence[Sequence[str]] | None,
+        gpus: Sequence[str],
+    ) -> None:
+        """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
+        `wait_loaded` says what did.
+
+        Args:
+            digests: of each rank's pieces, None to trust the storage.
+            gpus: those that the engine knows (see `can_hand_over`).
+        """
         command = messages.Load(
+            gpus=tuple(gpus),
             socket=str(socket),
             directory=str(directory),
             memory=memory,

@@ -35,6 +35,8 @@ class Helper:
                     unlock=lambda: processes.unlock(command.pids),
                 )
             case messages.Load():
+                if set(processes.gpus()) - set(command.gpus):
+                    return None
                 if self._broker is not None:
                     self._broker.close()
                 self._broker = Broker(

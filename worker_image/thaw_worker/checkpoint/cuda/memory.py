@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,12 @@ class RankMemory:
             return
         source = transfer.Source(directory / self._rank.file)
         try:
+
+            def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
+                yield self._base + offset, length
+
             pieces = ranges(self._rank.bytes, piece)
-            transfer.load(source, self._base, pieces, digests, self.context, threads, stop)
+            transfer.load(source, pieces, parts, digests, self.context, threads, stop)
         finally:
             source.close()
 

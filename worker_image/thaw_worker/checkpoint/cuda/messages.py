@@ -30,8 +30,10 @@ class Restore(Command, frozen=True, kw_only=True, tag="restore"):
 
 
 class Load(Command, frozen=True, kw_only=True, tag="load"):
-    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`."""
+    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`. Nothing is done if
+    a GPU here is none of `gpus`: the tree could not import its memory."""
 
+    gpus: tuple[str, ...]
     socket: str
     directory: str
     memory: Memory

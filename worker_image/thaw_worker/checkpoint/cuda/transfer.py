@@ -16,7 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from thaw_worker.checkpoint.cuda.driver import bindings, call
-from thaw_worker.checkpoint.cuda.layout import ranges
+from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, ranges
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
@@ -88,16 +88,17 @@ class Source:
 
 def load(
     source: Source,
-    base: int,
     pieces: Sequence[tuple[int, int]],
+    parts: Parts,
     digests: Sequence[str] | None,
     context: Any,
     threads: int,
     stop: threading.Event,
 ) -> None:
-    """Bring `pieces` (offset, length) of a file to GPU memory at `base` plus the same offset.
+    """Bring `pieces` (offset, length) of a file to GPU memory.
 
     Args:
+        parts: where they belong.
         digests: BLAKE3 of each piece in hex, or None to trust the storage.
         stop: ends it early; set by the first error.
 
@@ -115,10 +116,10 @@ def load(
                 if item is None:
                     return
                 number, (offset, length) = item
-                found = lane.load_piece(source, base, offset, length, hashed=digests is not None)
+                found = lane.load_piece(source, offset, length, parts, hashed=digests is not None)
                 if digests is not None and found != digests[number]:
                     place = f"{source.path.name} (bytes {offset} to {offset + length})"
-                    raise DigestError(f"{place} has other bytes than were written")
+                    raise DigestError(f"{place} {OTHER_BYTES}")
 
     run_all([run] * threads, context, stop)
 
@@ -141,7 +142,7 @@ class _Lane:
     def drain(self) -> None:
         call("cuStreamSynchronize", self._stream)
 
-    def load_piece(self, source: Source, base: int, offset: int, length: int, *, hashed: bool) -> str:
+    def load_piece(self, source: Source, offset: int, length: int, parts: Parts, *, hashed: bool) -> str:
         fd = source.best(offset, length)
         hasher = blake3()
         for start, size in ranges(length, SLOT):
@@ -149,7 +150,10 @@ class _Lane:
             _read(fd, slot.view[:size], offset + start, source.path)
             if hashed:
                 hasher.update(slot.view[:size])
-            call("cuMemcpyHtoDAsync", base + offset + start, slot.address, size, self._stream)
+            done = 0
+            for address, count in parts(offset + start, size):
+                call("cuMemcpyHtoDAsync", address, slot.address + done, count, self._stream)
+                done += count
             call("cuEventRecord", slot.event, self._stream)
         return hasher.hexdigest()
 

@@ -26,6 +26,18 @@ def allocations() -> list[tuple[int, int, str]]:
     return sorted((address, data.handle[1], data.tag) for address, data in found.items())
 
 
+def stored(every: list[tuple[int, int, str]]) -> tuple[int, transfer.Parts]:
+    """Of what `allocations` found: bytes of what is stored, and where they are."""
+    places = [(address, size) for address, size, tag in every if tag == STORED]
+    sizes = [size for _, size in places]
+
+    def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
+        for span in spans(sizes, offset, length):
+            yield places[span.index][0] + span.start, span.length
+
+    return sum(sizes), parts
+
+
 def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
     """Write the weights to a new file in `directory`, and say what they consist of.
 
@@ -39,17 +51,11 @@ def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
 
     torch.cuda.synchronize()
     every = allocations()
-    stored = [(address, size) for address, size, tag in every if tag == STORED]
-    sizes = [size for _, size in stored]
-
-    def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
-        for span in spans(sizes, offset, length):
-            yield stored[span.index][0] + span.start, span.length
-
+    size, parts = stored(every)
     path = directory / f"rank-{rank}.bin"
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
-        digests = transfer.store(fd, ranges(sum(sizes), piece), parts, call("cuCtxGetCurrent"), threads)
+        digests = transfer.store(fd, ranges(size, piece), parts, call("cuCtxGetCurrent"), threads)
     finally:
         os.close(fd)
     return {"file": path.name, "segments": [(tag, size) for _, size, tag in every], "digests": digests}

@@ -1,6 +1,7 @@
 """Every way in which Kubernetes ends a worker's pod or container, on a cluster, with one pool: what becomes of requests
 in flight and of the pool."""
 
+import contextlib
 import json
 import threading
 import time
@@ -121,7 +122,8 @@ class Outcomes:
         say("the engine dies: the kubelet restarts the container")
         name = self.watch.ready()[0]["metadata"]["name"]
         began = time.monotonic()
-        self.kube.run("exec", name, "-c", "worker", "--", "/opt/thaw/venv/bin/python", "-c", KILL_ENGINE)
+        with contextlib.suppress(KubeError):  # the container may end before the command in it has
+            self.kube.run("exec", name, "-c", "worker", "--", "/opt/thaw/venv/bin/python", "-c", KILL_ENGINE)
 
         def again() -> bool:
             pod = self.watch.pods.get(name, {})

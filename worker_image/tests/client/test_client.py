@@ -1,0 +1,217 @@
+"""What a program sees of CheckpointableAsyncLLM: the same as of AsyncLLM."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from programs import ENGINE_ARGS, Frozen, inside, keeper_of, namespace_of
+
+PROMPT = "A worker that has served before"
+
+
+def greedy(**options: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(**{"temperature": 0, "max_tokens": 24, "ignore_eos": True, **options})
+
+
+async def outputs(llm: Any, request_id: str, params: Any, prompt: Any = PROMPT) -> list[Any]:
+    return [output async for output in llm.generate(prompt, params, request_id)]
+
+
+@pytest.fixture
+async def llm(frozen: Frozen) -> AsyncIterator[Any]:
+    from thaw_worker.client import CheckpointableAsyncLLM
+
+    async with await CheckpointableAsyncLLM.thaw(frozen.directory) as engine:
+        yield engine
+
+
+async def running(llm: Any, count: int) -> None:
+    """Wait until vLLM has so many requests."""
+    async with asyncio.timeout(20):
+        while True:
+            await llm.check_health()  # brings the engine's count along
+            if llm.get_num_unfinished_requests() == count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def settled(llm: Any) -> None:
+    await running(llm, 0)
+
+
+async def test_outputs_of_each_kind(llm: Any, frozen: Frozen) -> None:
+    from vllm.sampling_params import RequestOutputKind
+
+    assert llm.report.start_mode == "Restored"
+    several = {"n": 2, "logprobs": 2, "prompt_logprobs": 1, "seed": 7, "temperature": 1.0, "max_tokens": 20}
+    kinds = [RequestOutputKind.CUMULATIVE, RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY]
+    cumulative, delta, final = [await outputs(llm, str(kind), greedy(**several, output_kind=kind)) for kind in kinds]
+    (whole,) = final
+    assert whole.finished and [output.finished for output in cumulative + delta].count(True) == 2
+    assert len(delta) > 5
+    for index in (0, 1):
+        expected = whole.outputs[index]
+        last = [o for output in cumulative for o in output.outputs if o.index == index][-1]
+        parts = [o for output in delta for o in output.outputs if o.index == index]
+        assert last.text == expected.text == "".join(part.text for part in parts)
+        assert last.token_ids == expected.token_ids == [t for part in parts for t in part.token_ids]
+        assert last.logprobs == expected.logprobs == [p for part in parts for p in part.logprobs]
+        assert last.finish_reason == expected.finish_reason == parts[-1].finish_reason == "length"
+        assert len(expected.token_ids) == 20 and len(expected.logprobs[0]) >= 2
+    assert whole.prompt == PROMPT and whole.prompt_token_ids == cumulative[0].prompt_token_ids
+    assert whole.prompt_logprobs == cumulative[-1].prompt_logprobs and len(whole.prompt_logprobs) > 3
+    assert whole.metrics.num_generation_tokens > 0
+    stopped = (
+        await outputs(llm, "stop", greedy(stop=[(await outputs(llm, "free", greedy()))[-1].outputs[0].text[5:9]]))
+    )[-1]
+    assert stopped.outputs[0].finish_reason == "stop" and stopped.outputs[0].stop_reason
+
+
+async def test_many_at_once_each_get_their_own(llm: Any) -> None:
+    prompts = [{"prompt_token_ids": [5 + number, 9, 4]} for number in range(40)]
+    alone = [(await outputs(llm, f"alone-{n}", greedy(max_tokens=4), p))[-1] for n, p in enumerate(prompts[:3])]
+    together = await asyncio.gather(*(outputs(llm, f"r{n}", greedy(max_tokens=4), p) for n, p in enumerate(prompts)))
+    assert [o[-1].request_id for o in together] == [f"r{n}" for n in range(40)]
+    assert [o[-1].prompt_token_ids[0] for o in together] == [5 + n for n in range(40)]
+    assert [o[-1].outputs[0].token_ids for o in together[:3]] == [o.outputs[0].token_ids for o in alone]
+
+
+async def test_giving_up_reaches_the_engine(llm: Any) -> None:
+    long = greedy(max_tokens=900)
+    async for _ in (stream := llm.generate(PROMPT, long, "left")):
+        break
+    await stream.aclose()
+    await settled(llm)
+
+    task = asyncio.create_task(outputs(llm, "cancelled", long))
+    await running(llm, 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await settled(llm)
+
+    task = asyncio.create_task(outputs(llm, "aborted", long))
+    await running(llm, 1)
+    await llm.abort("aborted")
+    assert (await task)[-1].outputs[0].finish_reason == "abort"
+
+    queue = await llm.add_request("collected", PROMPT, long)
+    assert (await queue.get()).request_id == "collected"
+    queue.close()
+    await settled(llm)
+
+
+async def test_errors_keep_their_class(llm: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    with pytest.raises(VLLMValidationError, match="maximum context length") as error:
+        await outputs(llm, "long", greedy(), {"prompt_token_ids": [5] * 1025})
+    assert error.value.parameter == "input_tokens" and error.value.value == 1025
+    with pytest.raises(Exception, match="no_such_method"):
+        await llm.collective_rpc("no_such_method")
+    with pytest.raises(Exception, match="LoRA is not enabled") as plain:
+        await llm.list_loras()
+    assert type(plain.value) is Exception, "vLLM's own choice"
+    with pytest.raises(AttributeError, match="cannot be called"):
+        await llm.call("shutdown")
+    with pytest.raises(TypeError, match="cannot be sent"):
+        await outputs(llm, "object", greedy(extra_args={"value": object()}))
+    assert len(await outputs(llm, "after", greedy())) > 1
+    assert not llm.errored
+
+
+async def test_the_rest_of_the_interface(llm: Any) -> None:
+    assert (llm.is_running, llm.is_stopped, llm.errored) == (True, False, False)
+    assert "generate" in await llm.get_supported_tasks()
+    assert await llm.reset_prefix_cache() is True
+    assert await llm.collective_rpc("check_health") == [None]
+    assert await llm.is_tracing_enabled() is False
+    await llm.pause_generation()
+    assert await llm.is_paused() is True
+    held = asyncio.create_task(outputs(llm, "held", greedy()))
+    await asyncio.sleep(0.3)
+    assert not held.done()
+    await llm.resume_generation()
+    assert len(await held) > 1 and await llm.is_paused() is False
+    await llm.sleep(1)
+    assert await llm.is_sleeping() is True
+    await llm.wake_up()
+    assert await llm.is_sleeping() is False
+    await llm.do_log_stats()
+    assert llm.get_tokenizer().encode("hello") and llm.model_config.max_model_len == 1024
+    llm.check_admission(1)
+    assert len(await outputs(llm, "awake", greedy())) > 1
+
+
+async def test_inputs_that_stream(llm: Any) -> None:
+    from vllm.engine.protocol import StreamingInput
+    from vllm.sampling_params import RequestOutputKind
+
+    async def inputs(broken: bool = False) -> Any:
+        for number in range(3):
+            yield StreamingInput(prompt={"type": "token", "prompt_token_ids": [5 + number, 9]})
+            await asyncio.sleep(0.05)
+        if broken:
+            raise ZeroDivisionError("the program's own")
+
+    params = greedy(max_tokens=4, output_kind=RequestOutputKind.DELTA)
+    found = await outputs(llm, "chunks", params, inputs())
+    assert sum(len(output.outputs[0].token_ids) for output in found if output.outputs) > 4
+    with pytest.raises(ZeroDivisionError):
+        await outputs(llm, "broken", params, inputs(broken=True))
+    await settled(llm)
+
+
+@pytest.mark.parametrize("victim", ["EngineCore", "engine.main", "client.keeper"])
+async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    tasks = [asyncio.create_task(outputs(llm, f"r{n}", greedy(max_tokens=900))) for n in range(3)]
+    await running(llm, 3)
+    namespace = namespace_of(keeper_of(os.getpid()))
+    (pid,) = [pid for pid, command in inside(namespace).items() if victim in command]
+    os.kill(pid, signal.SIGKILL)
+    for task in tasks:
+        with pytest.raises(EngineDeadError):
+            await asyncio.wait_for(task, 30)
+    assert llm.errored and llm.is_stopped and isinstance(llm.dead_error, EngineDeadError)
+    with pytest.raises(EngineDeadError):
+        await outputs(llm, "late", greedy())
+    await llm.close()
+    assert inside(namespace) == {}
+
+
+async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Any) -> None:
+    """Running requests are waited for, new ones wait, and a freeze that fails changes nothing."""
+    from thaw_worker.client import CheckpointableAsyncLLM, EngineFailedError
+
+    before = (await outputs(llm, "before", greedy()))[-1].outputs[0].text
+    running = asyncio.create_task(outputs(llm, "running", greedy(max_tokens=100)))
+    await asyncio.sleep(0.1)
+    freezing = asyncio.create_task(llm.freeze(tmp_path / "again"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(outputs(llm, "waiting", greedy()))
+    report = await freezing
+    assert running.done() and not waiting.done()
+    assert report.freeze.outcome == "Published" and report.freeze.seconds > 0
+    assert len((await running)[-1].outputs[0].token_ids) == 100
+    assert (await waiting)[-1].outputs[0].text == before
+    report = await llm.freeze(tmp_path / "again")
+    assert report.freeze.reason == "PublishedByOther", "the checkpoint is there already"
+    with pytest.raises(EngineFailedError):
+        await llm.freeze("/proc/no/such/place")
+    assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before
+    arguments = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
+    async with await CheckpointableAsyncLLM.create(str(frozen.model), **arguments) as other:
+        assert other.report.start_mode == "Restored"
+        assert (await outputs(other, "x", greedy()))[-1].outputs[0].text == before
+        hot = greedy(temperature=1.5, max_tokens=48)
+        mine, its = [(await outputs(engine, "hot", hot))[-1].outputs[0].text for engine in (llm, other)]
+        assert mine != its
+    with pytest.raises(EngineFailedError, match="max_model_len"):
+        await CheckpointableAsyncLLM.create(str(frozen.model), **{**arguments, "start": "thaw", "max_model_len": 512})

@@ -1,0 +1,80 @@
+"""An engine leaves nothing behind, however it ends, and nothing of the program's is changed."""
+
+import asyncio
+import gc
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from programs import Frozen, children, inside, keeper_of, namespace_of
+
+
+def descriptors() -> list[str]:
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(str(entry.readlink()))
+        except OSError:
+            continue  # the listing's own
+    return sorted(found)
+
+
+def ours() -> set[str]:
+    return {path.name for path in Path(tempfile.gettempdir()).glob("thaw-*")}
+
+
+def device(path: str) -> int:
+    return Path(path).stat().st_dev
+
+
+async def use(directory: Path, end: str) -> str:
+    from thaw_worker.client import CheckpointableAsyncLLM
+    from vllm import SamplingParams
+
+    llm = await CheckpointableAsyncLLM.thaw(directory)
+    async for _ in llm.generate("hello", SamplingParams(max_tokens=4, ignore_eos=True), "x"):
+        pass
+    keeper = keeper_of(os.getpid())
+    namespace = namespace_of(keeper)
+    assert device(f"/proc/{keeper}/root/dev/shm") != device("/dev/shm"), "its own shared memory"
+    if end == "close":
+        await llm.close()
+    elif end == "shutdown":
+        llm.shutdown()
+        llm.shutdown()
+    elif end == "delete":
+        del llm
+        gc.collect()
+    else:
+        raise KeyError(end)
+    return namespace
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown", "delete"])
+def test_nothing_is_left(frozen: Frozen, end: str) -> None:
+    import thaw_worker.client.async_llm  # noqa: F401  # what its import opens is not the engine's
+
+    asyncio.run(asyncio.sleep(0))
+    gc.collect()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    before = (descriptors(), threading.active_count(), ours(), children(os.getpid()))
+    namespace = asyncio.run(use(frozen.directory, end))
+    gc.collect()
+    assert inside(namespace) == {}
+    assert (descriptors(), threading.active_count(), ours(), children(os.getpid())) == before
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
+
+
+def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path) -> None:
+    from thaw_worker.client import CheckpointableAsyncLLM, EngineFailedError
+
+    before = (ours(), children(os.getpid()), descriptors())
+    with pytest.raises(EngineFailedError, match="NoArtifact"):
+        asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path))
+    with pytest.raises(EngineFailedError, match="HostUnsupported"):
+        asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory, criu="/nonexistent/criu"))
+    gc.collect()
+    assert (ours(), children(os.getpid()), descriptors()) == before

@@ -1,0 +1,61 @@
+"""Whole programs: the README's, one that is killed, and how fast the library is."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from programs import Frozen, inside, keeper_of, namespace_of, run
+
+HERE = Path(__file__).parent
+
+
+def test_the_program_in_the_readme(frozen: Frozen) -> None:
+    source = frozen.program.read_text()
+    ast.parse(source)
+    assert len([line for line in source.splitlines() if line.strip()]) <= 20
+    assert len(frozen.answer) > 10
+    assert run(frozen.program, "thaw", str(frozen.directory)) == frozen.answer
+
+
+KILLED = """
+import asyncio, sys, time
+from thaw_worker.client import CheckpointableAsyncLLM
+async def main():
+    llm = await CheckpointableAsyncLLM.thaw(sys.argv[1])
+    print("up", flush=True)
+    time.sleep(1000)
+asyncio.run(main())
+"""
+
+
+def test_a_killed_program_leaves_no_orphan(frozen: Frozen, tmp_path: Path) -> None:
+    def left() -> list[Path]:
+        return list(tmp_path.glob("thaw-*"))
+
+    program = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(frozen.directory)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert program.stdout is not None and program.stdout.readline() == b"up\n"
+    namespace = namespace_of(keeper_of(program.pid))
+    assert len(inside(namespace)) > 3 and left()
+    program.kill()
+    program.wait()
+    deadline = time.monotonic() + 30
+    while inside(namespace) or left():
+        assert time.monotonic() < deadline, (inside(namespace), left())
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(600)
+def test_throughput_is_that_of_async_llm(frozen: Frozen) -> None:
+    """64 streams at once, in turns with an AsyncLLM of the same program."""
+    lines = run(HERE / "throughput.py", str(frozen.directory), str(frozen.model)).splitlines()
+    report = [line for line in lines if line.startswith(("turn ", "ratio "))]  # vLLM's log is there too
+    print("\n".join(report))
+    assert float(report[-1].removeprefix("ratio ")) >= 0.9

@@ -1,0 +1,58 @@
+"""Tokens a second with 64 streams, of AsyncLLM and of CheckpointableAsyncLLM, in turns.
+
+`throughput.py CHECKPOINTS MODEL`. The line `ratio` is the median of the ratios of neighbouring turns.
+"""
+
+import asyncio
+import itertools
+import os
+import statistics
+import sys
+import time
+from typing import Any
+
+from programs import ENGINE_ARGS
+from thaw_worker.client import CheckpointableAsyncLLM
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+STREAMS, TOKENS, TURNS = 64, 32, 7
+_numbers = itertools.count()
+
+
+async def one(llm: Any) -> int:
+    """One stream, as a server reads it: each output as it comes. Returns how many tokens it had."""
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+    tokens = 0
+    prompt = {"prompt_token_ids": [7, 11, 13, next(_numbers) % 500 + 5]}
+    async for output in llm.generate(prompt, params, f"throughput-{next(_numbers)}"):
+        tokens = len(output.outputs[0].token_ids)
+    return tokens
+
+
+async def turn(llm: Any) -> float:
+    began = time.perf_counter()
+    tokens = sum(await asyncio.gather(*(one(llm) for _ in range(STREAMS))))
+    assert tokens == STREAMS * TOKENS
+    return tokens / (time.perf_counter() - began)
+
+
+async def main(checkpoints: str, model: str) -> None:
+    plain = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **ENGINE_ARGS))
+    async with await CheckpointableAsyncLLM.thaw(checkpoints) as ours:
+        for llm in (plain, ours):
+            await turn(llm)  # the first one compiles and fills caches
+        ratios = []
+        for number in range(TURNS):
+            order = (plain, ours) if number % 2 else (ours, plain)
+            speed = {llm: await turn(llm) for llm in order}
+            ratios.append(speed[ours] / speed[plain])
+            print(f"turn {number}: AsyncLLM {speed[plain]:.0f} tokens/s, ours {speed[ours]:.0f} tokens/s")
+        print(f"ratio {statistics.median(ratios):.3f}", flush=True)
+    plain.shutdown(timeout=0)
+    sys.stdout.flush()
+    os._exit(0)  # vLLM's engine may take long to go
+
+
+if __name__ == "__main__":  # vLLM's children import this again
+    asyncio.run(main(*sys.argv[1:]))

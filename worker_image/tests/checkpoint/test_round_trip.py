@@ -92,7 +92,8 @@ def test_directories_that_travel_with_the_tree(pods: Any) -> None:
     source = pods()
     source.launch()
     source.sh(
-        "mkdir -p /tmp/carried/cache/empty; echo 1 > /tmp/carried/cache/kernel; touch -d @1000000000 /tmp/carried/cache/kernel;"
+        "mkdir -p /tmp/carried/cache/empty; echo 1 > /tmp/carried/cache/kernel;"
+        "touch -d @1000000000 /tmp/carried/cache/kernel;"
         "chmod 741 /tmp/carried/cache/*;"
         "ln -s kernel /tmp/carried/cache/soft; ln /tmp/carried/cache/kernel /tmp/carried/cache/zhard"
     )

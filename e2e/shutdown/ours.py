@@ -27,7 +27,7 @@ StartPod = Callable[..., "Pod"]
 """Starts a worker on a store."""
 
 PATIENT = {"propagation_seconds": 1.5, "timeout_seconds": 200.0, "grace_period_seconds": 240.0}
-SHORT = {"propagation_seconds": 0.5, "timeout_seconds": 100.0, "grace_period_seconds": 16.0}
+SHORT = {"propagation_seconds": 0.5, "timeout_seconds": 100.0, "grace_period_seconds": 24.0}
 
 
 def idle(thawed: Thawed, found: Findings) -> None:

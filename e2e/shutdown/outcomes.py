@@ -22,7 +22,7 @@ READY_SECONDS = 240.0
 KILL_ENGINE = """
 import os, pathlib, signal
 for entry in pathlib.Path("/proc").iterdir():
-    if entry.name.isdigit() and b"VLLM::EngineCore" in (entry / "cmdline").read_bytes():
+    if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"VLLM::EngineCore"):
         os.kill(int(entry.name), signal.SIGKILL)
 """
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NOTICE_SECONDS = 40.0
 """From the kill of a process that the engine cannot do without to the exit."""
 DRAIN = {"propagation_seconds": 1.0, "timeout_seconds": 40.0, "grace_period_seconds": 60.0}
+CHECKPOINT = {"policy": "Required", "restore_attempts": 1000}
+"""Failed thaws are wanted here: they must not have the checkpoint quarantined."""
 PHASES = {"starting": 5, "thawing": 30, "ready": 35, "draining": 30}
 """How often each is drawn, in percent. A cold start takes ten times as long as a thaw."""
 LATEST_SECONDS = {"starting": 25.0, "thawing": 2.5, "ready": 1.5, "draining": 3.5}
@@ -99,10 +101,10 @@ def one(thawed: Thawed, start: StartPod, store: Path, phase: str, draw: random.R
         pod = start(store, checkpoint={"policy": "Disabled"}, drain=DRAIN)
         pod.wait_log("event=engine_start")
     elif phase == "thawing":
-        pod = start(store, checkpoint={"policy": "Required"}, drain=DRAIN)
+        pod = start(store, checkpoint=CHECKPOINT, drain=DRAIN)
         pod.wait_log("phase=Thawing")
     else:
-        pod = thawed(checkpoint={"policy": "Required"}, drain=DRAIN)
+        pod = thawed(checkpoint=CHECKPOINT, drain=DRAIN)
         load = Load(pod, streams=2, plain=1, tokens=draw.randint(50, 900))
     with leftovers(pod) as left:
         if phase == "draining":

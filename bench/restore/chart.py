@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Table and waterfall of a results.json of run.py: `python3 bench/restore/chart.py RESULTS.json WATERFALL.svg`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+PHASES = {
+    "start": ("before CRIU: interpreter, identity, find", "#9aa5b1"),
+    "criu": ("CRIU (weights are read and verified meanwhile)", "#3b7dd8"),
+    "cuda_restore": ("CUDA restore", "#7ac142"),
+    "weights_wait": ("waiting for weights", "#e2574c"),
+    "wake": ("mapping weights and KV cache", "#f2a33a"),
+    "canary": ("canary", "#8e5bb5"),
+    "rest": ("listen, first token", "#c9ced6"),
+}
+
+
+def phases(entry: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each phase up to the first token."""
+    timings = entry["timings"]
+    known = {name: timings.get(name, 0.0) for name in ("criu", "cuda_restore", "weights_wait", "wake", "canary")}
+    rest = max(0.0, entry["first_token"] - sum(known.values()))
+    before = min(rest, 0.15)  # measured from the log: interpreter and imports 0.09 s, identity and sizes 0.03 s
+    return {"start": before, **known, "rest": rest - before}
+
+
+def table(results: dict[str, Any]) -> str:
+    head = (
+        "| model, weights | artifact | cold start | freeze | thaw, warm: median (all) | thaw, dropped: s |"
+        " bytes / disk rate |\n|---|---|---|---|---|---|---|\n"
+    )
+    rows = []
+    for name, run in results["runs"].items():
+        size = sum(run["artifact"].values()) / 1e9
+        warm = [entry["first_token"] for entry in run["thaws"]]
+        cold, freeze = run["cold"]["first_token"], run["cold"]["freeze"]["seconds"]
+        dropped = ", ".join(f"{entry['first_token']:.2f}" for entry in run["dropped"]) or "-"
+        floor = f"{size * 1e9 / run['disk_read']:.2f}" if "disk_read" in run else "-"
+        spread = ", ".join(f"{value:.2f}" for value in warm)
+        rows.append(
+            f"| {name} | {size:.1f} GB | {cold - freeze:.1f} | {freeze:.1f} "
+            f"| **{statistics.median(warm):.2f}** ({spread}) | {dropped} | {floor} |"
+        )
+    return head + "\n".join(rows)
+
+
+def waterfall(results: dict[str, Any]) -> str:
+    rows = []
+    for name, run in results["runs"].items():
+        middle = sorted(run["thaws"], key=lambda entry: entry["first_token"])[len(run["thaws"]) // 2]
+        rows.append((f"{name}, warm", phases(middle)))
+        rows += [(f"{name}, dropped", phases(entry)) for entry in run["dropped"][:1]]
+    longest = max(sum(row.values()) for _, row in rows)
+    scale, left, height = 620 / longest, 170, 26
+    parts = []
+    for number, (name, row) in enumerate(rows):
+        y, x = 30 + number * height, float(left)
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
+        for phase, seconds in row.items():
+            width = seconds * scale
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{PHASES[phase][1]}">'
+                f"<title>{PHASES[phase][0]}: {seconds:.2f} s</title></rect>"
+            )
+            x += width
+        parts.append(f'<text x="{x + 5:.1f}" y="{y + 14}">{sum(row.values()):.2f} s</text>')
+    y = 40 + len(rows) * height
+    for number, (words, colour) in enumerate(PHASES.values()):
+        at, line = left + number % 2 * 330, y + number // 2 * 20
+        parts.append(f'<rect x="{at}" y="{line}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{at + 18}" y="{line + 11}">{words}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{y + 90}" '
+        'font-family="sans-serif" font-size="12">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        '<text x="8" y="18">Supervisor exec to first token</text>' + "".join(parts) + "</svg>\n"
+    )
+
+
+def main() -> None:
+    source, target = map(Path, sys.argv[1:])
+    results = json.loads(source.read_text())
+    target.write_text(waterfall(results))
+    print(results["machine"])
+    print(table(results))
+    for name, run in results["runs"].items():
+        if unverified := run.get("unverified"):
+            checked = statistics.median(entry["first_token"] for entry in run["thaws"])
+            trusted = statistics.median(entry["first_token"] for entry in unverified)
+            cost = (checked / trusted - 1) * 100
+            print(f"{name}: digests cost {cost:.1f} % (median {checked:.2f} s, without {trusted:.2f} s)")
+
+
+if __name__ == "__main__":
+    main()

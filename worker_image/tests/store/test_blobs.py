@@ -1,0 +1,47 @@
+"""Files that artifacts share: kept once, never trusted unread, deleted when no artifact has them."""
+
+import os
+import time
+from pathlib import Path
+
+from blake3 import blake3
+from thaw_worker.store import blobs
+
+CONTENT = os.urandom(1 << 20)
+DIGESTS = [blake3(CONTENT).hexdigest()]
+
+
+def put(root: Path, name: str) -> Path:
+    path = root / name
+    path.write_bytes(CONTENT)
+    return path
+
+
+def share(root: Path, name: str) -> Path:
+    path = put(root, name)
+    blobs.share(path, len(CONTENT), DIGESTS, root)
+    return path
+
+
+def test_equal_content_is_one_file(tmp_path: Path) -> None:
+    first, second = share(tmp_path, "a"), share(tmp_path, "b")
+    assert first.samefile(second) and second.read_bytes() == CONTENT
+    assert len(list((tmp_path / "blobs").iterdir())) == 1
+
+
+def test_a_broken_blob_is_replaced_and_not_shared(tmp_path: Path) -> None:
+    first = share(tmp_path, "a")
+    with first.open("r+b") as file:
+        file.write(bytes([CONTENT[0] ^ 1]))
+    second = share(tmp_path, "b")
+    assert second.read_bytes() == CONTENT and not first.samefile(second)
+    assert share(tmp_path, "c").samefile(second)
+
+
+def test_only_blobs_without_an_artifact_are_unused(tmp_path: Path) -> None:
+    path = share(tmp_path, "a")
+    later = time.time() + 10
+    assert list(blobs.unused(tmp_path, later)) == []
+    path.unlink()
+    assert len(list(blobs.unused(tmp_path, later))) == 1
+    assert list(blobs.unused(tmp_path, time.time() - 10)) == []

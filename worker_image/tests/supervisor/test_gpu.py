@@ -1,0 +1,25 @@
+"""Engines on GPUs that cannot be frozen are told apart before anything starts."""
+
+from typing import Any
+
+import pytest
+from thaw_worker.supervisor.gpu import unsupported
+
+
+@pytest.mark.parametrize("arguments", [{}, {"tensor_parallel_size": 2}, {"distributed_executor_backend": "mp"}])
+def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
+    assert unsupported(arguments) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tensor_parallel_size": 4},
+        {"pipeline_parallel_size": 2},
+        {"data_parallel_size": 2},
+        {"distributed_executor_backend": "ray"},
+    ],
+)
+def test_what_cannot_is_named(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    assert f"engineArgs.{name}" in (unsupported(arguments) or "")

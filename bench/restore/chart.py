@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 PHASES = {
-    "start": ("before CRIU: interpreter, identity, find", "#9aa5b1"),
     "criu": ("CRIU (weights are read and verified meanwhile)", "#3b7dd8"),
     "cuda_restore": ("CUDA restore", "#7ac142"),
     "weights_wait": ("waiting for weights", "#e2574c"),
     "wake": ("mapping weights and KV cache", "#f2a33a"),
     "canary": ("canary", "#8e5bb5"),
-    "rest": ("listen, first token", "#c9ced6"),
+    "rest": ("all else: interpreter, identity, listening, HTTP", "#c9ced6"),
 }
 
 
@@ -24,9 +23,7 @@ def phases(entry: dict[str, Any]) -> dict[str, float]:
     """Seconds of each phase up to the first token."""
     timings = entry["timings"]
     known = {name: timings.get(name, 0.0) for name in ("criu", "cuda_restore", "weights_wait", "wake", "canary")}
-    rest = max(0.0, entry["first_token"] - sum(known.values()))
-    before = min(rest, 0.15)  # measured from the log: interpreter and imports 0.09 s, identity and sizes 0.03 s
-    return {"start": before, **known, "rest": rest - before}
+    return {**known, "rest": max(0.0, entry["first_token"] - sum(known.values()))}
 
 
 def table(results: dict[str, Any]) -> str:

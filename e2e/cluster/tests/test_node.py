@@ -121,7 +121,7 @@ def nothing_left(before: leftovers.Snapshot) -> None:
 def nobody_else() -> Iterator[None]:
     default = layout.state_dir()
     was_up = bool(list(proc.owned(str(default))))
-    if was_up:
+    if default.exists():  # not only if it is up: of one that was killed, interfaces and cgroups are still there
         cluster(default, "down")
     yield
     if was_up:

@@ -50,10 +50,11 @@ def main() -> None:
         os.chdir(cwd)
         refuse_io_uring()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # The defaults, whatever the supervisor was started with (nohup ignores SIGHUP, Python itself SIGPIPE).
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them for itself
-            signal.signal(number, signal.SIG_DFL)
         os.execvp(argv[0], argv)  # noqa: S606
     except OSError as e:
         os.write(STATUS, str(e).encode())

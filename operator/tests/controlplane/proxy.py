@@ -5,6 +5,7 @@ do at their worst, and which writes down every call.
 import http.client
 import json
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -42,6 +43,11 @@ class Call:
     @property
     def is_list(self) -> bool:
         return self.method == "GET" and not self.is_watch and "limit" in self.query
+
+    @property
+    def is_discovery(self) -> bool:
+        """What kinds there are, not what objects."""
+        return self.method == "GET" and re.fullmatch(r"/version|/api(/v1)?|/apis(/[^/]+){0,2}", self.path) is not None
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} -> {self.status}"

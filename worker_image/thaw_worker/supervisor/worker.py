@@ -118,6 +118,9 @@ class Worker:
         """
         assert self._monitor is not None
         config = self._context.settings.config.drain
+        # Before the phase, so that nobody sees a worker that drains and cannot say for how long.
+        left = max(0.0, self._plan(config).abort_at - time.monotonic())
+        self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=True, aborted=0))
         self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
         closed_at: float | None = None
         aborted, told = 0, -1
@@ -223,7 +226,7 @@ class Worker:
 
     def ready(self) -> str | None:
         state = self._board.snapshot()
-        if state.phase is Phase.DRAINING and state.drain is not None:
+        if state.drain is not None and state.phase in (Phase.READY, Phase.DRAINING):
             return (
                 f"the worker is draining: {state.drain.seconds_left:.1f} s left, {state.in_flight} requests in flight"
             )

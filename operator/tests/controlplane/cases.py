@@ -169,7 +169,7 @@ class Case:
                     f"{self.namespace}: {what}: not within {timeout} s; operator started {self.starts} times, "
                     f"{'alive' if alive else 'dead'}\n{state}\n{calls}\n{tail}"
                 )
-            time.sleep(0.4)
+            time.sleep(0.6)  # dozens of cases do this at a time
 
     def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
@@ -182,7 +182,7 @@ class Case:
                 raise AssertionError(
                     f"{self.namespace}: {difference(reference, found)}\n{self.log.read_text()[-3000:]}"
                 )
-            time.sleep(0.5)
+            time.sleep(1.0)
 
     def assert_quiet(self, seconds: float) -> None:
         """From now on no call but watches and lists, and no worker is asked."""

@@ -15,6 +15,8 @@ T, R = TypeVar("T"), TypeVar("R")
 
 PARALLEL = int(os.environ.get("THAW_TEST_PARALLEL", "24"))
 QUIET_SECONDS = 10.0
+POINT_QUIET_SECONDS = 5.0
+"""After each of the many faults; runs without one are watched for longer."""
 
 Step = Callable[[Case], Callable[[], bool]]
 """Does something as a user would; returns what tells that the operator has answered it."""
@@ -127,7 +129,7 @@ def _go(case: Case, step: Step) -> None:
             case.restart()
         return done()
 
-    case.wait(step.__qualname__, probe, timeout=90)
+    case.wait(step.__qualname__, probe, timeout=120)
 
 
 def _still(case: Case) -> None:
@@ -140,4 +142,4 @@ def _still(case: Case) -> None:
         writes = case.proxy.writes()
         return not writes or time.monotonic() - writes[-1].at > 0.8
 
-    case.wait("no more writes", probe, timeout=30)
+    case.wait("no more writes", probe, timeout=60)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from controlplane.cases import Case, Server
 from controlplane.proxy import Call, Fault
-from controlplane.scenarios import ALL, QUIET_SECONDS, Scenario, in_parallel, reference, run
+from controlplane.scenarios import ALL, POINT_QUIET_SECONDS, Scenario, in_parallel, reference, run
 
 pytestmark = pytest.mark.apiserver
 
@@ -30,7 +30,7 @@ def test_killed_at_every_write(server: Server) -> None:
                 if case.starts == 1:  # statuses were written together that are two writes in the reference
                     missed.append(name)
                 case.wait_same(pictures[scenario])
-                case.assert_quiet(QUIET_SECONDS)
+                case.assert_quiet(POINT_QUIET_SECONDS)
                 case.invariants.check()
             except AssertionError as error:
                 return str(error)

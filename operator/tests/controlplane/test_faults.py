@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from controlplane.cases import Case, Server
 from controlplane.proxy import Call, Fault, FaultProxy, Watches
-from controlplane.scenarios import ALL, QUIET_SECONDS, Scenario, in_parallel, reference, run
+from controlplane.scenarios import ALL, POINT_QUIET_SECONDS, Scenario, in_parallel, reference, run
 
 pytestmark = pytest.mark.apiserver
 
@@ -55,7 +55,7 @@ def test_every_fault_in_every_scenario(server: Server) -> None:
             try:
                 run(case, scenario, kind.calls, lambda: _serve_badly(case.proxy, kind))
                 case.wait_same(pictures[scenario])
-                case.assert_quiet(QUIET_SECONDS)
+                case.assert_quiet(POINT_QUIET_SECONDS)
                 case.invariants.check()
                 if case.starts != 1:
                     return f"{case.namespace}: the operator died {case.starts - 1} times"

@@ -18,7 +18,7 @@ from scenarios.lifecycle import make_model
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SYSTEM_NAMESPACE = "thaw-system"
 RELEASE = "thaw"
-_CLUSTER = [sys.executable, "-m", "cluster"]
+_CLUSTER = ["env", f"PYTHONPATH={ROOT / 'e2e'}", sys.executable, "-m", "cluster"]
 
 
 @dataclass(frozen=True)

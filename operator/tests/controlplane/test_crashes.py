@@ -1,4 +1,7 @@
-"""The operator is killed before and after each of its writes: it comes back, and all is as if nothing had happened."""
+"""The operator is killed at each of its writes: it comes back, and all is as if nothing had happened.
+
+After each, and before the first. Before any other, the server holds what it held after the one before: the same point.
+"""
 
 from collections.abc import Callable
 
@@ -17,6 +20,7 @@ def test_killed_at_every_write(server: Server) -> None:
         for scenario, of in zip(ALL, references, strict=True)
         for index in range(len(of.writes))
         for after in (False, True)
+        if after or index == 0
     ]
     pictures = {scenario: of.picture for scenario, of in zip(ALL, references, strict=True)}
     missed: list[str] = []

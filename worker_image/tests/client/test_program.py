@@ -52,6 +52,7 @@ def test_a_killed_program_leaves_no_orphan(frozen: Frozen, tmp_path: Path) -> No
         time.sleep(0.1)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_throughput_is_that_of_async_llm(frozen: Frozen) -> None:
     """64 streams at once, in turns with an AsyncLLM of the same program."""

@@ -7,6 +7,7 @@ else thaws its checkpoint, and the cold starts that cannot be avoided run side b
 import itertools
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
 from worker_pod import Pod
 
+HERE = Path(__file__).parent
 PLANTED = "planted-5f2c9e71d04b"
 """A secret that the creator has and that must not be in its checkpoint."""
 
@@ -25,9 +27,8 @@ StartPod = Callable[..., Pod]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here):
+        if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.integration)
 
 
@@ -83,10 +84,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def creator(start_pod_for_session: StartPod, store: Path) -> Pod:
+def first_workers(request: pytest.FixtureRequest, start_pod_for_session: StartPod, store: Path) -> list[Pod]:
+    """Those that start on the empty store, all ready. If their race is tested (`test_races.py`) they are three, and a
+    fourth was killed while it started; else one, which is sooner there."""
+    racing = any(item.path.name == "test_races.py" and item.path.parent == HERE for item in request.session.items)
+    if racing:
+        dead = start_pod_for_session(store)
+        dead.wait_log("event=engine_start")
+        (lease,) = [path for path in (store / "leases").iterdir() if path.suffix != ".beat"]
+        os.kill(dead.init, signal.SIGKILL)
+        dead.wait()
+        assert lease.exists(), "nobody gave it back"
+    pods = [start_pod_for_session(store, secrets={"PLANTED": PLANTED}) for _ in range(3 if racing else 1)]
+    for pod in pods:
+        pod.wait_ready()
+    return pods
+
+
+@pytest.fixture(scope="session")
+def creator(first_workers: list[Pod]) -> Pod:
     """The first worker of a pool, ready: it started cold and published its checkpoint."""
-    pod = start_pod_for_session(store, secrets={"PLANTED": PLANTED})
-    pod.wait_ready()
+    (pod,) = [pod for pod in first_workers if "outcome=Published " in pod.log()]
     return pod
 
 

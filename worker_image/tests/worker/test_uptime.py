@@ -35,4 +35,4 @@ def test_clones_on_hosts_with_other_uptimes(creator: Pod, thawed: Thawed) -> Non
         began = time.monotonic()
         pod.signal()
         assert pod.wait() == 0, pod.log()
-        assert time.monotonic() - began < 20, "the drain's times are durations, whatever the clock says"
+        assert time.monotonic() - began < 60, "the drain's times are durations, whatever the clock says"

@@ -184,14 +184,20 @@ class Case:
                 )
             time.sleep(1.0)
 
-    def assert_quiet(self, seconds: float) -> None:
-        """From now on no call but watches and lists, and no worker is asked."""
-        time.sleep(0.7)  # what was due because of the last change
-        since = time.monotonic()
-        time.sleep(seconds)
-        # An operator that was started a moment ago may still be reading what kinds there are (GET /api/v1).
-        calls = [call for call in self.proxy.others(since) if not call.is_discovery]
-        assert not calls, f"{self.namespace}: settled, yet: {[str(call) for call in calls]}"
+    def assert_quiet(self, seconds: float, patience: float = 0.0) -> None:
+        """From now on no call but watches and lists, and no worker is asked.
+
+        `patience`: how long an operator that was started a moment ago may still look around.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            time.sleep(0.7)  # what was due because of the last change
+            since = time.monotonic()
+            time.sleep(seconds)
+            calls = [call for call in self.proxy.others(since) if not call.is_discovery]
+            if not calls:
+                return
+            assert time.monotonic() < deadline, f"{self.namespace}: settled, yet: {[str(call) for call in calls]}"
 
     def picture(self) -> dict[str, Any]:
         """All that the operator is answerable for, without what differs from run to run."""

@@ -34,7 +34,7 @@ def test_killed_at_every_write(server: Server) -> None:
                 if case.starts == 1:  # statuses were written together that are two writes in the reference
                     missed.append(name)
                 case.wait_same(pictures[scenario])
-                case.assert_quiet(POINT_QUIET_SECONDS)
+                case.assert_quiet(POINT_QUIET_SECONDS, patience=30)
                 case.invariants.check()
             except AssertionError as error:
                 return str(error)

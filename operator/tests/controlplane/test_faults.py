@@ -55,7 +55,7 @@ def test_every_fault_in_every_scenario(server: Server) -> None:
             try:
                 run(case, scenario, kind.calls, lambda: _serve_badly(case.proxy, kind))
                 case.wait_same(pictures[scenario])
-                case.assert_quiet(POINT_QUIET_SECONDS)
+                case.assert_quiet(POINT_QUIET_SECONDS, patience=30)
                 case.invariants.check()
                 if case.starts != 1:
                     return f"{case.namespace}: the operator died {case.starts - 1} times"

@@ -13,7 +13,7 @@ from controlplane.scenarios import ALL, POINT_QUIET_SECONDS, Scenario, in_parall
 pytestmark = pytest.mark.apiserver
 
 
-def test_killed_at_every_write(server: Server) -> None:
+def test_killed_at_every_write(server: Server, say: Callable[[str], None]) -> None:
     references = in_parallel(lambda scenario: reference(server, scenario, "crashes"), ALL)
     points = [
         (scenario, index, after)
@@ -41,7 +41,7 @@ def test_killed_at_every_write(server: Server) -> None:
         return None
 
     failed = [error for error in in_parallel(point, points) if error]
-    print(f"\nkilled at {len(points) - len(missed)} points of {len(points)}")
+    say(f"operator killed at {len(points) - len(missed)} points of {len(points)}")
     assert not failed, f"{len(failed)} of {len(points)} points:\n" + "\n".join(failed)
     assert len(missed) <= len(points) // 10, f"no such write at {sorted(missed)}"
 

@@ -132,7 +132,7 @@ def kill_at(step: int) -> None:
 
 @pytest.mark.parametrize("situation", ["first", "broken", "quarantined"])
 def test_kill_at_every_step(
-    memory: Path, identity: Any, host: Any, filled: Any, in_children: Any, situation: str
+    memory: Path, identity: Any, host: Any, filled: Any, in_children: Any, situation: str, say: Any
 ) -> None:
     def prepare(root: Path) -> Store:
         root.mkdir()
@@ -165,7 +165,7 @@ def test_kill_at_every_step(
         assert code == -signal.SIGKILL, (step, code)
         assert_whole_or_absent(store, identity, host, situation, seen)
         assert_next_one_succeeds(store, identity, host, filled)
-    print(f"killed at each of {step - 1} steps: {seen}")
+    say(f"{situation}: killed at each of {step - 1} steps of publishing: {seen}")
     assert seen["before"] > 50
     assert seen["after"] > 5
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,7 +31,9 @@ def only(artifact: Artifact, entry: FileEntry, place: Path) -> Artifact:
     return Artifact(place, msgspec.structs.replace(artifact.manifest, files=(entry,)))
 
 
-def test_a_flipped_bit_at_start_middle_and_end_of_every_file(creator: Pod, store: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_at_start_middle_and_end_of_every_file(
+    creator: Pod, store: Path, tmp_path: Path, say: Callable[[str], None]
+) -> None:
     (current,) = store.glob("artifacts/*/*/current")
     artifact = load(current.resolve())
     flips = 0
@@ -61,5 +64,5 @@ def test_a_flipped_bit_at_start_middle_and_end_of_every_file(creator: Pod, store
             load(copy)
         assert error.value.reason is Reason.MANIFEST_INVALID
         flips += 1
-    print(f"{flips} flipped bits in {len(artifact.manifest.files) + 1} files, all found")
+    say(f"{flips} flipped bits in {len(artifact.manifest.files) + 1} files, all found")
     assert flips > 2 * len(artifact.manifest.files)

@@ -17,8 +17,8 @@ help: ## this list
 demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 40 min, then 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: lint tools ## everything that can be checked on this machine (first time 60 min, then 20)
-	@$(PYTHON) e2e/lanes.py "unit library-tests" "worker-tests" "controlplane-tests cluster-tests scenario-tests"
+test: tools ## everything that can be checked on this machine (first time 60 min, then 20)
+	@$(PYTHON) e2e/lanes.py "lint unit library-tests" "worker-tests" "controlplane-tests cluster-tests scenario-tests"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py

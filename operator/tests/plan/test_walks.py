@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from plan.simulator import World
 
-WALKS_PER_BLOCK, BLOCKS, STEPS = 200, 6, 20
+WALKS_PER_BLOCK, BLOCKS, STEPS = 200, 5, 20
 
 ROLLOUTS = (
     {"maxSurge": 1, "maxUnavailable": 0},

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,18 +72,24 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def inside(namespace: str) -> dict[int, str]:
-    """Processes of a PID namespace and their command lines."""
-    found: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and str((entry / "ns/pid").readlink()) == namespace:
-                found[int(entry.name)] = _cmdline(int(entry.name)).decode(errors="replace")
-    return found
+class Namespace:
+    """A process's PID namespace, held open: otherwise its number may soon be another's."""
 
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+        self._name = str(Path(f"/proc/{pid}/ns/pid").readlink())
 
-def namespace_of(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    def processes(self) -> dict[int, str]:
+        """Those inside, and their command lines."""
+        found: dict[int, str] = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and str((entry / "ns/pid").readlink()) == self._name:
+                    found[int(entry.name)] = _cmdline(int(entry.name)).decode(errors="replace")
+        return found
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def _cmdline(pid: int) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from programs import ENGINE_ARGS, Frozen, inside, keeper_of, namespace_of
+from programs import ENGINE_ARGS, Frozen, Namespace, keeper_of
 
 PROMPT = "A worker that has served before"
 
@@ -53,7 +53,7 @@ async def test_outputs_of_each_kind(llm: Any, frozen: Frozen) -> None:
     cumulative, delta, final = [await outputs(llm, str(kind), greedy(**several, output_kind=kind)) for kind in kinds]
     (whole,) = final
     assert whole.finished and [output.finished for output in cumulative + delta].count(True) == 2
-    assert len(delta) > 5
+    assert len(delta) > 1  # of a reader that is late, vLLM joins some
     for index in (0, 1):
         expected = whole.outputs[index]
         last = [o for output in cumulative for o in output.outputs if o.index == index][-1]
@@ -173,8 +173,8 @@ async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
 
     tasks = [asyncio.create_task(outputs(llm, f"r{n}", greedy(max_tokens=900))) for n in range(3)]
     await running(llm, 3)
-    namespace = namespace_of(keeper_of(os.getpid()))
-    (pid,) = [pid for pid, command in inside(namespace).items() if victim in command]
+    namespace = Namespace(keeper_of(os.getpid()))
+    (pid,) = [pid for pid, command in namespace.processes().items() if victim in command]
     os.kill(pid, signal.SIGKILL)
     for task in tasks:
         with pytest.raises(EngineDeadError):
@@ -183,7 +183,8 @@ async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
     with pytest.raises(EngineDeadError):
         await outputs(llm, "late", greedy())
     await llm.close()
-    assert inside(namespace) == {}
+    assert namespace.processes() == {}
+    namespace.close()
 
 
 async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Any) -> None:

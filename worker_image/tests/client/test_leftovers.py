@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from programs import Frozen, children, inside, keeper_of, namespace_of
+from programs import Frozen, Namespace, children, keeper_of
 
 
 def descriptors() -> list[str]:
@@ -30,7 +30,7 @@ def device(path: str) -> int:
     return Path(path).stat().st_dev
 
 
-async def use(directory: Path, end: str) -> str:
+async def use(directory: Path, end: str) -> Namespace:
     from thaw_worker.client import CheckpointableAsyncLLM
     from vllm import SamplingParams
 
@@ -38,7 +38,7 @@ async def use(directory: Path, end: str) -> str:
     async for _ in llm.generate("hello", SamplingParams(max_tokens=4, ignore_eos=True), "x"):
         pass
     keeper = keeper_of(os.getpid())
-    namespace = namespace_of(keeper)
+    namespace = Namespace(keeper)
     assert device(f"/proc/{keeper}/root/dev/shm") != device("/dev/shm"), "its own shared memory"
     if end == "close":
         await llm.close()
@@ -63,7 +63,8 @@ def test_nothing_is_left(frozen: Frozen, end: str) -> None:
     before = (descriptors(), threading.active_count(), ours(), children(os.getpid()))
     namespace = asyncio.run(use(frozen.directory, end))
     gc.collect()
-    assert inside(namespace) == {}
+    assert namespace.processes() == {}
+    namespace.close()
     assert (descriptors(), threading.active_count(), ours(), children(os.getpid())) == before
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
 

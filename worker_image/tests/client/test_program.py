@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import Frozen, inside, keeper_of, namespace_of, run
+from programs import Frozen, Namespace, keeper_of, run
 
 HERE = Path(__file__).parent
 
@@ -42,14 +42,15 @@ def test_a_killed_program_leaves_no_orphan(frozen: Frozen, tmp_path: Path) -> No
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert program.stdout is not None and program.stdout.readline() == b"up\n"
-    namespace = namespace_of(keeper_of(program.pid))
-    assert len(inside(namespace)) > 3 and left()
+    namespace = Namespace(keeper_of(program.pid))
+    assert len(namespace.processes()) > 3 and left()
     program.kill()
     program.wait()
     deadline = time.monotonic() + 30
-    while inside(namespace) or left():
-        assert time.monotonic() < deadline, (inside(namespace), left())
+    while namespace.processes() or left():
+        assert time.monotonic() < deadline, (namespace.processes(), left())
         time.sleep(0.1)
+    namespace.close()
 
 
 @pytest.mark.alone

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
+import random
+import re
 import shutil
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -17,47 +19,72 @@ import measure
 from models.shapes import make_shape
 from run import GPU_ENGINE, artifact, line, say
 
-SETS: dict[str, dict[str, str]] = {
-    "all": {},
-    "p2p": {"NCCL_P2P_DISABLE": "0"},
-    "shm": {"NCCL_SHM_DISABLE": "0"},
-}
-"""Which settings of the freeze are taken back."""
+TURNS, SECONDS, CLIENTS, PROMPT, ANSWER = 7, 4.0, 48, 512, 128
+SMALL = {"gpuMemoryUtilization": 0.12}
+"""For an engine beside one that uses most of the memory: still ten times what the requests need."""
 
 
-def throughput(pod: Any, seconds: float = 8.0, clients: int = 48, prompt: int = 512, answer: int = 128) -> float:
-    """Tokens a second, of prompts and answers, with so many requests in flight."""
-    done: list[int] = []
-    until = time.monotonic() + seconds
+class Load:
+    """So many clients that ask one worker all the time, for a `with` statement."""
 
-    def client(number: int) -> None:
-        turn = 0
-        while time.monotonic() < until:
-            turn += 1
+    def __init__(self, pod: Any) -> None:
+        self._pod = pod
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._client, args=[number]) for number in range(CLIENTS)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def tokens_a_second(self) -> float:
+        """Of prompts and answers, as vLLM counts them, for some seconds from now."""
+        count, began = self._tokens(), time.monotonic()
+        time.sleep(SECONDS)
+        return (self._tokens() - count) / (time.monotonic() - began)
+
+    def _tokens(self) -> float:
+        _, text = self._pod.ask("GET", "/metrics")
+        names = r"vllm:(?:prompt|generation)_tokens_total"
+        return sum(float(value) for value in re.findall(rf"^{names}{{[^}}]*}} (\S+)$", text.decode(), re.MULTILINE))
+
+    def _client(self, number: int) -> None:
+        draw = random.Random(number + time.time())  # no prompt has another's beginning
+        while not self._end.is_set():
             body = {
                 "model": "tiny",
-                "prompt": [(number * 7919 + turn * 104729 + i * 31) % 150000 for i in range(prompt)],
-                "max_tokens": answer,
+                "prompt": draw.choices(range(150000), k=PROMPT),
+                "max_tokens": ANSWER,
                 "temperature": 0,
                 "ignore_eos": True,
             }
-            status, _ = pod.ask("POST", "/v1/completions", body)
-            if status == 200 and time.monotonic() < until:
-                done.append(prompt + answer)
+            self._pod.ask("POST", "/v1/completions", body)
 
-    threads = [threading.Thread(target=client, args=[number]) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done) / seconds
+
+def compare(pods: dict[str, Any]) -> dict[str, list[float]]:
+    """Tokens a second of workers that take turns."""
+    found: dict[str, list[float]] = {name: [] for name in pods}
+    for turn in range(TURNS + 1):
+        for name, pod in pods.items():
+            with Load(pod) as load:
+                time.sleep(1.0)
+                rate = load.tokens_a_second()
+            if turn:  # the first one is for warming up
+                found[name].append(round(rate))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="0.6b")
-    parser.add_argument("--sets", nargs="*", default=["all"], choices=sorted(SETS))
-    parser.add_argument("--plain", action="store_true", help="an engine that was never frozen too")
+    parser.add_argument("--carriers", nargs="*", default=["nvlink", "host"], choices=["nvlink", "host"])
+    parser.add_argument("--plain", action="store_true", help="compare with an engine that was never frozen")
+    parser.add_argument("--thaws", type=int, default=3, help="in each order of the GPUs")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -77,46 +104,46 @@ def main() -> None:
     criu = Path(os.environ["THAW_CRIU"])
     results: dict[str, Any] = {}
 
-    def one(name: str, store: Path, load: bool, policy: str = "Auto", **options: Any) -> None:
+    def start(name: str, store: Path, carrier: str, policy: str = "Auto", **options: Any) -> Any:
         began = time.monotonic()
-        environment_here = environment | options.pop("engine_env", {})
-        try:
-            pod, result = measure.start(
-                name,
-                work / "logs",
-                store,
-                model,
-                criu,
-                engine_args=GPU_ENGINE | {"tensorParallelSize": 2},
-                engine_env=environment_here,
-                checkpoint={"policy": policy, "restore_attempts": 99},
-                **options,
-            )
-        except RuntimeError as error:
-            say(f"{name}: FAILED after {time.monotonic() - began:.0f} s: {str(error)[-1500:]}")
-            results[name] = {"failed": str(error)[-1500:]}
-            return
-        entry: dict[str, Any] = {"first_token": result.first_token, "timings": result.timings, "tokens": result.tokens}
-        if load:
-            throughput(pod, 2.0)
-            entry["tokens_a_second"] = [throughput(pod) for _ in range(2)]
-        measure.stop(pod)
-        results[name] = entry
-        say(f"{name}: {line(result)} {entry.get('tokens_a_second', '')} ({time.monotonic() - began:.0f} s)")
+        pod, result = measure.start(
+            name,
+            work / "logs",
+            store,
+            model,
+            criu,
+            engine_args=GPU_ENGINE | {"tensorParallelSize": 2} | options.pop("engine_args", {}),
+            engine_env=environment | ({} if policy == "Disabled" else {"THAW_COLLECTIVES": carrier}),
+            checkpoint={"policy": policy, "restore_attempts": 99},
+            **options,
+        )
+        results[name] = {"first_token": result.first_token, "timings": result.timings, "tokens": result.tokens}
+        say(f"{name}: {line(result)} ({time.monotonic() - began:.0f} s)")
+        return pod
 
-    store = work / "store-pair"
-    for name in arguments.sets:
+    plain: Any = None
+    for carrier in arguments.carriers:
+        store = work / f"store-pair-{carrier}"
         shutil.rmtree(store, ignore_errors=True)
         store.mkdir()
-        extra = {"engine_env": SETS[name]}
-        one(f"{name}-cold", store, load=False, **extra)
-        with contextlib.suppress(ValueError):
-            say(f"   artifact {artifact(store)}")
-            one(f"{name}-thaw-01", store, load=True, environment={"CUDA_VISIBLE_DEVICES": "0,1"}, **extra)
-            one(f"{name}-thaw-10", store, load=False, environment={"CUDA_VISIBLE_DEVICES": "1,0"}, **extra)
-    if arguments.plain:
-        one("plain", store, load=True, policy="Disabled")
-    (arguments.out / "pair.json").write_text(json.dumps(results, indent=1) + "\n")
+        measure.stop(start(f"{carrier}-cold", store, carrier))
+        say(f"   artifact {artifact(store)}")
+        for number in range(arguments.thaws):
+            for order in ("0,1", "1,0"):
+                name = f"{carrier}-thaw-{order.replace(',', '')}-{number}"
+                measure.stop(start(name, store, carrier, environment={"CUDA_VISIBLE_DEVICES": order}))
+        if arguments.plain:
+            thawed = start(f"{carrier}-thaw-serving", store, carrier)
+            plain = plain or start("plain", store, "", policy="Disabled", engine_args=SMALL)
+            rates = compare({carrier: thawed, "plain": plain})
+            ratio = statistics.median(a / b for a, b in zip(rates[carrier], rates["plain"], strict=True))
+            results[f"{carrier}-throughput"] = rates | {"ratio": ratio}
+            say(f"   tokens a second {rates}: ratio {ratio:.3f} (median of {TURNS})")
+            measure.stop(thawed)
+        shutil.rmtree(store)
+        (arguments.out / "pair.json").write_text(json.dumps(results, indent=1) + "\n")
+    if plain is not None:
+        measure.stop(plain)
 
 
 if __name__ == "__main__":

@@ -91,8 +91,12 @@ class Engine:
 
     async def wake(self, how: Wake) -> None:
         """Undo what `quiesce` did to GPU memory."""
-        if not self.sleeps or not await self.llm.is_sleeping():
-            return
+        if self.sleeps and await self.llm.is_sleeping():
+            await self._fill(how)
+        if self.llm.vllm_config.parallel_config.world_size > 1:
+            await self.llm.collective_rpc("thaw_connect")
+
+    async def _fill(self, how: Wake) -> None:
         if how.memory is not None:
             await self.llm.collective_rpc("thaw_adopt", args=(how.memory,))
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thaw_worker.engine import process
+from thaw_worker.engine.collectives import hook
 from thaw_worker.kv import lifecycle
 
 if TYPE_CHECKING:
@@ -21,11 +22,16 @@ class WorkerExtension:
 
     def thaw_quiesce(self) -> None:
         lifecycle.release()
+        hook.disconnect()
         process.trim()
 
     def thaw_resume(self, environment: dict[str, str], seed: int) -> None:
         process.become(environment, seed)
         lifecycle.reconnect()
+
+    def thaw_connect(self) -> None:
+        """All ranks at the same time; needed after `thaw_quiesce` if there are several on GPUs."""
+        hook.connect()
 
     # The next four on a GPU only. `rank` is vLLM's.
     rank: int
@@ -84,3 +90,7 @@ def install_in_engine_core() -> None:
 
     for name in ("thaw_quiesce", "thaw_resume", "thaw_unshield"):
         setattr(EngineCore, name, getattr(EngineCoreExtension, name))
+
+
+# vLLM imports this module in a worker process before it makes its communicators there, and offers no other place.
+hook.install()

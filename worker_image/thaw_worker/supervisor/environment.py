@@ -86,6 +86,8 @@ FORCED = {
 
 
 SEVERAL_GPUS = {
+    # All-reduce and all-gather over memory that is given up before a freeze (`thaw_worker.engine.collectives`).
+    "THAW_COLLECTIVES": "nvlink",
     # What drivers before 610 cannot take off the GPUs: memory shared between processes (CUDA IPC), with which NCCL
     # and vLLM use NVLink, and multicast objects.
     "NCCL_P2P_DISABLE": "1",

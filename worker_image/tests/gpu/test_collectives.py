@@ -1,0 +1,49 @@
+"""Two GPUs: all-reduce and all-gather of two processes, before and after they were taken off the GPUs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
+
+pytestmark = pytest.mark.two_gpus
+
+RANK = Path(__file__).with_name("collectives_rank.py")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("carrier", ["nvlink", "host"])
+def test_ranks_get_the_right_sums_also_after_a_freeze(carrier: str, tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK), str(rank), carrier],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        for rank in (0, 1)
+    ]
+    helper = CudaHelper()
+    try:
+        pids = tuple(rank.pid for rank in ranks)
+        while {line := rank.stdout.readline() for rank in ranks if rank.stdout} == {"off\n"}:
+            helper.suspend(pids, 30)
+            helper.restore(OnGpu(pids=pids, gpus=helper.gpus()), 30)
+            for rank in ranks:
+                assert rank.stdin is not None
+                rank.stdin.write("on\n")
+                rank.stdin.flush()
+        assert [rank.wait(60) for rank in ranks] == [0, 0]
+        result = json.loads(line)
+        print(result)
+        assert result["carrier"] == {"nvlink": "Remote", "host": "Hosted"}[carrier]
+        assert result["checked"] == 24 and result["reconnected"] == 3
+    finally:
+        helper.close()
+        for rank in ranks:
+            rank.kill()
+            rank.wait()

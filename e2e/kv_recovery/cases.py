@@ -36,7 +36,7 @@ class Case:
 
     @property
     def mode(self) -> str:
-        return "async" if self.fault.load_async else "sync"
+        return {True: "async", False: "sync", None: "either"}[self.fault.load_async]
 
 
 def prompts(block_tokens: int) -> dict[str, list[list[int]]]:
@@ -96,6 +96,12 @@ def recompute_cases(slow_seconds: float) -> list[Case]:
         full = Fault(kind=Kind.STORE_FULL, load_async=load_async, which=Which.ALL)
         cases.append(Case("store_full", full, prompts="fresh", stored=False))
     return cases
+
+
+def guarded_cases() -> list[Case]:
+    """For an engine that would not recover from synchronous loads, whose connector is told to load so."""
+    fault = Fault(kind=Kind.FLIPPED_BIT, where=Where.FIRST, which=Which.ALL)
+    return [Case("flipped_bit, load_async false", fault, _FAILURES[Kind.FLIPPED_BIT], True)]
 
 
 def control_cases() -> list[Case]:

@@ -31,11 +31,19 @@ def main() -> None:
     for line in sys.stdin:
         batch = json.loads(line)
         if batch.get("reset"):
-            llm.reset_prefix_cache()
+            _forget(llm)
         for name in batch.get("lifecycle", ()):
             _lifecycle(name)
         _say(answers, _run(llm, batch) if "prompts" in batch else {})
     llm.llm_engine.engine_core.shutdown()
+
+
+def _forget(llm: Any) -> None:
+    for _ in range(10):
+        if llm.reset_prefix_cache():
+            return
+        llm.llm_engine.step()  # asynchronous scheduling has a step under way that holds blocks
+    raise RuntimeError("the prefix cache cannot be reset")
 
 
 def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:

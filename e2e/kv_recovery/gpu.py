@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from kv_recovery import recovery, ttft
+from kv_recovery import cases, recovery, ttft
 from kv_recovery.child import Child, start_together
 from kv_recovery.report import Verdict
 
@@ -37,16 +37,19 @@ def recover(work: Path, say: Callable[[str], None]) -> list[Verdict]:
     """What `recovery.run` does, with all engines side by side on one GPU."""
     bench = recovery.gpu_bench(work, say)
     plain, producer = bench.plain(), bench.producer()
-    decoders = {policy: bench.decoder(policy) for policy in recovery.CASES}
+    groups = [
+        (decoder, [case for case in todo if case.fault.load_async is load_async] + more)
+        for policy, todo in recovery.CASES.items()
+        for load_async, decoder, more in (
+            (False, bench.stepwise().decoder(policy, "-sync"), []),
+            (True, bench.decoder(policy, "-async", load_async=False), cases.guarded_cases() * (policy == "recompute")),
+        )
+    ]
     with ExitStack() as stack:
-        _start(stack, [plain, producer, *decoders.values()], say)
+        _start(stack, [plain, producer, *(decoder for decoder, _ in groups)], say)
         baselines = recovery.baseline(plain)
         recovery.prefill(bench, producer)
-        return [
-            verdict
-            for policy, todo in recovery.CASES.items()
-            for verdict in recovery.decode(bench, decoders[policy], todo, baselines)
-        ]
+        return [verdict for decoder, todo in groups for verdict in recovery.decode(bench, decoder, todo, baselines)]
 
 
 def first_token(work: Path, say: Callable[[str], None], tokens: int) -> float:

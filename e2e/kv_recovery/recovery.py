@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,19 @@ class Bench:
     def producer(self) -> Child:
         return self.child(connector(self.store, role="kv_producer", **EXTRA), "prefill")
 
-    def decoder(self, policy: str) -> Child:
+    def decoder(self, policy: str, name: str = "", **extra: Any) -> Child:
         """With the fault-injecting twin of the connector."""
         write_fault(self.fault, Fault())
-        return self.child(connector(self.store, policy=policy, **EXTRA, fault_file=str(self.fault)), f"decode-{policy}")
+        kv_connector = connector(self.store, policy=policy, **EXTRA, **extra, fault_file=str(self.fault))
+        return self.child(kv_connector, f"decode-{policy}{name}")
 
     def child(self, kv_connector: dict[str, Any] | None, name: str) -> Child:
         return Child(self.engine, kv_connector, self.work / f"{name}.log", self.environment)
+
+    def stepwise(self) -> "Bench":
+        """The same with an engine that recovers from synchronous loads: vLLM's own choice on a GPU does not."""
+        engine = self.engine | {"async_scheduling": False}
+        return replace(self, engine=engine, environment=self.environment | {"VLLM_USE_V2_MODEL_RUNNER": "0"})
 
     @property
     def store(self) -> Path:

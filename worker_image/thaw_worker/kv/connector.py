@@ -91,6 +91,7 @@ class ThawSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: igno
             ranks=self._vllm_config.parallel_config.world_size,
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
+            synchronous=facts.recovers_synchronous_loads(self._vllm_config),
         )
 
     def _make_worker_side(self, make: Callable[..., WorkerSide] = WorkerSide) -> WorkerSide:

@@ -43,6 +43,16 @@ def unsupported(vllm_config: Any, kv_cache_config: Any) -> str | None:
     return None
 
 
+def recovers_synchronous_loads(vllm_config: Any) -> bool:
+    """Whether vLLM computes a request's blocks again as it should after a load failed in the very step that needs them.
+
+    With asynchronous scheduling it may stop with an assertion, and its V2 model runner computes from wrong positions
+    and answers wrongly (https://github.com/vllm-project/vllm/issues/49250; seen with 0.26, open in 0.32).
+    """
+    v2_runner = getattr(vllm_config, "use_v2_model_runner", False)
+    return not (vllm_config.scheduler_config.async_scheduling or v2_runner)
+
+
 def layout_facts(vllm_config: Any, layers: Sequence[dict[str, Any]], model_digest: str | None) -> dict[str, Any]:
     """All that the content of this worker's blocks depends on, beside the prompt.
 

@@ -37,12 +37,26 @@ class SchedulerSide:
     """Connected once the workers have said what their blocks are (`connect`)."""
 
     def __init__(
-        self, settings: Settings, counters: Counters, *, block_tokens: int, ranks: int, loads: bool, saves: bool
+        self,
+        settings: Settings,
+        counters: Counters,
+        *,
+        block_tokens: int,
+        ranks: int,
+        loads: bool,
+        saves: bool,
+        synchronous: bool = True,
     ) -> None:
+        """`synchronous`: whether the engine recovers from a load that fails in the step that needs it."""
         self._settings = settings
         self._counters = counters
         self._block_tokens = block_tokens
         self._ranks = ranks
+        self._synchronous = synchronous
+        if not (synchronous or settings.load_async):
+            _logger.warning(
+                "load_async is true whatever is set: this engine does not recover from other loads"
+            )
         self._layouts: tuple[Layout, ...] = ()
         self._lookup: Lookup | None = None
         self.breaker = Breaker(settings.cooldown_seconds, counters)
@@ -79,7 +93,7 @@ class SchedulerSide:
     def load_async(self) -> bool:
         """Ranks know only of their own failures: one whose load succeeded would save what it computed from the others'
         failed ones. Asynchronous loads are over on all ranks before anything is computed."""
-        return self._settings.load_async or self._ranks > 1
+        return self._settings.load_async or self._ranks > 1 or not self._synchronous
 
     def match(self, prompt: Prompt, computed: int) -> tuple[int | None, bool]:
         tokens = prompt.tokens

@@ -15,7 +15,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         shared_storage_path: directory that all workers which share blocks see.
         load_async: load between steps, while other requests are computed. False: before the step that needs it, which
-            makes the whole batch wait. Ranks of a parallel engine always load asynchronously.
+            makes the whole batch wait. Always true for parallel engines, and with asynchronous scheduling or vLLM's V2
+            model runner (see `facts.recovers_synchronous_loads`).
         max_bytes: size limit of the whole directory; the least recently used blocks go. None: until the disk is full.
         load_timeout_seconds: what is not there by then is computed.
         lookup_timeout_seconds: what storage has not said by then counts as absent.

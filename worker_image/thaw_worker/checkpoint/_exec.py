@@ -1,12 +1,16 @@
-"""Runs between fork and exec of a tree's root, as a script of its own: `_exec.py CWD PROGRAM ARG...`.
+"""A tree's root, as a script of its own: `_exec.py CWD PROGRAM ARG...` runs the program as its only child and ends as
+that does.
 
-A process that has threads (the supervisor) must not run Python between fork and exec, hence a script.
-Descriptor 3 is a pipe: it closes on success and carries the reason on failure.
+A process that has threads (the supervisor) must not run Python between fork and exec, hence a script. And CRIU restores
+the memory of all processes side by side except for the root's, which comes last, so the root must have little of it: the
+program's own would take half as long again. Descriptor 3 is a pipe: it closes on success and carries the reason on
+failure.
 """
 
 import ctypes
 import errno
 import os
+import resource
 import signal
 import struct
 import sys
@@ -55,10 +59,24 @@ def main() -> None:
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        os.execvp(argv[0], argv)  # noqa: S606
+        if (child := os.fork()) == 0:
+            os.execvp(argv[0], argv)  # noqa: S606
     except OSError as e:
         os.write(STATUS, str(e).encode())
         os._exit(127)
+    os.close(STATUS)
+    end_like(child)
+
+
+def end_like(child: int) -> None:
+    """Wait for it, and end with its exit code or by the signal that killed it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has written one if there is to be one
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

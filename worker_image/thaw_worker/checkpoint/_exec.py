@@ -2,9 +2,8 @@
 that does.
 
 A process that has threads (the supervisor) must not run Python between fork and exec, hence a script. And CRIU restores
-the memory of all processes side by side except for the root's, which comes last, so the root must have little of it: the
-program's own would take half as long again. Descriptor 3 is a pipe: it closes on success and carries the reason on
-failure.
+the memory of all processes side by side except for the root's, which comes last, so the root must have little of it.
+Descriptor 3 is a pipe: it closes on success and carries the reason on failure.
 """
 
 import ctypes

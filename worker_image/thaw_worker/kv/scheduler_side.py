@@ -54,9 +54,7 @@ class SchedulerSide:
         self._ranks = ranks
         self._synchronous = synchronous
         if not (synchronous or settings.load_async):
-            _logger.warning(
-                "load_async is true whatever is set: this engine does not recover from other loads"
-            )
+            _logger.warning("load_async is true whatever is set: this engine does not recover from other loads")
         self._layouts: tuple[Layout, ...] = ()
         self._lookup: Lookup | None = None
         self.breaker = Breaker(settings.cooldown_seconds, counters)

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: help demo test venv tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: help demo test venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
         gpu-tests throughput kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -17,15 +17,17 @@ help: ## this list
 demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 40 min, then 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: tools ## everything that can be checked on this machine (first time 60 min, then 20)
-	@$(PYTHON) e2e/lanes.py "lint unit library-tests" "worker-tests" "controlplane-tests cluster-tests scenario-tests"
+test: venv criu ## everything that can be checked on this machine (first time 60 min, then 20)
+	@$(PYTHON) e2e/lanes.py "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py
 
-tools: venv images ## build what tests run: Kubernetes, CRIU, images (first time 30 min, then 20 s)
-	$(CLUSTER) build
+criu: ## bring CRIU to the cache (15 s)
 	$(PYTHON) e2e/images/criu.py path
+
+tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 30 min, then 20 s)
+	$(CLUSTER) build
 
 lint: venv crds-check ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -23,6 +23,8 @@ CRIU_VERSION = (4, 2)
 
 SHM_BYTES = 1 << 30
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 CAPABILITIES = {
     "DAC_READ_SEARCH": 2,  # linkat(2) of an open file: `--link-remap`
     "NET_ADMIN": 12,  # TCP_REPAIR
@@ -53,11 +55,11 @@ def supported(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> tuple[bool, 
 
 def checks(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> list[Check]:
     """Everything `supported` looks at, each with detail and remedy, and CRIU's version, `criu check`,
-    /dev/shm."""
+    /dev/shm, huge pages."""
     found = _quick(criu, pid_floor)
     if found[0].ok:
         found += [_version(criu), _criu_check(criu)]
-    return [*found, _shm()]
+    return [*found, _shm(), _huge_pages()]
 
 
 def _quick(criu: str, pid_floor: int) -> list[Check]:
@@ -143,6 +145,17 @@ def _shm() -> Check:
     size = info.f_frsize * info.f_blocks
     remedy = "mount an emptyDir with medium Memory at /dev/shm"
     return Check(str(SHM), size >= SHM_BYTES, f"{size / (1 << 20):.0f} MiB", remedy)
+
+
+def _huge_pages() -> Check:
+    """Never a problem: without them a thaw is only slower."""
+    try:
+        found = re.search(r"\[(\w+)\]", HUGE_PAGES.read_text())
+    except OSError:
+        found = None
+    setting = found[1] if found else "not there"
+    advice = "" if setting == "always" else f"; thaws are a fifth faster after `echo always > {HUGE_PAGES}` on the node"
+    return Check("huge pages", True, setting + advice)
 
 
 def _status(key: str) -> str | None:

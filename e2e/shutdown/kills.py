@@ -30,6 +30,7 @@ LATEST_SECONDS = {"starting": 25.0, "thawing": 2.5, "ready": 1.5, "draining": 3.
 """The kill comes up to so many seconds after the phase began."""
 
 _KINDS = {
+    "_exec.py": "root",
     "resource_tracker": "resource tracker",
     "VLLM::EngineCore": "EngineCore",
     "VLLM::Worker": "Worker",

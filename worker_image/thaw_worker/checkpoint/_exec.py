@@ -1,5 +1,5 @@
 """A tree's root, as a script of its own: `_exec.py CWD PROGRAM ARG...` runs the program as its only child and ends as
-that does.
+that does. Its own command line becomes `_exec.py wait PID`.
 
 A process that has threads (the supervisor) must not run Python between fork and exec, hence a script. And CRIU restores
 the memory of all processes side by side except for the root's, which comes last, so the root must have little of it.
@@ -15,6 +15,7 @@ import struct
 import sys
 
 STATUS = 3
+WAIT = "wait"
 MAX_DESCRIPTORS = 1 << 20
 IO_URING_SETUP = 425  # on every architecture (asm-generic/unistd.h)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -63,8 +64,7 @@ def main() -> None:
     except OSError as e:
         os.write(STATUS, str(e).encode())
         os._exit(127)
-    os.close(STATUS)
-    end_like(child)
+    os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, WAIT, str(child)])  # noqa: S606
 
 
 def end_like(child: int) -> None:
@@ -79,4 +79,6 @@ def end_like(child: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == WAIT:
+        end_like(int(sys.argv[2]))
     main()

@@ -101,8 +101,8 @@ def stopped(artifact: Path) -> None:
         at = data.index(ALIVE)
         data[at : at + len(ALIVE)] = STOPPED
 
-    root = json.loads((artifact / "process/process.json").read_bytes())["root"]
-    rewrite(artifact / f"process/criu/core-{root}.img", stop)
+    _, main, *_ = sorted(json.loads((artifact / "process/process.json").read_bytes())["pids"])
+    rewrite(artifact / f"process/criu/core-{main}.img", stop)
 
 
 def other_answers(artifact: Path) -> None:

@@ -51,7 +51,8 @@ IFS='
 '
 awk '{{print $5}}' /proc/self/mountinfo | grep -vE '^/($|proc|sys|dev|usr)' | sort -r | while read -r place; do
   case $needed in *"$place"*) continue ;; esac
-  umount -n -l "$place"  # others' mounts come and go, and a pod sees none of them
+  # Others' mounts come and go, and a pod sees none of them.
+  umount -n -l "$place" 2>/dev/null || ! awk '{{print $5}}' /proc/self/mountinfo | grep -qxF "$place"
 done
 sh {_COVER} /var/lib $needed
 mkdir -p {names.PATH_STORE} {names.PATH_MODEL}

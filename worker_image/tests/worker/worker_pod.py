@@ -151,8 +151,8 @@ class Pod:
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         os.kill(self.init, number)
 
-    def wait(self, timeout: float = 60.0) -> int:
-        """The worker's exit code."""
+    def wait(self, timeout: float = 150.0) -> int:
+        """The worker's exit code. It may take its whole grace period, 120 s unless set, where cores are few."""
         try:
             return self._outer.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -194,22 +194,15 @@ class Pod:
     # --- HTTP ---
 
     def connect(self, port: int, timeout: float = 60.0) -> socket.socket:
-        """A TCP connection to the pod's loopback. Raises what `socket.connect` raises."""
+        """A TCP connection to the pod's loopback. Raises what `socket.connect` raises, and OSError if it has ended."""
         result: list[socket.socket | OSError] = []
 
-        def make() -> None:  # setns(2) moves one thread; a socket stays where it was made
-            libc = ctypes.CDLL(None, use_errno=True)
-            with open(f"/proc/{self.init}/ns/net") as namespace:
-                if libc.setns(namespace.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
-                    result.append(OSError(ctypes.get_errno(), "setns"))
-                    return
-            connection = socket.socket()
+        def make() -> None:
             try:
-                connection.settimeout(timeout)
-                connection.connect(("127.0.0.1", port))
-                result.append(connection)
+                result.append(self._connect_here(port, timeout))
+            except AssertionError as error:  # there is no process 1
+                result.append(OSError(str(error)))
             except OSError as error:
-                connection.close()
                 result.append(error)
 
         thread = threading.Thread(target=make)
@@ -218,6 +211,21 @@ class Pod:
         if isinstance(result[0], OSError):
             raise result[0]
         return result[0]
+
+    def _connect_here(self, port: int, timeout: float) -> socket.socket:
+        """Moves the calling thread to the pod's network (setns(2)); the socket stays where it was made."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/proc/{self.init}/ns/net") as namespace:
+            if libc.setns(namespace.fileno(), 0x40000000) != 0:  # CLONE_NEWNET
+                raise OSError(ctypes.get_errno(), "setns")
+        connection = socket.socket()
+        try:
+            connection.settimeout(timeout)
+            connection.connect(("127.0.0.1", port))
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
     def http(self, port: int = names.PORT_SERVING, timeout: float = 60.0) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("pod", port, timeout=timeout)

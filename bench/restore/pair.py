@@ -21,7 +21,7 @@ from run import GPU_ENGINE, artifact, line, say
 
 TURNS, SECONDS, CLIENTS, PROMPT, ANSWER = 7, 4.0, 48, 512, 128
 SMALL = {"gpuMemoryUtilization": 0.12}
-"""For an engine beside one that uses most of the memory: still ten times what the requests need."""
+"""For an engine beside one that uses most of the memory: still several times what the requests need."""
 
 
 class Load:

@@ -25,6 +25,14 @@ def test_what_the_program_is_given(pods: Any, tmp_path: Path) -> None:
     assert all(pid >= 10_000 for pid in pod.members())
 
 
+def test_the_root_is_small_and_says_what_it_is(pods: Any) -> None:
+    """CRIU restores the root's memory after everybody else's."""
+    pod = pods()
+    root = pod.launch(ballast_mib=100)
+    assert pod.sh(f"tr '\\0' ' ' < /proc/{root}/cmdline").rstrip().endswith("_exec.py wait 10001")
+    assert int(pod.sh(f"awk '/^RssAnon/ {{print $2}}' /proc/{root}/status")) < 10_000  # KiB
+
+
 def test_descriptors_of_the_supervisor_stay_out(pods: Any) -> None:
     """A descriptor that process 1 was started with leads out of the tree: CRIU could not dump it."""
     pod = pods("bash", "-c", 'exec 9</etc/passwd; exec "$@"', "-")

@@ -13,6 +13,7 @@ from thaw_worker.kv.faults import Fault, Faults, Kind, Where
 from thaw_worker.kv.loader import Block
 from thaw_worker.kv.lookup import Breaker, Lookup
 from thaw_worker.kv.planner import StepPlan
+from thaw_worker.kv.scheduler_side import SchedulerSide
 from thaw_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
@@ -160,3 +161,17 @@ def test_a_block_must_be_there_for_all_ranks(tmp_path: Path) -> None:
 def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings.parse(options)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "synchronous", "expected"),
+    [(False, 1, True, False), (True, 1, True, True), (False, 2, True, True), (False, 1, False, True)],
+)
+def test_loads_wait_only_where_the_engine_recovers_from_their_failure(
+    tmp_path: Path, wanted: bool, ranks: int, synchronous: bool, expected: bool
+) -> None:
+    options = settings.parse({"shared_storage_path": str(tmp_path), "load_async": wanted})
+    side = SchedulerSide(
+        options, Counters(), block_tokens=4, ranks=ranks, loads=True, saves=True, synchronous=synchronous
+    )
+    assert side.load_async() is expected

@@ -4,7 +4,7 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-from thaw_worker.checkpoint.cuda.driver import DriverError, call
+from thaw_worker.checkpoint.cuda.driver import DriverError, bindings, call
 
 BLOCKS = 64
 _THREADS = 512
@@ -101,8 +101,6 @@ def _compile() -> bytes:
 
 
 def _attribute(name: str) -> Any:
-    from thaw_worker.checkpoint.cuda.driver import bindings
-
     return getattr(bindings().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{name}")
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
 PARENT = f"""
@@ -56,3 +57,40 @@ def test_clones_draw_the_same_numbers_only_with_the_same_seed() -> None:
     first, again, other = draw(2**63 - 1), draw(2**63 - 1), draw(7)
     assert first == again != other
     assert set(first.split()) & set(other.split()) == {"x"}
+
+
+LEAVES = """
+import atexit, multiprocessing, sys
+from thaw_worker.engine import process
+
+class Freed:
+    def __del__(self):
+        print("freed")
+
+def work():
+    global kept
+    kept = Freed()
+    atexit.register(print, "exit handler")
+    print("worked")  # stays in the buffer
+    sys.exit(7)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+    print("child", child.exitcode, flush=True)
+    process.leave(3)
+elif sys.argv[1:] == ["at once"]:
+    process.leave_when_done()
+"""
+
+
+def test_a_process_that_leaves_runs_its_exit_handlers_and_frees_nothing(tmp_path: Path) -> None:
+    """The same program without `leave_when_done` shows that the child would free its objects."""
+    (tmp_path / "program.py").write_text(LEAVES)
+    for arguments, freed in ((["at once"], []), ([], ["freed"])):
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "program.py"), *arguments], stdout=subprocess.PIPE, text=True, check=False
+        )
+        assert done.stdout.splitlines() == ["worked", "exit handler", *freed, "child 7"]
+        assert done.returncode == 3

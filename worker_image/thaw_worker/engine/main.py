@@ -117,12 +117,14 @@ def main() -> None:
     import uvloop
 
     uvloop.run(_run(spec))
+    process.leave(0)
 
 
 if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":
     process.shield()
+    process.leave_when_done()
     if multiprocessing.current_process().name.startswith("EngineCore"):
         from thaw_worker.engine.worker_extension import install_in_engine_core
 

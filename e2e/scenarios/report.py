@@ -36,7 +36,8 @@ class Report:
         ]  # fmt: skip
         widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [head, *body]
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            for line in ([head, *body] if body else [])
         ]
         lines += ["", *(f"[{'ok' if held else 'FAILED'}] {text}" for text, held in self.checks)]
         return "\n".join(line.rstrip() for line in lines)

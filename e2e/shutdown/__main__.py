@@ -11,9 +11,10 @@ def main() -> int:
         prog="python -m shutdown",
         description="matrix (the default): every promise about shutdown, on plain `vllm serve` and on a worker of "
         "Thaw, side by side (12 min); exits with 1 if one of Thaw's does not hold. kills: kill -9 of each process at "
-        "random moments. storm: scale-downs and rolls on the embedded cluster under constant load.",
+        "random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every way in "
+        "which Kubernetes ends a worker, on the embedded cluster (8 min).",
     )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="matrix | kills | storm")
+    commands = parser.add_subparsers(dest="command", metavar="matrix | kills | storm | outcomes")
     matrix = commands.add_parser("matrix", help="the table of promises")
     kills = commands.add_parser("kills", help="kill -9 at random moments")
     kills.add_argument("--count", type=int, default=100, help="how many (default 100)")
@@ -25,6 +26,7 @@ def main() -> int:
     storm = commands.add_parser("storm", help="scale-downs and rolls under load")
     storm.add_argument("--count", type=int, default=200, help="scale-downs and rolls together (default 200)")
     storm.add_argument("--minutes", type=float, default=120.0, help="stop early after so long (default 120)")
+    commands.add_parser("outcomes", help="eviction, node drain, container restart, force deletion, pool deletion")
     for command in (kills, storm):
         command.add_argument("--seed", type=int, default=1, help="of what is drawn (default 1)")
     arguments = parser.parse_args(sys.argv[1:] or ["matrix"])
@@ -42,6 +44,12 @@ def _run(arguments: argparse.Namespace) -> int:
         outcome = storm.run(arguments.count, arguments.seed, arguments.minutes * 60)
         print("\n" + outcome.render(), flush=True)
         return 0 if outcome.ok else 1
+    if arguments.command == "outcomes":
+        from shutdown import outcomes
+
+        report = outcomes.run()
+        print("\n" + report.render(), flush=True)
+        return 0 if report.ok else 1
     from shutdown import matrix
 
     if arguments.command == "kills":

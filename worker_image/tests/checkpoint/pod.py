@@ -110,6 +110,18 @@ class Agent:
             if lease is not None:
                 lease.release()
 
+    def huge_areas(self) -> list[int]:
+        """Sizes in MiB of what processes here asked huge pages for."""
+        sizes, size = [], 0
+        for smaps in Path("/proc").glob("[0-9]*/smaps"):
+            for line in smaps.read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name == "Size":
+                    size = int(value.split()[0]) >> 10
+                elif name == "VmFlags" and "hg" in value.split():
+                    sizes.append(size)
+        return sizes
+
     def ask(self, *call: Any) -> Any:
         """Let the subject answer; the connection ends with the answer."""
         with socket.socket(socket.AF_UNIX) as s:

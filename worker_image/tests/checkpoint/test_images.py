@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.checkpoint.images import PAGE, Entry, read_pagemap, runs_with_content, write_pagemap
+from thaw_worker.checkpoint.images import PAGE, Entry, advise_huge, read_pagemap, runs_with_content, write_pagemap
 
 contents = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=6).map(
     lambda runs: [zero for zero, count in runs for _ in range(count)]
@@ -33,12 +33,18 @@ def test_a_pagemap_is_read_as_it_was_written(pages_id: int, entries: list[Entry]
 
 @pytest.mark.integration
 def test_memory_is_the_same_without_its_zeros(pods: Any, tmp_path: Path) -> None:
-    """The subject's state holds checksums of its memory; 32 MiB of it were used and are zeros again."""
+    """The subject's state holds checksums of its memory; 32 MiB of it were used and are zeros again, for which the
+    kernel is asked for huge pages."""
     source = pods()
     source.launch()
     before = source.ask("state")
     frozen = source.freeze("image")
     assert frozen["bytes"] < 32 << 20, "the zeros are in the image"
+    for image in (tmp_path / "image" / "criu").glob("mm-*.img"):
+        assert advise_huge(image.read_bytes(), ()) == image.read_bytes(), "not written as it was read"
+    assert not source.huge_areas()
     pod = pods()
     pod.thaw("image")
     assert {**before, "count": 0} == {**pod.ask("state"), "count": 0}
+    (huge,) = pod.huge_areas()
+    assert huge >= 32

@@ -8,7 +8,7 @@ class CheckpointError(Exception):
 
     Attributes:
         reason: the word that users see; `thaw_contract.reasons.NEXT_STEP` says what to do.
-        stage: the step that failed: launch, pids, files, criu, or host.
+        stage: the step that failed: launch, pids, files, criu, memory, or host.
         message: what happened, ending with the relevant lines of CRIU's log where there is one.
         log_tail: the last lines of CRIU's log, for the worker's own log.
         tree_intact: of a freeze only: False if the tree may have been harmed (CRIU had to be killed) and

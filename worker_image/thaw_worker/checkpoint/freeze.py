@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from thaw_contract.reasons import Reason
 
 from thaw_worker.checkpoint import carry as carrying
 from thaw_worker.checkpoint import process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
-from thaw_worker.checkpoint.images import drop_zeros
+from thaw_worker.checkpoint.hook import GO, STOP, Hook
+from thaw_worker.checkpoint.images import take_out
 from thaw_worker.checkpoint.tree import ProcessTree
 
 SHM = Path("/dev/shm")  # noqa: S108
@@ -28,7 +30,7 @@ it."""
 
 @dataclass(frozen=True)
 class FreezeResult:
-    """What was frozen. `timings`: seconds by step: `criu` (which holds `files`), `files`, `zeros`, `total`."""
+    """What was frozen. `timings`: seconds by step: `criu` (which holds `files`), `files`, `images`, `total`."""
 
     timings: dict[str, float]
     pids: tuple[int, ...]
@@ -75,10 +77,10 @@ def freeze(
         (image_dir / process.IMAGES).mkdir(parents=True)
         work_dir.mkdir(parents=True, exist_ok=True)
         frozen = _run(tree, program, image_dir, work_dir, carry, patience, timings)
-        process.write(image_dir, frozen)
         before = time.monotonic()
-        drop_zeros(image_dir / process.IMAGES, patience.check)
-        timings["zeros"] = time.monotonic() - before
+        memory = take_out(image_dir / process.IMAGES, image_dir, patience.check)
+        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory))
+        timings["images"] = time.monotonic() - before
         size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -105,7 +107,7 @@ def _run(
 ) -> process.Frozen:
     """Run CRIU, and undo what it did if anything goes wrong."""
     before = carrying.contents(carry)
-    with _Hook(work_dir) as hook:
+    with Hook(work_dir, "post-dump") as hook:
         run = Criu(
             program,
             "dump",
@@ -118,7 +120,7 @@ def _run(
         try:
             return _dump(tree, run, hook, image_dir, carry, patience, timings)
         except BaseException as e:
-            hook.answer(b"stop\n")
+            hook.answer(STOP)
             undone = run.stop(STOP_GRACE)
             if isinstance(e, CheckpointError):
                 e.tree_intact = undone and tree.poll() is None
@@ -130,7 +132,7 @@ def _run(
 def _dump(
     tree: ProcessTree,
     run: Criu,
-    hook: "_Hook",
+    hook: Hook,
     image_dir: Path,
     carry: Sequence[Path],
     patience: Patience,
@@ -146,7 +148,7 @@ def _dump(
             files = carrying.collect(carry, image_dir / process.DATA, patience.check)
             frozen = _describe(tree, carry, files)
             timings["files"] = time.monotonic() - before
-            hook.answer(b"go\n")
+            hook.answer(GO)
     timings["criu"] = time.monotonic() - started
     if code != 0 or frozen is None:
         error = run.failure(Reason.CRIU_DUMP_FAILED)
@@ -180,47 +182,3 @@ def _describe(tree: ProcessTree, carry: Sequence[Path], files: Sequence[carrying
 
 def _pipe_name(fd: int) -> str:
     return f"pipe:[{os.fstat(fd).st_ino}]"
-
-
-class _Hook:
-    """CRIU's action script: after the dump, with the tree still stopped, it asks us through one FIFO and
-    waits for the answer on another. Only then do CRIU's `link_remap.*` files exist and do all files agree
-    with the images."""
-
-    def __init__(self, work_dir: Path) -> None:
-        self.script = work_dir / "post-dump.sh"
-        self._ask, self._answer = work_dir / "ask.fifo", work_dir / "answer.fifo"
-
-    def __enter__(self) -> "_Hook":
-        self._remove()
-        for fifo in (self._ask, self._answer):
-            os.mkfifo(fifo, 0o600)
-        # Read and write, so that neither side waits for the other to open it.
-        self.asked = os.open(self._ask, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._answering = os.open(self._answer, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.script.write_text(
-            "#!/bin/sh\n"
-            '[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n'
-            'cd "${0%/*}" && echo frozen > ask.fifo && read answer < answer.fifo && [ "$answer" = go ]\n'
-        )
-        self.script.chmod(0o700)
-        return self
-
-    def is_asked(self) -> bool:
-        try:
-            return bool(os.read(self.asked, 64))
-        except BlockingIOError:
-            return False
-
-    def answer(self, line: bytes) -> None:
-        """`go`: the dump is good; anything else makes CRIU undo it."""
-        os.write(self._answering, line)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.asked)
-        os.close(self._answering)
-        self._remove()
-
-    def _remove(self) -> None:
-        for path in (self.script, self._ask, self._answer):
-            path.unlink(missing_ok=True)

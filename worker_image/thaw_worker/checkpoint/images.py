@@ -1,9 +1,10 @@
-"""Taking pages of zeros out of CRIU's images.
+"""Taking out of CRIU's images what need not come back through CRIU: pages of zeros, and large anonymous memory.
 
 CRIU writes every page that a process has touched, and much of what CUDA saves of a GPU is zeros: a third of vLLM's
-image, and restoring takes as long as reading it. A page of private anonymous memory that is not in an image comes back
-as zeros anyway, when it is first used. Where there are many, they come as huge pages, one page fault instead of 512, in
-an area of which as much was in use before. Format: https://criu.org/Images, images/pagemap.proto, mm.proto, vma.proto.
+image. A page of private anonymous memory that is not in an image comes back as zeros anyway, when it is first used.
+Large areas go to files of their own, from which `memory` fills them with many threads, while CRIU reads the pages of a
+process on one. Where it costs no memory, areas come back as huge pages: one page fault instead of 512. The format:
+https://criu.org/Images, images/pagemap.proto, mm.proto and vma.proto.
 """
 
 import bisect
@@ -15,14 +16,18 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
 
 PAGE = 4096
 _MAGIC = 0x54564319  # IMG_COMMON_MAGIC
 _PAGEMAP_MAGIC, _MM_MAGIC = 0x56084025, 0x57492820
-_MM_VMAS, _VMA_START, _VMA_END, _VMA_STATUS, _VMA_MADVISED = 14, 1, 2, 7, 9  # numbers of fields
+_MM_VMAS = 14  # numbers of fields, here and below
+_VMA_START, _VMA_END, _VMA_PROTECTION, _VMA_FLAGS, _VMA_STATUS, _VMA_ADVISED = 1, 2, 5, 6, 7, 9
+_MAP_GROWSDOWN = 0x100
 _HUGE = 1 << mmap.MADV_HUGEPAGE
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
-_MANY_ZEROS = 16 << 20  # bytes in one area
 _ANON_PRIVATE, _HEAP, _REGULAR = 1 << 9, 1 << 5, 1 << 0  # VMA_AREA_*, criu/include/image.h
 _HEAD_PAGES_ID = 1
 _ENTRY_ADDRESS, _ENTRY_OLD_PAGES, _ENTRY_FLAGS, _ENTRY_PAGES = 1, 2, 4, 5
@@ -30,6 +35,12 @@ _LAZY, _PRESENT = 1 << 1, 1 << 2  # PE_*: "may be restored lazily" and "is in th
 _ZEROS = bytes(PAGE)
 _BLOCK = 64  # pages that are compared at once
 _ZERO_BLOCK = bytes(_BLOCK * PAGE)
+
+LARGE = (1 << 20) // PAGE
+"""An area with so many pages is taken out."""
+_HUGE_CONTENT = (4 << 20) // PAGE
+_HUGE_DENSITY = 0.9
+_HUGE_ZEROS = (16 << 20) // PAGE
 
 
 class UnknownFormatError(Exception):
@@ -45,57 +56,95 @@ class Entry:
     flags: int = _PRESENT
 
 
-def drop_zeros(images: Path, tick: Callable[[], None]) -> int:
-    """Take pages of zeros out of every process's image in the directory `images`; returns the bytes saved. What is not
-    as expected is left as it is.
+@dataclass(frozen=True)
+class Area:
+    """Private anonymous memory of a process without any other peculiarity, from `start` to `end`."""
 
-    `tick` is called now and then and may raise to give up.
+    start: int
+    end: int
+    fillable: bool
+    """Another process may write there."""
+
+    @property
+    def pages(self) -> int:
+        return (self.end - self.start) // PAGE
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of memory that was taken out of a process's image."""
+
+    pid: int
+    file: str
+    runs: tuple[tuple[int, int], ...]
+    """Address and number of pages, in the order in which they are in the file."""
+
+
+def take_out(images: Path, files: Path, tick: Callable[[], None]) -> tuple[Memory, ...]:
+    """Take zeros and large areas out of every process's image in the directory `images`. One that is not as expected is
+    left as it is.
+
+    `files` is the directory for the files of memory. `tick` is called now and then and may raise to give up.
 
     Raises:
-        OSError: the directory cannot be read or written.
+        OSError: a directory cannot be read or written.
     """
-    pids = [int(path.stem.partition("-")[2]) for path in images.glob("mm-*.img")]
+    pids = sorted(int(path.stem.partition("-")[2]) for path in images.glob("mm-*.img"))
     with ThreadPoolExecutor(max(1, min(len(pids), 4))) as pool:
-        return sum(pool.map(lambda pid: _drop_zeros(images, pid, tick), sorted(pids)))
+        found = pool.map(lambda pid: _take_out(images, pid, files / f"memory-{pid}.bin", tick), pids)
+        return tuple(memory for memory in found if memory is not None)
 
 
-def _drop_zeros(images: Path, pid: int, tick: Callable[[], None]) -> int:
-    pagemap = images / f"pagemap-{pid}.img"
-    mm = images / f"mm-{pid}.img"
+def _take_out(images: Path, pid: int, file: Path, tick: Callable[[], None]) -> Memory | None:
+    pagemap, mm = images / f"pagemap-{pid}.img", images / f"mm-{pid}.img"
     try:
         pages_id, entries = read_pagemap(pagemap.read_bytes())
         areas = anonymous_areas(mm.read_bytes())
     except (UnknownFormatError, FileNotFoundError):
-        return 0
+        return None
     pages = images / f"pages-{pages_id}.img"
     size = pages.stat().st_size
     if not size or size != PAGE * sum(entry.pages for entry in entries):
-        return 0
-    new = pages.with_suffix(".new")
+        return None
+    touched = _counter(entries)
+    large = {area for area in areas if area.fillable and touched(area) >= LARGE}
     kept: list[Entry] = []
-    with pages.open("rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as data:
-        target = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            for entry, offset in _kept(data, entries, _joined(areas)):
-                tick()
-                kept.append(entry)
-                _copy(source.fileno(), target, offset, entry.pages * PAGE)
-        finally:
-            os.close(target)
-    saved = size - new.stat().st_size
+    taken: list[Entry] = []
+    new = pages.with_suffix(".new")
+    with (
+        pages.open("rb") as source,
+        mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as data,
+        _writer(new) as rest,
+        _writer(file) as out,
+    ):
+        for entry, offset, area in _with_content(data, entries, areas):
+            tick()
+            target, there = (out, taken) if area in large else (rest, kept)
+            there.append(entry)
+            _copy(source.fileno(), target.fileno(), offset, entry.pages * PAGE)
     pagemap.write_bytes(write_pagemap(pages_id, kept))
     new.replace(pages)
     if _HUGE_PAGES.exists():  # else the kernel would refuse, and CRIU give up
-        before, after = _counter(entries), _counter(kept)
-        zeros = {area: (before(*area) - after(*area)) * PAGE for area in areas}
-        mm.write_bytes(
-            advise_huge(mm.read_bytes(), {start for (start, _), size in zeros.items() if size >= _MANY_ZEROS})
-        )
-    return saved
+        content, here = _counter(sorted(kept + taken, key=lambda entry: entry.address)), mm.read_bytes()
+        huge = {area.start for area in areas if _worth_huge_pages(area, touched(area), content(area), area in large)}
+        mm.write_bytes(advise_huge(here, huge))
+    if not taken:
+        file.unlink()
+        return None
+    return Memory(pid=pid, file=file.name, runs=tuple((entry.address, entry.pages) for entry in taken))
 
 
-def _counter(entries: list[Entry]) -> Callable[[int, int], int]:
-    """A function that says how many pages of the entries, which are in order, lie between two addresses."""
+def _writer(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb", buffering=0)
+
+
+def _worth_huge_pages(area: Area, touched: int, content: int, large: bool) -> bool:
+    """It takes no more memory than before, or little more: it was full of zeros, or it is nearly full."""
+    full = large and content >= _HUGE_CONTENT and content >= _HUGE_DENSITY * area.pages
+    return full or touched - content >= _HUGE_ZEROS
+
+
+def _counter(entries: list[Entry]) -> Callable[[Area], int]:
+    """A function that says how many pages of the entries, which are in order, are in an area."""
     addresses = [entry.address for entry in entries]
     totals = list(itertools.accumulate((entry.pages for entry in entries), initial=0))
 
@@ -106,21 +155,35 @@ def _counter(entries: list[Entry]) -> Callable[[int, int], int]:
         last = entries[number - 1]
         return totals[number - 1] + min(last.pages, (address - last.address) // PAGE)
 
-    return lambda start, end: below(end) - below(start)
+    return lambda area: below(area.end) - below(area.start)
 
 
-def _kept(data: mmap.mmap, entries: list[Entry], droppable: list[tuple[int, int]]) -> Iterator[tuple[Entry, int]]:
-    """What is left of the entries, each with its offset in the old file of pages."""
+def _with_content(data: mmap.mmap, entries: list[Entry], areas: list[Area]) -> Iterator[tuple[Entry, int, Area | None]]:
+    """What is left of the entries without zeros, each with its offset in the old file of pages and its area."""
     offset = 0
-    starts = [start for start, _ in droppable]
     for entry in entries:
-        area = bisect.bisect_right(starts, entry.address) - 1
-        if area >= 0 and entry.address + entry.pages * PAGE <= droppable[area][1]:
-            for first, count in runs_with_content(data, offset, entry.pages):
-                yield Entry(entry.address + first * PAGE, count, entry.flags), offset + first * PAGE
+        for part, area in split(entry, areas):
+            if area is None:
+                yield part, offset, None
+            else:
+                for first, count in runs_with_content(data, offset, part.pages):
+                    yield Entry(part.address + first * PAGE, count, part.flags), offset + first * PAGE, area
+            offset += part.pages * PAGE
+
+
+def split(entry: Entry, areas: list[Area]) -> Iterator[tuple[Entry, Area | None]]:
+    """The parts of an entry, which may reach from one area into the next, with the area of each. Areas are in order."""
+    address, end = entry.address, entry.address + entry.pages * PAGE
+    number = bisect.bisect_right(areas, address, key=lambda area: area.end)
+    while address < end:
+        area = areas[number] if number < len(areas) else None
+        if area is None or address < area.start:
+            stop, inside = min(end, area.start) if area else end, None
         else:
-            yield entry, offset
-        offset += entry.pages * PAGE
+            stop, inside = min(end, area.end), area
+            number += 1
+        yield Entry(address, (stop - address) // PAGE, entry.flags), inside
+        address = stop
 
 
 def runs_with_content(data: mmap.mmap | bytes, offset: int, pages: int) -> Iterator[tuple[int, int]]:
@@ -174,31 +237,22 @@ def write_pagemap(pages_id: int, entries: list[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def anonymous_areas(mm: bytes) -> list[tuple[int, int]]:
-    """Start and end of what is private anonymous memory of a process and has no other peculiarity, by address.
+def anonymous_areas(mm: bytes) -> list[Area]:
+    """Private anonymous memory of a process without any other peculiarity, by address.
 
     Raises:
         UnknownFormatError.
     """
-    areas: list[tuple[int, int]] = []
+    areas: list[Area] = []
     for message in _messages(mm, _MM_MAGIC):
         for number, value in _fields(message):
             if number == _MM_VMAS and isinstance(value, bytes):
-                area = _integers(value)
-                if area.get(_VMA_STATUS, 0) & ~_HEAP == _ANON_PRIVATE | _REGULAR:
-                    areas.append((area[_VMA_START], area[_VMA_END]))
-    return sorted(areas)
-
-
-def _joined(areas: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """An entry may reach from one area into the next."""
-    joined: list[tuple[int, int]] = []
-    for start, end in areas:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((start, end))
-    return joined
+                vma = _integers(value)
+                if vma.get(_VMA_STATUS, 0) & ~_HEAP == _ANON_PRIVATE | _REGULAR:
+                    writable = vma.get(_VMA_PROTECTION, 0) & mmap.PROT_WRITE
+                    fillable = bool(writable) and not vma.get(_VMA_FLAGS, 0) & _MAP_GROWSDOWN
+                    areas.append(Area(vma[_VMA_START], vma[_VMA_END], fillable))
+    return sorted(areas, key=lambda area: area.start)
 
 
 def advise_huge(mm: bytes, starts: Collection[int]) -> bytes:
@@ -213,9 +267,9 @@ def advise_huge(mm: bytes, starts: Collection[int]) -> bytes:
         fields = dict(_fields(value))
         if fields[_VMA_START] not in starts:
             return value
-        advised = fields.get(_VMA_MADVISED, 0)
+        advised = fields.get(_VMA_ADVISED, 0)
         assert isinstance(advised, int)
-        return b"".join(_field(*field) for field in sorted((fields | {_VMA_MADVISED: advised | _HUGE}).items()))
+        return b"".join(_field(*field) for field in sorted((fields | {_VMA_ADVISED: advised | _HUGE}).items()))
 
     parts = [struct.pack("<II", _MAGIC, _MM_MAGIC)]
     for message in _messages(mm, _MM_MAGIC):

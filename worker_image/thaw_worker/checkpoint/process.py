@@ -7,6 +7,7 @@ from thaw_contract.reasons import Reason
 
 from thaw_worker.checkpoint.carry import Carried
 from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.images import Memory
 
 NAME = "process.json"
 DATA = "files.bin"
@@ -26,6 +27,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stderr: str
     roots: tuple[str, ...]  # carried directories
     files: tuple[Carried, ...]
+    memory: tuple[Memory, ...] = ()
 
 
 def write(directory: Path, frozen: Frozen) -> None:

@@ -13,6 +13,8 @@ from thaw_contract.reasons import Reason
 from thaw_worker.checkpoint import carry, pids, process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.hook import GO, Hook
+from thaw_worker.checkpoint.memory import fill
 from thaw_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
 
 KILL_TIMEOUT = 20.0
@@ -20,7 +22,8 @@ KILL_TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class ThawResult:
-    """The tree, a child of the caller, and seconds by step: `files`, `criu`, `total`."""
+    """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds `memory`), `memory`,
+    `total`."""
 
     tree: ProcessTree
     timings: dict[str, float]
@@ -37,8 +40,8 @@ def thaw(
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
 
     Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs
-    as a child of the caller. The tree runs when this returns; CUDA state is restored by the caller
-    afterwards.
+    as a child of the caller, fills the memory that is not in CRIU's images. The tree runs when this returns;
+    CUDA state is restored by the caller afterwards.
 
     Args:
         criu: program name or path.
@@ -47,7 +50,7 @@ def thaw(
         cancel: set it from another thread to give up.
 
     Raises:
-        CheckpointError: `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a PID is taken), `SHM_FAILED`,
+        CheckpointError: `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a PID is taken, `memory`), `SHM_FAILED`,
             `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and `MANIFEST_INVALID`
             (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free, and the
             files laid are removed.
@@ -71,7 +74,7 @@ def thaw(
     try:
         carry.lay(frozen.files, image_dir / process.DATA, patience.check)
         timings["files"] = time.monotonic() - started
-        tree = _restore(program, image_dir / process.IMAGES, frozen, work_dir, patience)
+        tree = _restore(program, image_dir, frozen, work_dir, patience, timings)
     except BaseException as e:
         left = _kill(ids)
         carry.remove(carry.contents(roots) - before)
@@ -84,23 +87,30 @@ def thaw(
     return ThawResult(tree, timings)
 
 
-def _restore(program: str, images: Path, frozen: process.Frozen, work_dir: Path, patience: Patience) -> ProcessTree:
+def _restore(
+    program: str,
+    image_dir: Path,
+    frozen: process.Frozen,
+    work_dir: Path,
+    patience: Patience,
+    timings: dict[str, float],
+) -> ProcessTree:
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
     inherit = [option for name, (_, fd) in pipes.items() for option in ("--inherit-fd", f"fd[{fd}]:{name}")]
     readers, writers = [r for r, _ in pipes.values()], [w for _, w in pipes.values()]
     run: Criu | None = None
     try:
-        run = Criu(
-            program,
-            "restore",
-            ["--images-dir", str(images), "--restore-detached", "--restore-sibling", *inherit],
-            work_dir=work_dir,
-            inherit=writers,
-        )
-        while (code := run.wait(TICK)) is None:
-            patience.check()
-        if code != 0:
-            raise run.failure(Reason.CRIU_RESTORE_FAILED)
+        with Hook(work_dir, "pre-resume") as hook:
+            script = ("--action-script", str(hook.script)) if frozen.memory else ()
+            images = ("--images-dir", str(image_dir / process.IMAGES))
+            run = Criu(
+                program,
+                "restore",
+                [*images, *script, "--restore-detached", "--restore-sibling", *inherit],
+                work_dir=work_dir,
+                inherit=writers,
+            )
+            _wait(run, hook, frozen, image_dir, patience, timings)
         return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
     except BaseException:
         if run is not None:
@@ -109,6 +119,34 @@ def _restore(program: str, images: Path, frozen: process.Frozen, work_dir: Path,
         raise
     finally:
         _close(writers)
+
+
+def _wait(
+    run: Criu,
+    hook: Hook,
+    frozen: process.Frozen,
+    image_dir: Path,
+    patience: Patience,
+    timings: dict[str, float],
+) -> None:
+    """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory."""
+    filled = not frozen.memory
+    while (code := run.wait(TICK, -1 if filled else hook.asked)) is None:
+        patience.check()
+        if not filled and hook.is_asked():
+            before = time.monotonic()
+            try:
+                fill(frozen.memory, image_dir, patience.check)
+            except OSError as e:
+                message = f"{e.filename or image_dir}: {e.strerror}"
+                raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e
+            timings["memory"] = time.monotonic() - before
+            filled = True
+            hook.answer(GO)
+    if code != 0:
+        raise run.failure(Reason.CRIU_RESTORE_FAILED)
+    if not filled:
+        raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask for the memory that it left out")
 
 
 def _kill(ids: set[int]) -> set[int]:

@@ -191,7 +191,7 @@ class Creation:
         log.event(
             "dumped",
             seconds=result.timings["total"],
-            zeros=result.timings["zeros"],
+            images=result.timings["images"],
             bytes=result.bytes,
             processes=len(result.pids),
         )

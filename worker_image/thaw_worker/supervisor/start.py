@@ -213,8 +213,9 @@ class Start:
             )
             engine = self._engine(result.tree)
             verification.finish()
-            for name in ("files", "criu"):
-                self._board.timing(name, result.timings[name])
+            for name, seconds in result.timings.items():
+                if name != "total":
+                    self._board.timing(name, seconds)
             if self._gpu and on:
                 stage = "cuda"
                 self._gpu.restore(on, deadline - time.monotonic())

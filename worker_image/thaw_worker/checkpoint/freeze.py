@@ -12,7 +12,7 @@ import msgspec
 from thaw_contract.reasons import Reason
 
 from thaw_worker.checkpoint import carry as carrying
-from thaw_worker.checkpoint import process, procfs
+from thaw_worker.checkpoint import mapped, process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.hook import GO, STOP, Hook
@@ -22,6 +22,8 @@ from thaw_worker.checkpoint.tree import ProcessTree
 SHM = Path("/dev/shm")  # noqa: S108
 GHOST_LIMIT = "512M"
 """Largest deleted file that is still open or mapped in the tree (CRIU takes it into the image)."""
+
+Mapped = dict[int, list[procfs.FileArea]]
 
 STOP_GRACE = 15.0
 """How long CRIU may take to undo a dump that is given up, in seconds; then it is killed, and the tree with
@@ -76,10 +78,11 @@ def freeze(
     try:
         (image_dir / process.IMAGES).mkdir(parents=True)
         work_dir.mkdir(parents=True, exist_ok=True)
-        frozen = _run(tree, program, image_dir, work_dir, carry, patience, timings)
+        frozen, areas = _run(tree, program, image_dir, work_dir, carry, patience, timings)
         before = time.monotonic()
-        memory = take_out(image_dir / process.IMAGES, image_dir, patience.check)
-        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory))
+        images = image_dir / process.IMAGES
+        memory = take_out(images, image_dir, patience.check)
+        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=mapped.collect(images, areas)))
         timings["images"] = time.monotonic() - before
         size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
     except OSError as e:
@@ -104,7 +107,7 @@ def _run(
     carry: Sequence[Path],
     patience: Patience,
     timings: dict[str, float],
-) -> process.Frozen:
+) -> tuple[process.Frozen, Mapped]:
     """Run CRIU, and undo what it did if anything goes wrong."""
     before = carrying.contents(carry)
     with Hook(work_dir, "post-dump") as hook:
@@ -137,9 +140,10 @@ def _dump(
     carry: Sequence[Path],
     patience: Patience,
     timings: dict[str, float],
-) -> process.Frozen:
+) -> tuple[process.Frozen, Mapped]:
     """Wait for CRIU, and take the files while the tree stands still."""
     started = time.monotonic()
+    areas: Mapped = {}
     frozen: process.Frozen | None = None
     while (code := run.wait(TICK, hook.asked)) is None:
         patience.check()
@@ -147,6 +151,7 @@ def _dump(
             before = time.monotonic()
             files = carrying.collect(carry, image_dir / process.DATA, patience.check)
             frozen = _describe(tree, carry, files)
+            areas = {pid: procfs.file_areas(pid) for pid in frozen.pids}
             timings["files"] = time.monotonic() - before
             hook.answer(GO)
     timings["criu"] = time.monotonic() - started
@@ -155,7 +160,7 @@ def _dump(
         if "No space left on device" in error.message or "Disk quota exceeded" in error.message:
             error.reason = Reason.STORE_FULL
         raise error
-    return frozen
+    return frozen, areas
 
 
 def _describe(tree: ProcessTree, carry: Sequence[Path], files: Sequence[carrying.Carried]) -> process.Frozen:

@@ -8,6 +8,7 @@ from thaw_contract.reasons import Reason
 from thaw_worker.checkpoint.carry import Carried
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.images import Memory
+from thaw_worker.checkpoint.mapped import MappedFile
 
 NAME = "process.json"
 DATA = "files.bin"
@@ -28,6 +29,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roots: tuple[str, ...]  # carried directories
     files: tuple[Carried, ...]
     memory: tuple[Memory, ...] = ()
+    mapped: tuple[MappedFile, ...] = ()
 
 
 def write(directory: Path, frozen: Frozen) -> None:

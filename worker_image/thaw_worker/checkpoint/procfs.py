@@ -19,6 +19,16 @@ class Process:
     sid: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileArea:
+    """Where a process has mapped a file that still has its name: one line of `/proc/<pid>/maps`."""
+
+    start: int
+    end: int
+    offset: int  # in the file
+    path: str
+
+
 def read(pid: int) -> Process | None:
     """The process or thread `pid`, or None if there is none."""
     try:
@@ -43,6 +53,21 @@ def threads(pid: int) -> list[int]:
         return [int(entry.name) for entry in (PROC / str(pid) / "task").iterdir()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def file_areas(pid: int) -> list[FileArea]:
+    """Files that a process has mapped, but for deleted ones; empty if it is gone."""
+    try:
+        lines = (PROC / str(pid) / "maps").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    areas = []
+    for line in lines:
+        place, _, offset, _, _, *path = line.split(maxsplit=5)
+        if path and path[0].startswith("/") and not path[0].endswith(" (deleted)"):
+            start, _, end = place.partition("-")
+            areas.append(FileArea(int(start, 16), int(end, 16), int(offset, 16), path[0]))
+    return areas
 
 
 def resident(pid: int) -> int:

@@ -14,6 +14,7 @@ from thaw_worker.checkpoint import carry, pids, process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.hook import GO, Hook
+from thaw_worker.checkpoint.mapped import read_ahead
 from thaw_worker.checkpoint.memory import fill
 from thaw_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
 
@@ -59,6 +60,7 @@ def thaw(
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     frozen = process.read(image_dir)
+    read_ahead(frozen.mapped)
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(

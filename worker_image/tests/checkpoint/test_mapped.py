@@ -1,0 +1,76 @@
+"""What a restore needs of mapped files is read ahead."""
+
+import ctypes
+import itertools
+import mmap
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from thaw_worker.checkpoint import process
+from thaw_worker.checkpoint.images import PAGE, Entry
+from thaw_worker.checkpoint.mapped import MappedFile, changed, join, read_ahead
+from thaw_worker.checkpoint.procfs import FileArea
+
+ranges = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 1 << 18)), max_size=8)
+
+
+@given(ranges)
+def test_joined_ranges_hold_everything_in_order_and_apart(ranges: list[tuple[int, int]]) -> None:
+    joined = join(ranges)
+    assert all(any(a <= offset and offset + length <= a + b for a, b in joined) for offset, length in ranges)
+    assert all(a + b < c for (a, b), (c, _) in itertools.pairwise(joined))
+    assert sum(length for _, length in joined) <= max((sum(r) for r in ranges), default=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=8), st.integers(0, 30), st.integers(1, 10))
+def test_changed_pages_of_a_file_are_those_in_the_image(gaps: list[tuple[int, int]], first: int, pages: int) -> None:
+    entries, at = [], 0
+    for gap, count in gaps:
+        entries.append(Entry((at + gap) * PAGE, count))
+        at += gap + count
+    area = FileArea(first * PAGE, (first + pages) * PAGE, 7 * PAGE, "/lib")
+    found = {offset + at for offset, length in changed(area, entries) for at in range(0, length, PAGE)}
+    present = {entry.address // PAGE + page for entry in entries for page in range(entry.pages)}
+    assert found == {(7 + page - first) * PAGE for page in present if first <= page < first + pages}
+
+
+def test_what_is_read_ahead_gets_into_the_page_cache(tmp_path: Path) -> None:
+    file = tmp_path / "library"
+    file.write_bytes(os.urandom(16 << 20))
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    wanted, other = (4 << 20, 1 << 20), (12 << 20, 1 << 20)
+    assert _resident(file, *wanted) == _resident(file, *other) == 0, "a file system without a page cache"
+    read_ahead([MappedFile(str(tmp_path / "gone"), ((0, PAGE),)), MappedFile(str(file), (wanted,))])
+    deadline = time.monotonic() + 30
+    while _resident(file, *wanted) < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (_resident(file, *wanted), _resident(file, *other)) == (1, 0)
+
+
+@pytest.mark.integration
+def test_a_checkpoint_says_what_to_read_of_libraries(pods: Any, tmp_path: Path) -> None:
+    source = pods()
+    source.launch()
+    source.freeze("image")
+    mapped = {file.path: file.ranges for file in process.read(tmp_path / "image").mapped}
+    library = next(path for path in mapped if "/libc.so" in path)
+    assert mapped[library][0][0] == 0, "its head"
+    assert sum(length for _, length in mapped[library]) > PAGE, "its changed data"
+
+
+def _resident(path: Path, offset: int, length: int) -> float:
+    """Which part of it the page cache holds (mincore(2))."""
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, access) as data:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(data)) + offset
+        vector = (ctypes.c_ubyte * (length // PAGE))()
+        result = ctypes.CDLL(None, use_errno=True).mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), vector)
+        assert result == 0, os.strerror(ctypes.get_errno())
+        return sum(entry & 1 for entry in vector) / len(vector)

@@ -1,0 +1,95 @@
+"""Reading ahead what a restore needs of the files that processes have mapped: libraries, mostly.
+
+CRIU looks into each of them, one after the other, and lays a process's changed pages over theirs, for which the kernel
+reads the unchanged ones first. From a disk, one small read after the other, that takes longer than everything else.
+"""
+
+import bisect
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from thaw_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
+from thaw_worker.checkpoint.procfs import FileArea
+
+_HEAD = PAGE
+"""Where CRIU looks for the build ID."""
+
+_GAP = 64 << 10
+"""Ranges that are closer to each other are read as one."""
+
+_THREADS = 8
+
+
+class MappedFile(msgspec.Struct, frozen=True, array_like=True):
+    """What to read of a file: offsets and lengths in bytes."""
+
+    path: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+def collect(images: Path, areas: Mapping[int, Sequence[FileArea]]) -> tuple[MappedFile, ...]:
+    """What to read ahead for a restore from the directory `images`; `areas`: what was mapped, by process. Devices are
+    left alone: to open one may do something."""
+    wanted: dict[str, list[tuple[int, int]]] = {}
+    for pid, mapped in areas.items():
+        try:
+            _, entries = read_pagemap((images / f"pagemap-{pid}.img").read_bytes())
+        except (UnknownFormatError, FileNotFoundError):
+            entries = []
+        for area in mapped:
+            wanted.setdefault(area.path, [(0, _HEAD)]).extend(changed(area, entries))
+    return tuple(
+        MappedFile(path, tuple(join(ranges))) for path, ranges in sorted(wanted.items()) if Path(path).is_file()
+    )
+
+
+def changed(area: FileArea, entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """Offsets and lengths of what has pages of its own in the image of a process. Entries are in order."""
+    first = bisect.bisect_right(entries, area.start, key=lambda entry: entry.address) - 1
+    for number in range(max(first, 0), len(entries)):
+        entry = entries[number]
+        if entry.address >= area.end:
+            return
+        start, end = max(area.start, entry.address), min(area.end, entry.address + entry.pages * PAGE)
+        if start < end:
+            yield area.offset + start - area.start, end - start
+
+
+def join(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same in order, without overlaps and small gaps."""
+    joined: list[tuple[int, int]] = []
+    for offset, length in sorted(ranges):
+        if joined and offset <= sum(joined[-1]) + _GAP:
+            first = joined[-1][0]
+            joined[-1] = (first, max(sum(joined[-1]), offset + length) - first)
+        else:
+            joined.append((offset, length))
+    return joined
+
+
+def read_ahead(files: Sequence[MappedFile]) -> None:
+    """Let the kernel read, and return at once. What cannot be read is left for CRIU to complain about."""
+    todo = iter(files)
+    lock = threading.Lock()
+
+    def run() -> None:
+        while True:
+            with lock:
+                file = next(todo, None)
+            if file is None:
+                return
+            with suppress(OSError):
+                fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    for offset, length in file.ranges:
+                        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(fd)
+
+    for _ in range(_THREADS):
+        threading.Thread(target=run, name="read-ahead", daemon=True).start()

@@ -225,7 +225,12 @@ class Start:
             self._resume(engine, deadline - time.monotonic())
             stage = "canary"
             with self._board.timed("canary"):
-                self._check_oracle(engine, artifact, deadline - time.monotonic())
+                found = engine.client.canary(max(deadline - time.monotonic(), 1.0))
+            if self._gpu and on:  # before the answers are looked at: other bytes are why they would be others
+                stage = "weights"
+                self._gpu.verified(on, deadline - time.monotonic())
+                stage = "canary"
+            self._check_oracle(found, artifact)
             return engine
         except BaseException as error:
             if engine is not None:
@@ -236,9 +241,8 @@ class Start:
                 raise
             raise failure from error
 
-    def _check_oracle(self, engine: Engine, artifact: Artifact, timeout: float) -> None:
+    def _check_oracle(self, found: Canary, artifact: Artifact) -> None:
         expected = msgspec.json.decode((artifact.path / ORACLE).read_bytes(), type=Canary)
-        found = engine.client.canary(max(timeout, 1.0))
         if found != expected:
             raise _ThawError(
                 "canary",

@@ -172,7 +172,6 @@ class Creation:
             else:
                 on = OnGpu(pids=(), gpus=())
             gpu.wake(engine, on, staging.dir / WEIGHTS, emptied.digests if emptied else [], timeout)
-            gpu.verified(on, timeout)
         except (CheckpointError, ControlError) as error:
             log.failure("not_back_on_gpu", message=str(error))
             raise EngineHarmedError from error

@@ -133,14 +133,13 @@ class Gpu:
     def wake(
         self, engine: Engine, on: OnGpu, directory: Path, digests: Sequence[Sequence[str]], timeout: float
     ) -> None:
-        """Give the engine its GPU memory: what `load` brought, or else the engine reads it from the files. It may not
-        serve before `verified` has returned.
+        """Give the engine its GPU memory: what `load` brought, or else the engine reads it from the files.
 
         Raises: CheckpointError (stage `weights`), ControlError.
         """
         board = self.context.board
         how = Wake()
-        if self._hands_over(on):
+        if on.memory is not None and self.helper.can_hand_over(on.gpus or self.helper.gpus()):
             with board.timed("weights_wait"):
                 seconds = self.helper.wait_loaded(timeout)
             board.timing("weights", seconds.get("total", 0.0))
@@ -159,18 +158,6 @@ class Gpu:
                 if OTHER_BYTES not in str(error):
                     raise
                 raise CheckpointError(Reason.DIGEST_MISMATCH, "weights", str(error)) from error
-
-    def verified(self, on: OnGpu, timeout: float) -> None:
-        """Wait until every byte that `load` brought is known to be as it was written.
-
-        Raises: CheckpointError (stage `weights`).
-        """
-        if self._hands_over(on):
-            with self.context.board.timed("weights_verify"):
-                self.helper.wait_verified(timeout)
-
-    def _hands_over(self, on: OnGpu) -> bool:
-        return on.memory is not None and self.helper.can_hand_over(on.gpus or self.helper.gpus())
 
 
 @dataclass(frozen=True)

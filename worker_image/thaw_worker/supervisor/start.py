@@ -225,12 +225,7 @@ class Start:
             self._resume(engine, deadline - time.monotonic())
             stage = "canary"
             with self._board.timed("canary"):
-                found = engine.client.canary(max(deadline - time.monotonic(), 1.0))
-            if self._gpu and on:  # before the answers are looked at: other bytes are why they would be others
-                stage = "weights"
-                self._gpu.verified(on, deadline - time.monotonic())
-                stage = "canary"
-            self._check_oracle(found, artifact)
+                self._check_oracle(engine, artifact, deadline - time.monotonic())
             return engine
         except BaseException as error:
             if engine is not None:
@@ -241,8 +236,9 @@ class Start:
                 raise
             raise failure from error
 
-    def _check_oracle(self, found: Canary, artifact: Artifact) -> None:
+    def _check_oracle(self, engine: Engine, artifact: Artifact, timeout: float) -> None:
         expected = msgspec.json.decode((artifact.path / ORACLE).read_bytes(), type=Canary)
+        found = engine.client.canary(max(timeout, 1.0))
         if found != expected:
             raise _ThawError(
                 "canary",

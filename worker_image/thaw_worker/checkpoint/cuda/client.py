@@ -121,22 +121,15 @@ class CudaHelper:
         self._send(command, "load", Reason.CUDA_RESTORE_FAILED)
 
     def wait_loaded(self, timeout: float) -> dict[str, float]:
-        """Until it is on the GPU; returns seconds by step.
+        """Until it is on the GPU and verified; returns seconds by step.
 
         Raises: CheckpointError: stage `weights`: `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`, `STORE_SLOW` (time-out) or
             `CUDA_RESTORE_FAILED`.
         """
-        return self._wait(messages.WaitLoaded(), "load", timeout)
-
-    def wait_verified(self, timeout: float) -> dict[str, float]:
-        """Until every byte of it is known to be as it was written; returns and raises what `wait_loaded` does."""
-        return self._wait(messages.WaitVerified(), "verify", timeout)
-
-    def _wait(self, command: messages.Command, what: str, timeout: float) -> dict[str, float]:
         try:
             self.gpus()
             return self._call(
-                command, messages.Done, what, Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW
+                messages.WaitLoaded(), messages.Done, "load", Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW
             ).seconds
         except CheckpointError as error:
             error.stage = "weights"

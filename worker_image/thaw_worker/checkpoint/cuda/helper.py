@@ -47,11 +47,7 @@ class Helper:
             case messages.WaitLoaded():
                 assert self._broker is not None
                 self._broker.wait()
-                return messages.Done(seconds=dict(self._broker.seconds))
-            case messages.WaitVerified():
-                assert self._broker is not None
-                self._broker.wait_verified()
-                return messages.Done(seconds=dict(self._broker.seconds))
+                return messages.Done(seconds=self._broker.seconds)
 
     def _suspend(self, command: messages.Suspend) -> messages.AnyAnswer:
         try:

@@ -5,12 +5,12 @@ where its own was (`thaw_worker.engine.weights`). So the weights are on the GPU 
 memory lives on in the process that mapped it when this one ends.
 """
 
+import contextlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,30 +63,27 @@ class RankMemory:
     def make_others(self) -> None:
         """Allocate the segments without content, as far as there is room: the tree makes the rest itself."""
         call("cuCtxSetCurrent", self.context)
-        with suppress(DriverError):
+        with contextlib.suppress(DriverError):
             for number, segment in enumerate(self._rank.segments):
                 if self._handles[number] is None:
                     self._handles[number] = call("cuMemCreate", segment.size, self._properties, 0)
 
     def fill(
         self, directory: Path, piece: int, digests: Sequence[str] | None, threads: int, stop: threading.Event
-    ) -> Callable[[], None]:
-        """Read the content; what it returns verifies what was not verified on the way. Raises: see `transfer.load`."""
+    ) -> None:
+        """Read and verify the content. Raises: see `transfer.load`."""
         if not self._rank.bytes:
-            return lambda: None
+            return
+        source = transfer.Source(directory / self._rank.file)
+        try:
 
-        def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
-            yield self._base + offset, length
+            def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
+                yield self._base + offset, length
 
-        pieces, path = ranges(self._rank.bytes, piece), directory / self._rank.file
-        with closing(transfer.Source(path)) as source:
-            later = transfer.load(source, pieces, parts, digests, self.context, threads, stop)
-
-        def verify() -> None:
-            with closing(transfer.Source(path)) as source:
-                transfer.verify(source, pieces, digests or (), later, threads, stop)
-
-        return verify
+            pieces = ranges(self._rank.bytes, piece)
+            transfer.load(source, pieces, parts, digests, self.context, threads, stop)
+        finally:
+            source.close()
 
     def hand_over(self, connection: socket.socket) -> None:
         """Send a descriptor for each segment, and let go of the memory."""
@@ -126,9 +123,8 @@ class Broker:
         """`digests`: of each rank's pieces, None to trust the storage."""
         self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
         self._memories: list[RankMemory] = []
-        self._to_verify: list[Callable[[], None]] = []
         self._stop = threading.Event()
-        self._done, self._verified = threading.Event(), threading.Event()
+        self._done = threading.Event()
         self.problem: BaseException | None = None
         self.seconds: dict[str, float] = {}
 
@@ -143,28 +139,20 @@ class Broker:
         except OSError as error:
             self.problem = error
             self._done.set()
-            self._verified.set()
             return
         threading.Thread(target=self._work, daemon=True).start()
         threading.Thread(target=self._serve, args=[listener], daemon=True).start()
 
     def wait(self) -> None:
-        """Until everything is there. Raises: what went wrong: DigestError, OSError, DriverError."""
-        self._wait(self._done)
-
-    def wait_verified(self) -> None:
-        """Until everything is verified. Raises: see `wait`."""
-        self._wait(self._verified)
-
-    def _wait(self, event: threading.Event) -> None:
-        event.wait()
+        """Until everything is there and verified. Raises: what went wrong: DigestError, OSError, DriverError."""
+        self._done.wait()
         if self.problem is not None:
             raise self.problem
 
     def close(self) -> None:
         """Give up what was not handed over."""
         self._stop.set()
-        self._verified.wait()
+        self._done.wait()
         for memory in self._memories:
             memory.let_go()
 
@@ -184,24 +172,17 @@ class Broker:
             for filler in fillers:
                 filler.join()
             self.seconds["total"] = time.monotonic() - began
-            self._done.set()
-            if self.problem is None:
-                for verify in self._to_verify:
-                    verify()
-            self.seconds["verified"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error
         finally:
             self._done.set()
-            self._verified.set()
 
     def _fill(self, number: int) -> None:
         try:
             threads = max(1, transfer.default_threads() // len(self._ranks))
             digests = self._digests[number] if self._digests is not None else None
             began = time.monotonic()
-            verify = self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop)
-            self._to_verify.append(verify)
+            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop)
             self.seconds[f"fill_{number}"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error
@@ -220,7 +201,7 @@ class Broker:
                 self._memories[rank].hand_over(connection)
             except Exception as error:
                 problem = Handover(problem=f"{type(error).__name__}: {error}")
-                with suppress(OSError):
+                with contextlib.suppress(OSError):
                     connection.sendall(msgspec.json.encode(problem) + b"\n")
 
 

@@ -41,11 +41,7 @@ class Load(Command, frozen=True, kw_only=True, tag="load"):
 
 
 class WaitLoaded(Command, frozen=True, kw_only=True, tag="wait_loaded"):
-    """Answered by `Done` or `Failed` when the memory of the `Load` before is filled."""
-
-
-class WaitVerified(Command, frozen=True, kw_only=True, tag="wait_verified"):
-    """Answered by `Done` or `Failed` when the bytes of the `Load` before are known to be those that were written."""
+    """Answered by `Done` or `Failed` when the memory of the `Load` before is filled and verified."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", forbid_unknown_fields=True):
@@ -74,5 +70,5 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     undone: bool = True  # of `Suspend`: whether the processes run as before
 
 
-AnyCommand = Find | Suspend | Restore | Load | WaitLoaded | WaitVerified
+AnyCommand = Find | Suspend | Restore | Load | WaitLoaded
 AnyAnswer = Ready | Processes | Done | Failed

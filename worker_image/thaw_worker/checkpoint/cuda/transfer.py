@@ -10,7 +10,6 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
 _PROBES = 8
 _MOST_THREADS = 14
-_NICE = 10
-_POPULATE_READ = 22  # MADV_POPULATE_READ (madvise(2)): one call instead of a page fault for every 64 KiB
 
 Parts = Callable[[int, int], Iterator[tuple[int, int]]]
 """From an offset and a length in a file to the GPU addresses and lengths of what belongs there, in order."""
@@ -67,10 +64,6 @@ class Source:
             self._direct = -1
         self._probe = bytearray(1)
 
-    def mapped(self) -> mmap.mmap:
-        """The whole file. Raises: OSError."""
-        return mmap.mmap(self._cached, 0, mmap.MAP_SHARED, mmap.PROT_READ)
-
     def close(self) -> None:
         for fd in (self._cached, self._direct):
             if fd >= 0:
@@ -80,12 +73,8 @@ class Source:
         """The descriptor to read these bytes with."""
         if self._direct < 0 or offset % _ALIGNMENT or length % _ALIGNMENT:
             return self._cached
-        return self._cached if self.has(offset, length) else self._direct
-
-    def has(self, offset: int, length: int) -> bool:
-        """Whether the page cache holds these bytes, as far as a few probes tell."""
         step = max(1, length // _PROBES)
-        return all(self._in_cache(offset + i) for i in range(0, length, step))
+        return self._cached if all(self._in_cache(offset + i) for i in range(0, length, step)) else self._direct
 
     def _in_cache(self, offset: int) -> bool:
         try:
@@ -105,24 +94,19 @@ def load(
     context: Any,
     threads: int,
     stop: threading.Event,
-) -> list[int]:
-    """Bring `pieces` (offset, length) of a file to GPU memory. What comes from the disk is verified on its way; what
-    the page cache holds comes faster than it can be hashed and is left for `verify`.
+) -> None:
+    """Bring `pieces` (offset, length) of a file to GPU memory.
 
     Args:
         parts: where they belong.
         digests: BLAKE3 of each piece in hex, or None to trust the storage.
         stop: ends it early; set by the first error.
 
-    Returns:
-        The numbers of pieces that are still to be verified.
-
     Raises:
         DigestError, OSError, DriverError.
     """
     todo = iter(enumerate(pieces))
     lock = threading.Lock()
-    later: list[int] = []
 
     def run() -> None:
         with _Lane() as lane:
@@ -132,53 +116,12 @@ def load(
                 if item is None:
                     return
                 number, (offset, length) = item
-                wait = digests is not None and source.has(offset, length)
-                if wait:
-                    later.append(number)
-                found = lane.load_piece(source, offset, length, parts, hashed=digests is not None and not wait)
-                if digests is not None and not wait and found != digests[number]:
-                    raise _other_bytes(source, offset, length)
+                found = lane.load_piece(source, offset, length, parts, hashed=digests is not None)
+                if digests is not None and found != digests[number]:
+                    place = f"{source.path.name} (bytes {offset} to {offset + length})"
+                    raise DigestError(f"{place} {OTHER_BYTES}")
 
     run_all([run] * threads, context, stop)
-    return later
-
-
-def verify(
-    source: Source,
-    pieces: Sequence[tuple[int, int]],
-    digests: Sequence[str],
-    numbers: Sequence[int],
-    threads: int,
-    stop: threading.Event,
-) -> None:
-    """Compare pieces with their digests: those that `load` left. On threads that give way to others.
-
-    Raises: DigestError, OSError.
-    """
-    todo = iter(numbers)
-    lock = threading.Lock()
-
-    def run() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        with source.mapped() as data:
-            while not stop.is_set():
-                with lock:
-                    number = next(todo, None)
-                if number is None:
-                    return
-                offset, length = pieces[number]
-                with suppress(OSError):  # an older kernel
-                    data.madvise(_POPULATE_READ, offset, length)
-                with memoryview(data)[offset : offset + length] as view:
-                    found = blake3(view).hexdigest()
-                if found != digests[number]:
-                    raise _other_bytes(source, offset, length)
-
-    run_all([run] * threads, None, stop)
-
-
-def _other_bytes(source: Source, offset: int, length: int) -> DigestError:
-    return DigestError(f"{source.path.name} (bytes {offset} to {offset + length}) {OTHER_BYTES}")
 
 
 class _Lane:
@@ -266,15 +209,13 @@ def store(
     return digests
 
 
-def run_all(work: Sequence[Callable[[], None]], context: Any | None, stop: threading.Event | None = None) -> None:
-    """Run functions on threads of their own, in a CUDA context if one is given; the first error is raised when all have
-    ended."""
+def run_all(work: Sequence[Callable[[], None]], context: Any, stop: threading.Event | None = None) -> None:
+    """Run functions on threads of their own in a CUDA context; the first error is raised when all have ended."""
     errors: list[BaseException] = []
 
     def run(function: Callable[[], None]) -> None:
         try:
-            if context is not None:
-                call("cuCtxSetCurrent", context)
+            call("cuCtxSetCurrent", context)
             function()
         except BaseException as error:
             errors.append(error)

@@ -25,9 +25,7 @@ def load(file: Path, piece: int, digests: list[str] | None, threads: int) -> Non
     source = transfer.Source(file)
     try:
         context = call("cuCtxGetCurrent")
-        pieces, stop = ranges(size, piece), threading.Event()
-        later = transfer.load(source, pieces, parts, digests, context, threads, stop)
-        transfer.verify(source, pieces, digests or (), later, threads, stop)
+        transfer.load(source, ranges(size, piece), parts, digests, context, threads, threading.Event())
     finally:
         source.close()
     torch.cuda.synchronize()

@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The entry point. Exits with the command's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in ([], ["run"]):
+        from thaw_worker.checkpoint.cuda import launch
+
+        launch.begin()
         from thaw_worker.supervisor.main import run
 
         sys.exit(run())

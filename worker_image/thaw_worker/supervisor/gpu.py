@@ -10,6 +10,7 @@ from thaw_contract.config import CheckpointPolicy, Verify, WeightsPlacement, Wor
 from thaw_contract.reasons import Reason
 
 from thaw_worker.checkpoint import procfs
+from thaw_worker.checkpoint.cuda import launch
 from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, Memory, Rank, Segment
 from thaw_worker.checkpoint.errors import CheckpointError
@@ -59,6 +60,7 @@ def placement(config: WorkerConfig) -> WeightsPlacement:
 def start_helper(context: Context) -> CudaHelper | None:
     """Start the CUDA helper if this worker has GPUs and may freeze or thaw."""
     if context.settings.config.checkpoint.policy is CheckpointPolicy.DISABLED or not gpus().count:
+        launch.discard()
         return None
     return CudaHelper(context.stop.signalled)
 

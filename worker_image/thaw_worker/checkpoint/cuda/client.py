@@ -3,7 +3,6 @@
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TypeVar
 import msgspec
 from thaw_contract.reasons import Reason
 
-from thaw_worker.checkpoint.cuda import messages
+from thaw_worker.checkpoint.cuda import launch, messages
 from thaw_worker.checkpoint.cuda.layout import Memory
 from thaw_worker.checkpoint.errors import CheckpointError
 
@@ -40,14 +39,10 @@ class CudaHelper:
     bounded. Errors are of stage `cuda`."""
 
     def __init__(self, cancel: threading.Event | None = None) -> None:
-        """Starts the process and does not wait for it. `cancel`: calls end with `THAW_GIVEN_UP` when it is set."""
+        """Starts the process, if `launch` has not yet, and does not wait for it. `cancel`: calls end with
+        `THAW_GIVEN_UP` when it is set."""
         self._cancel = cancel
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "thaw_worker.checkpoint.cuda.helper"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._process = launch.take()
         self._ready: messages.Ready | None = None
 
     @property
@@ -137,11 +132,7 @@ class CudaHelper:
 
     def close(self) -> None:
         """End the process; what was not fetched from it is gone. Twice is fine."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.kill()
-        self._process.wait()
+        launch.end(self._process)
 
     def _call(
         self,

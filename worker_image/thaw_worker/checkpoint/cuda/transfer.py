@@ -20,6 +20,9 @@ from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, ranges
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
+_BLOCK = 1 << 20
+"""Read and hashed at once: what a core's cache still holds. A whole slot would come from memory a second time."""
+
 _PROBES = 8
 _MOST_THREADS = 14
 
@@ -147,9 +150,11 @@ class _Lane:
         hasher = blake3()
         for start, size in ranges(length, SLOT):
             slot = self._next()
-            _read(fd, slot.view[:size], offset + start, source.path)
-            if hashed:
-                hasher.update(slot.view[:size])
+            for at, count in ranges(size, _BLOCK):
+                block = slot.view[at : at + count]
+                _read(fd, block, offset + start + at, source.path)
+                if hashed:
+                    hasher.update(block)
             done = 0
             for address, count in parts(offset + start, size):
                 call("cuMemcpyHtoDAsync", address, slot.address + done, count, self._stream)

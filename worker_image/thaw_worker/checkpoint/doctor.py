@@ -29,7 +29,7 @@ CAPABILITIES = {
     "DAC_READ_SEARCH": 2,  # linkat(2) of an open file: `--link-remap`
     "NET_ADMIN": 12,  # TCP_REPAIR
     "SYS_CHROOT": 18,  # each restored process sets its root
-    "SYS_PTRACE": 19,  # to seize what is not a child of CRIU, where Yama is strict
+    "SYS_PTRACE": 19,  # to seize, and to write memory of, what is not one's child, where Yama is strict
     "SYS_ADMIN": 21,  # PIDs, namespaces, seccomp filters
     "SYS_TIME": 25,  # clock offsets of a thawed tree's time namespace
 }
@@ -154,7 +154,7 @@ def _huge_pages() -> Check:
     except OSError:
         found = None
     setting = found[1] if found else "not there"
-    advice = "" if setting == "always" else f"; thaws are a fifth faster after `echo always > {HUGE_PAGES}` on the node"
+    advice = "" if setting in ("always", "madvise") else f"; thaws are faster after `echo madvise > {HUGE_PAGES}`"
     return Check("huge pages", True, setting + advice)
 
 

@@ -26,7 +26,7 @@ CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
-ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, mostly garbage collection; then its processes are killed
+ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
 
 
 class EngineDiedError(Exception):

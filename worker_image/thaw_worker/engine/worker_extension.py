@@ -5,8 +5,10 @@ Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has 
 imports the main module of the parent (`thaw_worker.engine.main`) in each child.
 """
 
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thaw_worker.engine import process
 from thaw_worker.engine.collectives import hook
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from thaw_worker.engine.weights.save import Saved
 
 _SPIN_SECONDS = 0.02
+_WAKE_SECONDS = 0.1
 
 
 class WorkerExtension:
@@ -83,6 +86,19 @@ class EngineCoreExtension(WorkerExtension):
         """vLLM's shutdown speaks to EngineCore through SIGTERM. Workers need none: they see their death pipe
         close."""
         process.unshield()
+        threading.Thread(target=_keep_awake, args=[self], name="thaw-keep-awake", daemon=True).start()
+
+
+def _keep_awake(core: Any) -> None:
+    """Give EngineCore's main thread something to do until it has seen the SIGTERM. Python handles a signal between two
+    instructions: one that comes just before the thread begins to wait for its queue would be seen with the next
+    request, which never comes (3 of 100 shutdowns on a busy machine, vLLM 0.32)."""
+    from vllm.v1.engine import EngineCoreRequestType
+    from vllm.v1.engine.core import EngineShutdownState
+
+    while core.shutdown_state == EngineShutdownState.RUNNING:
+        core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
+        time.sleep(_WAKE_SECONDS)
 
 
 def install_in_engine_core() -> None:

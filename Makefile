@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -58,6 +58,9 @@ kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers 
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Thaw side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix
+
+shutdown-outcomes: venv ## every way in which Kubernetes ends a worker, on the embedded cluster (3 min, not part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m shutdown outcomes
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster

@@ -11,8 +11,8 @@ def main() -> int:
         prog="python -m shutdown",
         description="matrix (the default): every promise about shutdown, on plain `vllm serve` and on a worker of "
         "Thaw, side by side (12 min); exits with 1 if one of Thaw's does not hold. kills: kill -9 of each process at "
-        "random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every way in "
-        "which Kubernetes ends a worker, on the embedded cluster (3 min).",
+        "random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every way "
+        "in which Kubernetes ends a worker, on the embedded cluster (3 min).",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="matrix | kills | storm | outcomes")
     matrix = commands.add_parser("matrix", help="the table of promises")

@@ -14,7 +14,7 @@ from typing import Any
 
 from thaw_contract import names
 from thaw_worker.supervisor import engine_args
-from worker_pod import _SETUP, ENGINE_ARGS, ENGINE_ENV, Pod
+from worker_pod import ENGINE_ARGS, ENGINE_ENV, Pod, in_a_pod
 
 from shutdown.load import WHOLE, Load, tell
 from shutdown.promises import Findings
@@ -39,8 +39,7 @@ class Server(Pod):
         self.name, self.log_path, self.store = name, made.log(name), store or made.store
         arguments = engine_args.options(engine_args.canonical(ENGINE_ARGS | (extra or {})))
         command = [
-            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc"),
-            *("sh", "-c", _SETUP, "sh", name, str(self.store), str(made.model), setup),
+            *in_a_pod(name, self.store, made.model, setup),
             *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", names.PATH_MODEL),
             *("--served-model-name", "tiny", "--port", str(names.PORT_SERVING), *arguments, *options),
         ]
@@ -64,7 +63,8 @@ class Server(Pod):
                 if self.ask("GET", "/health")[0] == 200:
                     return
             if not self.alive() or time.monotonic() > deadline:
-                raise RuntimeError(f"vllm serve did not become healthy; see {self.log_path}")
+                end = "\n".join(self.log().splitlines()[-20:])
+                raise RuntimeError(f"vllm serve did not become healthy; the end of {self.log_path}:\n{end}")
             time.sleep(0.2)
 
     def ended(self, timeout: float = PATIENCE) -> tuple[float, int | None]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,21 @@ exec "$@"
 """
 
 
+def in_a_pod(
+    name: str, store: Path, model: Path, setup: str = "", *, needed: Sequence[Path] = (), namespaces: Sequence[str] = ()
+) -> list[str]:
+    """The beginning of a command whose rest runs as process 1 of namespaces like a container's.
+
+    Args:
+        setup: shell commands to run there first.
+        needed: directories that it can see besides this checkout and Python.
+        namespaces: more options of unshare(1).
+    """
+    usual = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc")
+    seen = "\n".join(map(str, (ROOT, sys.base_prefix, *needed)))
+    return ["unshare", *usual, *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), seen, setup]
+
+
 class Pod:
     """A running worker. `store` and `model` are directories of this machine; `uptime`: how many seconds longer the
     pod's host seems to have been up than this machine (a time namespace)."""
@@ -119,17 +134,12 @@ class Pod:
             **(environment or {}),
             **secrets,
         }
-        namespaces = ["--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--uts", "--ipc"]
-        if uptime:
-            namespaces += ["--time", "--boottime", str(uptime), "--monotonic", str(uptime)]
-        needed = "\n".join(map(str, (ROOT, criu.parent, sys.base_prefix)))
+        clocks = ("--time", "--boottime", str(uptime), "--monotonic", str(uptime)) if uptime else ()
+        place = in_a_pod(name, store, model, setup, needed=(criu.parent,), namespaces=clocks)
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(
-                [
-                    *("unshare", *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), needed, setup),
-                    *(sys.executable, "-m", "thaw_worker"),
-                ],
+                [*place, sys.executable, "-m", "thaw_worker"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -15,6 +15,7 @@ import msgspec
 
 from thaw_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
 from thaw_worker.checkpoint.procfs import FileArea
+from thaw_worker.parallel import for_each
 
 _HEAD = PAGE
 """Where CRIU looks for the build ID."""
@@ -74,22 +75,16 @@ def join(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def read_ahead(files: Sequence[MappedFile]) -> None:
     """Let the kernel read, and return at once. What cannot be read is left for CRIU to complain about."""
-    todo = iter(files)
-    lock = threading.Lock()
+    threading.Thread(
+        target=for_each, args=[files, _read_ahead, _THREADS, lambda: None], name="read-ahead", daemon=True
+    ).start()
 
-    def run() -> None:
-        while True:
-            with lock:
-                file = next(todo, None)
-            if file is None:
-                return
-            with suppress(OSError):
-                fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                try:
-                    for offset, length in file.ranges:
-                        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
-                finally:
-                    os.close(fd)
 
-    for _ in range(_THREADS):
-        threading.Thread(target=run, name="read-ahead", daemon=True).start()
+def _read_ahead(file: MappedFile) -> None:
+    with suppress(OSError):
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            for offset, length in file.ranges:
+                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(fd)

@@ -6,19 +6,18 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from thaw_worker.checkpoint.images import PAGE, Memory
+from thaw_worker.parallel import for_each
 
 PIECE = (2 << 20) // PAGE
 """Pages that are read and written at once: what stays in a core's cache meanwhile."""
 
 _MOST_VECTORS = 1024  # UIO_MAXIOV
 _MOST_THREADS = 16
-_TICK = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,34 +43,16 @@ def fill(memories: Sequence[Memory], directory: Path, tick: Callable[[], None]) 
     Raises:
         OSError: a file cannot be read, is too short, or a process's memory is not as it was.
     """
-    stop = threading.Event()
+    given_up = threading.Event()
+    threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     with ExitStack() as stack:
         pieces: list[Piece] = []
         for memory in memories:
             fd = os.open(directory / memory.file, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             pieces += (Piece(memory.pid, fd, offset, runs) for offset, runs in cut(memory.runs))
-        threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
-        todo = iter(pieces)
-        lock = threading.Lock()
-
-        def run() -> None:
-            buffer = bytearray(PIECE * PAGE)
-            while not stop.is_set():
-                with lock:
-                    piece = next(todo, None)
-                if piece is None:
-                    return
-                _fill(piece, buffer)
-
-        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="memory"))
-        stack.callback(stop.set)
-        pending: set[Future[None]] = {pool.submit(run) for _ in range(threads)}
-        while pending:
-            done, pending = wait(pending, _TICK, FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            tick()
+        stack.callback(given_up.set)  # goes first: before the files are closed and others may get these PIDs
+        for_each(pieces, lambda piece: _fill(piece, given_up), threads, tick)
 
 
 def cut(runs: Sequence[tuple[int, int]], most: int = PIECE) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -92,11 +73,16 @@ def cut(runs: Sequence[tuple[int, int]], most: int = PIECE) -> Iterator[tuple[in
         yield offset, piece
 
 
-def _fill(piece: Piece, buffer: bytearray) -> None:
+def _fill(piece: Piece, given_up: threading.Event) -> None:
+    if not hasattr(_local, "buffer"):
+        _local.buffer = bytearray(PIECE * PAGE)
+    buffer: bytearray = _local.buffer
     view = memoryview(buffer)[: piece.size]
     done = 0
     while done < len(view):
         count = os.preadv(piece.file, [view[done:]], piece.offset + done)
+        if given_up.is_set():  # the storage hung meanwhile
+            return
         if count == 0:
             raise OSError(errno.EIO, "ends early", f"memory of process {piece.pid}")
         done += count
@@ -115,5 +101,6 @@ def _fill(piece: Piece, buffer: bytearray) -> None:
         raise OSError(ctypes.get_errno() or errno.EFAULT, f"writing memory: {reason}", f"process {piece.pid}")
 
 
+_local = threading.local()
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.process_vm_writev.restype = ctypes.c_ssize_t

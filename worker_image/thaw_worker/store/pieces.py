@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from thaw_worker.store.parallel import for_each
+from thaw_worker.parallel import for_each
 
 PIECE = 64 << 20
 """Files are hashed in pieces of this size, so that one big file is read and hashed by many threads."""

@@ -11,6 +11,7 @@ from thaw_contract.identity import HostTuple, IdentityInputs
 from thaw_contract.reasons import Reason
 from thaw_contract.state import FreezeOutcome
 
+from thaw_worker.parallel import for_each
 from thaw_worker.store import artifact as artifacts
 from thaw_worker.store import fs, layout, manifest
 from thaw_worker.store.artifact import Artifact
@@ -18,7 +19,6 @@ from thaw_worker.store.blobs import share
 from thaw_worker.store.errors import StoreError, guard
 from thaw_worker.store.layout import Key
 from thaw_worker.store.lease import Lease
-from thaw_worker.store.parallel import for_each
 from thaw_worker.store.pieces import default_threads, hash_all, pieces
 
 

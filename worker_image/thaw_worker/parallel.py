@@ -30,7 +30,7 @@ def for_each(items: Iterable[T], work: Callable[[T], None], threads: int, tick: 
                 errors.append(e)
                 stop.set()
 
-    running = [threading.Thread(target=run, name=f"store-{i}", daemon=True) for i in range(threads)]
+    running = [threading.Thread(target=run, name=f"parallel-{i}", daemon=True) for i in range(threads)]
     for thread in running:
         thread.start()
     try:

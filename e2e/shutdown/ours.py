@@ -49,7 +49,7 @@ def under_load(thawed: Thawed, found: Findings) -> None:
     with leftovers(pod) as left:
         began = time.monotonic()
         pod.signal()
-        pod.wait_log("event=draining")
+        _use(kept, until=lambda: "event=draining" in pod.log())
         seconds, seen = _observed(pod, began)
         text = seen if isinstance(seen, str) else (
             f"/health and /readyz 503, {seen['seconds_left']:.0f} s left, {seen['in_flight']} in flight, as in "
@@ -58,7 +58,7 @@ def under_load(thawed: Thawed, found: Findings) -> None:
         found.add("observable", not isinstance(seen, str), f"after {seconds:.2f} s: {text}")
         answer = pod.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 1})[0]
         found.add("straggling", answer == 200, f"HTTP {answer} within propagationSeconds")
-        pod.wait_log("listener_closed")
+        _use(kept, until=lambda: "event=listener_closed" in pod.log())
         found.add("closed", *_closed(pod, kept))
         outcomes = load.outcomes()
         found.add("finish", outcomes == {WHOLE: len(load.asked)}, tell(outcomes))
@@ -244,6 +244,20 @@ def _kept_alive(pod: "Pod") -> http.client.HTTPConnection:
     connection.request("GET", "/v1/models")
     connection.getresponse().read()
     return connection
+
+
+def _use(kept: http.client.HTTPConnection, until: Callable[[], bool]) -> None:
+    """Ask on `kept` again and again: a connection that nobody uses for 5 s is closed, and a slow machine takes longer
+    over one step here."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = until()
+        kept.request("GET", "/version")
+        kept.getresponse().read()
+        if done:
+            return
+        assert time.monotonic() < deadline, "the worker does not go on; see its log"
+        time.sleep(0.05)
 
 
 def _observed(pod: "Pod", began: float) -> tuple[float, dict[str, Any] | str]:

@@ -58,7 +58,7 @@ async def test_outputs_of_each_kind(llm: Any, frozen: Frozen) -> None:
     cumulative, delta, final = [await outputs(llm, str(kind), greedy(**several, output_kind=kind)) for kind in kinds]
     (whole,) = final
     assert whole.finished and [output.finished for output in cumulative + delta].count(True) == 2
-    assert len(delta) > 1  # of a reader that is late, vLLM joins some
+    assert cumulative and delta  # how many pieces there are depends on the reader: of one that is late, vLLM joins some
     for index in (0, 1):
         expected = whole.outputs[index]
         last = [o for output in cumulative for o in output.outputs if o.index == index][-1]

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -51,6 +53,14 @@ class Kube:
     def list(self, kind: str, selector: str = "") -> list[Object]:
         extra = ("--selector", selector) if selector else ()
         items: list[Object] = json.loads(self.run("get", kind, *extra, "-o", "json"))["items"]
+        return items
+
+    def pods(self, base: str, selector: str) -> Sequence[Object]:
+        """Like `list`, by one request to the `proxy` at `base`."""
+        query = urllib.parse.urlencode({"labelSelector": selector})
+        url = f"{base}/api/v1/namespaces/{self.namespace}/pods?{query}"
+        with urllib.request.urlopen(url, timeout=60) as response:
+            items: list[Object] = json.load(response)["items"]
         return items
 
     def delete(self, kind: str, name: str, *, wait: bool = True) -> None:

@@ -56,11 +56,14 @@ class Kube:
         return items
 
     def pods(self, base: str, selector: str) -> Sequence[Object]:
-        """Like `list`, by one request to the `proxy` at `base`."""
+        """Like `list`, by one request to the `proxy` at `base`. Raises: KubeError."""
         query = urllib.parse.urlencode({"labelSelector": selector})
         url = f"{base}/api/v1/namespaces/{self.namespace}/pods?{query}"
-        with urllib.request.urlopen(url, timeout=60) as response:
-            items: list[Object] = json.load(response)["items"]
+        try:
+            with urllib.request.urlopen(url, timeout=60) as response:
+                items: list[Object] = json.load(response)["items"]
+        except OSError as error:
+            raise KubeError(f"asking for pods through kubectl proxy: {error}; is the cluster up?") from error
         return items
 
     def delete(self, kind: str, name: str, *, wait: bool = True) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ Thawed = Callable[..., "Pod"]
 StartPod = Callable[..., "Pod"]
 """Starts a worker on a store."""
 
-PATIENT = {"propagation_seconds": 1.5, "timeout_seconds": 200.0, "grace_period_seconds": 240.0}
+PATIENT = {"propagation_seconds": 3.0, "timeout_seconds": 200.0, "grace_period_seconds": 240.0}
 LATE = 45.0
 """Seconds, on a machine that does other things as well; each is a fraction of that worker's grace period."""
 SHORT = {"propagation_seconds": 0.5, "timeout_seconds": 100.0, "grace_period_seconds": 24.0}
@@ -44,12 +45,12 @@ def idle(thawed: Thawed, found: Findings) -> None:
 def under_load(thawed: Thawed, found: Findings) -> None:
     """One worker with everything that happens between SIGTERM and an exit in order."""
     pod = thawed(drain=PATIENT)
-    load = Load(pod)
-    kept = _kept_alive(pod)
+    load = Load(pod, tokens=900)
+    kept = _KeptAlive(pod)
     with leftovers(pod) as left:
         began = time.monotonic()
         pod.signal()
-        _use(kept, until=lambda: "event=draining" in pod.log())
+        pod.wait_log("event=draining")
         seconds, seen = _observed(pod, began)
         text = seen if isinstance(seen, str) else (
             f"/health and /readyz 503, {seen['seconds_left']:.0f} s left, {seen['in_flight']} in flight, as in "
@@ -58,8 +59,8 @@ def under_load(thawed: Thawed, found: Findings) -> None:
         found.add("observable", not isinstance(seen, str), f"after {seconds:.2f} s: {text}")
         answer = pod.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 1})[0]
         found.add("straggling", answer == 200, f"HTTP {answer} within propagationSeconds")
-        _use(kept, until=lambda: "event=listener_closed" in pod.log())
-        found.add("closed", *_closed(pod, kept))
+        pod.wait_log("event=listener_closed")
+        found.add("closed", *_closed(pod, kept.take()))
         outcomes = load.outcomes()
         found.add("finish", outcomes == {WHOLE: len(load.asked)}, tell(outcomes))
         code = pod.wait()
@@ -239,25 +240,27 @@ def contents(store: Path) -> set[str]:
     return {str(path.relative_to(store)) for path in store.rglob("*")}
 
 
-def _kept_alive(pod: "Pod") -> http.client.HTTPConnection:
-    connection = pod.http()
-    connection.request("GET", "/v1/models")
-    connection.getresponse().read()
-    return connection
+class _KeptAlive:
+    """An open connection that is in use until it is taken: one that nobody uses for 5 s is closed, and a slow machine
+    may take longer over one step here."""
 
+    def __init__(self, pod: "Pod") -> None:
+        self._connection = pod.http()
+        self._taken = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
 
-def _use(kept: http.client.HTTPConnection, until: Callable[[], bool]) -> None:
-    """Ask on `kept` again and again: a connection that nobody uses for 5 s is closed, and a slow machine takes longer
-    over one step here."""
-    deadline = time.monotonic() + 120
-    while True:
-        done = until()
-        kept.request("GET", "/version")
-        kept.getresponse().read()
-        if done:
-            return
-        assert time.monotonic() < deadline, "the worker does not go on; see its log"
-        time.sleep(0.05)
+    def _go_on(self) -> None:
+        while True:
+            self._connection.request("GET", "/version")
+            self._connection.getresponse().read()
+            if self._taken.wait(0.5):
+                return
+
+    def take(self) -> http.client.HTTPConnection:
+        self._taken.set()
+        self._thread.join(60)
+        return self._connection
 
 
 def _observed(pod: "Pod", began: float) -> tuple[float, dict[str, Any] | str]:

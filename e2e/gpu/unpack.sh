@@ -13,8 +13,11 @@ for archive in "$pieces"/vllm-*.tar.xz; do [ ! -e "$archive" ] || tar xJf "$arch
   --target "$dest/deps" "$pieces"/whl/*.whl &
 wait
 cp -r "$root"/contract/thaw_contract "$root"/worker_image/thaw_worker "$dest/app/"
-# Bytecode, as an image has it: without it a worker's first second is spent compiling.
+# As an image has them: the GPU's kernels, and bytecode, without which a worker's first second is spent compiling.
+compgen -G "$dest/app/thaw_worker/checkpoint/cuda/*.cubin" > /dev/null \
+  || PYTHONPATH=$dest/app "$python" -m thaw_worker.checkpoint.cuda.compile &
 "$python" -m compileall -q -j 0 "$dest/app" "$dest/deps" "$dest/site" > "$dest/compile.log" 2>&1 || true
+wait
 cat > "$dest/env.sh" <<END
 export PYTHONPATH=$dest/app:$dest/site:$dest/deps:$root/e2e PYTHONUNBUFFERED=1 THAW_CRIU=$dest/criu/criu
 END

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images.tools import ToolError, cache_directory, run, step
+from images.tools import ToolError, cache_directory, install, run
 
 PACKAGES = ("buildah", "mmdebstrap", "skopeo")
 KEPT = 2  # images of one kind, the newest
@@ -125,13 +125,7 @@ def open_storage() -> Storage:
     """
     if os.geteuid() != 0:
         raise ToolError("building images needs root: they hold files of several users. Run this with sudo.")
-    missing = [package for package in PACKAGES if not shutil.which(package)]
-    if missing:
-        with step(f"installing Debian's {' and '.join(missing)} on this machine (20 s)"):
-            apt = "Images are built with buildah and mmdebstrap: install them, and run this again."
-            run(["apt-get", "-qq", "update"], apt)
-            command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing]
-            run(command, apt, {"DEBIAN_FRONTEND": "noninteractive"})
+    install({program: program for program in PACKAGES}, "Images are built with buildah and mmdebstrap")
     directory = cache_directory() / "containers"
     directory.mkdir(parents=True, exist_ok=True)
     for driver in (

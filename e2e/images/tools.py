@@ -126,6 +126,27 @@ def run(
         raise ToolError(f"`{' '.join(words)}` exited with status {process.returncode}. {failed}")
 
 
+def install(programs: Mapping[str, str], what: str) -> None:
+    """Install those Debian packages whose program is missing on this machine.
+
+    Args:
+        programs: program on PATH and the package that brings it.
+        what: the first half of the advice if that fails, such as "Images are built with buildah".
+
+    Raises:
+        ToolError: no root, no Debian, or no package archive to be reached.
+    """
+    if missing := sorted({package for program, package in programs.items() if not shutil.which(program)}):
+        with (
+            step(f"installing Debian's {' and '.join(missing)} on this machine (20 s)"),
+            locked(cache_directory() / "apt"),
+        ):
+            advice = f"{what}: install {' and '.join(missing)}, and run this again."
+            run(["apt-get", "-qq", "update"], advice)
+            command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing]
+            run([*command, "-o", "DPkg::Lock::Timeout=300"], advice, {"DEBIAN_FRONTEND": "noninteractive"})
+
+
 def uv() -> Path:
     """The installer uv at the pinned version, from the cache or installed there with pip.
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from thaw_worker.checkpoint.cuda import transfer
+from thaw_worker.checkpoint.cuda.digest import digester
 from thaw_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from thaw_worker.checkpoint.cuda.layout import STORED, Rank, ranges
 
@@ -74,16 +75,21 @@ class RankMemory:
         """Read and verify the content. Raises: see `transfer.load`."""
         if not self._rank.bytes:
             return
+        call("cuCtxSetCurrent", self.context)
+        pieces = ranges(self._rank.bytes, piece)
         source = transfer.Source(directory / self._rank.file)
+        hashing = digester(self._device, threads, pieces, piece) if digests is not None else None
         try:
 
             def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
                 yield self._base + offset, length
 
-            pieces = ranges(self._rank.bytes, piece)
-            transfer.load(source, pieces, parts, digests, self.context, threads, stop)
+            transfer.load(source, pieces, parts, digests, self.context, threads, stop, hashing)
         finally:
             source.close()
+            if hashing is not None:
+                with contextlib.suppress(DriverError):  # then the transfer's own error says more
+                    hashing.close()
 
     def hand_over(self, connection: socket.socket) -> None:
         """Send a descriptor for each segment, and let go of the memory."""

@@ -10,11 +10,13 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from thaw_worker.checkpoint.cuda.digest import Digester
 from thaw_worker.checkpoint.cuda.driver import bindings, call
 from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, ranges
 
@@ -97,6 +99,7 @@ def load(
     context: Any,
     threads: int,
     stop: threading.Event,
+    digester: Digester | None = None,
 ) -> None:
     """Bring `pieces` (offset, length) of a file to GPU memory.
 
@@ -104,14 +107,23 @@ def load(
         parts: where they belong.
         digests: BLAKE3 of each piece in hex, or None to trust the storage.
         stop: ends it early; set by the first error.
+        digester: hashes what has arrived on the GPU, where each piece is one stretch then and this thread's current
+            context is `context`. Without one the CPU hashes what it reads.
 
     Raises:
         DigestError, OSError, DriverError.
     """
     todo = iter(enumerate(pieces))
     lock = threading.Lock()
+    on_cpu = digests is not None and digester is None
 
-    def run() -> None:
+    def compare(number: int, found: str) -> None:
+        if digests is not None and found != digests[number]:
+            offset, length = pieces[number]
+            place = f"{source.path.name} (bytes {offset} to {offset + length})"
+            raise DigestError(f"{place} {OTHER_BYTES}")
+
+    def run(own: int) -> None:
         with _Lane() as lane:
             while not stop.is_set():
                 with lock:
@@ -119,19 +131,24 @@ def load(
                 if item is None:
                     return
                 number, (offset, length) = item
-                found = lane.load_piece(source, offset, length, parts, hashed=digests is not None)
-                if digests is not None and found != digests[number]:
-                    place = f"{source.path.name} (bytes {offset} to {offset + length})"
-                    raise DigestError(f"{place} {OTHER_BYTES}")
+                found = lane.load_piece(source, offset, length, parts, hashed=on_cpu)
+                if on_cpu:
+                    compare(number, found)
+                elif digester is not None:
+                    ((address, _),) = parts(offset, length)
+                    digester.begin(lane.stream, own, number, address, length)
 
-    run_all([run] * threads, context, stop)
+    run_all([partial(run, number) for number in range(threads)], context, stop)
+    if digester is not None and not stop.is_set():
+        for number, found in enumerate(digester.found()):
+            compare(number, found)
 
 
 class _Lane:
     """One thread's stream and slots."""
 
     def __enter__(self) -> "_Lane":
-        self._stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self.stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._slots = [_Slot(), _Slot()]
         self._turn = 0
         return self
@@ -140,10 +157,10 @@ class _Lane:
         self.drain()
         for slot in self._slots:
             slot.close()
-        call("cuStreamDestroy", self._stream)
+        call("cuStreamDestroy", self.stream)
 
     def drain(self) -> None:
-        call("cuStreamSynchronize", self._stream)
+        call("cuStreamSynchronize", self.stream)
 
     def load_piece(self, source: Source, offset: int, length: int, parts: Parts, *, hashed: bool) -> str:
         fd = source.best(offset, length)
@@ -157,9 +174,9 @@ class _Lane:
                     hasher.update(block)
             done = 0
             for address, count in parts(offset + start, size):
-                call("cuMemcpyHtoDAsync", address, slot.address + done, count, self._stream)
+                call("cuMemcpyHtoDAsync", address, slot.address + done, count, self.stream)
                 done += count
-            call("cuEventRecord", slot.event, self._stream)
+            call("cuEventRecord", slot.event, self.stream)
         return hasher.hexdigest()
 
     def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
@@ -169,7 +186,7 @@ class _Lane:
             slot = self._next()
             filled = 0
             for address, count in parts(offset + start, size):
-                call("cuMemcpyDtoHAsync", slot.address + filled, address, count, self._stream)
+                call("cuMemcpyDtoHAsync", slot.address + filled, address, count, self.stream)
                 filled += count
             self.drain()
             hasher.update(slot.view[:size])

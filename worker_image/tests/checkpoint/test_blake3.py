@@ -1,0 +1,67 @@
+"""The GPU's BLAKE3, compiled for this CPU: the same source, thread by thread."""
+
+import ctypes
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images.tools import install
+from thaw_worker.checkpoint.cuda.digest import CHUNK, SOURCE
+
+# What CUDA adds to C. One thread is enough for `tree`, whose threads share a level and wait for one another after it.
+PROGRAM = """
+#define __device__
+#define __forceinline__ inline
+#define __global__
+struct uint4 { unsigned x, y, z, w; };
+static struct { unsigned x; } blockIdx, threadIdx, blockDim;
+static void __syncthreads() {}
+#include "%s"
+extern "C" void digest(const void *data, unsigned chunks, void *nodes, void *found) {
+    blockDim.x = 128;
+    for (blockIdx.x = 0; blockIdx.x * blockDim.x < chunks; blockIdx.x++)
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; threadIdx.x++)
+            leaves((const uint4 *)data, chunks, (uint4 *)nodes);
+    blockDim.x = 1; threadIdx.x = 0;
+    tree((u32 *)nodes, chunks, (u32 *)found);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], bytes]:
+    install({"g++": "g++"}, "The GPU's kernels are tested on the CPU")
+    directory = tmp_path_factory.mktemp("blake3")
+    (directory / "cpu.cpp").write_text(PROGRAM % SOURCE)
+    library: Path = directory / "cpu.so"
+    command = ["g++", "-O2", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", library, directory / "cpu.cpp"], check=True)
+    code = ctypes.CDLL(str(library))
+
+    def function(data: bytes) -> bytes:
+        chunks = len(data) // CHUNK
+        nodes, found = ctypes.create_string_buffer(64 * chunks), ctypes.create_string_buffer(32)
+        code.digest(data, chunks, nodes, found)
+        return found.raw
+
+    return function
+
+
+@settings(deadline=None)
+@given(chunks=st.integers(2, 600), seed=st.binary(min_size=1, max_size=8))
+def test_it_is_blake3(digest: Callable[[bytes], bytes], chunks: int, seed: bytes) -> None:
+    data = blake3(seed).digest(chunks * CHUNK)
+    assert digest(data) == blake3(data).digest()
+
+
+@pytest.mark.parametrize("mebibytes", [2, 6, 62, 64])
+def test_a_piece_as_weights_have_it(digest: Callable[[bytes], bytes], mebibytes: int) -> None:
+    data = blake3(b"weights").digest(mebibytes << 20)
+    assert digest(data) == blake3(data).digest()
+    flipped = bytearray(data)
+    flipped[len(data) // 3] ^= 16
+    assert digest(bytes(flipped)) != blake3(data).digest()

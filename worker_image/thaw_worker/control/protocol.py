@@ -84,9 +84,9 @@ class Wake(Command, frozen=True, kw_only=True, tag="wake"):
     if neither is given, from host memory. Answered by `Done`."""
 
     memory: str | None = None  # socket where each worker fetches its memory
-    files: list[str] = []  # of each rank; the weights are read from there
+    files: list[str] = []  # what the paths of each rank's files begin with; the weights are read from there
     piece: int = 0
-    digests: list[list[str]] | None = None  # of the pieces of each file; None to trust the storage
+    digests: list[list[str]] | None = None  # of each rank's pieces; None to trust the storage
 
 
 class Resume(Command, frozen=True, kw_only=True, tag="resume"):
@@ -177,11 +177,11 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
 
 
 class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """GPU memory of one worker process that was written to a file."""
+    """GPU memory of one worker process that was written to files."""
 
-    file: str
-    segments: list[tuple[str, int]]  # tag and size of each allocation, by address; of some the content is in the file
-    digests: list[str]  # BLAKE3 of the file's pieces, in hex
+    file: str  # what their names begin with
+    segments: list[tuple[str, int]]  # tag and size of each allocation, by address; of some the content is in the files
+    digests: list[str]  # BLAKE3 of the content's pieces, in hex
 
 
 class Quiesced(Answer, frozen=True, kw_only=True, tag="quiesced"):

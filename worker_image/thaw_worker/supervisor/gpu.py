@@ -12,7 +12,7 @@ from thaw_contract.reasons import Reason
 from thaw_worker.checkpoint import procfs
 from thaw_worker.checkpoint.cuda import launch
 from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
-from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, Memory, Rank, Segment
+from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, Memory, Rank, Segment
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.gpu import gpus
 from thaw_worker.checkpoint.tree import ProcessTree
@@ -67,7 +67,15 @@ def start_helper(context: Context) -> CudaHelper | None:
 
 def weight_files(on: OnGpu | None) -> list[str]:
     """Files of an artifact whose bytes the CUDA helper verifies as it reads them."""
-    return [f"{WEIGHTS}/{rank.file}" for rank in on.memory.ranks] if on is not None and on.memory is not None else []
+    if on is None or on.memory is None:
+        return []
+    return [f"{WEIGHTS}/{name}" for rank in on.memory.ranks for name in rank.files]
+
+
+def digests(on: OnGpu, artifact: Artifact) -> list[list[str]]:
+    """Of the pieces of each rank's stored GPU memory."""
+    ranks = on.memory.ranks if on.memory is not None else ()
+    return [[found for name in rank.files for found in artifact.digests(f"{WEIGHTS}/{name}")] for rank in ranks]
 
 
 def read(artifact: Artifact) -> OnGpu:
@@ -176,7 +184,12 @@ class Emptied:
     @property
     def blobs(self) -> dict[str, list[str]]:
         """Files of the staging and the digests of their pieces."""
-        return {f"{WEIGHTS}/{rank.file}": rank.digests for rank in self.ranks}
+        each = FILE_BYTES // PIECE
+        return {
+            f"{WEIGHTS}/{name}": stored.digests[number * each : (number + 1) * each]
+            for rank, stored in zip(self.memory.ranks if self.memory else (), self.ranks, strict=True)
+            for number, name in enumerate(rank.files)
+        }
 
 
 def _memory(ranks: Sequence[StoredRank]) -> Memory:

@@ -199,8 +199,7 @@ class Start:
                 cancel=self._stop.signalled,
             )
             if self._gpu and on:
-                files = gpu.weight_files(on)
-                weights, digests = artifact.path / gpu.WEIGHTS, [artifact.digests(file) for file in files]
+                weights, digests = artifact.path / gpu.WEIGHTS, gpu.digests(on, artifact)
                 self._gpu.load(weights, on, digests)
             stage = "criu"
             leftovers.make_room_for(artifact.path / PROCESS)

@@ -1,7 +1,7 @@
 """What of a frozen tree was GPU memory of the engine's own allocator: pure.
 
-A rank's allocations in address order are its *segments*; those with a file are stored one after the other in it.
-Offsets into the file and into the memory that is made anew for it are therefore the same.
+A rank's allocations in address order are its *segments*; those that are stored follow one another in its files. Offsets
+into what is stored and into the memory that is made anew for it are therefore the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,11 @@ STORED = "weights"
 """Tag of segments whose content is stored. The others (the KV cache) come back empty."""
 
 
+FILE_BYTES = 4 << 30
+"""Bytes of each of a rank's files but the last: most file systems let one thread at a time copy into a file,
+which is slower than a disk. A multiple of any piece."""
+
+
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One allocation: its tag and its size in bytes, a multiple of the driver's granularity (2 MiB)."""
 
@@ -25,7 +30,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rank(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker process of the engine, on the GPU of the same number."""
 
-    file: str  # name of the file with the stored segments
+    file: str  # what the names of its files begin with
     segments: tuple[Segment, ...]
 
     @property
@@ -34,8 +39,13 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def bytes(self) -> int:
-        """Size of the file."""
+        """Size of all its files."""
         return sum(segment.size for segment in self.stored)
+
+    @property
+    def files(self) -> list[str]:
+        """Their names."""
+        return file_names(self.file, self.bytes)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +61,16 @@ class Span(msgspec.Struct, frozen=True):
     index: int
     start: int
     length: int
+
+
+def file_names(file: str, size: int) -> list[str]:
+    """Names of the files for `size` stored bytes of the rank whose names begin with `file`."""
+    return [f"{file}-{number}.bin" for number in range((size + FILE_BYTES - 1) // FILE_BYTES)]
+
+
+def in_turn(pieces: Sequence[tuple[int, int]]) -> list[int]:
+    """Numbers of pieces (offset, length) in an order in which the files take turns."""
+    return sorted(range(len(pieces)), key=lambda number: (pieces[number][0] % FILE_BYTES, pieces[number][0]))
 
 
 def ranges(size: int, step: int) -> list[tuple[int, int]]:

@@ -77,7 +77,7 @@ class RankMemory:
             return
         call("cuCtxSetCurrent", self.context)
         pieces = ranges(self._rank.bytes, piece)
-        source = transfer.Source(directory / self._rank.file)
+        source = transfer.Source([directory / name for name in self._rank.files])
         hashing = digester(self._device, threads, pieces, piece) if digests is not None else None
         try:
 

@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from blake3 import blake3
 
 from thaw_worker.checkpoint.cuda.digest import Digester
 from thaw_worker.checkpoint.cuda.driver import bindings, call
-from thaw_worker.checkpoint.cuda.layout import OTHER_BYTES, ranges
+from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, in_turn, ranges
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
@@ -58,32 +59,40 @@ class _Slot:
 
 
 class Source:
-    """A file to read from: through the page cache where it holds the bytes, past it where it does not."""
+    """A rank's files to read from: through the page cache where it holds the bytes, past it where it does not."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._cached = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        except OSError:  # the file system has none
-            self._direct = -1
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files: list[tuple[Path, int, int]] = []
         self._probe = bytearray(1)
+        try:
+            for path in paths:
+                cached, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
+                with suppress(OSError):  # the file system has none
+                    direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+                self._files.append((path, cached, direct))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        for fd in (self._cached, self._direct):
-            if fd >= 0:
-                os.close(fd)
+        for _, *fds in self._files:
+            for fd in fds:
+                if fd >= 0:
+                    os.close(fd)
 
-    def best(self, offset: int, length: int) -> int:
-        """The descriptor to read these bytes with."""
-        if self._direct < 0 or offset % _ALIGNMENT or length % _ALIGNMENT:
-            return self._cached
+    def best(self, offset: int, length: int) -> tuple[Path, int, int]:
+        """The file that has these bytes, the descriptor to read them with, and where they are in it."""
+        path, cached, direct = self._files[offset // FILE_BYTES]
+        at = offset % FILE_BYTES
+        if direct < 0 or at % _ALIGNMENT or length % _ALIGNMENT:
+            return path, cached, at
         step = max(1, length // _PROBES)
-        return self._cached if all(self._in_cache(offset + i) for i in range(0, length, step)) else self._direct
+        probes = range(at, at + length, step)
+        return path, cached if all(self._in_cache(cached, probe) for probe in probes) else direct, at
 
-    def _in_cache(self, offset: int) -> bool:
+    def _in_cache(self, fd: int, offset: int) -> bool:
         try:
-            os.preadv(self._cached, [self._probe], offset, os.RWF_NOWAIT)
+            os.preadv(fd, [self._probe], offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return False
         except OSError:  # the file system cannot tell
@@ -101,7 +110,7 @@ def load(
     stop: threading.Event,
     digester: Digester | None = None,
 ) -> None:
-    """Bring `pieces` (offset, length) of a file to GPU memory.
+    """Bring `pieces` (offset, length) of what is stored to GPU memory. None is in two files.
 
     Args:
         parts: where they belong.
@@ -120,8 +129,8 @@ def load(
     def compare(number: int, found: str) -> None:
         if digests is not None and found != digests[number]:
             offset, length = pieces[number]
-            place = f"{source.path.name} (bytes {offset} to {offset + length})"
-            raise DigestError(f"{place} {OTHER_BYTES}")
+            path, _, at = source.best(offset, length)
+            raise DigestError(f"{path.name} (bytes {at} to {at + length}) {OTHER_BYTES}")
 
     def run(own: int) -> None:
         with _Lane() as lane:
@@ -163,13 +172,13 @@ class _Lane:
         call("cuStreamSynchronize", self.stream)
 
     def load_piece(self, source: Source, offset: int, length: int, parts: Parts, *, hashed: bool) -> str:
-        fd = source.best(offset, length)
+        path, fd, at = source.best(offset, length)
         hasher = blake3()
         for start, size in ranges(length, SLOT):
             slot = self._next()
-            for at, count in ranges(size, _BLOCK):
-                block = slot.view[at : at + count]
-                _read(fd, block, offset + start + at, source.path)
+            for done, count in ranges(size, _BLOCK):
+                block = slot.view[done : done + count]
+                _read(fd, block, at + start + done, path)
                 if hashed:
                     hasher.update(block)
             done = 0
@@ -180,7 +189,8 @@ class _Lane:
         return hasher.hexdigest()
 
     def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
-        """Write what is at `parts(offset, length)`, GPU addresses and lengths, to the same offset of a file."""
+        """Write what is at `parts(offset, length)`, GPU addresses and lengths, to its place in its file `fd`."""
+        at = offset % FILE_BYTES
         hasher = blake3()
         for start, size in ranges(length, SLOT):
             slot = self._next()
@@ -190,8 +200,8 @@ class _Lane:
                 filled += count
             self.drain()
             hasher.update(slot.view[:size])
-            _write(fd, slot.view[:size], offset + start)
-        begin_write_back(fd, offset, length)
+            _write(fd, slot.view[:size], at + start)
+        begin_write_back(fd, at, length)
         return hasher.hexdigest()
 
     def _next(self) -> _Slot:
@@ -202,30 +212,30 @@ class _Lane:
 
 
 def store(
-    fd: int,
+    files: Sequence[int],
     pieces: Sequence[tuple[int, int]],
     parts: Parts,
     context: Any,
     threads: int,
 ) -> list[str]:
-    """Write GPU memory to a file; returns the digests of `pieces`. `parts(offset, length)` gives the GPU addresses and
-    lengths of what belongs there.
+    """Write GPU memory to a rank's files, open descriptors; returns the digests of `pieces` (offset, length; none is in
+    two files). `parts(offset, length)` gives the GPU addresses and lengths of what belongs there.
 
     Raises: OSError, DriverError.
     """
     digests = [""] * len(pieces)
-    todo = iter(enumerate(pieces))
+    todo = iter(in_turn(pieces))
     lock = threading.Lock()
 
     def run() -> None:
         with _Lane() as lane:
             while True:
                 with lock:
-                    item = next(todo, None)
-                if item is None:
+                    number = next(todo, None)
+                if number is None:
                     return
-                number, (offset, length) = item
-                digests[number] = lane.store_piece(fd, offset, length, parts)
+                offset, length = pieces[number]
+                digests[number] = lane.store_piece(files[offset // FILE_BYTES], offset, length, parts)
 
     run_all([run] * threads, context)
     return digests

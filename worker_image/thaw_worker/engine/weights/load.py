@@ -9,12 +9,13 @@ from pathlib import Path
 
 from thaw_worker.checkpoint.cuda import transfer
 from thaw_worker.checkpoint.cuda.driver import call
-from thaw_worker.checkpoint.cuda.layout import ranges
+from thaw_worker.checkpoint.cuda.layout import file_names, ranges
 from thaw_worker.engine.weights.save import allocations, stored
 
 
-def load(file: Path, piece: int, digests: list[str] | None, threads: int) -> None:
-    """Fill the weights, which are mapped. `digests`: of each `piece` bytes of the file, None to trust the storage.
+def load(begin: Path, piece: int, digests: list[str] | None, threads: int) -> None:
+    """Fill the weights, which are mapped, from the files whose paths begin with `begin`. `digests`: of each `piece`
+    bytes of them, None to trust the storage.
 
     Raises:
         DigestError, OSError, DriverError.
@@ -22,7 +23,7 @@ def load(file: Path, piece: int, digests: list[str] | None, threads: int) -> Non
     import torch
 
     size, parts = stored(allocations())
-    source = transfer.Source(file)
+    source = transfer.Source([begin.with_name(name) for name in file_names(begin.name, size)])
     try:
         context = call("cuCtxGetCurrent")
         transfer.load(source, ranges(size, piece), parts, digests, context, threads, threading.Event())

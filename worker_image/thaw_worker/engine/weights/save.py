@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypedDict
 
 from thaw_worker.checkpoint.cuda import transfer
 from thaw_worker.checkpoint.cuda.driver import call
-from thaw_worker.checkpoint.cuda.layout import STORED, ranges, spans
+from thaw_worker.checkpoint.cuda.layout import STORED, file_names, ranges, spans
 
 
 class Saved(TypedDict):
@@ -39,7 +40,7 @@ def stored(every: list[tuple[int, int, str]]) -> tuple[int, transfer.Parts]:
 
 
 def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
-    """Write the weights to a new file in `directory`, and say what they consist of.
+    """Write the weights to new files in `directory`, and say what they consist of.
 
     Args:
         piece: bytes that one digest stands for.
@@ -52,10 +53,11 @@ def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
     torch.cuda.synchronize()
     every = allocations()
     size, parts = stored(every)
-    path = directory / f"rank-{rank}.bin"
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        digests = transfer.store(fd, ranges(size, piece), parts, call("cuCtxGetCurrent"), threads)
-    finally:
-        os.close(fd)
-    return {"file": path.name, "segments": [(tag, size) for _, size, tag in every], "digests": digests}
+    file = f"rank-{rank}"
+    with ExitStack() as stack:
+        files = []
+        for name in file_names(file, size):
+            files.append(os.open(directory / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            stack.callback(os.close, files[-1])
+        digests = transfer.store(files, ranges(size, piece), parts, call("cuCtxGetCurrent"), threads)
+    return {"file": file, "segments": [(tag, size) for _, size, tag in every], "digests": digests}

@@ -1,7 +1,8 @@
 """Reading ahead what a restore needs of the files that processes have mapped: libraries, mostly.
 
 CRIU looks into each of them, one after the other, and lays a process's changed pages over theirs, for which the kernel
-reads the unchanged ones first. From a disk, one small read after the other, that takes longer than everything else.
+reads the unchanged ones first. Then the processes run, and need code. From a disk, one small read after the other, that
+takes longer than everything else.
 """
 
 import bisect
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from thaw_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
-from thaw_worker.checkpoint.procfs import FileArea
+from thaw_worker.checkpoint.procfs import FileArea, used
 from thaw_worker.parallel import for_each
 
 _HEAD = PAGE
@@ -34,8 +35,9 @@ class MappedFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 def collect(images: Path, areas: Mapping[int, Sequence[FileArea]]) -> tuple[MappedFile, ...]:
-    """What to read ahead for a restore from the directory `images`; `areas`: what was mapped, by process. Devices are
-    left alone: to open one may do something."""
+    """What to read ahead for a restore from the directory `images`; `areas`: what processes that may run have mapped.
+    Devices are left alone: to open one may do something. So is data that is no part of a program, such as a model."""
+    programs = {area.path for mapped in areas.values() for area in mapped if area.executable}
     wanted: dict[str, list[tuple[int, int]]] = {}
     for pid, mapped in areas.items():
         try:
@@ -43,7 +45,10 @@ def collect(images: Path, areas: Mapping[int, Sequence[FileArea]]) -> tuple[Mapp
         except (UnknownFormatError, FileNotFoundError):
             entries = []
         for area in mapped:
-            wanted.setdefault(area.path, [(0, _HEAD)]).extend(changed(area, entries))
+            ranges = wanted.setdefault(area.path, [(0, _HEAD)])
+            ranges.extend(changed(area, entries))
+            if area.path in programs:
+                ranges.extend(used(pid, area))
     return tuple(
         MappedFile(path, tuple(join(ranges))) for path, ranges in sorted(wanted.items()) if Path(path).is_file()
     )

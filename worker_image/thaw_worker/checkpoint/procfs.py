@@ -1,10 +1,13 @@
 """What /proc says about processes, in one pass."""
 
-from collections.abc import Iterable
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+
+_PRESENT = bytes(byte >> 7 for byte in range(256))  # bit 63 of an entry of pagemap
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class FileArea:
     end: int
     offset: int  # in the file
     path: str
+    executable: bool = False
 
 
 def read(pid: int) -> Process | None:
@@ -63,11 +67,30 @@ def file_areas(pid: int) -> list[FileArea]:
         return []
     areas = []
     for line in lines:
-        place, _, offset, _, _, *path = line.split(maxsplit=5)
+        place, access, offset, _, _, *path = line.split(maxsplit=5)
         if path and path[0].startswith("/") and not path[0].endswith(" (deleted)"):
             start, _, end = place.partition("-")
-            areas.append(FileArea(int(start, 16), int(end, 16), int(offset, 16), path[0]))
+            areas.append(FileArea(int(start, 16), int(end, 16), int(offset, 16), path[0], "x" in access))
     return areas
+
+
+def used(pid: int, area: FileArea) -> Iterator[tuple[int, int]]:
+    """Offsets in the file and lengths of what is in the process's page table: what it has used, and what the kernel put
+    there along with it (`/proc/<pid>/pagemap`, proc(5)). Nothing if the process is gone."""
+    page = mmap.PAGESIZE
+    try:
+        with (PROC / str(pid) / "pagemap").open("rb", buffering=0) as pagemap:
+            pagemap.seek(area.start // page * 8)
+            entries = pagemap.read((area.end - area.start) // page * 8)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    present = entries[7::8].translate(_PRESENT)  # little endian: an entry's highest byte
+    start = present.find(1)
+    while start >= 0:
+        end = present.find(0, start)
+        end = end if end >= 0 else len(present)
+        yield area.offset + start * page, (end - start) * page
+        start = present.find(1, end)
 
 
 def resident(pid: int) -> int:

@@ -20,6 +20,7 @@ from blake3 import blake3
 from thaw_worker.checkpoint.cuda.digest import Digester
 from thaw_worker.checkpoint.cuda.driver import bindings, call
 from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, in_turn, ranges
+from thaw_worker.checkpoint.writeback import begin_write_back
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
@@ -261,13 +262,6 @@ def run_all(work: Sequence[Callable[[], None]], context: Any, stop: threading.Ev
         thread.join()
     if errors:
         raise errors[0]
-
-
-def begin_write_back(fd: int, offset: int, length: int) -> None:
-    """Let the kernel start writing these bytes to the disk now, so that fsync(2) later finds little to do."""
-    sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if sync_file_range is not None:
-        sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), 2)  # SYNC_FILE_RANGE_WRITE
 
 
 def _read(fd: int, view: memoryview, offset: int, path: Path) -> None:

@@ -20,8 +20,6 @@ from typing import BinaryIO
 
 import msgspec
 
-from thaw_worker.checkpoint.writeback import begin_write_back
-
 PAGE = 4096
 _MAGIC = 0x54564319  # IMG_COMMON_MAGIC
 _PAGEMAP_MAGIC, _MM_MAGIC = 0x56084025, 0x57492820
@@ -123,8 +121,6 @@ def _take_out(images: Path, pid: int, file: Path, tick: Callable[[], None]) -> M
             target, there = (out, taken) if area in large else (rest, kept)
             there.append(entry)
             _copy(source.fileno(), target.fileno(), offset, entry.pages * PAGE)
-        for written in rest, out:
-            begin_write_back(written.fileno())
     pagemap.write_bytes(write_pagemap(pages_id, kept))
     new.replace(pages)
     if _HUGE_PAGES.exists():  # else the kernel would refuse, and CRIU give up

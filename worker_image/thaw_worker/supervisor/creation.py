@@ -11,11 +11,13 @@ from thaw_contract.state import FreezeOutcome, FreezeReport, Phase
 from thaw_worker.checkpoint.cuda.client import OnGpu
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.freeze import SHM, freeze
+from thaw_worker.checkpoint.process import IMAGES
 from thaw_worker.control.client import CallCancelledError, ControlError
 from thaw_worker.store.errors import StoreError
 from thaw_worker.store.lease import Lease, LeaseRequest, Owner
 from thaw_worker.store.staging import Staging
 from thaw_worker.store.store import Store
+from thaw_worker.store.writeback import write_back
 from thaw_worker.supervisor import choose, log
 from thaw_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from thaw_worker.supervisor.engine import Engine
@@ -113,8 +115,13 @@ class Creation:
         with board.timed("oracle"):
             oracle = engine.client.canary(CALL_TIMEOUT)
         staging: Staging = self._store.stage(self._identity, self._host)
+        blobs: dict[str, list[str]] = {}
         try:
-            blobs = self._freeze_on_gpu(engine, staging, self._gpu) if self._gpu else self._freeze_here(engine, staging)
+            with write_back(staging.dir, skip=[staging.dir / PROCESS / IMAGES]):
+                if self._gpu is None:
+                    self._freeze_here(engine, staging)
+                else:
+                    blobs = self._freeze_on_gpu(engine, staging, self._gpu)
             (staging.dir / ORACLE).write_bytes(msgspec.json.encode(oracle))
             with board.timed("publish"):
                 publication = staging.publish(
@@ -131,11 +138,10 @@ class Creation:
         board.update(artifact=publication.artifact.ref())
         return publication.outcome
 
-    def _freeze_here(self, engine: Engine, staging: Staging) -> dict[str, list[str]]:
+    def _freeze_here(self, engine: Engine, staging: Staging) -> None:
         with self._context.board.timed("quiesce"):
             engine.client.quiesce(CALL_TIMEOUT)
         self._dump(engine, staging)
-        return {}
 
     def _freeze_on_gpu(self, engine: Engine, staging: Staging, gpu: Gpu) -> dict[str, list[str]]:
         """Returns the files that may be shared. The engine has its GPU memory again.

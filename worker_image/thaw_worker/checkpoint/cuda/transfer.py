@@ -20,7 +20,6 @@ from blake3 import blake3
 from thaw_worker.checkpoint.cuda.digest import Digester
 from thaw_worker.checkpoint.cuda.driver import bindings, call
 from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, in_turn, ranges
-from thaw_worker.checkpoint.writeback import begin_write_back
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
@@ -202,7 +201,6 @@ class _Lane:
             self.drain()
             hasher.update(slot.view[:size])
             _write(fd, slot.view[:size], at + start)
-        begin_write_back(fd, at, length)
         return hasher.hexdigest()
 
     def _next(self) -> _Slot:

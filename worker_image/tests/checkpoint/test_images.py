@@ -64,14 +64,16 @@ def test_an_entry_is_split_where_areas_begin_and_end(first: int, pages: int, are
     assert found == expected
 
 
-@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 6))
-def test_pieces_hold_every_page_once_and_in_order(sizes: list[int], most: int) -> None:
+@given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 6), st.integers(1, 15))
+def test_pieces_hold_every_page_once_and_in_order(sizes: list[int], most: int, within: int) -> None:
     runs = [(PAGE * 100 * number, pages) for number, pages in enumerate(sizes)]
     pages = [address + PAGE * page for address, count in runs for page in range(count)]
     found: list[int] = []
-    for offset, piece in cut(runs, most):
+    for offset, piece in cut(runs, most, within):
         assert offset == PAGE * len(found)
-        assert 0 < sum(count for _, count in piece) <= most
+        size = sum(count for _, count in piece)
+        assert 0 < size <= most
+        assert len(found) // within == (len(found) + size - 1) // within, "it is in two stretches"
         found += (address + PAGE * page for address, count in piece for page in range(count))
     assert found == pages
 

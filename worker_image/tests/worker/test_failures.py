@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from thaw_contract.state import FreezeOutcome, Phase, StartMode
+from thaw_worker.checkpoint.images import MEMORY
 from thaw_worker.supervisor.exits import ExitCode
 from worker_pod import Pod
 
-from conftest import BIG_FILE, damage, flip_a_bit
+from conftest import damage, flip_a_bit
 
 StartPod = Callable[..., Pod]
 
@@ -53,11 +54,15 @@ def test_a_signal_during_the_freeze_leaves_no_trace(cold_batch: dict[str, Pod]) 
 
 
 def test_policy_required_stops_instead(creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path) -> None:
-    flipped = damage(store, tmp_path / "store", BIG_FILE, flip_a_bit)
+    """The flipped bit is in a file that is compared while it is brought to the processes' memory."""
+    (current,) = store.glob("artifacts/*/*/current")
+    file = max(current.glob(f"process/{MEMORY}"), key=lambda path: path.stat().st_size)
+    flipped = damage(store, tmp_path / "store", f"process/{file.name}", flip_a_bit)
     pod = start_pod(flipped, checkpoint={"policy": "Required"})
     assert pod.wait() == ExitCode.THAW_REQUIRED
+    assert "stage=verify reason=DigestMismatch" in pod.log()
     last = pod.log().splitlines()[-1]
-    assert "reason=DigestMismatch" in last and "pages-1.img" in last and "next_step=" in last
+    assert "reason=DigestMismatch" in last and file.name in last and "next_step=" in last
 
 
 def test_other_answers_than_before_the_freeze_are_found(

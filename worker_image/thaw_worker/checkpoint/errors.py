@@ -2,6 +2,9 @@
 
 from thaw_contract.reasons import Reason
 
+OTHER_BYTES = "has other bytes than were written"
+"""What the message says if a digest is not as it was."""
+
 
 class CheckpointError(Exception):
     """A launch, freeze or thaw that did not happen.

@@ -36,6 +36,9 @@ _ZEROS = bytes(PAGE)
 _BLOCK = 64  # pages that are compared at once
 _ZERO_BLOCK = bytes(_BLOCK * PAGE)
 
+MEMORY = "memory-*.bin"
+"""Names of the files of memory; the asterisk stands for a PID."""
+
 LARGE = (1 << 20) // PAGE
 """An area with so many pages is taken out."""
 _HUGE_CONTENT = (4 << 20) // PAGE
@@ -90,7 +93,7 @@ def take_out(images: Path, files: Path, tick: Callable[[], None]) -> tuple[Memor
     """
     pids = sorted(int(path.stem.partition("-")[2]) for path in images.glob("mm-*.img"))
     with ThreadPoolExecutor(max(1, min(len(pids), 4))) as pool:
-        found = pool.map(lambda pid: _take_out(images, pid, files / f"memory-{pid}.bin", tick), pids)
+        found = pool.map(lambda pid: _take_out(images, pid, files / MEMORY.replace("*", str(pid)), tick), pids)
         return tuple(memory for memory in found if memory is not None)
 
 

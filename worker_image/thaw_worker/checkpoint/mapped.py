@@ -1,4 +1,4 @@
-"""Reading ahead what a restore needs of the files that processes have mapped: libraries, mostly.
+"""Reading ahead what a restore needs, such as the files that processes have mapped: libraries, mostly.
 
 CRIU looks into each of them, one after the other, and lays a process's changed pages over theirs, for which the kernel
 reads the unchanged ones first. Then the processes run, and need code. From a disk, one small read after the other, that
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from thaw_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
+from thaw_worker.checkpoint.pagecache import cached
 from thaw_worker.checkpoint.procfs import FileArea, used
 from thaw_worker.parallel import for_each
 
@@ -23,6 +24,9 @@ _HEAD = PAGE
 
 _GAP = 64 << 10
 """Ranges that are closer to each other are read as one."""
+
+_STEP = 16 << 20
+"""Bytes that are asked for at once, if the first of them is not in memory yet."""
 
 _THREADS = 8
 
@@ -89,7 +93,10 @@ def _read_ahead(file: MappedFile) -> None:
     with suppress(OSError):
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            for offset, length in file.ranges:
-                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+            for start, length in file.ranges:
+                for offset in range(start, start + length, _STEP):
+                    if not cached(fd, offset):
+                        step = min(_STEP, start + length - offset)
+                        os.posix_fadvise(fd, offset, step, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(fd)

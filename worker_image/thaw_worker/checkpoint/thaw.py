@@ -14,8 +14,9 @@ from thaw_worker.checkpoint import carry, pids, process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.hook import GO, Hook
-from thaw_worker.checkpoint.mapped import read_ahead
-from thaw_worker.checkpoint.memory import fill
+from thaw_worker.checkpoint.images import PAGE
+from thaw_worker.checkpoint.mapped import MappedFile, read_ahead
+from thaw_worker.checkpoint.memory import Digests, fill
 from thaw_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
 
 KILL_TIMEOUT = 20.0
@@ -37,6 +38,7 @@ def thaw(
     timeout: float,
     work_dir: Path,
     cancel: threading.Event | None = None,
+    digests: Digests | None = None,
 ) -> ThawResult:
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
 
@@ -49,18 +51,21 @@ def thaw(
         timeout: for the whole call; cleaning up after a failure takes up to `KILL_TIMEOUT` more.
         work_dir: local directory for CRIU's log (`restore.log`); made if absent, an old log is removed.
         cancel: set it from another thread to give up.
+        digests: of the files of memory (`images.MEMORY`), which are read here and nowhere else; None to trust the
+            storage. All other files are the caller's to verify.
 
     Raises:
-        CheckpointError: `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a PID is taken, `memory`), `SHM_FAILED`,
-            `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and `MANIFEST_INVALID`
-            (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free, and the
-            files laid are removed.
+        CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
+            PID is taken, `memory`), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and
+            `MANIFEST_INVALID` (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free,
+            and the files laid are removed.
     """
     started = time.monotonic()
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     frozen = process.read(image_dir)
-    read_ahead(frozen.mapped)
+    memory = [MappedFile(str(image_dir / m.file), ((0, PAGE * sum(n for _, n in m.runs)),)) for m in frozen.memory]
+    read_ahead([*memory, *frozen.mapped])
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(
@@ -76,7 +81,7 @@ def thaw(
     try:
         carry.lay(frozen.files, image_dir / process.DATA, patience.check)
         timings["files"] = time.monotonic() - started
-        tree = _restore(program, image_dir, frozen, work_dir, patience, timings)
+        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, timings)
     except BaseException as e:
         left = _kill(ids)
         carry.remove(carry.contents(roots) - before)
@@ -95,6 +100,7 @@ def _restore(
     frozen: process.Frozen,
     work_dir: Path,
     patience: Patience,
+    digests: Digests | None,
     timings: dict[str, float],
 ) -> ProcessTree:
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
@@ -112,7 +118,7 @@ def _restore(
                 work_dir=work_dir,
                 inherit=writers,
             )
-            _wait(run, hook, frozen, image_dir, patience, timings)
+            _wait(run, hook, frozen, image_dir, patience, digests, timings)
         return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
     except BaseException:
         if run is not None:
@@ -129,6 +135,7 @@ def _wait(
     frozen: process.Frozen,
     image_dir: Path,
     patience: Patience,
+    digests: Digests | None,
     timings: dict[str, float],
 ) -> None:
     """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory."""
@@ -138,7 +145,7 @@ def _wait(
         if not filled and hook.is_asked():
             before = time.monotonic()
             try:
-                fill(frozen.memory, image_dir, patience.check)
+                fill(frozen.memory, image_dir, digests, patience.check)
             except OSError as e:
                 message = f"{e.filename or image_dir}: {e.strerror}"
                 raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e

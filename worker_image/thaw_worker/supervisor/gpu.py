@@ -12,8 +12,8 @@ from thaw_contract.reasons import Reason
 from thaw_worker.checkpoint import procfs
 from thaw_worker.checkpoint.cuda import launch
 from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
-from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, Memory, Rank, Segment
-from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, Memory, Rank, Segment
+from thaw_worker.checkpoint.errors import OTHER_BYTES, CheckpointError
 from thaw_worker.checkpoint.gpu import gpus
 from thaw_worker.checkpoint.tree import ProcessTree
 from thaw_worker.control.client import RefusedError

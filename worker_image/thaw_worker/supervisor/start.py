@@ -15,13 +15,16 @@ from thaw_contract.state import FreezeOutcome, FreezeReport, Phase, RestoreFailu
 
 from thaw_worker.checkpoint import doctor, host
 from thaw_worker.checkpoint.errors import CheckpointError
+from thaw_worker.checkpoint.images import MEMORY
 from thaw_worker.checkpoint.launch import PID_FLOOR, LaunchSpec, launch
+from thaw_worker.checkpoint.memory import Digests
 from thaw_worker.checkpoint.thaw import thaw
 from thaw_worker.checkpoint.tree import ProcessTree
 from thaw_worker.control.client import ControlError
 from thaw_worker.control.protocol import Canary, EngineSpec
 from thaw_worker.store.artifact import Artifact
 from thaw_worker.store.errors import StoreError
+from thaw_worker.store.pieces import PIECE
 from thaw_worker.store.store import Store
 from thaw_worker.supervisor import choose, gpu, identity, leftovers, log
 from thaw_worker.supervisor.choose import Cold, GiveUp, Thaw
@@ -190,11 +193,12 @@ class Start:
         try:
             artifact.verify(Verify.SIZES)
             on = gpu.read(artifact) if self._gpu else None
+            memory = _of_memory(artifact)
             verification = Verification(
                 artifact,
                 checkpoint.verify,
                 self._board,
-                except_content=gpu.weight_files(on),
+                except_content=[*gpu.weight_files(on), *(f"{PROCESS}/{name}" for name in memory.of)],
                 timeout=deadline - time.monotonic(),
                 cancel=self._stop.signalled,
             )
@@ -209,6 +213,7 @@ class Start:
                 timeout=deadline - time.monotonic(),
                 work_dir=self._settings.paths.criu,
                 cancel=verification.give_up,
+                digests=memory if checkpoint.verify is Verify.FULL else None,
             )
             engine = self._engine(result.tree)
             verification.finish()
@@ -343,6 +348,13 @@ class Start:
             engine.client.resume(self._settings.pod, dict(self._settings.secrets), max(timeout, 1.0))
 
 
+def _of_memory(artifact: Artifact) -> Digests:
+    """Of the files that a thaw compares as it reads them."""
+    paths = [Path(entry.path) for entry in artifact.manifest.files]
+    found = [path for path in paths if path.parent == Path(PROCESS) and path.match(MEMORY)]
+    return Digests(PIECE, {path.name: artifact.digests(str(path)) for path in found})
+
+
 def _as_failure(stage: str, error: BaseException) -> _ThawError | None:
     match error:
         case _ThawError():
@@ -352,6 +364,8 @@ def _as_failure(stage: str, error: BaseException) -> _ThawError | None:
         case CheckpointError():
             shm = error.reason is Reason.SHM_FAILED
             weights = error.stage == "weights"
+            if error.reason is Reason.DIGEST_MISMATCH and not weights:
+                stage = "verify"
             return _ThawError("shm" if shm else "weights" if weights else stage, error.reason, error.message)
         case ControlError():
             return _ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))

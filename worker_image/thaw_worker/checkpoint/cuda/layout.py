@@ -8,9 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-OTHER_BYTES = "has other bytes than were written"
-"""What the message says if a digest is not as it was."""
-
 STORED = "weights"
 """Tag of segments whose content is stored. The others (the KV cache) come back empty."""
 

@@ -19,7 +19,9 @@ from blake3 import blake3
 
 from thaw_worker.checkpoint.cuda.digest import Digester
 from thaw_worker.checkpoint.cuda.driver import bindings, call
-from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, OTHER_BYTES, in_turn, ranges
+from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, in_turn, ranges
+from thaw_worker.checkpoint.errors import OTHER_BYTES
+from thaw_worker.checkpoint.pagecache import cached
 
 SLOT = 8 << 20
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
@@ -63,13 +65,12 @@ class Source:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files: list[tuple[Path, int, int]] = []
-        self._probe = bytearray(1)
         try:
             for path in paths:
-                cached, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
+                buffered, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
                 with suppress(OSError):  # the file system has none
                     direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-                self._files.append((path, cached, direct))
+                self._files.append((path, buffered, direct))
         except BaseException:
             self.close()
             raise
@@ -82,22 +83,13 @@ class Source:
 
     def best(self, offset: int, length: int) -> tuple[Path, int, int]:
         """The file that has these bytes, the descriptor to read them with, and where they are in it."""
-        path, cached, direct = self._files[offset // FILE_BYTES]
+        path, buffered, direct = self._files[offset // FILE_BYTES]
         at = offset % FILE_BYTES
         if direct < 0 or at % _ALIGNMENT or length % _ALIGNMENT:
-            return path, cached, at
+            return path, buffered, at
         step = max(1, length // _PROBES)
         probes = range(at, at + length, step)
-        return path, cached if all(self._in_cache(cached, probe) for probe in probes) else direct, at
-
-    def _in_cache(self, fd: int, offset: int) -> bool:
-        try:
-            os.preadv(fd, [self._probe], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:  # the file system cannot tell
-            return True
-        return True
+        return path, buffered if all(cached(buffered, probe) is not False for probe in probes) else direct, at
 
 
 def load(

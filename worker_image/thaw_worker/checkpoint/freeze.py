@@ -82,7 +82,8 @@ def freeze(
         before = time.monotonic()
         images = image_dir / process.IMAGES
         memory = take_out(images, image_dir, patience.check)
-        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=mapped.collect(images, areas)))
+        seen, used = mapped.collect(images, areas), mapped.code(areas)
+        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=seen, code=used))
         timings["images"] = time.monotonic() - before
         size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
     except OSError as e:

@@ -1,15 +1,15 @@
-"""Reading ahead what a restore needs, such as the files that processes have mapped: libraries, mostly.
+"""Reading ahead what a restore needs: of the files that processes have mapped, libraries mostly, and others.
 
-CRIU looks into each of them, one after the other, and lays a process's changed pages over theirs, for which the kernel
-reads the unchanged ones first. Then the processes run, and need code. From a disk, one small read after the other, that
-takes longer than everything else.
+CRIU looks into each mapped file, one after the other, and lays a process's changed pages over the file's, for which the
+kernel reads the unchanged ones first. Then the processes run, and need code. From a disk, one small read after the
+other, that takes longer than everything else.
 """
 
 import bisect
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -25,8 +25,11 @@ _HEAD = PAGE
 _GAP = 64 << 10
 """Ranges that are closer to each other are read as one."""
 
-_STEP = 16 << 20
-"""Bytes that are asked for at once, if the first of them is not in memory yet."""
+_STEP = 8 << 20
+"""Bytes that are asked for at once where others' reads must not wait long."""
+
+_AT_ONCE = 128 << 10
+"""Bytes of one call: more than the device reads ahead (read_ahead_kb, by default this much) the kernel may leave out."""
 
 _THREADS = 8
 
@@ -39,9 +42,7 @@ class MappedFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 def collect(images: Path, areas: Mapping[int, Sequence[FileArea]]) -> tuple[MappedFile, ...]:
-    """What to read ahead for a restore from the directory `images`; `areas`: what processes that may run have mapped.
-    Devices are left alone: to open one may do something. So is data that is no part of a program, such as a model."""
-    programs = {area.path for mapped in areas.values() for area in mapped if area.executable}
+    """What CRIU will look at when it restores from the directory `images`; `areas`: what was mapped, by process."""
     wanted: dict[str, list[tuple[int, int]]] = {}
     for pid, mapped in areas.items():
         try:
@@ -49,10 +50,24 @@ def collect(images: Path, areas: Mapping[int, Sequence[FileArea]]) -> tuple[Mapp
         except (UnknownFormatError, FileNotFoundError):
             entries = []
         for area in mapped:
-            ranges = wanted.setdefault(area.path, [(0, _HEAD)])
-            ranges.extend(changed(area, entries))
+            wanted.setdefault(area.path, [(0, _HEAD)]).extend(changed(area, entries))
+    return _files(wanted)
+
+
+def code(areas: Mapping[int, Sequence[FileArea]]) -> tuple[MappedFile, ...]:
+    """What processes, which may run, have used of the programs and libraries that they have mapped. Other files are
+    left out: one of them may be a model."""
+    programs = {area.path for mapped in areas.values() for area in mapped if area.executable}
+    wanted: dict[str, list[tuple[int, int]]] = {}
+    for pid, mapped in areas.items():
+        for area in mapped:
             if area.path in programs:
-                ranges.extend(used(pid, area))
+                wanted.setdefault(area.path, []).extend(used(pid, area))
+    return _files(wanted)
+
+
+def _files(wanted: Mapping[str, list[tuple[int, int]]]) -> tuple[MappedFile, ...]:
+    """Devices are left out: to open one may do something."""
     return tuple(
         MappedFile(path, tuple(join(ranges))) for path, ranges in sorted(wanted.items()) if Path(path).is_file()
     )
@@ -82,21 +97,50 @@ def join(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def read_ahead(files: Sequence[MappedFile]) -> None:
-    """Let the kernel read, and return at once. What cannot be read is left for CRIU to complain about."""
-    threading.Thread(
-        target=for_each, args=[files, _read_ahead, _THREADS, lambda: None], name="read-ahead", daemon=True
-    ).start()
+def read_ahead(now: Sequence[MappedFile], later: Sequence[MappedFile] = ()) -> None:
+    """Let the kernel read, and return at once. What cannot be read is left for others to complain about.
+
+    `later` is asked for little by little, so that small reads that somebody waits for do not stand behind it.
+    """
+
+    def run() -> None:
+        for_each(now, _ask, _THREADS, lambda: None)
+        asked = 0
+        for file in later:
+            asked = _ask_slowly(file, asked)
+
+    threading.Thread(target=run, name="read-ahead", daemon=True).start()
 
 
-def _read_ahead(file: MappedFile) -> None:
-    with suppress(OSError):
-        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            for start, length in file.ranges:
-                for offset in range(start, start + length, _STEP):
-                    if not cached(fd, offset):
-                        step = min(_STEP, start + length - offset)
-                        os.posix_fadvise(fd, offset, step, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(fd)
+def _ask(file: MappedFile) -> None:
+    with suppress(OSError), ExitStack() as stack:
+        fd = _open(file, stack)
+        for offset, length in file.ranges:
+            _will_need(fd, offset, length)
+
+
+def _ask_slowly(file: MappedFile, asked: int) -> int:
+    """`asked`: bytes that were asked for and not waited for yet; returns the same."""
+    with suppress(OSError), ExitStack() as stack:
+        fd = _open(file, stack)
+        for start, size in file.ranges:
+            for offset in range(start, start + size, _STEP):
+                length = min(_STEP, start + size - offset)
+                if not cached(fd, offset):
+                    _will_need(fd, offset, length)
+                    asked += length
+                if asked >= _STEP:
+                    os.pread(fd, 1, offset + length - 1)
+                    asked = 0
+    return asked
+
+
+def _open(file: MappedFile, stack: ExitStack) -> int:
+    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _will_need(fd: int, start: int, size: int) -> None:
+    for offset in range(start, start + size, _AT_ONCE):
+        os.posix_fadvise(fd, offset, min(_AT_ONCE, start + size - offset), os.POSIX_FADV_WILLNEED)

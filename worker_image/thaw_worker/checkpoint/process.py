@@ -29,7 +29,8 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roots: tuple[str, ...]  # carried directories
     files: tuple[Carried, ...]
     memory: tuple[Memory, ...] = ()
-    mapped: tuple[MappedFile, ...] = ()
+    mapped: tuple[MappedFile, ...] = ()  # what CRIU looks at
+    code: tuple[MappedFile, ...] = ()  # what the processes have used
 
 
 def write(directory: Path, frozen: Frozen) -> None:

@@ -65,7 +65,7 @@ def thaw(
     program = find(criu)
     frozen = process.read(image_dir)
     memory = [MappedFile(str(image_dir / m.file), ((0, PAGE * sum(n for _, n in m.runs)),)) for m in frozen.memory]
-    read_ahead([*memory, *frozen.mapped])
+    read_ahead(frozen.mapped, [*memory, *frozen.code])
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(

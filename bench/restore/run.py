@@ -105,6 +105,8 @@ class Bench:
                 "TRITON_CACHE_DIR": str(cache / "triton"),
                 "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             }
+            if self._arguments.gpu is not None:
+                options["environment"] = {"CUDA_VISIBLE_DEVICES": str(self._arguments.gpu)}
         return options
 
     def _one(
@@ -206,6 +208,7 @@ def say(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["gpu", "cpu"], required=True)
+    parser.add_argument("--gpu", type=int, help="use only this one of several GPUs; default: all that are there")
     parser.add_argument("--shapes", nargs="*", default=None, help="default: 0.6b 8b 14b on a GPU, tiny on a CPU")
     parser.add_argument(
         "--in-image", nargs="*", default=None, help="shapes to measure with the weights in the image too"

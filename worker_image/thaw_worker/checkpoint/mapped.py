@@ -29,7 +29,7 @@ _STEP = 8 << 20
 """Bytes that are asked for at once where others' reads must not wait long."""
 
 _AT_ONCE = 128 << 10
-"""Bytes of one call. The kernel may leave out what is more than the device reads ahead (read_ahead_kb; 128 by default)."""
+"""Bytes of one call: of more the kernel may read only what the device reads ahead (read_ahead_kb, 128 by default)."""
 
 _THREADS = 8
 

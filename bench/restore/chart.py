@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Table and waterfall of a results.json of run.py: `python3 bench/restore/chart.py RESULTS.json WATERFALL.svg`."""
+"""Tables and one waterfall of what run.py found: `python3 bench/restore/chart.py RESULTS.json... WATERFALL.svg`."""
 
 from __future__ import annotations
 
@@ -46,14 +46,16 @@ def table(results: dict[str, Any]) -> str:
     return head + "\n".join(rows)
 
 
-def waterfall(results: dict[str, Any]) -> str:
+def waterfall(found: dict[str, dict[str, Any]]) -> str:
+    """Of the middle thaw of each run with a warm page cache and the weights outside; by the names of the files."""
     rows = []
-    for name, run in results["runs"].items():
-        middle = sorted(run["thaws"], key=lambda entry: entry["first_token"])[len(run["thaws"]) // 2]
-        rows.append((f"{name}, warm", phases(middle)))
-        rows += [(f"{name}, dropped", phases(entry)) for entry in run["dropped"][:1]]
+    for file, results in found.items():
+        for name, run in results["runs"].items():
+            if not name.endswith("-InImage"):
+                middle = sorted(run["thaws"], key=lambda entry: entry["first_token"])[len(run["thaws"]) // 2]
+                rows.append((f"{name.removesuffix('-External')} ({file})", phases(middle)))
     longest = max(sum(row.values()) for _, row in rows)
-    scale, left, height = 620 / longest, 170, 26
+    scale, left, height = 560 / longest, 230, 26
     parts = []
     for number, (name, row) in enumerate(rows):
         y, x = 30 + number * height, float(left)
@@ -80,17 +82,18 @@ def waterfall(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    source, target = map(Path, sys.argv[1:])
-    results = json.loads(source.read_text())
-    target.write_text(waterfall(results))
-    print(results["machine"])
-    print(table(results))
-    for name, run in results["runs"].items():
-        if unverified := run.get("unverified"):
-            checked = statistics.median(entry["first_token"] for entry in run["thaws"])
-            trusted = statistics.median(entry["first_token"] for entry in unverified)
-            cost = (checked / trusted - 1) * 100
-            print(f"{name}: digests cost {cost:.1f} % (median {checked:.2f} s, without {trusted:.2f} s)")
+    *sources, target = map(Path, sys.argv[1:])
+    found = {source.stem: json.loads(source.read_text()) for source in sources}
+    target.write_text(waterfall(found))
+    for file, results in found.items():
+        print(file, results["machine"])
+        print(table(results))
+        for name, run in results["runs"].items():
+            if unverified := run.get("unverified"):
+                checked = statistics.median(entry["first_token"] for entry in run["thaws"])
+                trusted = statistics.median(entry["first_token"] for entry in unverified)
+                cost = (checked / trusted - 1) * 100
+                print(f"{name}: digests cost {cost:.1f} % (median {checked:.2f} s, without {trusted:.2f} s)")
 
 
 if __name__ == "__main__":

@@ -41,16 +41,17 @@ def test_changed_pages_of_a_file_are_those_in_the_image(gaps: list[tuple[int, in
 
 def test_used_pages_are_those_that_the_process_looked_at(tmp_path: Path) -> None:
     file = tmp_path / "data"
-    pages = 4096
+    pages = 16384
     file.write_bytes(bytes(pages * PAGE))
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as data:
         data.madvise(mmap.MADV_RANDOM)
-        looked_at = {0, 1, 700, 2048, pages - 1}
+        looked_at = {0, 1, 700, pages - 1}
         assert not any(data[page * PAGE] for page in looked_at)
         (area,) = (area for area in file_areas(os.getpid()) if area.path == str(file))
         found = {offset + at for offset, length in used(os.getpid(), area) for at in range(0, length, PAGE)}
     assert {page * PAGE for page in looked_at} <= found
-    assert len(found) < pages // 4, "the kernel maps a few pages around one"
+    far = range(pages // 4 * PAGE, pages // 4 * 3 * PAGE, PAGE)  # the kernel maps up to 2 MiB around a page at once
+    assert not found.intersection(far)
     assert list(used(0, area)) == []
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED = Path("/run/shared")
-WORK = Path("/run/work")
+WORK = Path("/run/thaw-test")
 SOCKET = "/run/tree/subject.sock"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SUBJECT = Path(__file__).with_name("subject.py")

@@ -81,6 +81,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     runs: tuple[tuple[int, int], ...]
     """Address and number of pages, in the order in which they are in the file."""
 
+    @property
+    def bytes(self) -> int:
+        return PAGE * sum(pages for _, pages in self.runs)
+
 
 def take_out(images: Path, files: Path, tick: Callable[[], None]) -> tuple[Memory, ...]:
     """Take zeros and large areas out of every process's image in the directory `images`. One that is not as expected is

@@ -14,7 +14,6 @@ from thaw_worker.checkpoint import carry, pids, process, procfs
 from thaw_worker.checkpoint.criu import TICK, Criu, Patience, find
 from thaw_worker.checkpoint.errors import CheckpointError
 from thaw_worker.checkpoint.hook import GO, Hook
-from thaw_worker.checkpoint.images import PAGE
 from thaw_worker.checkpoint.mapped import MappedFile, read_ahead
 from thaw_worker.checkpoint.memory import Digests, fill
 from thaw_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
@@ -64,7 +63,7 @@ def thaw(
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     frozen = process.read(image_dir)
-    memory = [MappedFile(str(image_dir / m.file), ((0, PAGE * sum(n for _, n in m.runs)),)) for m in frozen.memory]
+    memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
     read_ahead(frozen.mapped, [*memory, *frozen.code])
     ids = set(frozen.ids)
     if taken := pids.taken(ids):

@@ -56,8 +56,12 @@ def _call(function: str, *arguments: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=SOURCE.parent, help="default: beside the source")
-    for path in compile_all(parser.parse_args().directory):
-        print(path)
+    try:
+        for path in compile_all(parser.parse_args().directory):
+            print(path)
+    except (ImportError, RuntimeError) as error:
+        needed = "cuda-bindings and nvidia-cuda-nvrtc, of the CUDA version of PyTorch"
+        sys.exit(f"the GPU's kernels cannot be compiled: {error}. Install {needed}, and run this again.")
 
 
 if __name__ == "__main__":

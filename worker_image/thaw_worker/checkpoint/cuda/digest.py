@@ -6,7 +6,6 @@ kernels (`blake3.cu`) are compiled when an image is built (`compile.py`), one fi
 
 import ctypes
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +68,10 @@ class Digester:
         call("cuModuleUnload", self._module)
 
 
-def digester(device: int, lanes: int, pieces: Sequence[tuple[int, int]], piece: int) -> Digester | None:
-    """For all of `pieces` (offset, length); None if the CPU must do it, and then a line in the log says why."""
-    if any(length % CHUNK or length < 2 * CHUNK for _, length in pieces):
-        return None
+def digester(device: int, lanes: int, pieces: int, piece: int) -> Digester | None:
+    """None if the CPU must do it, and then a line in the log says why."""
     try:
-        return Digester(device, lanes, len(pieces), piece)
+        return Digester(device, lanes, pieces, piece)
     except FileNotFoundError as error:
         problem = f"no {error.filename}: run python -m {__package__}.compile when the image is built"
     except (OSError, DriverError) as error:

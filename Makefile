@@ -32,7 +32,7 @@ tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time
 lint: venv crds-check ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/thaw_contract operator/thaw_operator worker_image/thaw_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
 	  e2e/scenarios e2e/shutdown
 	$(BIN)/lint-imports
 
@@ -56,7 +56,7 @@ kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers 
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" e2e/kv_recovery
 
-shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Thaw side by side (15 min, not part of make test)
+shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix
 
 shutdown-outcomes: venv ## every way in which Kubernetes ends a worker, on the embedded cluster (3 min, not part of make test)
@@ -72,10 +72,10 @@ scenario-tests: venv ## the demo's scenario as a test
 	$(BIN)/pytest -q -m "scenario" e2e/scenarios
 
 crds: venv ## write crds/ and docs/reference/ from the models
-	$(BIN)/python -m thaw_operator.api
+	$(BIN)/python -m vernal_operator.api
 
 crds-check: venv ## fail if crds/ or docs/reference/ differ from the models
-	$(BIN)/python -m thaw_operator.api --check
+	$(BIN)/python -m vernal_operator.api --check
 
 images: ## build the worker and operator images into the cache
 	$(PYTHON) e2e/images/build.py worker-cpu

@@ -47,7 +47,7 @@ def install(directory: Path) -> str:
             "this machine has no apt-get and dpkg-deb, and CRIU is taken from Debian. "
             f"Put a CRIU of version {_dotted(MINIMUM)} or newer on PATH instead."
         )
-    with tempfile.TemporaryDirectory(prefix="thaw-criu-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="vernal-criu-") as scratch:
         work = Path(scratch)
         root = work / "root"
         for package in _download(work):
@@ -151,7 +151,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="a directory that does not exist yet, such as /opt/thaw/criu")
+    parser.add_argument("directory", type=Path, help="a directory that does not exist yet, such as /opt/vernal/criu")
     directory = parser.parse_args().directory.absolute()
     if directory.exists() and any(directory.iterdir()):
         sys.exit(f"criu.py: error: {directory} is not empty: give another directory or remove it")

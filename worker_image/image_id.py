@@ -3,8 +3,8 @@
 
 Prints a SHA-256, in hex, over everything in the image that a process image depends on: memory that was mapped
 from a file can only be restored where the same file is. It covers the interpreter, Debian's packages (the C
-library is one), the installed Python distributions, and the files given: Thaw's code and CRIU. It is written
-to /opt/thaw/image-id while the image is built. It needs no registry, in contrast to an image's digest, and is
+library is one), the installed Python distributions, and the files given: Vernal's code and CRIU. It is written
+to /opt/vernal/image-id while the image is built. It needs no registry, in contrast to an image's digest, and is
 the same for a rebuilt image.
 """
 
@@ -70,7 +70,7 @@ def _digest(data: bytes) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", type=Path, nargs="+", help="Thaw's code and CRIU")
+    parser.add_argument("paths", type=Path, nargs="+", help="Vernal's code and CRIU")
     print(image_id(parser.parse_args().paths))
 
 

@@ -192,7 +192,7 @@ def say_vllm_is_installed(site: Path) -> None:
     info = site / f"vllm-{version}.dist-info"
     info.mkdir(exist_ok=True)
     _replace(info / "METADATA", f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-    _replace(info / "INSTALLER", "thaw\n")
+    _replace(info / "INSTALLER", "vernal\n")
     files = ("METADATA", "INSTALLER", "RECORD")
     _replace(info / "RECORD", "".join(f"{info.name}/{file},,\n" for file in files))
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker"):
     sys.path.insert(0, str(ROOT / place))
 
-from thaw_contract.state import WorkerState  # noqa: E402
+from vernal_contract.state import WorkerState  # noqa: E402
 from worker_pod import Pod  # noqa: E402
 
 PROMPT = list(range(100, 132))

@@ -101,7 +101,7 @@ def main() -> None:
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }
-    criu = Path(os.environ["THAW_CRIU"])
+    criu = Path(os.environ["VERNAL_CRIU"])
     results: dict[str, Any] = {}
 
     def start(name: str, store: Path, carrier: str, policy: str = "Auto", **options: Any) -> Any:
@@ -113,7 +113,7 @@ def main() -> None:
             model,
             criu,
             engine_args=GPU_ENGINE | {"tensorParallelSize": 2} | options.pop("engine_args", {}),
-            engine_env=environment | ({} if policy == "Disabled" else {"THAW_COLLECTIVES": carrier}),
+            engine_env=environment | ({} if policy == "Disabled" else {"VERNAL_COLLECTIVES": carrier}),
             checkpoint={"policy": policy, "restore_attempts": 99},
             **options,
         )

@@ -42,7 +42,7 @@ class Bench:
         self._out: Path = arguments.out
         self._out.mkdir(parents=True, exist_ok=True)
         (self._work / "logs").mkdir(parents=True, exist_ok=True)
-        self._criu = Path(os.environ["THAW_CRIU"])
+        self._criu = Path(os.environ["VERNAL_CRIU"])
         self.results: dict[str, Any] = {"machine": machine(), "runs": {}}
 
     def run(self) -> None:
@@ -173,7 +173,7 @@ def machine() -> dict[str, str]:
         for path in Path(place or ".").glob("*.dist-info") if Path(place or ".").is_dir() else ():
             if match := re.fullmatch(r"(vllm|torch)-([^-]+)\.dist-info", path.name):
                 found.setdefault(match[1], match[2])
-    found["criu"] = subprocess.check_output([os.environ["THAW_CRIU"], "--version"], text=True).split()[1]
+    found["criu"] = subprocess.check_output([os.environ["VERNAL_CRIU"], "--version"], text=True).split()[1]
     return found
 
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_contract import config, identity, state
-from thaw_contract.reasons import NEXT_STEP, Reason
+from vernal_contract import config, identity, state
+from vernal_contract.reasons import NEXT_STEP, Reason
 
 MODEL = config.ModelConfig(name="m")
 NOT_A_FAILURE = {

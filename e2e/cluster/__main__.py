@@ -20,8 +20,8 @@ from cluster.node import Cluster, foreign_kubeconfig
 _EPILOG = """\
 environment:
   KUBECONFIG   a cluster of your own: `up` then only checks that it answers, and builds nothing
-  THAW_STATE   the cluster's data, keys and logs (default /var/lib/thaw-cluster)
-  THAW_CACHE   built and downloaded programs, safe to delete (default ~/.cache/thaw)
+  VERNAL_STATE   the cluster's data, keys and logs (default /var/lib/vernal-cluster)
+  VERNAL_CACHE   built and downloaded programs, safe to delete (default ~/.cache/vernal)
 
 first use:
   python -m cluster up                              # compiles Kubernetes the first time
@@ -67,13 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
     load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
     load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
-    load.add_argument("--name", help="name to give it, such as thaw.dev/worker:dev (default: the one written in it)")
+    load.add_argument("--name", help="name to give it, such as vernal.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
         verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
     verb("build", "only build the programs, and print the folder that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
     only.add_argument("action", choices=("up", "down"))
-    where = Path(tempfile.gettempdir()) / f"thaw-api-only-{os.getuid()}"
+    where = Path(tempfile.gettempdir()) / f"vernal-api-only-{os.getuid()}"
     only.add_argument("--directory", type=Path, default=where, help="its data and logs (default: %(default)s)")
     return parser
 

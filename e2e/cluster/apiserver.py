@@ -30,7 +30,7 @@ class ApiServer:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._temporary = directory is None
-        self.directory = Path(tempfile.mkdtemp(prefix="thaw-api-")) if directory is None else directory.absolute()
+        self.directory = Path(tempfile.mkdtemp(prefix="vernal-api-")) if directory is None else directory.absolute()
         self._binaries = build.ensure()
         self._processes = proc.Processes(self.directory / "run", self.directory / "logs", self.owner)
         pki.ensure(self._binaries, self.directory / "pki", "localhost", ["127.0.0.1", "10.0.0.1"])

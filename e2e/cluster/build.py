@@ -37,7 +37,7 @@ _PROGRESS_SECONDS = 15
 
 @dataclass(frozen=True)
 class Binaries:
-    """A folder with `thaw-kube`, a link to it for each of COMPONENTS, `helm` and `pod`."""
+    """A folder with `vernal-kube`, a link to it for each of COMPONENTS, `helm` and `pod`."""
 
     directory: Path
     version: str  # of Kubernetes, such as v1.34.4
@@ -107,14 +107,14 @@ def _build(go: str, version: str, directory: Path) -> None:
     try:
         with step(f"compiling Kubernetes {version} and Helm with {go} ({expected})"):
             # pod is needed inside images, where there is no C library either.
-            targets = {"thaw-kube": "./kube", "helm": "helm.sh/helm/v3/cmd/helm", "pod": "./pod"}
+            targets = {"vernal-kube": "./kube", "helm": "helm.sh/helm/v3/cmd/helm", "pod": "./pod"}
             packages, _ = _watch(go, ["list", "-deps", *targets.values()], "module {} to download")
             total, done = packages.count("\n"), 0
             for name, package in targets.items():
                 arguments = ["build", "-v", *_flags(version), "-o", str(scratch / name), package]
                 done += _watch(go, arguments, f"package {{}} of {total}", done)[1]
         for component in COMPONENTS:
-            (scratch / component).symlink_to("thaw-kube")
+            (scratch / component).symlink_to("vernal-kube")
         scratch.rename(directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -222,7 +222,7 @@ def cni_config(state: State) -> str:
     """One routed veth a pod and no way out of the machine: https://www.cni.dev/plugins/current/main/ptp/"""
     return _json({
         "cniVersion": "1.0.0",
-        "name": "thaw",
+        "name": "vernal",
         "plugins": [{
             "type": "ptp",
             "ipMasq": False,
@@ -241,7 +241,7 @@ def kubeconfig(url: str, pki: Path, user: str) -> str:
     return _json({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "thaw", "cluster": {
+        "clusters": [{"name": "vernal", "cluster": {
             "server": url,
             "certificate-authority-data": _base64(pki / "ca.crt"),
         }}],
@@ -249,8 +249,8 @@ def kubeconfig(url: str, pki: Path, user: str) -> str:
             "client-certificate-data": _base64(pki / f"{user}.crt"),
             "client-key-data": _base64(pki / f"{user}.key"),
         }}],
-        "contexts": [{"name": "thaw", "context": {"cluster": "thaw", "user": user}}],
-        "current-context": "thaw",
+        "contexts": [{"name": "vernal", "context": {"cluster": "vernal", "user": user}}],
+        "current-context": "vernal",
     })  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def preflight(state: State, running: set[str]) -> None:
         raise ClusterError("no cgroup hierarchy is mounted under /sys/fs/cgroup: containers need one")
     # A Unix socket's address holds 107 characters, and this is our longest.
     if len(str(state.containerd_socket)) + len(".ttrpc") > 107:
-        raise ClusterError(f"THAW_STATE is too long for Unix sockets in it: {state.root}")
+        raise ClusterError(f"VERNAL_STATE is too long for Unix sockets in it: {state.root}")
     for port, owner in PORTS.items():
         if owner.split()[0] not in running and not port_free(NODE_IP, port):
             raise ClusterError(

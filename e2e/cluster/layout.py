@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-NODE_NAME = "thaw-node"
+NODE_NAME = "vernal-node"
 # All of the cluster lives in one private network that exists on this machine only.
 # The node's address is an extra one on lo, so nothing depends on the machine's own network.
 NETWORK = "10.255.0.0/16"
@@ -30,20 +30,20 @@ PORTS = {
     10256: "kube-proxy (health)",
 }
 
-PAUSE_IMAGE = "thaw.dev/cluster/pause:1"
+PAUSE_IMAGE = "vernal.dev/cluster/pause:1"
 
 
 def cache_dir() -> Path:
-    """The directory for what can be made again, shared with the rest of the project (`THAW_CACHE`)."""
-    if own := os.environ.get("THAW_CACHE"):
+    """The directory for what can be made again, shared with the rest of the project (`VERNAL_CACHE`)."""
+    if own := os.environ.get("VERNAL_CACHE"):
         return Path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "thaw"
+    return Path(base).absolute() / "vernal"
 
 
 def state_dir() -> Path:
-    """The directory of the cluster itself: its data, keys, logs and process records (`THAW_STATE`)."""
-    return Path(os.environ.get("THAW_STATE") or "/var/lib/thaw-cluster").absolute()
+    """The directory of the cluster itself: its data, keys, logs and process records (`VERNAL_STATE`)."""
+    return Path(os.environ.get("VERNAL_STATE") or "/var/lib/vernal-cluster").absolute()
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Cluster:
             state.config / "kubelet.json": config.kubelet_config(state),
             state.config / "kube-proxy.json": config.kube_proxy_config(state),
             state.config / "containerd.toml": config.containerd_config(tools, state),
-            state.config / "cni" / "10-thaw.conflist": config.cni_config(state),
+            state.config / "cni" / "10-vernal.conflist": config.cni_config(state),
             state.kubeconfig: config.kubeconfig(self._plane.url, state.pki, "admin"),
             **{
                 state.config / f"{user}.kubeconfig": config.kubeconfig(self._plane.url, state.pki, user)

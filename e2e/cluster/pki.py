@@ -1,4 +1,4 @@
-"""Keys and certificates of one control plane, made once by `thaw-kube certs`."""
+"""Keys and certificates of one control plane, made once by `vernal-kube certs`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ensure(binaries: Binaries, directory: Path, node: str, addresses: Sequence[s
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix="pki-"))
     try:
         ips = ",".join(addresses)
-        done = run([binaries["thaw-kube"], "certs", f"--dir={scratch}", f"--node={node}", f"--ips={ips}"])
+        done = run([binaries["vernal-kube"], "certs", f"--dir={scratch}", f"--node={node}", f"--ips={ips}"])
         if done.returncode:
             raise ClusterError(f"making certificates in {directory.parent} failed: {done.stderr.strip()}")
         scratch.rename(directory)

@@ -17,7 +17,7 @@ from cluster.errors import ClusterError
 
 #: Set for every process that belongs to a state directory, and inherited by containerd's shims, which leave
 #: our process tree: a process with this variable is ours, whoever its parent is now.
-OWNER_VARIABLE = "THAW_CLUSTER_OWNER"
+OWNER_VARIABLE = "VERNAL_CLUSTER_OWNER"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from images.registries import apt_options, apt_sources, ca_bundle
 from images.storage import Storage
 from images.tools import ToolError, content_key, step
 
-NAME = "localhost/thaw-base"
+NAME = "localhost/vernal-base"
 MMDEBSTRAP = ["mmdebstrap", "--variant=minbase", "--mode=root", "--quiet"]
 # As in Debian's own slim images: no documentation but the licences, no translations.
 MMDEBSTRAP += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]

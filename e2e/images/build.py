@@ -2,9 +2,9 @@
 """Builds a container image without a registry: `python3 e2e/images/build.py worker-cpu|operator`.
 
 Prints the path of an OCI layout, to be given to `python3 -m cluster load-image`. The image is known by its
-content: it is named `thaw.local/KIND:KEY`, where KEY is a hash over all that it is made from, and it is built
+content: it is named `vernal.local/KIND:KEY`, where KEY is a hash over all that it is made from, and it is built
 if there is none with that key in the cache. The first build takes some minutes, most of them for vLLM's
-environment; after a change of Thaw's code a build takes seconds, and only the new layers of less than a
+environment; after a change of Vernal's code a build takes seconds, and only the new layers of less than a
 megabyte are loaded into the cluster.
 
 Needs root on Debian 12 or newer. Packages come from where pip, uv and apt are set up to get them on this
@@ -48,7 +48,7 @@ class Kind:
     name: str
     containerfile: str
     files: tuple[str, ...]
-    packages: tuple[str, ...]  # Python packages of Thaw, in the last layers
+    packages: tuple[str, ...]  # Python packages of Vernal, in the last layers
     expected: str  # how long the first build takes
 
     def inputs(self, root: Path) -> list[Path]:
@@ -65,14 +65,14 @@ KINDS = {
             containerfile="worker_image/Containerfile.cpu",
             files=("constraints/worker-cpu.txt", "worker_image/criu.py", "worker_image/image_id.py",
                    "worker_image/vllm_cpu.py"),
-            packages=("contract/thaw_contract", "worker_image/thaw_worker"),
+            packages=("contract/vernal_contract", "worker_image/vernal_worker"),
             expected="5 min the first time, 15 s after a change of code",
         ),
         Kind(
             name="operator",
             containerfile="operator/Containerfile",
             files=("constraints/operator.txt",),
-            packages=("contract/thaw_contract", "operator/thaw_operator"),
+            packages=("contract/vernal_contract", "operator/vernal_operator"),
             expected="2 min the first time, 15 s after a change of code",
         ),
     )
@@ -94,7 +94,7 @@ def planned(kind: Kind, base_image: str | None = None, root: Path = ROOT) -> Ima
         ToolError: this is no Debian, and no base image is given.
     """
     key = content_key(kind.inputs(root), base_image or base.key(), UV_VERSION, root=root)[:12]
-    return Image(cache_directory() / "images" / f"{kind.name}-{key}", f"thaw.local/{kind.name}:{key}")
+    return Image(cache_directory() / "images" / f"{kind.name}-{key}", f"vernal.local/{kind.name}:{key}")
 
 
 def build(kind: Kind, base_image: str | None = None) -> Image:
@@ -110,7 +110,7 @@ def build(kind: Kind, base_image: str | None = None) -> Image:
     if image.layout.exists():
         os.utime(image.layout)  # the newest are kept
         return image
-    with locked(cache_directory() / "images"), TemporaryDirectory(prefix="thaw-context-") as name:
+    with locked(cache_directory() / "images"), TemporaryDirectory(prefix="vernal-context-") as name:
         context = Path(name)
         _copy_inputs(kind, context)
         # What was copied counts, if the checkout is being edited meanwhile.
@@ -158,7 +158,7 @@ def _check(layout: Path, seen: frozenset[str]) -> None:
     if found := traces(layout, registry_hosts(), ca.read_bytes() if ca else b"", seen):
         raise ToolError(
             "the image would tell where it was built, in\n  " + "\n  ".join(found) + "\nThat is a mistake in its "
-            "Containerfile: settings of this machine may only be used from /run/thaw-build, and not be kept."
+            "Containerfile: settings of this machine may only be used from /run/vernal-build, and not be kept."
         )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Prints the path of a CRIU for this machine's tests: `export THAW_CRIU=$(python3 e2e/images/criu.py path)`.
+"""Prints the path of a CRIU for this machine's tests: `export VERNAL_CRIU=$(python3 e2e/images/criu.py path)`.
 
-In this order: the program that THAW_CRIU names, `criu` on PATH if it is new enough, or one from Debian
+In this order: the program that VERNAL_CRIU names, `criu` on PATH if it is new enough, or one from Debian
 unstable in the cache, brought there by worker_image/criu.py in 15 s. Nothing is installed on the machine.
 """
 
@@ -23,12 +23,12 @@ def criu_path() -> Path:
     """The executable, which is brought to the cache first if need be.
 
     Raises:
-        ToolError: there is none and none can be had, or the one that THAW_CRIU names is too old.
+        ToolError: there is none and none can be had, or the one that VERNAL_CRIU names is too old.
     """
     # A plain `import criu` would find the file that you are reading.
     installer = load_script(SCRIPT)
     try:
-        if named := os.environ.get("THAW_CRIU"):
+        if named := os.environ.get("VERNAL_CRIU"):
             installer.check(Path(named))
             return Path(named)
         if found := shutil.which("criu"):

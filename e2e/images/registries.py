@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from images.tools import ToolError
 
-MOUNT = "/run/thaw-build"
+MOUNT = "/run/vernal-build"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _UV_INDEX = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INSECURE_HOST")
@@ -47,7 +47,7 @@ def lent_settings() -> Iterator[Path]:
     Raises:
         ToolError: apt knows no Debian archive.
     """
-    with TemporaryDirectory(prefix="thaw-build-") as name:
+    with TemporaryDirectory(prefix="vernal-build-") as name:
         directory = Path(name)
         ca = ca_bundle()
         (directory / "sources.list").write_text(apt_sources())

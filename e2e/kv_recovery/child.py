@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from thaw_worker.kv.faults import Fault
+from vernal_worker.kv.faults import Fault
 
 from kv_recovery.cases import Run
 
@@ -95,7 +95,7 @@ class Child:
         return Run.of(self._ask({"prompts": prompts, "max_tokens": max_tokens, "reset": True, "flush": flush}))
 
     def lifecycle(self, *names: str) -> None:
-        """Call functions of `thaw_worker.kv.lifecycle` in the engine's process."""
+        """Call functions of `vernal_worker.kv.lifecycle` in the engine's process."""
         self._ask({"lifecycle": names})
 
     def _ask(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def connector(store: Path, *, role: str = "kv_both", policy: str = "recompute", 
     """vLLM's kv_transfer_config for the connector; with `fault_file` for its fault-injecting twin."""
     twin = "fault_file" in extra
     return {
-        "kv_connector": "FaultyThawConnector" if twin else "ThawSharedStorageConnector",
-        "kv_connector_module_path": "thaw_worker.kv.faulty" if twin else "thaw_worker.kv.connector",
+        "kv_connector": "FaultyVernalConnector" if twin else "VernalSharedStorageConnector",
+        "kv_connector_module_path": "vernal_worker.kv.faulty" if twin else "vernal_worker.kv.connector",
         "kv_role": role,
         "kv_load_failure_policy": policy,
         "kv_connector_extra_config": {"shared_storage_path": str(store), **extra},

@@ -64,7 +64,7 @@ def _forget(llm: Any) -> None:
 
 
 def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    from thaw_worker.kv import lifecycle
+    from vernal_worker.kv import lifecycle
     from vllm import SamplingParams
 
     parameters = SamplingParams(temperature=0, max_tokens=batch["max_tokens"], ignore_eos=True)
@@ -86,7 +86,7 @@ def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lifecycle(name: str) -> None:
-    from thaw_worker.kv import lifecycle
+    from vernal_worker.kv import lifecycle
 
     getattr(lifecycle, name)()
 
@@ -97,12 +97,12 @@ def _counters() -> dict[str, float]:
 
     values: dict[str, float] = {}
     for metric in REGISTRY.collect():
-        if not metric.name.startswith("thaw_kv_"):
+        if not metric.name.startswith("vernal_kv_"):
             continue
         for sample in metric.samples:
             if sample.name.endswith("_total"):
                 label = [value for name, value in sample.labels.items() if name not in ("model_name", "engine")]
-                name = metric.name.removeprefix("thaw_kv_")
+                name = metric.name.removeprefix("vernal_kv_")
                 values[":".join([name, *label])] = sample.value
     return values
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.tiny import make_tiny_model
-from thaw_worker.kv.faults import Fault
+from vernal_worker.kv.faults import Fault
 
 from kv_recovery import cases, report
 from kv_recovery.cases import ANSWER_TOKENS, Case, Run

@@ -12,8 +12,8 @@ from scenarios.report import Report
 _EPILOG = """\
 Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first
 run takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG
-set, that cluster is used: THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE name images that it can pull, and
-THAW_STORAGE_CLASS a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
+set, that cluster is used: VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and
+VERNAL_STORAGE_CLASS a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
 """
 
 
@@ -22,7 +22,7 @@ def run_demo() -> Report:
     start = time.monotonic()
     images = setup.cluster_with_images()
     setup.install(images)
-    with setup.namespace("thaw-demo") as kube:
+    with setup.namespace("vernal-demo") as kube:
         setup.prepare_model(kube, images)
         with kube.proxy() as base:
             try:
@@ -37,7 +37,7 @@ def run_demo() -> Report:
 def _explain(kube: Kube) -> None:
     """What an engineer would look at first, printed before the failure."""
     for args in (("get", "vwp,vck,pods", "-o", "wide"), ("get", "events", "--sort-by=.lastTimestamp"),
-                 ("describe", "vwp"), ("logs", "--selector=thaw.dev/pool", "--tail=40", "--prefix")):  # fmt: skip
+                 ("describe", "vwp"), ("logs", "--selector=vernal.dev/pool", "--tail=40", "--prefix")):  # fmt: skip
         say(f"$ kubectl {' '.join(args)}")
         try:
             print(kube.run(*args)[-6000:], flush=True)

@@ -1,6 +1,6 @@
 """The life of a pool, end to end: freeze, thaw, scale, drain, and a corrupted checkpoint.
 
-Runs on any cluster on which Thaw is installed; what it needs besides is one shared (RWX) claim.
+Runs on any cluster on which Vernal is installed; what it needs besides is one shared (RWX) claim.
 """
 
 import json
@@ -17,7 +17,7 @@ from scenarios.client import FirstToken, Stream, greedy
 from scenarios.kube import Kube, Object, condition, is_true, say, wait
 from scenarios.report import Report, Row
 
-POOL_SELECTOR = f"thaw.dev/pool={manifests.POOL}"
+POOL_SELECTOR = f"vernal.dev/pool={manifests.POOL}"
 ADMIN_PORT, SERVING_PORT = 9100, 8000
 STREAM_TOKENS = 1500
 MIN_SPEEDUP = 5.0
@@ -25,7 +25,7 @@ MIN_SPEEDUP = 5.0
 # Runs in a worker's container, which has the store mounted: one bit in the middle of the checkpoint's largest file.
 FLIP_ONE_BIT = """
 import pathlib, sys
-files = [f for f in pathlib.Path("/var/lib/thaw/store").rglob("*") if f.is_file() and sys.argv[1] in f.parts]
+files = [f for f in pathlib.Path("/var/lib/vernal/store").rglob("*") if f.is_file() and sys.argv[1] in f.parts]
 victim = max(files, key=lambda f: f.stat().st_size)
 with victim.open("r+b") as f:
     f.seek(victim.stat().st_size // 2)
@@ -136,7 +136,7 @@ class Lifecycle:
         survivor = next(iter(self.workers.values()))
         artifact = survivor.state.get("artifact") or {}
         victim = self.kube.run(
-            "exec", survivor.name, "-c", "worker", "--", "/opt/thaw/venv/bin/python", "-c", FLIP_ONE_BIT,
+            "exec", survivor.name, "-c", "worker", "--", "/opt/vernal/venv/bin/python", "-c", FLIP_ONE_BIT,
             artifact["generation"],
         ).strip()  # fmt: skip
         self.kube.run("scale", f"vwp/{manifests.POOL}", "--replicas=2")

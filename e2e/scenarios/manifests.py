@@ -6,7 +6,7 @@ from typing import Any
 from scenarios.kube import Object
 
 POOL = "tiny"
-CLAIM = "thaw-store"
+CLAIM = "vernal-store"
 MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
 DRAIN_SECONDS = 240  # far more than a stream takes: a busy machine must not look like a lost request
@@ -63,7 +63,7 @@ def model_script(source: pathlib.Path) -> Object:
 def model_job(image: str) -> Object:
     container = {
         "name": "make-model", "image": image, "imagePullPolicy": "IfNotPresent",
-        "command": ["/opt/thaw/venv/bin/python", "/scripts/tiny.py", f"/store/{MODEL_PATH}"],
+        "command": ["/opt/vernal/venv/bin/python", "/scripts/tiny.py", f"/store/{MODEL_PATH}"],
         "volumeMounts": [{"name": "store", "mountPath": "/store"}, {"name": "scripts", "mountPath": "/scripts"}],
     }  # fmt: skip
     return {
@@ -85,7 +85,7 @@ def model_job(image: str) -> Object:
 
 def pool(image: str, replicas: int) -> Object:
     return {
-        "apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "metadata": {"name": POOL},
+        "apiVersion": "vernal.dev/v1alpha1", "kind": "VLLMWorkerPool", "metadata": {"name": POOL},
         "spec": {
             "replicas": replicas, "image": image,
             "model": {"name": MODEL_NAME, "source": {"claim": {"claimName": CLAIM, "path": MODEL_PATH}}},
@@ -103,6 +103,6 @@ def hpa(low: int, high: int) -> Object:
         "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": POOL},
         "spec": {
             "minReplicas": low, "maxReplicas": high,
-            "scaleTargetRef": {"apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": POOL},
+            "scaleTargetRef": {"apiVersion": "vernal.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": POOL},
         },
     }  # fmt: skip

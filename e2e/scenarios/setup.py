@@ -1,4 +1,4 @@
-"""A cluster with Thaw on it: the embedded one, or the one of KUBECONFIG."""
+"""A cluster with Vernal on it: the embedded one, or the one of KUBECONFIG."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from scenarios.kube import Kube, die, say, wait
 from scenarios.lifecycle import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SYSTEM_NAMESPACE = "thaw-system"
-RELEASE = "thaw"
+SYSTEM_NAMESPACE = "vernal-system"
+RELEASE = "vernal"
 _CLUSTER = ["env", f"PYTHONPATH={ROOT / 'e2e'}", sys.executable, "-m", "cluster"]
 
 
@@ -41,9 +41,9 @@ def embedded() -> bool:
 def cluster_with_images() -> Images:
     """Bring the cluster up and see that the images are on it. The first time takes half an hour, later ones seconds."""
     if not embedded():
-        worker, operator = os.environ.get("THAW_WORKER_IMAGE", ""), os.environ.get("THAW_OPERATOR_IMAGE", "")
+        worker, operator = os.environ.get("VERNAL_WORKER_IMAGE", ""), os.environ.get("VERNAL_OPERATOR_IMAGE", "")
         if not (worker and operator):
-            die("with KUBECONFIG set, THAW_WORKER_IMAGE and THAW_OPERATOR_IMAGE must name images the cluster can pull")
+            die("with KUBECONFIG set, VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE must name images that it can pull")
         _run(*_CLUSTER, "up")
         return Images(worker, operator)
     layouts = [_run(sys.executable, "e2e/images/build.py", kind, capture=True) for kind in ("worker-cpu", "operator")]
@@ -62,7 +62,7 @@ def install(images: Images) -> None:
         say("an earlier installation was interrupted: removing it first, since Helm would refuse to go on")
         _run(*_CLUSTER, "helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", capture=True)
     say("installing the chart with Helm")
-    _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/thaw", "--namespace", SYSTEM_NAMESPACE,
+    _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
          "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
          "--wait", "--timeout", "180s", capture=True)  # fmt: skip
 
@@ -79,7 +79,7 @@ def namespace(name: str) -> Iterator[Kube]:
     if embedded():
         kube.apply(manifests.volume(volume, str(directory)), manifests.claim(volume, None))
     else:
-        kube.apply(manifests.claim(None, os.environ.get("THAW_STORAGE_CLASS")))
+        kube.apply(manifests.claim(None, os.environ.get("VERNAL_STORAGE_CLASS")))
     try:
         yield kube
     finally:

@@ -10,9 +10,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m shutdown",
         description="matrix (the default): every promise about shutdown, on plain `vllm serve` and on a worker of "
-        "Thaw, side by side (12 min); exits with 1 if one of Thaw's does not hold. kills: kill -9 of each process at "
-        "random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every way "
-        "in which Kubernetes ends a worker, on the embedded cluster (3 min).",
+        "Vernal, side by side (12 min); exits with 1 if one of Vernal's does not hold. kills: kill -9 of each process "
+        "at random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every "
+        "way in which Kubernetes ends a worker, on the embedded cluster (3 min).",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="matrix | kills | storm | outcomes")
     matrix = commands.add_parser("matrix", help="the table of promises")
@@ -20,7 +20,7 @@ def main() -> int:
     kills.add_argument("--count", type=int, default=100, help="how many (default 100)")
     for command in (matrix, kills):
         command.add_argument("--work", help="keep checkpoint, model and logs in this directory, and use them again")
-    matrix.add_argument("--half", choices=["alone", "thaw"], help="one of the two columns")
+    matrix.add_argument("--half", choices=["alone", "vernal"], help="one of the two columns")
     matrix.add_argument("--only", help="scenarios whose names hold this text")
     matrix.add_argument("--markdown", help="write the table to this file, too")
     storm = commands.add_parser("storm", help="scale-downs and rolls under load")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from thaw_contract import names
-from thaw_worker.supervisor import engine_args
+from vernal_contract import names
+from vernal_worker.supervisor import engine_args
 from worker_pod import ENGINE_ARGS, ENGINE_ENV, Pod, in_a_pod
 
 from shutdown.load import WHOLE, Load, tell

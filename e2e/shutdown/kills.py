@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thaw_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.exits import ExitCode
 
 from shutdown.load import HANGS, Load
 from shutdown.ours import StartPod, Thawed, engine_processes, leftovers
@@ -34,7 +34,7 @@ _KINDS = {
     "resource_tracker": "resource tracker",
     "VLLM::EngineCore": "EngineCore",
     "VLLM::Worker": "Worker",
-    "thaw_worker.engine.main": "main",
+    "vernal_worker.engine.main": "main",
     "criu": "CRIU",
     "multiprocessing": "child of main or EngineCore",
 }

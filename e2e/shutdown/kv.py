@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from thaw_contract import names
+from vernal_contract import names
 from worker_pod import Pod
 
 from shutdown import alone as plain
@@ -18,8 +18,8 @@ SAVE_SECONDS = 12.0  # of each block; more than vLLM gives its workers (5 s)
 KV = "kv"
 _SETUP = f"mkdir -p {names.PATH_KV} && mount --bind {names.PATH_STORE}/{KV} {names.PATH_KV}"
 _CONNECTOR = {
-    "kv_connector": "FaultyThawConnector",
-    "kv_connector_module_path": "thaw_worker.kv.faulty",
+    "kv_connector": "FaultyVernalConnector",
+    "kv_connector_module_path": "vernal_worker.kv.faulty",
     "kv_role": "kv_both",
     "kv_load_failure_policy": "recompute",
     "kv_connector_extra_config": {

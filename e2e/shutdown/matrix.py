@@ -11,24 +11,24 @@ from shutdown.workers import Workers, say, workers
 
 
 def run(work: str | None, half: str | None, only: str | None, file: str | None) -> int:
-    """Exit status 0 if every promise holds for Thaw."""
+    """Exit status 0 if every promise holds for Vernal."""
     began = time.monotonic()
     plain, own = Findings(), Findings()
     with workers(work) as made:
         if half != "alone":
             made.make_checkpoint()
             for each in ours.SCENARIOS:
-                _one(f"thaw: {each.__name__}", only, partial(each, made.thawed), own, made)
-            _one("thaw: signal_in_thaw", only, partial(ours.signal_in_thaw, made.start, made.store), own, made)
-            _one("thaw: kv", only, partial(kv.ours, made), own, made)
-        if half != "thaw":
+                _one(f"vernal: {each.__name__}", only, partial(each, made.thawed), own, made)
+            _one("vernal: signal_in_thaw", only, partial(ours.signal_in_thaw, made.start, made.store), own, made)
+            _one("vernal: kv", only, partial(kv.ours, made), own, made)
+        if half != "vernal":
             for name, scenario in alone.SCENARIOS.items():
                 _one(f"vllm serve: {name}", only, partial(scenario, made), plain, made)
     print("\n" + table(plain.found, own.found))
     if file:
         Path(file).write_text(markdown(plain.found, own.found))
     broken = own.broken()
-    held = f"{len(own.found) - len(broken)} of {len(own.found)} observations of Thaw hold"
+    held = f"{len(own.found) - len(broken)} of {len(own.found)} observations of Vernal hold"
     say(f"{held}, {len(plain.broken())} of {len(plain.found)} of vLLM alone do not; {time.monotonic() - began:.0f} s")
     return 1 if broken or not (own.found or half == "alone") else 0
 

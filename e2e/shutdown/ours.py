@@ -1,4 +1,4 @@
-"""What a worker of Thaw does when it is told to stop. Each scenario takes a function that thaws workers."""
+"""What a worker of Vernal does when it is told to stop. Each scenario takes a function that thaws workers."""
 
 import contextlib
 import http.client
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thaw_contract import names
-from thaw_worker.supervisor.exits import ExitCode
+from vernal_contract import names
+from vernal_worker.supervisor.exits import ExitCode
 
 from shutdown.load import WHOLE, Load, tell
 from shutdown.promises import Findings
@@ -276,7 +276,7 @@ def _observed(pod: "Pod", began: float) -> tuple[float, dict[str, Any] | str]:
         return seconds, f"/readyz says {why!r}, /health {told}"
     if state.drain is None or not state.drain.accepting or abs(state.drain.seconds_left - told["seconds_left"]) > 2:
         return seconds, f"/state says {state.drain}, /health {told}"
-    if told["in_flight"] < 1 or "thaw_worker_draining 1.0" not in pod.admin("/metrics")[1].decode():
+    if told["in_flight"] < 1 or "vernal_worker_draining 1.0" not in pod.admin("/metrics")[1].decode():
         return seconds, f"/health says {told}"
     return seconds, told
 

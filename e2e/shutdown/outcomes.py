@@ -15,7 +15,7 @@ from scenarios.report import Report
 from shutdown.watch import Watch
 
 POOL = manifests.POOL
-SELECTOR = f"thaw.dev/pool={POOL}"
+SELECTOR = f"vernal.dev/pool={POOL}"
 GRACE, PROPAGATION, DRAIN, PRE_STOP = 60, 2, 40, 3  # seconds
 TOKENS = 700
 READY_SECONDS = 240.0
@@ -123,7 +123,7 @@ class Outcomes:
         name = self.watch.ready()[0]["metadata"]["name"]
         began = time.monotonic()
         with contextlib.suppress(KubeError):  # the container may end before the command in it has
-            self.kube.run("exec", name, "-c", "worker", "--", "/opt/thaw/venv/bin/python", "-c", KILL_ENGINE)
+            self.kube.run("exec", name, "-c", "worker", "--", "/opt/vernal/venv/bin/python", "-c", KILL_ENGINE)
 
         def again() -> bool:
             pod = self.watch.pods.get(name, {})
@@ -215,7 +215,7 @@ def pool(image: str, replicas: int) -> dict[str, Any]:
 def run() -> Report:
     images = setup.cluster_with_images()
     setup.install(images)
-    with setup.namespace("thaw-outcomes") as kube:
+    with setup.namespace("vernal-outcomes") as kube:
         setup.prepare_model(kube, images)
         with kube.proxy() as base, Watch(kube, SELECTOR) as watch:
             return Outcomes(kube, base, images.worker, watch).run()

@@ -59,7 +59,7 @@ def merge(findings: Iterable[Finding], promise: str) -> tuple[bool, str] | None:
 
 def table(alone: list[Finding], ours: list[Finding], width: int = 46) -> str:
     """Three columns of plain text, one promise a row."""
-    lines = _row(("PROMISE", "vLLM ALONE", "THAW"), width)
+    lines = _row(("PROMISE", "vLLM ALONE", "VERNAL"), width)
     lines.append("-" * (3 * width + 4))
     for key, text in PROMISES.items():
         lines += _row((text, _cell(merge(alone, key)), _cell(merge(ours, key))), width)
@@ -68,7 +68,7 @@ def table(alone: list[Finding], ours: list[Finding], width: int = 46) -> str:
 
 
 def markdown(alone: list[Finding], ours: list[Finding]) -> str:
-    lines = ["| promise | vLLM alone | Thaw |", "|---|---|---|"]
+    lines = ["| promise | vLLM alone | Vernal |", "|---|---|---|"]
     for key, text in PROMISES.items():
         lines.append(f"| {text} | {_cell(merge(alone, key))} | {_cell(merge(ours, key))} |")
     return "\n".join(lines) + "\n"

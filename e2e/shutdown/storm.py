@@ -16,7 +16,7 @@ from scenarios.kube import Kube, KubeError, is_true, say, wait
 from shutdown.watch import Watch
 
 POOL = manifests.POOL
-SELECTOR = f"thaw.dev/pool={POOL}"
+SELECTOR = f"vernal.dev/pool={POOL}"
 GRACE, PROPAGATION, DRAIN = 90, 3, 60  # seconds
 HIGH, LOW = 3, 1
 ROLL_EVERY = 8
@@ -105,7 +105,7 @@ def run(count: int, seed: int, seconds: float) -> Outcome:
     images = setup.cluster_with_images()
     setup.install(images)
     outcome = Outcome()
-    with setup.namespace("thaw-storm") as kube:
+    with setup.namespace("vernal-storm") as kube:
         setup.prepare_model(kube, images)
         kube.apply(pool(images.worker, replicas=1, turn=0))
         say("the first worker starts cold and makes the checkpoint (about a minute)")
@@ -164,7 +164,7 @@ def _roll(kube: Kube, watch: Watch, image: str, turn: int) -> None:
     kube.apply(pool(image, replicas=HIGH, turn=turn))
 
     def rolled() -> bool:
-        new = [pod for pod in watch.ready() if pod["metadata"]["annotations"].get("storm.thaw.dev/turn") == str(turn)]
+        new = [pod for pod in watch.ready() if pod["metadata"]["annotations"].get("storm.vernal.dev/turn") == str(turn)]
         return len(new) == HIGH and len(watch.staying()) == HIGH
 
     watch.until(f"roll {turn}", rolled, READY_SECONDS)
@@ -217,5 +217,5 @@ def pool(image: str, replicas: int, turn: int) -> dict[str, Any]:
     spec["drain"] = {"propagationSeconds": PROPAGATION, "timeoutSeconds": DRAIN}
     spec["terminationGracePeriodSeconds"] = GRACE
     spec["checkpoint"] |= {"verify": "Sizes"}  # the storm is about the end; the start shall be quick on two cores
-    spec["podTemplate"] = {"metadata": {"annotations": {"storm.thaw.dev/turn": str(turn)}}}
+    spec["podTemplate"] = {"metadata": {"annotations": {"storm.vernal.dev/turn": str(turn)}}}
     return manifest

@@ -62,7 +62,9 @@ class Workers:
 def workers(work: str | None) -> Iterator[Workers]:
     """In a temporary directory, or in `work`, which stays."""
     with contextlib.ExitStack() as stack:
-        where = Path(work) if work else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thaw-shutdown-")))
+        where = (
+            Path(work) if work else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vernal-shutdown-")))
+        )
         where.mkdir(parents=True, exist_ok=True)
         made = Workers(where)
         stack.callback(made.end)

@@ -1,4 +1,4 @@
-module thaw.dev/e2e/cluster
+module vernal.dev/e2e/cluster
 
 go 1.24.0
 

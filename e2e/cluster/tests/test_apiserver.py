@@ -87,8 +87,8 @@ def cluster(arguments: list[str], environment: dict[str, str]) -> subprocess.Com
 def test_with_kubeconfig_up_only_checks_that_cluster(server: ApiServer, tmp_path: Path) -> None:
     environment = {
         "KUBECONFIG": str(server.kubeconfig),
-        "THAW_STATE": str(tmp_path / "state"),
-        "THAW_CACHE": str(tmp_path / "cache"),
+        "VERNAL_STATE": str(tmp_path / "state"),
+        "VERNAL_CACHE": str(tmp_path / "cache"),
         "PATH": f"{Path(server.kubectl).parent}:{os.environ['PATH']}",
     }
     done = cluster(["up"], environment)

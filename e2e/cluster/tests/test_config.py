@@ -80,10 +80,10 @@ def test_a_kubeconfig_carries_its_certificates(tmp_path: Path) -> None:
 
 
 def test_places_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("THAW_CACHE", "/one")
-    monkeypatch.setenv("THAW_STATE", "/two")
+    monkeypatch.setenv("VERNAL_CACHE", "/one")
+    monkeypatch.setenv("VERNAL_STATE", "/two")
     assert (layout.cache_dir(), layout.state_dir()) == (Path("/one"), Path("/two"))
-    monkeypatch.delenv("THAW_CACHE")
+    monkeypatch.delenv("VERNAL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/three")
-    monkeypatch.delenv("THAW_STATE")
-    assert (layout.cache_dir(), layout.state_dir()) == (Path("/three/thaw"), Path("/var/lib/thaw-cluster"))
+    monkeypatch.delenv("VERNAL_STATE")
+    assert (layout.cache_dir(), layout.state_dir()) == (Path("/three/vernal"), Path("/var/lib/vernal-cluster"))

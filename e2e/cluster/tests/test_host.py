@@ -52,7 +52,7 @@ def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_state_directory_too_deep_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "PORTS", {})
-    with pytest.raises(ClusterError, match="THAW_STATE"):
+    with pytest.raises(ClusterError, match="VERNAL_STATE"):
         host.preflight(State(Path("/" + "x" * 90)), running=set())
 
 

@@ -11,7 +11,7 @@ import pytest
 from cluster import images
 from cluster.errors import ClusterError
 
-NAME = "thaw.dev/cluster/test:1"
+NAME = "vernal.dev/cluster/test:1"
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def layout(tmp_path: Path) -> Path:
     ("given", "full"),
     [
         ("demo", "docker.io/library/demo:latest"),
-        ("thaw/demo", "docker.io/thaw/demo:latest"),
-        ("thaw.dev/demo", "thaw.dev/demo:latest"),
+        ("vernal/demo", "docker.io/vernal/demo:latest"),
+        ("vernal.dev/demo", "vernal.dev/demo:latest"),
         ("localhost/demo:1", "localhost/demo:1"),
         ("localhost:5000/demo", "localhost:5000/demo:latest"),
-        ("thaw.dev/demo@sha256:0", "thaw.dev/demo@sha256:0"),
+        ("vernal.dev/demo@sha256:0", "vernal.dev/demo@sha256:0"),
     ],
 )
 def test_full_name(given: str, full: str) -> None:

@@ -91,7 +91,7 @@ def cluster(
     done = subprocess.run(
         [sys.executable, "-m", "cluster", *arguments], check=False, capture_output=True, text=True, input=stdin,
         env={key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
-        | {"PYTHONPATH": str(Path(__file__).parents[2]), "THAW_STATE": str(state)},
+        | {"PYTHONPATH": str(Path(__file__).parents[2]), "VERNAL_STATE": str(state)},
     )  # fmt: skip
     assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     return done

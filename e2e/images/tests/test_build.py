@@ -51,9 +51,9 @@ def test_the_name_changes_with_the_content(checkout: Path, kind: str, change: st
 
 def test_the_name_does_not_change_with_what_is_not_in_the_image(checkout: Path) -> None:
     before = run(checkout, "operator", "--print-ref")
-    (checkout / "worker_image/thaw_worker/new.py").write_text("")
-    (checkout / "operator/thaw_operator/__pycache__").mkdir(exist_ok=True)
-    (checkout / "operator/thaw_operator/__pycache__/main.cpython-311.pyc").write_bytes(b"bytecode")
+    (checkout / "worker_image/vernal_worker/new.py").write_text("")
+    (checkout / "operator/vernal_operator/__pycache__").mkdir(exist_ok=True)
+    (checkout / "operator/vernal_operator/__pycache__/main.cpython-311.pyc").write_bytes(b"bytecode")
     assert run(checkout, "operator", "--print-ref") == before
 
 
@@ -67,7 +67,7 @@ def test_the_base_is_known_by_how_it_is_made(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.timeout(1200)  # where nothing is in the cache yet
 def test_a_change_of_code_makes_small_layers(checkout: Path) -> None:
     first = layers(build(KINDS["operator"]).layout)
-    with (checkout / "operator/thaw_operator/__init__.py").open("a") as file:
+    with (checkout / "operator/vernal_operator/__init__.py").open("a") as file:
         file.write("# changed\n")
     layout = Path(run(checkout, "operator"))
     try:

@@ -26,8 +26,8 @@ Version: 1
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """A directory laid out like what an image's identity covers."""
-    (tmp_path / "app" / "thaw_worker").mkdir(parents=True)
-    (tmp_path / "app" / "thaw_worker" / "cli.py").write_text("print(1)\n")
+    (tmp_path / "app" / "vernal_worker").mkdir(parents=True)
+    (tmp_path / "app" / "vernal_worker" / "cli.py").write_text("print(1)\n")
     (tmp_path / "criu").write_bytes(b"\x7fELF")
     (tmp_path / "status").write_text(STATUS)
     info = tmp_path / "site" / "torch-2.13.0.dist-info"
@@ -55,12 +55,12 @@ def _edit(name: str, text: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     "change",
     [
-        _edit("app/thaw_worker/cli.py", "print(2)\n"),
-        _edit("app/thaw_worker/new.py", ""),
+        _edit("app/vernal_worker/cli.py", "print(2)\n"),
+        _edit("app/vernal_worker/new.py", ""),
         _edit("criu", "another"),
         _edit("status", STATUS.replace("2.36-9", "2.36-10")),
         _edit("site/torch-2.13.0.dist-info/RECORD", "torch/__init__.py,sha256=abd,10\n"),
-        lambda image: (image / "app/thaw_worker/cli.py").rename(image / "app/thaw_worker/main.py"),
+        lambda image: (image / "app/vernal_worker/cli.py").rename(image / "app/vernal_worker/main.py"),
     ],
     ids=["code", "new file", "criu", "C library", "distribution", "renamed"],
 )
@@ -73,7 +73,7 @@ def test_another_content_another_identity(image: Path, change: Callable[[Path], 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda image: (image / "app/thaw_worker/cli.cpython-311.pyc").write_bytes(b"bytecode"),
+        lambda image: (image / "app/vernal_worker/cli.cpython-311.pyc").write_bytes(b"bytecode"),
         _edit("site/torch-2.13.0.dist-info/RECORD", "torch/x.cpython-311.pyc,,\ntorch/__init__.py,sha256=abc,10\n"),
         _edit("status", STATUS.replace("Version: 1\n", "Version: 2\n")),
     ],

@@ -53,10 +53,10 @@ def test_a_clean_image_has_none(tmp_path: Path) -> None:
     [
         ("etc/apt/sources.list.d/debian.sources", f"URIs: http://{HOST}/debian".encode()),
         ("root/.config/uv/uv.toml", f'index-url = "https://u:p@{HOST}/simple"'.encode()),
-        ("opt/thaw/build/env", f"export UV_DEFAULT_INDEX=https://{HOST}/simple".encode()),
+        ("opt/vernal/build/env", f"export UV_DEFAULT_INDEX=https://{HOST}/simple".encode()),
         ("usr/local/etc/pip.conf", HOST.encode()),
         ("etc/ssl/certs/ca-certificates.crt", PUBLIC + OWN),
-        ("run/thaw-build/ca.crt", OWN),
+        ("run/vernal-build/ca.crt", OWN),
     ],
 )
 def test_traces_in_files(tmp_path: Path, path: str, content: bytes) -> None:

@@ -8,7 +8,7 @@ from kv_recovery import recovery, report, ttft
 from kv_recovery.cases import Case, Run
 from kv_recovery.cases import prompts as prompt_sets
 from kv_recovery.child import connector, write_fault
-from thaw_worker.kv.faults import Fault, Kind, Which
+from vernal_worker.kv.faults import Fault, Kind, Which
 
 GOOD = Run([[1, 2], [3, 4]], ["length", "length"], 1.0, {"loaded_tokens": 256})
 

@@ -1,8 +1,8 @@
 """Events: one object for what is said once, whoever says it."""
 
-from thaw_operator.act.events import body
-from thaw_operator.kinds import POOLS, Key
-from thaw_operator.plan.model import Event
+from vernal_operator.act.events import body
+from vernal_operator.kinds import POOLS, Key
+from vernal_operator.plan.model import Event
 
 KEY = Key(POOLS, "ns", "p" * 48)
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from api.test_parse import BAD, GOOD
 from cluster.apiserver import ApiServer
-from thaw_operator.api.checkpoint import VLLMCheckpointSpec
-from thaw_operator.api.parse import parse_pool
-from thaw_operator.build.checkpoint import checkpoint, janitor_job
-from thaw_operator.build.children import children
-from thaw_operator.build.meta import checkpoint_owner, pool_owner
-from thaw_operator.build.pod import worker_pod
+from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.parse import parse_pool
+from vernal_operator.build.checkpoint import checkpoint, janitor_job
+from vernal_operator.build.children import children
+from vernal_operator.build.meta import checkpoint_owner, pool_owner
+from vernal_operator.build.pod import worker_pod
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -53,7 +53,7 @@ def kubectl() -> Iterator[Kubectl]:
 
 
 def pool(spec: dict[str, Any], name: str = "p") -> dict[str, Any]:
-    return {"apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "metadata": {"name": name}, "spec": spec}
+    return {"apiVersion": "vernal.dev/v1alpha1", "kind": "VLLMWorkerPool", "metadata": {"name": name}, "spec": spec}
 
 
 def without_none(spec: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_columns_scale_and_explain(kubectl: Kubectl) -> None:
     scale = json.loads(kubectl.good("get", "vwp", "shown", "--subresource=scale", "-o", "json"))
     assert scale["spec"]["replicas"] == 5 and scale["status"] == {"replicas": 3, "selector": "a=b"}
     assert "propagationSeconds" in kubectl.good("explain", "vwp.spec.drain")
-    assert kubectl.good("get", "thaw").startswith("NAME")
+    assert kubectl.good("get", "vernal").startswith("NAME")
 
 
 def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from thaw_operator.api.__main__ import files, main
-from thaw_operator.api.crd import CHECKPOINT, KINDS, POOL, Kind, crd, object_schema
-from thaw_operator.plan.model import Manifest
+from vernal_operator.api.__main__ import files, main
+from vernal_operator.api.crd import CHECKPOINT, KINDS, POOL, Kind, crd, object_schema
+from vernal_operator.plan.model import Manifest
 
 ROOT = Path(__file__).parents[3]
 FORBIDDEN = {
@@ -100,8 +100,8 @@ def test_the_committed_files_are_those_of_the_models() -> None:
 def test_writing_is_deterministic_and_checking_finds_a_change(tmp_path: Path, capsys: Any) -> None:
     assert main(["--root", str(tmp_path)]) == 0 and main(["--check", "--root", str(tmp_path)]) == 0
     assert files() == files()
-    path = tmp_path / "crds/thaw.dev_vllmworkerpools.yaml"
-    assert yaml.safe_load(path.read_text())["metadata"]["name"] == "vllmworkerpools.thaw.dev"
+    path = tmp_path / "crds/vernal.dev_vllmworkerpools.yaml"
+    assert yaml.safe_load(path.read_text())["metadata"]["name"] == "vllmworkerpools.vernal.dev"
     path.write_text(path.read_text().replace("minimum: 0", "minimum: -1", 1))
     assert main(["--check", "--root", str(tmp_path)]) == 1
     assert "make crds" in capsys.readouterr().err

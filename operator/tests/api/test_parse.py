@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thaw_operator.api.crd import KINDS, object_schema
-from thaw_operator.api.parse import parse_checkpoint, parse_pool
+from vernal_operator.api.crd import KINDS, object_schema
+from vernal_operator.api.parse import parse_checkpoint, parse_pool
 
 GOOD: dict[str, Any] = {
     "image": "worker:1",
@@ -34,7 +34,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "spec.env[] needs exactly one of value and valueFrom",
     ),
     "no value": ({"env": [{"name": "A"}]}, "spec.env[] needs exactly one of value and valueFrom"),
-    "a name of Thaw's": ({"env": [{"name": "THAW_CONFIG", "value": "1"}]}, "spec.env[].name"),
+    "a name of Vernal's": ({"env": [{"name": "VERNAL_CONFIG", "value": "1"}]}, "spec.env[].name"),
     "unknown policy": ({"kvTransfer": {"loadFailurePolicy": "Ignore"}}, "spec.kvTransfer.loadFailurePolicy"),
     "unknown role": ({"kvTransfer": {"role": "prefill"}}, "spec.kvTransfer.role"),
     "relative KV path": ({"kvTransfer": {"path": "kv"}}, "spec.kvTransfer.path must be absolute"),
@@ -85,16 +85,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"podTemplate": {"spec": {"terminationGracePeriodSeconds": 5}}},
         "set spec.terminationGracePeriodSeconds instead",
     ),
-    "THAW_CONFIG in the overlay": (
+    "VERNAL_CONFIG in the overlay": (
         {
             "podTemplate": {
-                "spec": {"containers": [{"name": "worker", "env": [{"name": "THAW_CONFIG", "value": "{}"}]}]}
+                "spec": {"containers": [{"name": "worker", "env": [{"name": "VERNAL_CONFIG", "value": "{}"}]}]}
             }
         },
-        "spec.podTemplate.spec.containers[worker].env[THAW_CONFIG]",
+        "spec.podTemplate.spec.containers[worker].env[VERNAL_CONFIG]",
     ),
     "a container without a name": ({"podTemplate": {"spec": {"containers": [{}]}}}, "spec.podTemplate.spec.containers"),
-    "a label of Thaw's": ({"podTemplate": {"metadata": {"labels": {"thaw.dev/pool": "x"}}}}, "thaw.dev/pool"),
+    "a label of Vernal's": ({"podTemplate": {"metadata": {"labels": {"vernal.dev/pool": "x"}}}}, "vernal.dev/pool"),
 }
 
 

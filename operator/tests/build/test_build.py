@@ -1,17 +1,17 @@
-"""What is built keeps the contract with the worker, with Kubernetes and with whoever trusts Thaw with a node."""
+"""What is built keeps the contract with the worker, with Kubernetes and with whoever trusts Vernal with a node."""
 
 from typing import Any
 
 import pytest
-from thaw_contract import config, names
-from thaw_operator.api.checkpoint import VLLMCheckpointSpec
-from thaw_operator.api.parse import parse_pool
-from thaw_operator.api.pool import Storage, VLLMWorkerPoolSpec
-from thaw_operator.build.checkpoint import checkpoint_name, janitor_job
-from thaw_operator.build.children import children
-from thaw_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
-from thaw_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
-from thaw_worker.checkpoint import doctor
+from vernal_contract import config, names
+from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.parse import parse_pool
+from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
+from vernal_operator.build.checkpoint import checkpoint_name, janitor_job
+from vernal_operator.build.children import children
+from vernal_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
+from vernal_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
+from vernal_worker.checkpoint import doctor
 
 OWNER = pool_owner("tiny", "ns", "u-1")
 RAW: dict[str, Any] = {
@@ -214,7 +214,7 @@ def test_children_are_owned_labelled_and_select_all_workers() -> None:
     assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= pod_labels_.items()
     assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
     target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
-    assert target == {"apiVersion": "thaw.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": "tiny"}
+    assert target == {"apiVersion": "vernal.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": "tiny"}
     assert dict(part.split("=") for part in selector("tiny").split(",")).items() <= pod_labels_.items()
 
 

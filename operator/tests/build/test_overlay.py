@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_operator.build.overlay import MERGE_KEYS, merge
+from vernal_operator.build.overlay import MERGE_KEYS, merge
 
 scalars = st.integers(0, 3) | st.booleans() | st.text("ab", max_size=2)
 plain = st.recursive(

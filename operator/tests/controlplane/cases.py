@@ -12,9 +12,9 @@ import kubernetes
 import yaml
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
-from thaw_contract import names
-from thaw_operator.client import ApiError, Client
-from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_contract import names
+from vernal_operator.client import ApiError, Client
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
 
 POOL = "pool"
 CORE = {

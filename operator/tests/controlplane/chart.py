@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 from controlplane.cases import CORE
-from thaw_operator.client import ApiError, Client
-from thaw_operator.kinds import CHECKPOINTS, POOLS, Kind
+from vernal_operator.client import ApiError, Client
+from vernal_operator.kinds import CHECKPOINTS, POOLS, Kind
 
-CHART = Path(__file__).parents[3] / "charts" / "thaw"
-SYSTEM = "thaw-system"
+CHART = Path(__file__).parents[3] / "charts" / "vernal"
+SYSTEM = "vernal-system"
 KINDS = CORE | {
     kind.name: kind
     for kind in (

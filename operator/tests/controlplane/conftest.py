@@ -27,7 +27,7 @@ def server(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     helm = str(Path(api.kubectl).parent / "helm")
     system = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
     client.create(CORE["Namespace"], "", system)
-    install(client, rendered(helm, "thaw"))
+    install(client, rendered(helm, "vernal"))
     with ExitStack() as stack:
         node = Node(client)
         stack.callback(node.close)
@@ -37,7 +37,7 @@ def server(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             client=client,
             url=api.url,
             ca=api.pki / "ca.crt",
-            token=token(client, "thaw"),
+            token=token(client, "vernal"),
             zygote=zygote,
             admin_port=node.port,
             directory=tmp_path_factory.mktemp("controlplane"),

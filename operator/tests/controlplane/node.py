@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from thaw_contract import names
-from thaw_contract.identity import HostTuple, IdentityInputs, digest
-from thaw_contract.state import (
+from vernal_contract import names
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_contract.state import (
     ArtifactRef,
     FreezeOutcome,
     FreezeReport,
@@ -24,8 +24,8 @@ from thaw_contract.state import (
     WorkerState,
     encode,
 )
-from thaw_operator.client import ApiError, Client
-from thaw_operator.kinds import JOBS, PODS, Kind
+from vernal_operator.client import ApiError, Client
+from vernal_operator.kinds import JOBS, PODS, Kind
 
 BINDINGS = Kind("", "v1", "Binding", "bindings")
 HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")

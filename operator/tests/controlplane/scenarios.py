@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from controlplane.cases import Case, Server, pool
 from controlplane.proxy import Call, Fault
-from thaw_operator.kinds import CHECKPOINTS
+from vernal_operator.kinds import CHECKPOINTS
 
 T, R = TypeVar("T"), TypeVar("R")
 
-PARALLEL = int(os.environ.get("THAW_TEST_PARALLEL", "24"))
+PARALLEL = int(os.environ.get("VERNAL_TEST_PARALLEL", "24"))
 QUIET_SECONDS = 10.0
 POINT_QUIET_SECONDS = 5.0
 """After each of the many faults; runs without one are watched for longer."""

@@ -9,7 +9,7 @@ import yaml
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, Server
 from controlplane.chart import CHART, rendered
-from thaw_operator.kinds import PODS
+from vernal_operator.kinds import PODS
 
 pytestmark = pytest.mark.apiserver
 
@@ -30,21 +30,21 @@ def test_lint(server: Server, settings: tuple[str, ...]) -> None:
     "setting", ["threads=0", "logLevel=LOUD", "image.repository=", "relpicas=2", "watchNamespace=A_b"]
 )
 def test_wrong_values_are_refused(server: Server, setting: str) -> None:
-    done = helm(server, "template", "thaw", str(CHART), "--kube-version=1.34.0", f"--set={setting}")
+    done = helm(server, "template", "vernal", str(CHART), "--kube-version=1.34.0", f"--set={setting}")
     assert done.returncode != 0
     assert setting.split("=")[0].split(".")[0] in done.stderr
 
 
 def test_crds_are_those_of_the_models_and_stay(server: Server) -> None:
-    crds = [doc for doc in rendered(server.helm, "thaw") if doc["kind"] == "CustomResourceDefinition"]
+    crds = [doc for doc in rendered(server.helm, "vernal") if doc["kind"] == "CustomResourceDefinition"]
     generated = [yaml.safe_load(path.read_text()) for path in sorted((CHART.parents[1] / "crds").glob("*.yaml"))]
     assert [crd["spec"] for crd in crds] == [crd["spec"] for crd in generated] and len(crds) == 2
     assert all(crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for crd in crds)
-    assert not [d for d in rendered(server.helm, "thaw", "crds.install=false") if d["kind"] == crds[0]["kind"]]
+    assert not [d for d in rendered(server.helm, "vernal", "crds.install=false") if d["kind"] == crds[0]["kind"]]
 
 
 def test_roles_have_no_wildcards(server: Server) -> None:
-    roles = [d for s in ((), EVERYTHING) for d in rendered(server.helm, "thaw", *s) if d["kind"].endswith("Role")]
+    roles = [d for s in ((), EVERYTHING) for d in rendered(server.helm, "vernal", *s) if d["kind"].endswith("Role")]
     assert roles
     for rule in (rule for role in roles for rule in role["rules"]):
         assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
@@ -61,7 +61,7 @@ def test_installs_and_its_pod_meets_the_restricted_standard(server: Server, api:
     for _ in range(2):  # the second is an upgrade that changes nothing
         done = helm(server, "upgrade", "--install", "full", str(CHART), *at, *settings)
         assert done.returncode == 0, done.stderr
-    assert "rollout status deployment/full-thaw" in done.stdout
+    assert "rollout status deployment/full-vernal" in done.stdout
     (deployment,) = [d for d in rendered(server.helm, "full") if d["kind"] == "Deployment"]
     template: dict[str, Any] = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try"}, "spec": template["spec"]}
@@ -73,8 +73,8 @@ def test_installs_and_its_pod_meets_the_restricted_standard(server: Server, api:
 
 def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
     for settings in ((), EVERYTHING):
-        (deployment,) = [d for d in rendered(server.helm, "thaw", *settings) if d["kind"] == "Deployment"]
-        from thaw_operator.main import _parser
+        (deployment,) = [d for d in rendered(server.helm, "vernal", *settings) if d["kind"] == "Deployment"]
+        from vernal_operator.main import _parser
 
         arguments = _parser().parse_args(deployment["spec"]["template"]["spec"]["containers"][0]["args"])
         assert arguments.namespace == ("ml" if settings else None)

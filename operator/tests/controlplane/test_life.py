@@ -11,9 +11,9 @@ from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Watches
-from thaw_contract import names
-from thaw_operator.client import ApiError
-from thaw_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
+from vernal_contract import names
+from vernal_operator.client import ApiError
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
 
@@ -149,9 +149,9 @@ def test_probes_metrics_and_a_quick_end(make_case: Callable[..., Case], free_por
     assert json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"}
     assert _get(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
     text = _get(f"http://127.0.0.1:{metrics}/metrics")
-    assert 'thaw_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0' in text
-    assert 'thaw_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}' in text
-    assert 'thaw_operator_cached_objects{resource="pods"} 1.0' in text
+    assert 'vernal_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0' in text
+    assert 'vernal_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}' in text
+    assert 'vernal_operator_cached_objects{resource="pods"} 1.0' in text
     assert case.operator is not None
     started = time.monotonic()
     case.operator.kill(15)
@@ -174,7 +174,7 @@ def test_all_namespaces_with_the_charts_cluster_role(make_case: Callable[..., Ca
 def test_one_namespace_with_the_charts_role(server: Server, make_case: Callable[..., Case]) -> None:
     case = make_case()
     install(server.client, rendered(server.helm, "small", f"watchNamespace={case.namespace}", "crds.install=false"))
-    case.use(token(server.client, "small-thaw"))
+    case.use(token(server.client, "small-vernal"))
     case.start()
     case.create(pool(replicas=1, checkpoint={"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}))
     case.wait_settled(1)

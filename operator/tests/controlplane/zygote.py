@@ -1,7 +1,7 @@
 """Starts operators in a few milliseconds: everything is imported once, then each operator is a fork of this process.
 
-An operator process is the real command line (`thaw_operator.main.main`); killing it is killing a process. Commands are
-JSON lines on stdin, answers are lines on stdout.
+An operator process is the real command line (`vernal_operator.main.main`); killing it is killing a process. Commands
+are JSON lines on stdin, answers are lines on stdout.
 """
 
 import json
@@ -60,7 +60,7 @@ class Zygote:
 
 
 def _child(command: dict[str, Any]) -> None:
-    from thaw_operator.main import main
+    from vernal_operator.main import main
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -79,7 +79,7 @@ def _child(command: dict[str, Any]) -> None:
 
 
 def _serve() -> None:
-    import thaw_operator.main  # noqa: F401
+    import vernal_operator.main  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     signal.signal(signal.SIGINT, signal.SIG_IGN)

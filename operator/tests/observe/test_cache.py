@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_operator.observe.cache import Cache, Entry
+from vernal_operator.observe.cache import Cache, Entry
 
 
 def entry(name: str, version: int, uid: str = "", group: str = "g", view: Any = None) -> Entry[Any]:

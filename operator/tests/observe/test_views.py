@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from thaw_operator.observe import views
+from vernal_operator.observe import views
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def pod(**status: Any) -> dict[str, Any]:
             "uid": "u",
             "resourceVersion": "42",
             "creationTimestamp": "2026-11-21T08:00:00Z",
-            "labels": {"thaw.dev/pool": "pool", "thaw.dev/revision": "12345678", "thaw.dev/slot": "3"},
+            "labels": {"vernal.dev/pool": "pool", "vernal.dev/revision": "12345678", "vernal.dev/slot": "3"},
             "annotations": {"controller.kubernetes.io/pod-deletion-cost": "-7"},
             "ownerReferences": [
                 {"name": "x", "uid": "other", "kind": "X", "apiVersion": "v1"},
@@ -76,7 +76,7 @@ def test_a_container_that_crashes() -> None:
 def test_nulls_are_absent_and_odd_labels_no_error() -> None:
     obj = pod(phase="Running", conditions=None, containerStatuses=None, podIP=None)
     obj["metadata"] |= {"annotations": None, "finalizers": None}
-    obj["metadata"]["labels"]["thaw.dev/slot"] = "first"
+    obj["metadata"]["labels"]["vernal.dev/slot"] = "first"
     assert seen(obj).view.slot == -1
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from thaw_contract.state import Phase, WorkerState, encode
-from thaw_operator.observe.workers import MAX_BYTES, Answer, Target, Workers
+from vernal_contract.state import Phase, WorkerState, encode
+from vernal_operator.observe.workers import MAX_BYTES, Answer, Target, Workers
 
 STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", phase=Phase.READY, ready=True))
 

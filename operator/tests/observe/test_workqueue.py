@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 
-from thaw_operator.workqueue import WorkQueue
+from vernal_operator.workqueue import WorkQueue
 
 
 def test_a_key_that_waits_is_merged() -> None:

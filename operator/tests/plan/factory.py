@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from thaw_contract.identity import HostTuple, IdentityInputs, digest
-from thaw_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
-from thaw_operator.api.checkpoint import VLLMCheckpointSpec
-from thaw_operator.api.parse import parse_pool
-from thaw_operator.api.pool import VLLMWorkerPoolSpec
-from thaw_operator.plan.model import CheckpointView, PodView, Pool, Snapshot
-from thaw_operator.plan.revision import revision
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
+from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.parse import parse_pool
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.plan.model import CheckpointView, PodView, Pool, Snapshot
+from vernal_operator.plan.revision import revision
 
 NOW = 1_800_000_000.0
 INPUTS = IdentityInputs(image_id="i", engine_args={"seed": 0}, engine_env={}, model="m", weights="InImage", versions={})
@@ -119,5 +119,5 @@ def published(manifest: dict[str, Any], **status: Any) -> CheckpointView:
         created=NOW,
         spec=VLLMCheckpointSpec.model_validate(manifest["spec"]),
         status={"generation": "g1", "conditions": [{"type": "Ready", "status": "True"}]} | status,
-        finalizers=("thaw.dev/artifact-files",),
+        finalizers=("vernal.dev/artifact-files",),
     )

@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 from plan.factory import published
-from thaw_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
-from thaw_operator.api.parse import parse_pool
-from thaw_operator.api.pool import Startup, VLLMWorkerPoolSpec
-from thaw_operator.build.meta import digest
-from thaw_operator.plan import plan
-from thaw_operator.plan.census import LOST_AFTER_SECONDS
-from thaw_operator.plan.model import (
+from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
+from vernal_operator.api.parse import parse_pool
+from vernal_operator.api.pool import Startup, VLLMWorkerPoolSpec
+from vernal_operator.build.meta import digest
+from vernal_operator.plan import plan
+from vernal_operator.plan.census import LOST_AFTER_SECONDS
+from vernal_operator.plan.model import (
     CheckpointView,
     ChildKey,
     ChildView,
@@ -24,12 +24,12 @@ from thaw_operator.plan.model import (
     Pool,
     Snapshot,
 )
-from thaw_operator.plan.revision import revision
-from thaw_operator.plan.rollout import bounds
+from vernal_operator.plan.revision import revision
+from vernal_operator.plan.rollout import bounds
 
 START = 1_800_000_000.0
 HOST = "b" * 64
-LABEL_REVISION, LABEL_SLOT = "thaw.dev/revision", "thaw.dev/slot"
+LABEL_REVISION, LABEL_SLOT = "vernal.dev/revision", "vernal.dev/slot"
 
 
 @dataclass
@@ -256,7 +256,7 @@ class World:
             self._create(manifest)
         for child in decisions.apply:
             key = ChildKey(child["kind"], child["metadata"]["name"])
-            self.children[key] = ChildView("c", child["metadata"]["annotations"]["thaw.dev/spec-hash"])
+            self.children[key] = ChildView("c", child["metadata"]["annotations"]["vernal.dev/spec-hash"])
         for gone in decisions.remove:
             self.children.pop(ChildKey(gone.kind, gone.name), None)
         for manifest in decisions.create_checkpoints:

@@ -20,10 +20,10 @@ from plan.factory import (
     starting,
     worker,
 )
-from thaw_contract.state import Phase, RestoreFailure, StartMode
-from thaw_operator.plan import plan
-from thaw_operator.plan.model import PodView
-from thaw_operator.plan.revision import revision
+from vernal_contract.state import Phase, RestoreFailure, StartMode
+from vernal_operator.plan import plan
+from vernal_operator.plan.model import PodView
+from vernal_operator.plan.revision import revision
 
 FAILURE = RestoreFailure(generation="g1", stage="verify", reason="DigestMismatch", message="pages-1.img")
 
@@ -35,7 +35,7 @@ def test_the_first_report_makes_a_checkpoint_and_the_second_does_not() -> None:
     assert manifest["spec"]["identityInputs"]["imageId"] == "i" and manifest["spec"]["host"]["kernel"] == "6.18"
     assert manifest["spec"]["storage"] == {"claimName": "store", "subPath": ""}
     assert "ownerReferences" not in manifest["metadata"], "it outlives the pool"
-    assert manifest["metadata"]["finalizers"] == ["thaw.dev/artifact-files"]
+    assert manifest["metadata"]["finalizers"] == ["vernal.dev/artifact-files"]
     again = plan(snapshot(spec(), ready(0, worker=creator()), checkpoints=(published(manifest),)))
     assert not again.create_checkpoints
 
@@ -97,7 +97,7 @@ def test_disabled() -> None:
 
 def test_the_message_says_what_to_do_next() -> None:
     done = plan(snapshot(spec(), ready(0, worker=failed_creator())))
-    assert "CriuDumpFailed" in str(done.status) and "thaw-worker doctor" in str(done.status)
+    assert "CriuDumpFailed" in str(done.status) and "vernal-worker doctor" in str(done.status)
 
 
 def test_quarantine_shows_in_the_pool() -> None:
@@ -122,7 +122,7 @@ def test_a_failed_thaw_degrades_the_pool_until_there_is_another_checkpoint() -> 
     assert done.status is not None
     assert (done.status["restoredReplicas"], done.status["coldStartedReplicas"]) == (0, 2)
     [event] = [e for e in done.events if e.reason == "DigestMismatch" and e.type == "Warning" and "/thaw/" in e.key]
-    assert "pages-1.img" in event.message and "thaw-worker verify" in event.message
+    assert "pages-1.img" in event.message and "vernal-worker verify" in event.message
     renewed = replace(view, status=view.status | {"generation": "g2"})
     later = plan(snapshot(spec(replicas=2), *pods, checkpoints=(renewed,)))
     assert condition(later.status, "Degraded") == ("False", "AsExpected")

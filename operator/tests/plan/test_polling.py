@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
-from thaw_operator.plan import plan
-from thaw_operator.plan.model import PodView
-from thaw_operator.plan.polling import SETTLING_SECONDS, SILENT_SECONDS, STARTING_SECONDS, due, was_asked
+from vernal_operator.plan import plan
+from vernal_operator.plan.model import PodView
+from vernal_operator.plan.polling import SETTLING_SECONDS, SILENT_SECONDS, STARTING_SECONDS, due, was_asked
 
 SILENT = replace(ready(0), worker=None, answered_at=None)
 NOT_YET = ready(0, worker=worker(ready=False))

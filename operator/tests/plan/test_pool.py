@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 from plan.factory import NOW, condition, creator, pending, pool, published, ready, snapshot, spec, starting
-from thaw_operator.plan import plan
-from thaw_operator.plan.census import LOST_AFTER_SECONDS
-from thaw_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Snapshot
-from thaw_operator.plan.revision import revision
+from vernal_operator.plan import plan
+from vernal_operator.plan.census import LOST_AFTER_SECONDS
+from vernal_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Snapshot
+from vernal_operator.plan.revision import revision
 
 CREATED = {("Service", "p"), ("PodDisruptionBudget", "p")}
 
@@ -16,7 +16,7 @@ def settle(first: Snapshot) -> tuple[Snapshot, Decisions]:
     """Write down what a plan says beside pods, and plan again."""
     done = plan(first)
     children = dict(first.children) | {
-        ChildKey(c["kind"], c["metadata"]["name"]): ChildView("u", c["metadata"]["annotations"]["thaw.dev/spec-hash"])
+        ChildKey(c["kind"], c["metadata"]["name"]): ChildView("u", c["metadata"]["annotations"]["vernal.dev/spec-hash"])
         for c in done.apply
     }
     status = first.pool.status if done.status is None else done.status
@@ -31,7 +31,7 @@ def settle(first: Snapshot) -> tuple[Snapshot, Decisions]:
 
 
 def slots(decisions: Decisions) -> list[str]:
-    return [m["metadata"]["labels"]["thaw.dev/slot"] for m in decisions.create]
+    return [m["metadata"]["labels"]["vernal.dev/slot"] for m in decisions.create]
 
 
 def test_a_new_pool() -> None:
@@ -42,7 +42,7 @@ def test_a_new_pool() -> None:
     assert condition(done.status, "Ready") == ("False", "NoneReady")
     assert condition(done.status, "CheckpointReady") == ("False", "Pending")
     assert condition(done.status, "Progressing") == ("True", "ScalingUp")
-    assert done.status is not None and done.status["selector"] == "thaw.dev/component=worker,thaw.dev/pool=p"
+    assert done.status is not None and done.status["selector"] == "vernal.dev/component=worker,vernal.dev/pool=p"
 
 
 @pytest.mark.parametrize("policy", ["Auto", "Required", "Disabled"])

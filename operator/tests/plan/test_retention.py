@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from plan.factory import NOW, artifact, creator, failed_creator, published, ready, snapshot, spec, worker
-from thaw_contract.state import Phase, RestoreFailure, StartMode, WorkerState
-from thaw_operator.plan import plan, plan_checkpoint
-from thaw_operator.plan.model import (
+from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
+from vernal_operator.plan import plan, plan_checkpoint
+from vernal_operator.plan.model import (
     CheckpointDecisions,
     CheckpointSnapshot,
     CheckpointView,
@@ -15,7 +15,7 @@ from thaw_operator.plan.model import (
     WorkerUse,
 )
 
-FINALIZER = "thaw.dev/artifact-files"
+FINALIZER = "vernal.dev/artifact-files"
 USER = PoolUse(name="p", restore_attempts=3, retain=False, unused_seconds=3600)
 
 
@@ -128,7 +128,7 @@ def test_the_worker_that_started_last_knows_the_current_generation() -> None:
 def test_a_freeze_that_failed() -> None:
     done = plan_checkpoint(seen(use(failed_creator())))
     assert conditions(done) == {"Ready": "False", "Failed": "True", "Quarantined": "False"}
-    assert "thaw-worker doctor" in str(done.status)
+    assert "vernal-worker doctor" in str(done.status)
 
 
 def test_retention() -> None:

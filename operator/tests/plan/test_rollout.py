@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 from plan.factory import NOW, pending, ready, spec
-from thaw_operator.plan.census import census, still_draining
-from thaw_operator.plan.model import PodView
-from thaw_operator.plan.rollout import Bounds, bounds, step
+from vernal_operator.plan.census import census, still_draining
+from vernal_operator.plan.model import PodView
+from vernal_operator.plan.rollout import Bounds, bounds, step
 
 NEW, OLD = "new", "old"
 

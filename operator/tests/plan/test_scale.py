@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
-from thaw_operator.plan import plan
-from thaw_operator.plan.model import PodView
-from thaw_operator.plan.revision import revision
-from thaw_operator.plan.scale import FRESH_SECONDS, choose
+from vernal_operator.plan import plan
+from vernal_operator.plan.model import PodView
+from vernal_operator.plan.revision import revision
+from vernal_operator.plan.scale import FRESH_SECONDS, choose
 
 WANTED = revision(spec())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED = Path("/run/shared")
-WORK = Path("/run/thaw-test")
+WORK = Path("/run/vernal-test")
 SOCKET = "/run/tree/subject.sock"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SUBJECT = Path(__file__).with_name("subject.py")
@@ -26,7 +26,7 @@ class Agent:
     """What the supervisor does, one step a call."""
 
     def __init__(self, criu: str) -> None:
-        from thaw_worker.checkpoint.tree import ProcessTree
+        from vernal_worker.checkpoint.tree import ProcessTree
 
         self.criu = criu
         self.tree: ProcessTree | None = None
@@ -35,7 +35,7 @@ class Agent:
         Path("/run/tree").mkdir()
 
     def launch(self, ballast_mib: int = 1, argv: list[str] | None = None, **spec: Any) -> int:
-        from thaw_worker.checkpoint.launch import LaunchSpec, launch
+        from vernal_worker.checkpoint.launch import LaunchSpec, launch
 
         command = argv or [sys.executable, "-S", str(SUBJECT), SOCKET, str(ballast_mib)]
         self.tree = launch(LaunchSpec(command, ENVIRONMENT, **spec))
@@ -46,7 +46,7 @@ class Agent:
     def freeze(
         self, name: str, cancel_after: float | None = None, carry: list[str] | None = None, **options: Any
     ) -> Any:
-        from thaw_worker.checkpoint.freeze import freeze
+        from vernal_worker.checkpoint.freeze import freeze
 
         self.cancel.clear()
         if cancel_after is not None:
@@ -65,7 +65,7 @@ class Agent:
         }
 
     def thaw(self, name: str, cancel_after: float | None = None, **options: Any) -> Any:
-        from thaw_worker.checkpoint.thaw import thaw
+        from vernal_worker.checkpoint.thaw import thaw
 
         self.cancel.clear()
         if cancel_after is not None:
@@ -79,10 +79,10 @@ class Agent:
 
     def start_from_store(self, name: str) -> str:
         """A worker's start, as the supervisor goes about it; says how it ended."""
-        from thaw_contract.identity import HostTuple, IdentityInputs
-        from thaw_worker.store.lease import Owner
-        from thaw_worker.store.store import Store
-        from thaw_worker.supervisor.choose import must_skip_freeze
+        from vernal_contract.identity import HostTuple, IdentityInputs
+        from vernal_worker.store.lease import Owner
+        from vernal_worker.store.store import Store
+        from vernal_worker.supervisor.choose import must_skip_freeze
 
         store = Store(SHARED / name)
         key = (
@@ -134,7 +134,7 @@ class Agent:
 
     def read_until(self, text: str, where: str = "stdout", timeout: float = 60) -> str:
         """What the tree has written; waits until `text` is in it."""
-        from thaw_worker.checkpoint.tree import readable
+        from vernal_worker.checkpoint.tree import readable
 
         assert self.tree
         fd = self.tree.stdout if where == "stdout" else self.tree.stderr
@@ -162,12 +162,12 @@ class Agent:
 
     def processes(self) -> list[str]:
         """Everything in the pod but process 1, by state, name and PID."""
-        from thaw_worker.checkpoint import procfs
+        from vernal_worker.checkpoint import procfs
 
         return [f"{p.state} {p.comm} {p.pid}" for p in procfs.scan().values() if p.pid != os.getpid()]
 
     def parent(self, pid: int) -> int:
-        from thaw_worker.checkpoint import procfs
+        from vernal_worker.checkpoint import procfs
 
         process = procfs.read(pid)
         assert process
@@ -192,7 +192,7 @@ class Agent:
 
     def take_pid(self, pid: int) -> int:
         """Occupy a PID with a process that sleeps."""
-        from thaw_worker.checkpoint import pids
+        from vernal_worker.checkpoint import pids
 
         pids.set_last(pid - 1)
         self.taker = subprocess.Popen(["sleep", "1000"])
@@ -202,14 +202,14 @@ class Agent:
         self.criu = criu
 
     def supported(self, **options: Any) -> Any:
-        from thaw_worker.checkpoint import doctor
+        from vernal_worker.checkpoint import doctor
 
         before = time.perf_counter()
         ok, why = doctor.supported(criu=self.criu, **options)
         return [ok, why, time.perf_counter() - before]
 
     def checks(self, **options: Any) -> Any:
-        from thaw_worker.checkpoint import doctor
+        from vernal_worker.checkpoint import doctor
 
         return [[c.name, c.ok, c.detail, c.remedy] for c in doctor.checks(criu=self.criu, **options)]
 

@@ -10,7 +10,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images.tools import install
-from thaw_worker.checkpoint.cuda.digest import CHUNK, SOURCE
+from vernal_worker.checkpoint.cuda.digest import CHUNK, SOURCE
 
 # What CUDA adds to C. One thread is enough for `tree`, whose threads share a level and wait for one another after it.
 PROGRAM = """

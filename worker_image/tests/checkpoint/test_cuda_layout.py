@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.checkpoint.cuda.client import driver_problem
-from thaw_worker.checkpoint.cuda.layout import FILE_BYTES, Rank, Segment, file_names, in_turn, ranges, spans
-from thaw_worker.store.pieces import PIECE
+from vernal_worker.checkpoint.cuda.client import driver_problem
+from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, Rank, Segment, file_names, in_turn, ranges, spans
+from vernal_worker.store.pieces import PIECE
 
 sizes = st.lists(st.integers(0, 40), max_size=12)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from thaw_worker.checkpoint.doctor import CAPABILITIES
+from vernal_worker.checkpoint.doctor import CAPABILITIES
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +59,7 @@ def test_without_criu(pods: Any, tmp_path: Any) -> None:
 
 def test_seccomp_filter_of_the_container(pods: Any) -> None:
     """With one, the kernel shows CRIU no filter of the tree."""
-    from thaw_worker.checkpoint import _exec
+    from vernal_worker.checkpoint import _exec
 
     # The program that keeps io_uring from the tree serves as the container runtime here.
     pod = pods("sh", "-c", 'exec "$@" 3>/dev/null', "-", "python3", "-I", "-S", _exec.__file__, "/")

@@ -88,7 +88,7 @@ def test_no_criu(pods: Any, pod_error: Any, tmp_path: Path) -> None:
 def test_message_never_comes_from_an_old_log(pods: Any, pod_error: Any) -> None:
     pod = pods()
     pod.launch()
-    pod.sh("mkdir -p /run/thaw-test; echo 'Error: old' | tee /run/thaw-test/dump.log > /run/thaw-test/dump.out")
+    pod.sh("mkdir -p /run/vernal-test; echo 'Error: old' | tee /run/vernal-test/dump.log > /run/vernal-test/dump.out")
     with pytest.raises(pod_error, match=r"exit code 1:\n.*dump.log is empty"):
         pod.freeze("image", criu="/bin/false")
 

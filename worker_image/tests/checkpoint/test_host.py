@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from thaw_contract.identity import digest
-from thaw_worker.checkpoint import gpu, host
+from vernal_contract.identity import digest
+from vernal_worker.checkpoint import gpu, host
 
 INTEL = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8481C
@@ -25,7 +25,7 @@ MOUNTINFO = r"""
 4 1 0:52 / /dev rw - tmpfs tmpfs rw
 5 4 0:53 / /dev/shm rw - tmpfs shm rw
 6 1 8:1 /pods/x/etc-hosts /etc/hosts rw - ext4 /dev/sda1 rw
-7 1 0:54 / /var/lib/thaw/store rw - nfs4 server:/x rw
+7 1 0:54 / /var/lib/vernal/store rw - nfs4 server:/x rw
 8 1 0:55 / /models\040of\040mine rw - ext4 /dev/sdb rw
 9 1 0:56 / /run/secrets/kubernetes.io/serviceaccount ro - tmpfs tmpfs rw
 """.strip()
@@ -57,7 +57,7 @@ def test_features_that_every_cpu_has_and_programs_use() -> None:
 
 
 def test_mounts_of_the_container_runtime_do_not_count() -> None:
-    assert host.mount_destinations(MOUNTINFO) == ["/var/lib/thaw/store", "/models of mine"]
+    assert host.mount_destinations(MOUNTINFO) == ["/var/lib/vernal/store", "/models of mine"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

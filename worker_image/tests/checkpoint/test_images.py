@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.checkpoint import process
-from thaw_worker.checkpoint.images import (
+from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint.images import (
     PAGE,
     Area,
     Entry,
@@ -19,7 +19,7 @@ from thaw_worker.checkpoint.images import (
     split,
     write_pagemap,
 )
-from thaw_worker.checkpoint.memory import cut
+from vernal_worker.checkpoint.memory import cut
 
 contents = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=6).map(
     lambda runs: [zero for zero, count in runs for _ in range(count)]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.checkpoint import process
-from thaw_worker.checkpoint.images import PAGE, Entry
-from thaw_worker.checkpoint.mapped import MappedFile, changed, join, read_ahead
-from thaw_worker.checkpoint.procfs import FileArea, file_areas, used
+from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint.images import PAGE, Entry
+from vernal_worker.checkpoint.mapped import MappedFile, changed, join, read_ahead
+from vernal_worker.checkpoint.procfs import FileArea, file_areas, used
 
 ranges = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 1 << 18)), max_size=8)
 

@@ -120,7 +120,7 @@ def test_output_that_nobody_had_read_is_not_repeated(pods: Any) -> None:
 
 
 def test_capabilities_of_a_container_and_read_only_sysctls_are_enough(pods: Any) -> None:
-    from thaw_worker.checkpoint.doctor import CAPABILITIES
+    from vernal_worker.checkpoint.doctor import CAPABILITIES
 
     bounding = ",".join(["-all", *(f"+{name.lower()}" for name in CAPABILITIES)])
     read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"

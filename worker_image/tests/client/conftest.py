@@ -27,7 +27,7 @@ def environment() -> Iterator[None]:
 
     if os.geteuid() != 0:
         pytest.fail("these tests need root: they make namespaces and freeze processes")
-    values = {"THAW_CRIU": str(criu_path()), "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    values = {"VERNAL_CRIU": str(criu_path()), "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)

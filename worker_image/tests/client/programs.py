@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "thaw_worker/client/README.md"
+README = Path(__file__).parents[2] / "vernal_worker/client/README.md"
 ENGINE_ARGS = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -59,7 +59,7 @@ def run(program: Path, *arguments: str) -> str:
 def keeper_of(program: int) -> int:
     """The PID, on this machine, of process 1 of the engine that `program` has."""
     for child in children(program):
-        if b"thaw_worker.client.keeper" in _cmdline(child):  # unshare's, which waits for the keeper
+        if b"vernal_worker.client.keeper" in _cmdline(child):  # unshare's, which waits for the keeper
             (keeper,) = children(child)
             return keeper
     raise LookupError(f"{program} has no engine")

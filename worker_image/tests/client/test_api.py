@@ -10,7 +10,7 @@ import pytest
 from public_api import Api, lacks, public
 
 HERE = Path(__file__).parent
-CLIENT = HERE.parents[1] / "thaw_worker/client"
+CLIENT = HERE.parents[1] / "vernal_worker/client"
 
 
 def ours() -> Api:
@@ -58,7 +58,7 @@ def test_what_vllm_adds_would_be_noticed() -> None:
 
 def test_every_call_by_name_is_one_that_the_engine_takes() -> None:
     """The closed set on the wire and the methods that send calls agree."""
-    tree = ast.parse((HERE.parents[1] / "thaw_worker/engine/wire.py").read_text())
+    tree = ast.parse((HERE.parents[1] / "vernal_worker/engine/wire.py").read_text())
     (methods,) = [
         node.value.args[0]  # type: ignore[attr-defined]
         for node in tree.body

@@ -29,7 +29,7 @@ def whole(found: list[Any]) -> bool:
 
 @pytest.fixture
 async def llm(frozen: Frozen) -> AsyncIterator[Any]:
-    from thaw_worker.client import CheckpointableAsyncLLM
+    from vernal_worker.client import CheckpointableAsyncLLM
 
     async with await CheckpointableAsyncLLM.thaw(frozen.directory) as engine:
         yield engine
@@ -194,7 +194,7 @@ async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
 
 async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Any) -> None:
     """Running requests are waited for, new ones wait, and a freeze that fails changes nothing."""
-    from thaw_worker.client import CheckpointableAsyncLLM, EngineFailedError
+    from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
 
     before = (await outputs(llm, "before", greedy()))[-1].outputs[0].text
     running = asyncio.create_task(outputs(llm, "running", greedy(max_tokens=100)))

@@ -23,7 +23,7 @@ def descriptors() -> list[str]:
 
 
 def ours() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("thaw-*")}
+    return {path.name for path in Path(tempfile.gettempdir()).glob("vernal-*")}
 
 
 def device(path: str) -> int:
@@ -31,7 +31,7 @@ def device(path: str) -> int:
 
 
 async def use(directory: Path, end: str) -> Namespace:
-    from thaw_worker.client import CheckpointableAsyncLLM
+    from vernal_worker.client import CheckpointableAsyncLLM
     from vllm import SamplingParams
 
     llm = await CheckpointableAsyncLLM.thaw(directory)
@@ -55,7 +55,7 @@ async def use(directory: Path, end: str) -> Namespace:
 
 @pytest.mark.parametrize("end", ["close", "shutdown", "delete"])
 def test_nothing_is_left(frozen: Frozen, end: str) -> None:
-    import thaw_worker.client.async_llm  # noqa: F401  # what its import opens is not the engine's
+    import vernal_worker.client.async_llm  # noqa: F401  # what its import opens is not the engine's
 
     asyncio.run(asyncio.sleep(0))
     gc.collect()
@@ -70,7 +70,7 @@ def test_nothing_is_left(frozen: Frozen, end: str) -> None:
 
 
 def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path) -> None:
-    from thaw_worker.client import CheckpointableAsyncLLM, EngineFailedError
+    from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
 
     before = (ours(), children(os.getpid()), descriptors())
     with pytest.raises(EngineFailedError, match="NoArtifact"):

@@ -23,7 +23,7 @@ def test_the_program_in_the_readme(frozen: Frozen) -> None:
 
 KILLED = """
 import asyncio, sys, time
-from thaw_worker.client import CheckpointableAsyncLLM
+from vernal_worker.client import CheckpointableAsyncLLM
 async def main():
     llm = await CheckpointableAsyncLLM.thaw(sys.argv[1])
     print("up", flush=True)
@@ -34,7 +34,7 @@ asyncio.run(main())
 
 def test_a_killed_program_leaves_no_orphan(frozen: Frozen, tmp_path: Path) -> None:
     def left() -> list[Path]:
-        return list(tmp_path.glob("thaw-*"))
+        return list(tmp_path.glob("vernal-*"))
 
     program = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(frozen.directory)],

@@ -7,7 +7,7 @@ import pytest
 
 
 def across(value: Any) -> Any:
-    from thaw_worker.engine import wire
+    from vernal_worker.engine import wire
 
     message = wire.encoder()(wire.Call(1, "m", [wire.pack(value)], {}))
     decoded = wire.engine_decoder()(message)
@@ -71,9 +71,9 @@ def test_arrays_and_tensors() -> None:
 
 @pytest.mark.parametrize("cumulative", [True, False])
 def test_outputs_travel_as_differences(cumulative: bool) -> None:
-    from thaw_worker.client.outputs import Assembly
-    from thaw_worker.engine import wire
-    from thaw_worker.engine.api import _Differences
+    from vernal_worker.client.outputs import Assembly
+    from vernal_worker.engine import wire
+    from vernal_worker.engine.api import _Differences
     from vllm.logprobs import Logprob
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.metrics.stats import RequestStateStats
@@ -114,9 +114,9 @@ def test_outputs_travel_as_differences(cumulative: bool) -> None:
 
 def test_outputs_of_pooling() -> None:
     import torch
-    from thaw_worker.client.outputs import pooled
-    from thaw_worker.engine import wire
-    from thaw_worker.engine.api import _pooled
+    from vernal_worker.client.outputs import pooled
+    from vernal_worker.engine import wire
+    from vernal_worker.engine.api import _pooled
     from vllm.outputs import PoolingOutput, PoolingRequestOutput
 
     output = PoolingRequestOutput("id", PoolingOutput(torch.tensor([0.25, 0.5])), [1, 2], 0, True)
@@ -127,7 +127,7 @@ def test_outputs_of_pooling() -> None:
 
 
 def test_what_is_not_on_the_list_does_not_travel() -> None:
-    from thaw_worker.engine import wire
+    from vernal_worker.engine import wire
 
     for value in (object(), print, ValueError("x"), type):
         with pytest.raises(TypeError, match="cannot be sent"):
@@ -148,7 +148,7 @@ def test_what_is_not_on_the_list_does_not_travel() -> None:
 
 
 def test_errors() -> None:
-    from thaw_worker.engine import errors
+    from vernal_worker.engine import errors
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from programs import ENGINE_ARGS
-from thaw_worker.client import CheckpointableAsyncLLM
+from vernal_worker.client import CheckpointableAsyncLLM
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 

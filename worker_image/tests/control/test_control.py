@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from thaw_worker.control import protocol
-from thaw_worker.control.client import (
+from vernal_worker.control import protocol
+from vernal_worker.control.client import (
     CallCancelledError,
     EngineClient,
     RefusedError,
     TimedOutError,
     UnreachableError,
 )
-from thaw_worker.control.protocol import Answer, AnyCommand
-from thaw_worker.control.server import ControlServer
+from vernal_worker.control.protocol import Answer, AnyCommand
+from vernal_worker.control.server import ControlServer
 
 Handle = Callable[[AnyCommand, list[int]], Awaitable[Answer]]
 

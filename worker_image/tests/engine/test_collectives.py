@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.engine.collectives.kernel import BLOCKS, SLOT, UNIT, piece_of
-from thaw_worker.engine.collectives.rendezvous import Meeting, MeetingError
+from vernal_worker.engine.collectives.kernel import BLOCKS, SLOT, UNIT, piece_of
+from vernal_worker.engine.collectives.rendezvous import Meeting, MeetingError
 
 
 def both(work: Callable[[int], object]) -> list[object]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from thaw_worker.control.protocol import Serving
-from thaw_worker.engine.gate import Gate, Receive, Scope, Send
-from thaw_worker.engine.http import HttpServer
+from vernal_worker.control.protocol import Serving
+from vernal_worker.engine.gate import Gate, Receive, Scope, Send
+from vernal_worker.engine.http import HttpServer
 
 STREAM, PLAIN, HALF, CHAT = "/v1/completions", "/v1/models", "/half", "/v1/messages"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
 PARENT = f"""
 import subprocess, sys
-from thaw_worker.engine import process
+from vernal_worker.engine import process
 process.shield()
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}])
 print(child.pid, flush=True)
@@ -42,7 +42,7 @@ def test_a_shielded_tree_does_not_hear_sigterm() -> None:
 
 DRAW = """
 import random, numpy, sys
-from thaw_worker.engine import process
+from vernal_worker.engine import process
 random.seed(1); numpy.random.seed(1)
 process.become({"NEW": "x"}, int(sys.argv[1]))
 import os
@@ -61,7 +61,7 @@ def test_clones_draw_the_same_numbers_only_with_the_same_seed() -> None:
 
 LEAVES = """
 import atexit, multiprocessing, sys
-from thaw_worker.engine import process
+from vernal_worker.engine import process
 
 class Freed:
     def __del__(self):

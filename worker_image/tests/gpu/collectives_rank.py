@@ -6,8 +6,8 @@ import sys
 import time
 
 import torch
-from thaw_worker.engine.collectives.kernel import UNIT
-from thaw_worker.engine.collectives.link import Link
+from vernal_worker.engine.collectives.kernel import UNIT
+from vernal_worker.engine.collectives.link import Link
 
 SIZES = [UNIT, 48 * 2048, 1 << 20, (16 << 20) + UNIT]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_worker.checkpoint.gpu import gpus
+from vernal_worker.checkpoint.gpu import gpus
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))  # for worker_pod
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """On a disk: not /tmp, which pods do not share. THAW_GPU_WORK names another directory, whose compile cache is
+    """On a disk: not /tmp, which pods do not share. VERNAL_GPU_WORK names another directory, whose compile cache is
     kept."""
-    path = Path(os.environ.get("THAW_GPU_WORK") or tmp_path_factory.mktemp("gpu"))
+    path = Path(os.environ.get("VERNAL_GPU_WORK") or tmp_path_factory.mktemp("gpu"))
     path.mkdir(parents=True, exist_ok=True)
     return path
 

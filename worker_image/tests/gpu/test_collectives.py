@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from thaw_worker.checkpoint.cuda.client import CudaHelper, OnGpu
+from vernal_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 
 pytestmark = pytest.mark.two_gpus
 

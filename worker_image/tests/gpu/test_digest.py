@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from thaw_worker.checkpoint.cuda.compile import compile_all
-from thaw_worker.checkpoint.cuda.digest import Digester
-from thaw_worker.checkpoint.cuda.driver import bindings, call
+from vernal_worker.checkpoint.cuda.compile import compile_all
+from vernal_worker.checkpoint.cuda.digest import Digester
+from vernal_worker.checkpoint.cuda.driver import bindings, call
 
 PIECE = 64 << 20
 LANES = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from gpu_pods import StartPod, tokens
-from thaw_worker.checkpoint.cuda.client import OnGpu
+from vernal_worker.checkpoint.cuda.client import OnGpu
 from worker_pod import Pod
 
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.faults import Faults
-from thaw_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
-from thaw_worker.kv.keys import Salt, block_keys
-from thaw_worker.kv.loader import Move
-from thaw_worker.kv.planner import Report, Scheduled, StepPlan
-from thaw_worker.kv.scheduler_side import Prompt
-from thaw_worker.kv.settings import Settings
-from thaw_worker.kv.slots import Done, Fence, Slots
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.faults import Faults
+from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
+from vernal_worker.kv.keys import Salt, block_keys
+from vernal_worker.kv.loader import Move
+from vernal_worker.kv.planner import Report, Scheduled, StepPlan
+from vernal_worker.kv.scheduler_side import Prompt
+from vernal_worker.kv.settings import Settings
+from vernal_worker.kv.slots import Done, Fence, Slots
 
 BLOCK_TOKENS = 4
 BLOCK_BYTES = 96

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thaw_worker.kv import blockfile
-from thaw_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files, Label
+from vernal_worker.kv import blockfile
+from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files, Label
 
 PAYLOAD = random.Random(1).randbytes(3000)
 LABEL = Label(fingerprint=b"f" * 32, key=b"k" * 32, tokens=16, payload_bytes=len(PAYLOAD))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from thaw_worker.kv.fingerprint import UnidentifiableError, directory_identity, fingerprint
+from vernal_worker.kv.fingerprint import UnidentifiableError, directory_identity, fingerprint
 
 
 def test_every_fact_counts_and_their_order_does_not() -> None:

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_worker.kv.keys import Feature, Salt, block_keys
+from vernal_worker.kv.keys import Feature, Salt, block_keys
 
 tokens = st.lists(st.integers(0, 200_000), max_size=40)
 IMAGE = Feature("image-a", offset=6, length=4)  # in blocks 1 and 2 of 4 tokens

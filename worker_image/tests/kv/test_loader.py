@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from thaw_worker.kv.blockfile import BlockError, Failure
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.loader import Block, Loader, Move
-from thaw_worker.kv.slots import Done, Fence, Slots
-from thaw_worker.kv.workers import Workers
+from vernal_worker.kv.blockfile import BlockError, Failure
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.loader import Block, Loader, Move
+from vernal_worker.kv.slots import Done, Fence, Slots
+from vernal_worker.kv.workers import Workers
 
 BLOCKS = [Block(bytes([n]) * 32, 10 + n) for n in range(8)]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from thaw_worker.kv.loader import Move
-from thaw_worker.kv.pages import Pages, UnsupportedCacheError
+from vernal_worker.kv.loader import Move
+from vernal_worker.kv.pages import Pages, UnsupportedCacheError
 
 BLOCKS = 6
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from thaw_worker.kv.blockfile import Failure
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.loader import Block
-from thaw_worker.kv.planner import Planner, Report, Scheduled
+from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.loader import Block
+from vernal_worker.kv.planner import Planner, Report, Scheduled
 
 KEYS = [bytes([n]) * 32 for n in range(8)]
 SIZE = 4

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thaw_worker.kv.blockstore import Saved
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.eviction import SizeLimit
-from thaw_worker.kv.loader import Block, Move
-from thaw_worker.kv.saver import Saver
-from thaw_worker.kv.slots import Done, Fence, Slots
-from thaw_worker.kv.workers import Workers
+from vernal_worker.kv.blockstore import Saved
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.eviction import SizeLimit
+from vernal_worker.kv.loader import Block, Move
+from vernal_worker.kv.saver import Saver
+from vernal_worker.kv.slots import Done, Fence, Slots
+from vernal_worker.kv.workers import Workers
 
 BLOCKS = [Block(bytes([n]) * 32, n) for n in range(6)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, FACTS, Engine, true_answer, true_blocks
-from thaw_worker.kv.blockfile import BlockError
-from thaw_worker.kv.blockstore import BlockStore, Layout
-from thaw_worker.kv.faults import Fault, Faults, Kind, Where, Which
-from thaw_worker.kv.fingerprint import fingerprint
-from thaw_worker.kv.keys import block_keys
+from vernal_worker.kv.blockfile import BlockError
+from vernal_worker.kv.blockstore import BlockStore, Layout
+from vernal_worker.kv.faults import Fault, Faults, Kind, Where, Which
+from vernal_worker.kv.fingerprint import fingerprint
+from vernal_worker.kv.keys import block_keys
 
 SCHEDULES = 1000
 GROUP = 50

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
-from thaw_worker.kv import lifecycle, settings
-from thaw_worker.kv.blockstore import BlockStore, Layout
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.faults import Fault, Faults, Kind, Where
-from thaw_worker.kv.loader import Block
-from thaw_worker.kv.lookup import Breaker, Lookup
-from thaw_worker.kv.planner import StepPlan
-from thaw_worker.kv.scheduler_side import SchedulerSide
-from thaw_worker.kv.worker_side import KVCache, Store, WorkerSide
+from vernal_worker.kv import lifecycle, settings
+from vernal_worker.kv.blockstore import BlockStore, Layout
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.faults import Fault, Faults, Kind, Where
+from vernal_worker.kv.loader import Block
+from vernal_worker.kv.lookup import Breaker, Lookup
+from vernal_worker.kv.planner import StepPlan
+from vernal_worker.kv.scheduler_side import SchedulerSide
+from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
 LAYOUT = Layout(b"l" * 32, BLOCK_TOKENS, BLOCK_BYTES)

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from thaw_worker.kv import eviction
-from thaw_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure
-from thaw_worker.kv.blockstore import BlockStore, Layout, Saved
-from thaw_worker.kv.counters import Counters
-from thaw_worker.kv.eviction import SizeLimit, evict
-from thaw_worker.kv.faults import Fault, FaultyFiles, Kind
+from vernal_worker.kv import eviction
+from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure
+from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.eviction import SizeLimit, evict
+from vernal_worker.kv.faults import Fault, FaultyFiles, Kind
 
 SIZE = 4000  # a file is then just under one block of most filesystems
 LAYOUT = Layout(b"l" * 32, 16, SIZE - HEADER_BYTES)
@@ -170,8 +170,8 @@ _FULL_DISK = """
 import sys
 from pathlib import Path
 from test_store import LAYOUT, content, key
-from thaw_worker.kv.blockstore import BlockStore
-from thaw_worker.kv.eviction import evict, scan
+from vernal_worker.kv.blockstore import BlockStore
+from vernal_worker.kv.eviction import evict, scan
 store = BlockStore(Path(sys.argv[1]), LAYOUT)
 outcomes = [str(store.write(key(number), content(number))) for number in range(200)]
 before = len(list(scan(store.root)))
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_takes_blocks_again_after_an_eviction(tmp_path: Path
                 "--mount",
                 "sh",
                 "-c",
-                'mount -t tmpfs -o size=256k thaw-kv-test "$1" && exec "$0" -c "$2" "$1"',
+                'mount -t tmpfs -o size=256k vernal-kv-test "$1" && exec "$0" -c "$2" "$1"',
             ),
             *(sys.executable, str(tmp_path), _FULL_DISK),
         ],

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from thaw_contract import names
-from thaw_contract.config import KVTransferConfig
+from vernal_contract import names
+from vernal_contract.config import KVTransferConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from worker_pod import Pod
@@ -70,7 +70,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPod]:
 
 
 PREFILL = KVTransferConfig(
-    connector="FaultyThawConnector",
+    connector="FaultyVernalConnector",
     role="kv_producer",
     path=names.PATH_KV,
     options=PATIENT | {"threads": 4, "fault": {"kind": "slow_save", "which": "all", "delay_seconds": 0.4}},
@@ -141,7 +141,7 @@ def kv_files(pod: Pod, kv: str) -> list[Path]:
 def counted(pod: Pod, metric: str) -> float:
     """Sum of the metric's samples that begin so."""
     lines = pod.admin("/metrics")[1].decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"thaw_kv_{metric}"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vernal_kv_{metric}"))
 
 
 def test_a_prefill_worker_that_is_told_to_stop_finishes_its_saves(prefilled: Prefilled) -> None:

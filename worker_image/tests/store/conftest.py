@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract.identity import HostTuple, IdentityInputs
-from thaw_worker.store.staging import Staging
-from thaw_worker.store.store import Store
+from vernal_contract.identity import HostTuple, IdentityInputs
+from vernal_worker.store.staging import Staging
+from vernal_worker.store.store import Store
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory on tmpfs, where fsync costs nothing."""
-    path = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="thaw-test-"))
+    path = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-test-"))
     yield path
     shutil.rmtree(path)
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from blake3 import blake3
-from thaw_worker.store import blobs
+from vernal_worker.store import blobs
 
 CONTENT = os.urandom(1 << 20)
 DIGESTS = [blake3(CONTENT).hexdigest()]

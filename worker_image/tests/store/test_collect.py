@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 import pytest
-from thaw_contract.identity import digest
-from thaw_contract.reasons import Reason
-from thaw_worker.store.lease import Owner
+from vernal_contract.identity import digest
+from vernal_contract.reasons import Reason
+from vernal_worker.store.lease import Owner
 
 
 def replace(store: Any, identity: Any, host: Any, filled: Any) -> Any:

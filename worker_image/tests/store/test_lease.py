@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract.reasons import Reason
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.lease import Lease, Owner
+from vernal_contract.reasons import Reason
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Lease, Owner
 
 A, B = Owner(pod="a", node="n1"), Owner(pod="b", node="n2")
 
@@ -136,7 +136,7 @@ def test_no_heartbeat_for_too_long(store: Any, identity: Any, host: Any, monkeyp
         raise OSError(116, "Stale file handle")
 
     lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
-    monkeypatch.setattr("thaw_worker.store.lease._write_beat", stale)
+    monkeypatch.setattr("vernal_worker.store.lease._write_beat", stale)
     time.sleep(0.5)
     with pytest.raises(StoreError, match="no heartbeat could be written") as e:
         lease.check()

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thaw_contract.identity import HostTuple, IdentityInputs, digest
-from thaw_contract.reasons import Reason
-from thaw_worker.store import manifest as manifests
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.manifest import FileEntry, Manifest
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_contract.reasons import Reason
+from vernal_worker.store import manifest as manifests
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.manifest import FileEntry, Manifest
 
 text = st.text(max_size=20)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text
@@ -90,7 +90,7 @@ def test_every_bit_of_one_manifest() -> None:
             manifests.decode(bytes(damaged), "g")
 
 
-def test_what_a_newer_thaw_wrote_is_told_apart_from_damage() -> None:
+def test_what_a_newer_vernal_wrote_is_told_apart_from_damage() -> None:
     from blake3 import blake3
 
     body = b'{"formatVersion":2,"somethingNew":[]}'

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from thaw_worker.parallel import for_each
+from vernal_worker.parallel import for_each
 
 
 def test_every_item_once_on_several_threads() -> None:

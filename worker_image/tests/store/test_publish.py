@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract.reasons import Reason
-from thaw_contract.state import FreezeOutcome
-from thaw_worker.store import layout
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.lease import Owner
-from thaw_worker.store.store import Store
+from vernal_contract.reasons import Reason
+from vernal_contract.state import FreezeOutcome
+from vernal_worker.store import layout
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Owner
+from vernal_worker.store.store import Store
 
 CALLS = {
     "open",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract.reasons import Reason
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.lease import Owner
-from thaw_worker.store.store import Store
+from vernal_contract.reasons import Reason
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Owner
+from vernal_worker.store.store import Store
 
 
 def test_root_is_not_there(tmp_path: Path, identity: Any, host: Any) -> None:

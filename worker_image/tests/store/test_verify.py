@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract.config import Verify
-from thaw_contract.reasons import Reason
-from thaw_worker.store import artifact as artifacts
-from thaw_worker.store.artifact import Artifact
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.pieces import PIECE
+from vernal_contract.config import Verify
+from vernal_contract.reasons import Reason
+from vernal_worker.store import artifact as artifacts
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.pieces import PIECE
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_big_files_are_hashed_in_pieces(store: Any, identity: Any, host: Any) ->
 def test_giving_up(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when a read never returns, as on NFS without its server."""
     hang = threading.Event()
-    monkeypatch.setattr("thaw_worker.store.pieces._hash", lambda *_: hang.wait(60) and "")
+    monkeypatch.setattr("vernal_worker.store.pieces._hash", lambda *_: hang.wait(60) and "")
     before = time.monotonic()
     error = refused(artifact, timeout=0.2)
     assert (error.reason, time.monotonic() - before < 5) == (Reason.STORE_SLOW, True)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from thaw_worker.store.writeback import write_back
+from vernal_worker.store.writeback import write_back
 
 CACHESTAT = 451  # cachestat(2), Linux 6.5
 

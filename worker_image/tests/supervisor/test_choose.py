@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from thaw_contract.config import CheckpointPolicy
-from thaw_contract.identity import HostTuple, IdentityInputs
-from thaw_contract.reasons import Reason
-from thaw_worker.store.artifact import Artifact
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.manifest import Manifest
-from thaw_worker.store.store import Lookup
-from thaw_worker.supervisor import choose
-from thaw_worker.supervisor.choose import Cold, GiveUp, Thaw
+from vernal_contract.config import CheckpointPolicy
+from vernal_contract.identity import HostTuple, IdentityInputs
+from vernal_contract.reasons import Reason
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.store import Lookup
+from vernal_worker.supervisor import choose
+from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 
 AUTO, REQUIRED = CheckpointPolicy.AUTO, CheckpointPolicy.REQUIRED
 

@@ -1,4 +1,4 @@
-"""`thaw-worker` as people use it, on a store with one artifact."""
+"""`vernal-worker` as people use it, on a store with one artifact."""
 
 import os
 import subprocess
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from thaw_contract import names
-from thaw_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
-from thaw_contract.identity import HostTuple, IdentityInputs, digest
-from thaw_worker.store.store import Store
+from vernal_contract import names
+from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_worker.store.store import Store
 
 INPUTS = IdentityInputs(
     image_id="i",
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def run() -> Run:
     def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "thaw_worker", *map(str, arguments)]
+        command = [sys.executable, "-m", "vernal_worker", *map(str, arguments)]
         return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
 
     return run
@@ -46,7 +46,7 @@ def run() -> Run:
 
 def test_help_teaches(run: Run) -> None:
     text = run("--help").stdout
-    for word in ("THAW_CONFIG", "unshare", "curl", "doctor", "exit codes"):
+    for word in ("VERNAL_CONFIG", "unshare", "curl", "doctor", "exit codes"):
         assert word in text
 
 
@@ -99,5 +99,5 @@ def test_no_store(run: Run, tmp_path: Path) -> None:
 
 
 def test_doctor_says_what_is_missing(run: Run) -> None:
-    done = run("doctor", THAW_CRIU="/nonexistent/criu")
+    done = run("doctor", VERNAL_CRIU="/nonexistent/criu")
     assert done.returncode == 1 and "FAIL criu" in done.stdout

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thaw_contract.config import DrainConfig
-from thaw_worker.supervisor.drainplan import IMPATIENT_SECONDS, plan, reserve
+from vernal_contract.config import DrainConfig
+from vernal_worker.supervisor.drainplan import IMPATIENT_SECONDS, plan, reserve
 
 CONFIG = DrainConfig(propagation_seconds=5, timeout_seconds=90, grace_period_seconds=120)
 

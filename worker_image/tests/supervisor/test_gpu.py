@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from thaw_worker.supervisor.gpu import unsupported
+from vernal_worker.supervisor.gpu import unsupported
 
 
 @pytest.mark.parametrize("arguments", [{}, {"tensor_parallel_size": 2}, {"distributed_executor_backend": "mp"}])

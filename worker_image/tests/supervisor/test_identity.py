@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from thaw_worker.supervisor import identity
+from vernal_worker.supervisor import identity
 
 
 @pytest.fixture

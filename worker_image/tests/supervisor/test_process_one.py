@@ -12,16 +12,16 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from thaw_contract.state import Phase, RestoreFailure, WorkerState, decode
-from thaw_worker.supervisor import admin, log, metrics, reaper
-from thaw_worker.supervisor.board import Board, process_age
-from thaw_worker.supervisor.listener import open_listener
-from thaw_worker.supervisor.output import Output
+from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
+from vernal_worker.supervisor import admin, log, metrics, reaper
+from vernal_worker.supervisor.board import Board, process_age
+from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.output import Output
 
 
 def test_the_start_imports_nothing_heavy() -> None:
     """A user waits for every import of process 1."""
-    code = "import sys, thaw_worker.supervisor.main; print(*sys.modules)"
+    code = "import sys, vernal_worker.supervisor.main; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     heavy = {"torch", "vllm", "numpy", "asyncio", "http.server", "importlib.metadata", "prometheus_client"}
     assert not heavy & set(loaded)
@@ -31,7 +31,7 @@ def test_log_lines_are_one_line_and_can_be_parsed_by_eye(capfd: pytest.CaptureFi
     log.event("phase", phase="Ready", seconds=1.23456, message='two\nlines and a "quote"', absent=None)
     line = capfd.readouterr().out
     assert line.count("\n") == 1
-    assert line.endswith('thaw event=phase phase=Ready seconds=1.235 message="two\\nlines and a \\"quote\\""\n')
+    assert line.endswith('vernal event=phase phase=Ready seconds=1.235 message="two\\nlines and a \\"quote\\""\n')
 
 
 def test_output_is_passed_on_by_lines(capfd: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +60,7 @@ def test_a_dead_child_is_reaped_only_when_nobody_else_wants_it() -> None:
 
 
 def test_age_counts_from_the_start_of_the_process() -> None:
-    code = "import time; time.sleep(0.3); from thaw_worker.supervisor.board import process_age; print(process_age())"
+    code = "import time; time.sleep(0.3); from vernal_worker.supervisor.board import process_age; print(process_age())"
     began = time.monotonic()
     age = float(subprocess.check_output([sys.executable, "-c", code]))
     assert 0.3 <= age <= time.monotonic() - began + 0.02
@@ -128,8 +128,8 @@ def test_state_and_metrics(served: tuple[Source, str]) -> None:
     state = decode(ask(url + "/state")[1])
     assert state.ready and "verify" in state.timings and state.restore_failures[0].reason == "DigestMismatch"
     text = ask(url + "/metrics")[1].decode()
-    assert 'thaw_worker_restore_failures_total{reason="DigestMismatch",stage="verify"} 1.0' in text
-    assert "thaw_worker_ready 1.0" in text
+    assert 'vernal_worker_restore_failures_total{reason="DigestMismatch",stage="verify"} 1.0' in text
+    assert "vernal_worker_ready 1.0" in text
 
 
 def test_drain(served: tuple[Source, str]) -> None:

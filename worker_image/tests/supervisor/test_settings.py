@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thaw_contract import names
-from thaw_contract.config import KVTransferConfig, ModelConfig, WorkerConfig, encode
-from thaw_worker.supervisor import engine_args, environment
-from thaw_worker.supervisor.context import ConfigError, Settings, read_settings
+from vernal_contract import names
+from vernal_contract.config import KVTransferConfig, ModelConfig, WorkerConfig, encode
+from vernal_worker.supervisor import engine_args, environment
+from vernal_worker.supervisor.context import ConfigError, Settings, read_settings
 
 
 def config(**fields: Any) -> WorkerConfig:
@@ -61,8 +61,8 @@ def test_kv_transfer() -> None:
     kv = KVTransferConfig(path="/kv", max_bytes=5, options={"threads": 2})
     found = settings(kv_transfer=kv).arguments
     assert found["kv_transfer_config"] == {
-        "kv_connector": "ThawSharedStorageConnector",
-        "kv_connector_module_path": "thaw_worker.kv.connector",
+        "kv_connector": "VernalSharedStorageConnector",
+        "kv_connector_module_path": "vernal_worker.kv.connector",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {"shared_storage_path": "/kv", "max_bytes": 5, "threads": 2},
@@ -88,8 +88,8 @@ def test_kv_transfer() -> None:
 def test_the_engine_sees_neither_the_pod_nor_secrets() -> None:
     told = settings(
         {
-            "THAW_POD_NAME": "pod-1",
-            "THAW_POD_IP": "10.9.8.7",
+            "VERNAL_POD_NAME": "pod-1",
+            "VERNAL_POD_IP": "10.9.8.7",
             "HOSTNAME": "pod-1",
             "KUBERNETES_SERVICE_HOST": "10.0.0.1",
             "SOME_SERVICE_PORT": "tcp://10.0.0.2",
@@ -142,4 +142,4 @@ def test_a_configuration_that_is_none(text: str) -> None:
 
 
 def test_paths_of_one_run_are_the_same_in_every_pod() -> None:
-    assert str(environment.RunPaths(Path(names.PATH_RUN)).socket) == "/run/thaw/engine.sock"
+    assert str(environment.RunPaths(Path(names.PATH_RUN)).socket) == "/run/vernal/engine.sock"

@@ -5,14 +5,14 @@ import subprocess
 import sys
 import time
 
-from thaw_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.exits import ExitCode
 
 GRACE = 3.0
 STUCK = f"""
 import threading
-from thaw_worker.supervisor import watchdog
-from thaw_worker.supervisor.stop import Stop
-from thaw_worker.supervisor.worker import say_farewell
+from vernal_worker.supervisor import watchdog
+from vernal_worker.supervisor.stop import Stop
+from vernal_worker.supervisor.worker import say_farewell
 stop = Stop()
 stop.install()
 watchdog.start(stop, {GRACE}, say_farewell)

@@ -150,7 +150,7 @@ def cold_batch(
     start = start_pod_for_session
     pods = {
         "flipped": start(flipped, checkpoint={"restore_attempts": 1}),
-        "full": start(places / "full", setup="mount -t tmpfs -o size=64m tmpfs /var/lib/thaw/store"),
+        "full": start(places / "full", setup="mount -t tmpfs -o size=64m tmpfs /var/lib/vernal/store"),
         "interrupted": start(places / "interrupted"),
     }
     threading.Thread(target=_signal_in_freeze, args=[pods["interrupted"]], daemon=True).start()

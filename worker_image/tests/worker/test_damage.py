@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from thaw_contract.reasons import Reason
-from thaw_worker.store.artifact import Artifact, load
-from thaw_worker.store.errors import StoreError
-from thaw_worker.store.manifest import FileEntry
+from vernal_contract.reasons import Reason
+from vernal_worker.store.artifact import Artifact, load
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.manifest import FileEntry
 from worker_pod import Pod
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from thaw_contract.state import Phase
-from thaw_worker.supervisor.exits import ExitCode
+from vernal_contract.state import Phase
+from vernal_worker.supervisor.exits import ExitCode
 from worker_pod import Pod
 
 Thawed = Callable[..., Pod]
@@ -43,7 +43,7 @@ def test_a_drain_over_http_ends_with_a_signal(thawed: Thawed) -> None:
 @pytest.mark.parametrize("victim", ["main", "VLLM::Worker"])
 def test_a_dead_engine_ends_the_worker(thawed: Thawed, victim: str) -> None:
     pod = thawed()
-    name = "thaw_worker.engine.main" if victim == "main" else victim
+    name = "vernal_worker.engine.main" if victim == "main" else victim
     (pid,) = [pid for pid, command in pod.processes().items() if name in command]
     os.kill(pid, signal.SIGKILL)
     assert pod.wait() == ExitCode.ENGINE_DIED, pod.log()

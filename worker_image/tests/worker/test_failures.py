@@ -4,9 +4,9 @@ reason."""
 from collections.abc import Callable
 from pathlib import Path
 
-from thaw_contract.state import FreezeOutcome, Phase, StartMode
-from thaw_worker.checkpoint.images import MEMORY
-from thaw_worker.supervisor.exits import ExitCode
+from vernal_contract.state import FreezeOutcome, Phase, StartMode
+from vernal_worker.checkpoint.images import MEMORY
+from vernal_worker.supervisor.exits import ExitCode
 from worker_pod import Pod
 
 from conftest import damage, flip_a_bit
@@ -41,7 +41,7 @@ def test_a_full_store_does_not_harm_the_source(creator: Pod, cold_batch: dict[st
     assert state.freeze.reason == "StoreFull", state.freeze
     assert state.artifact is None and state.start_reason == "NoArtifact"
     assert pod.complete() == creator.complete()
-    assert pod.files("/var/lib/thaw/store/staging") == []
+    assert pod.files("/var/lib/vernal/store/staging") == []
 
 
 def test_a_signal_during_the_freeze_leaves_no_trace(cold_batch: dict[str, Pod]) -> None:
@@ -98,7 +98,7 @@ def test_without_a_store_it_starts_cold(start_pod: StartPod, tmp_path: Path) -> 
 
 
 def test_with_a_read_only_store_it_starts_cold(start_pod: StartPod, tmp_path: Path) -> None:
-    pod = start_pod(tmp_path, setup="mount -o remount,bind,ro /var/lib/thaw/store")
+    pod = start_pod(tmp_path, setup="mount -o remount,bind,ro /var/lib/vernal/store")
     pod.wait_log("reason=StoreReadOnly")
     _starts_cold(pod, "NoArtifact")
 

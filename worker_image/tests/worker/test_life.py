@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from thaw_contract.state import FreezeOutcome, Phase, StartMode
+from vernal_contract.state import FreezeOutcome, Phase, StartMode
 from worker_pod import Pod
 
 from conftest import PLANTED
@@ -63,7 +63,7 @@ BODY = {"model": "tiny", "prompt": "x", "max_tokens": 1}
 
 def test_nothing_that_is_secret_or_names_the_pod_is_in_the_checkpoint(creator: Pod, store: Path) -> None:
     """Everything that the creator was told and that its clones must not know."""
-    forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "THAW_CONFIG")]
+    forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "VERNAL_CONFIG")]
     scanned = 0
     for file in store.glob("artifacts/*/*/current/**/*"):
         # The manifest says who made it, for people.
@@ -106,8 +106,8 @@ def test_admin_port(thawed: Thawed) -> None:
     pod.complete()
     assert [pod.admin(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
     text = pod.admin("/metrics")[1].decode()
-    assert 'thaw_worker_start_info{mode="Restored",reason="Restored"} 1.0' in text
-    assert 'thaw_worker_phase_seconds{phase="criu"}' in text
+    assert 'vernal_worker_start_info{mode="Restored",reason="Restored"} 1.0' in text
+    assert 'vernal_worker_phase_seconds{phase="criu"}' in text
     assert "vllm:" in text
     state = pod.state()
     assert (state.in_flight, state.accepted_total) == (0, 1)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thaw_contract.state import FreezeOutcome
+from vernal_contract.state import FreezeOutcome
 from worker_pod import Pod
 
 

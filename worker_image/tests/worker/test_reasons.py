@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from thaw_contract.reasons import NEXT_STEP, Reason
-from thaw_contract.state import StartMode
-from thaw_worker.store import manifest
-from thaw_worker.store.artifact import load
-from thaw_worker.store.store import Store
+from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.state import StartMode
+from vernal_worker.store import manifest
+from vernal_worker.store.artifact import load
+from vernal_worker.store.store import Store
 from worker_pod import Pod
 
 from conftest import BIG_FILE, flip_a_bit
@@ -126,7 +126,7 @@ class Case:
 
 CASES: dict[Reason, Case] = {
     Reason.POLICY_DISABLED: Case(checkpoint={"policy": "Disabled"}),
-    Reason.HOST_UNSUPPORTED: Case(setup="export THAW_CRIU=/nonexistent/criu"),
+    Reason.HOST_UNSUPPORTED: Case(setup="export VERNAL_CRIU=/nonexistent/criu"),
     Reason.NO_ARTIFACT: Case(no_store),
     Reason.QUARANTINED: Case(failed_before, checkpoint={"restore_attempts": 1}),
     Reason.HOST_MISMATCH: Case(of_another_host),
@@ -184,7 +184,7 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     metrics = pod.admin("/metrics")[1].decode()
     assert (state.start_mode, state.start_reason) == (StartMode.COLD, reason), log
     assert state.start_message
-    assert f'thaw_worker_start_info{{mode="Cold",reason="{reason}"}} 1.0' in metrics
+    assert f'vernal_worker_start_info{{mode="Cold",reason="{reason}"}} 1.0' in metrics
     (line,) = [line for line in log.splitlines() if "event=phase" in line and "mode=Cold" in line]
     assert f"reason={reason}" in line and ("next_step=" in line) == (reason in NEXT_STEP)
     if case.stage is None:
@@ -194,5 +194,5 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     assert (failure.stage, failure.reason) == (case.stage, reason), failure
     (line,) = [line for line in log.splitlines() if "event=thaw_failed" in line]
     assert f"stage={case.stage} reason={reason}" in line and "next_step=" in line
-    assert f'thaw_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
+    assert f'vernal_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
     assert [p for p in pod.processes().values() if "VLLM" in p] == [], "nothing of the failed thaw is left"

@@ -1,4 +1,4 @@
-"""The shutdown matrix's half that is Thaw's (`make shutdown-matrix` prints both), and some of its kills."""
+"""The shutdown matrix's half that is Vernal's (`make shutdown-matrix` prints both), and some of its kills."""
 
 import random
 from collections.abc import Callable

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from thaw_contract import config, names
-from thaw_contract.state import WorkerState, decode
+from vernal_contract import config, names
+from vernal_contract.state import WorkerState, decode
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE_ARGS = {
@@ -125,7 +125,7 @@ class Pod:
             "PATH": os.environ["PATH"],
             "HOME": os.environ.get("HOME", "/root"),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "THAW_CRIU": str(criu),
+            "VERNAL_CRIU": str(criu),
             names.ENV_CONFIG: config.encode(self.config),
             names.ENV_POD_NAME: name,
             names.ENV_POD_NAMESPACE: "default",
@@ -139,7 +139,7 @@ class Pod:
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(
-                [*place, sys.executable, "-m", "thaw_worker"],
+                [*place, sys.executable, "-m", "vernal_worker"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -102,7 +102,7 @@ func newAuthority(dir, name string) (authority, error) {
 		return authority{}, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "thaw-" + name},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "vernal-" + name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(validFor),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}

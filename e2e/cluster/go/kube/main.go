@@ -1,4 +1,4 @@
-// Command thaw-kube holds the whole control plane and node of one Kubernetes release in one binary.
+// Command vernal-kube holds the whole control plane and node of one Kubernetes release in one binary.
 // It acts as the component that it is called by (argv[0] of a link to it) or that its first argument names.
 // One binary, because the components share most of their code: linked once, they compile in minutes.
 package main
@@ -47,7 +47,7 @@ func main() {
 		os.Args = os.Args[1:]
 	}
 	if !ok {
-		fmt.Fprintf(os.Stderr, "usage: thaw-kube {%s} ...\n", strings.Join(names(), "|"))
+		fmt.Fprintf(os.Stderr, "usage: vernal-kube {%s} ...\n", strings.Join(names(), "|"))
 		os.Exit(2)
 	}
 	run()

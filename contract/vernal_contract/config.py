@@ -1,0 +1,104 @@
+"""The configuration that a pod hands to its worker as JSON in one environment variable (`names.ENV_CONFIG`).
+
+One variable rather than many, so that the whole is checked at once and by both sides with the same types.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from vernal_contract import names
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    pass
+
+
+class CheckpointPolicy(StrEnum):
+    AUTO = "Auto"  # thaw if an artifact fits, else start cold and freeze
+    REQUIRED = "Required"  # like Auto, but a thaw that fails stops the worker instead of starting cold
+    DISABLED = "Disabled"  # plain cold start, no store, no CRIU
+
+
+class WeightsPlacement(StrEnum):
+    EXTERNAL = "External"  # weights in a content-addressed blob, streamed to the GPU after the thaw
+    IN_IMAGE = "InImage"  # weights stay in process memory and so in the CRIU image (always so on a CPU)
+
+
+class Verify(StrEnum):
+    FULL = "Full"  # every byte against its digest before the worker is ready
+    SIZES = "Sizes"  # manifest, presence and sizes only: for storage that checks its own bytes
+
+
+class ModelConfig(_Base, frozen=True):
+    """Which model. `path` is where the pod mounts it, or None if vLLM fetches `name` itself."""
+
+    name: str
+    revision: str | None = None
+    path: str | None = None
+
+
+class CheckpointConfig(_Base, frozen=True):
+    """How to freeze and thaw. Times in seconds."""
+
+    policy: CheckpointPolicy = CheckpointPolicy.AUTO
+    store_path: str = names.PATH_STORE
+    weights: WeightsPlacement = WeightsPlacement.EXTERNAL
+    verify: Verify = Verify.FULL
+    restore_attempts: int = 3  # failed thaws of one generation before it is quarantined
+    freeze_timeout_seconds: float = 600.0
+    thaw_timeout_seconds: float = 120.0
+
+
+class DrainConfig(_Base, frozen=True):
+    """The budget from SIGTERM to exit, in seconds; the three parts fit into the grace period (the CRD checks it)."""
+
+    propagation_seconds: float = 5.0  # still accepting while endpoints and load balancers catch up
+    timeout_seconds: float = 90.0  # in-flight requests may run this long after the listener closed
+    grace_period_seconds: float = 120.0  # the pod's terminationGracePeriodSeconds
+
+
+class KVTransferConfig(_Base, frozen=True):
+    """Shared KV cache: the role of this pool and what to do when a block fails to load. Words are vLLM's."""
+
+    connector: str = "VernalSharedStorageConnector"
+    role: str = "kv_both"
+    load_failure_policy: str = "recompute"
+    path: str | None = None
+    max_bytes: int | None = None
+    options: dict[str, Any] = {}  # more of the connector's own
+
+
+class WorkerConfig(_Base, frozen=True):
+    """Everything a worker is told. `engine_env` reaches the engine's environment and counts towards the identity;
+    the values of `secret_env` (names only here) reach the engine after the thaw and are never in a checkpoint."""
+
+    pool: str
+    namespace: str
+    revision: str
+    model: ModelConfig
+    engine_args: dict[str, Any] = {}
+    engine_env: dict[str, str] = {}
+    secret_env: tuple[str, ...] = ()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    drain: DrainConfig = DrainConfig()
+    kv_transfer: KVTransferConfig | None = None
+    startup_timeout_seconds: float = 1800.0
+    serving_port: int = names.PORT_SERVING
+    admin_port: int = names.PORT_ADMIN
+
+
+def encode(config: WorkerConfig) -> str:
+    """The JSON for `names.ENV_CONFIG`; keys in a fixed order, so that equal configurations give equal pods."""
+    return msgspec.json.encode(config, order="deterministic").decode()
+
+
+def decode(text: str) -> WorkerConfig:
+    """Parse what `encode` wrote.
+
+    Raises:
+        msgspec.ValidationError: a field is unknown, missing or of the wrong type; the message holds its path.
+        msgspec.DecodeError: `text` is not JSON.
+    """
+    return msgspec.json.decode(text, type=WorkerConfig)

@@ -1,0 +1,40 @@
+"""Names that both sides write down: API group, labels, annotations, environment variables, ports and paths."""
+
+from typing import Final
+
+GROUP: Final = "vernal.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+FIELD_MANAGER: Final = "vernal-operator"
+
+# Labels. `POOL` selects exactly one pod a replica, which is what /scale's labelSelectorPath promises to an HPA.
+LABEL_POOL: Final = f"{GROUP}/pool"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+LABEL_SLOT: Final = f"{GROUP}/slot"
+LABEL_COMPONENT: Final = f"{GROUP}/component"
+COMPONENT_WORKER: Final = "worker"
+COMPONENT_JANITOR: Final = "janitor"
+
+ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
+
+# Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.
+ENV_CONFIG: Final = "VERNAL_CONFIG"
+ENV_POD_NAME: Final = "VERNAL_POD_NAME"
+ENV_POD_NAMESPACE: Final = "VERNAL_POD_NAMESPACE"
+ENV_POD_UID: Final = "VERNAL_POD_UID"
+ENV_POD_IP: Final = "VERNAL_POD_IP"
+ENV_NODE_NAME: Final = "VERNAL_NODE_NAME"
+
+CONTAINER_WORKER: Final = "worker"
+PORT_SERVING: Final = 8000
+PORT_ADMIN: Final = 9100
+PORT_NAME_SERVING: Final = "http"
+PORT_NAME_ADMIN: Final = "admin"
+
+# Places inside the worker's container. They are part of the host tuple: a thawed process opens these very paths.
+PATH_STORE: Final = "/var/lib/vernal/store"
+PATH_MODEL: Final = "/var/lib/vernal/model"
+PATH_KV: Final = "/var/lib/vernal/kv"
+PATH_RUN: Final = "/run/vernal"
+PATH_IMAGE_ID: Final = "/opt/vernal/image-id"

@@ -1,0 +1,111 @@
+"""The schema of `GET /state` on a worker's admin port: what the operator, `kubectl` users and tests read."""
+
+from enum import StrEnum
+
+import msgspec
+
+from vernal_contract.identity import HostTuple, IdentityInputs
+
+SCHEMA = 1
+
+
+class Phase(StrEnum):
+    """Where the supervisor's state machine is."""
+
+    STARTING = "Starting"  # deciding, or a cold start in progress
+    THAWING = "Thawing"
+    FREEZING = "Freezing"
+    READY = "Ready"
+    DRAINING = "Draining"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+
+
+class StartMode(StrEnum):
+    COLD = "Cold"
+    RESTORED = "Restored"
+
+
+class FreezeOutcome(StrEnum):
+    PUBLISHED = "Published"
+    PUBLISHED_BY_OTHER = "PublishedByOther"  # lost the race: another worker's artifact is in the store
+    FAILED = "Failed"
+    SKIPPED = "Skipped"  # policy, host, or another worker holds the lease
+
+
+class _Base(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=False):
+    pass
+
+
+class ArtifactRef(_Base):
+    """An artifact in the store."""
+
+    identity: str
+    generation: str
+    host_tuple: str  # hex digest
+    bytes: int
+    files: int
+
+
+class RestoreFailure(_Base):
+    """One thaw that did not end in a ready worker."""
+
+    generation: str
+    stage: str  # find, match, verify, shm, criu, cuda, weights, resume, canary
+    reason: str
+    message: str
+
+
+class FreezeReport(_Base):
+    outcome: FreezeOutcome
+    reason: str | None = None
+    message: str = ""
+    seconds: float | None = None
+
+
+class DrainReport(_Base):
+    seconds_left: float
+    accepting: bool  # still inside propagationSeconds
+    aborted: int = 0
+
+
+class WorkerState(_Base, kw_only=True):
+    """The whole answer. Durations in seconds, sizes in bytes. Unknown fields are ignored by readers, so that an
+    operator can read a newer worker."""
+
+    schema: int = SCHEMA
+    pod: str
+    namespace: str
+    pool: str
+    revision: str
+    phase: Phase
+    ready: bool = False
+    start_mode: StartMode | None = None
+    start_reason: str | None = None  # reasons.Reason
+    start_message: str = ""
+    identity: str | None = None  # hex digest of identity_inputs
+    identity_inputs: IdentityInputs | None = None
+    host_tuple: str | None = None  # hex digest of host
+    host: HostTuple | None = None
+    artifact: ArtifactRef | None = None  # restored from, or published
+    freeze: FreezeReport | None = None
+    restore_failures: list[RestoreFailure] = []
+    timings: dict[str, float] = {}  # phase name -> seconds, e.g. "verify", "criu", "canary", "total"
+    in_flight: int = 0
+    accepted_total: int = 0
+    drain: DrainReport | None = None
+    last_error: str | None = None
+    uptime: float = 0.0
+
+
+def encode(state: WorkerState) -> bytes:
+    return msgspec.json.encode(state)
+
+
+def decode(data: bytes) -> WorkerState:
+    """Parse a worker's answer.
+
+    Raises:
+        msgspec.ValidationError: not this schema; the message holds the field's path.
+    """
+    return msgspec.json.decode(data, type=WorkerState)

@@ -1,5 +1,0 @@
-"""The kinds of group thaw.dev: pydantic models, the CRDs generated from them, and the reference pages.
-
-The models are the source of truth: schema, defaults, descriptions and validation rules in `crds/` come from
-them.
-"""

@@ -1,0 +1,72 @@
+"""`python -m vernal_operator.api`: write crds/ and docs/reference/ from the models, or check that they are
+current.
+"""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from vernal_contract import names
+
+from vernal_operator.api import docs
+from vernal_operator.api.crd import KINDS, crd
+
+HEADER = "# Generated from operator/vernal_operator/api by `make crds`; do not edit.\n"
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def files() -> dict[str, str]:
+    """Every generated file by its path from the repository's root. The same on every run."""
+    out: dict[str, str] = {}
+    for kind in KINDS:
+        text = yaml.dump(crd(kind), Dumper=_NoAliases, sort_keys=False, width=110, allow_unicode=True)
+        out[f"crds/{names.GROUP}_{kind.plural}.yaml"] = HEADER + text
+        out[f"docs/reference/{kind.kind.lower()}.md"] = docs.page(kind)
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m vernal_operator.api",
+        description="Write the CRDs (crds/) and the reference pages (docs/reference/) from the pydantic models.",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; show what differs and exit 1 if anything does"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the repository's root (default: the current directory)",
+    )
+    args = parser.parse_args(argv)
+    stale = 0
+    for name, text in files().items():
+        path: Path = args.root / name
+        old = path.read_text() if path.exists() else ""
+        if old == text:
+            continue
+        if args.check:
+            stale += 1
+            sys.stdout.writelines(
+                difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (from the models)")
+            )
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(f"wrote {name}")
+    if stale:
+        print(f"error: {stale} generated files differ from the models: run `make crds`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

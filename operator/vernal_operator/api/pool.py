@@ -1,0 +1,456 @@
+"""VLLMWorkerPool: a pool of vLLM workers that thaw a checkpoint instead of starting."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from vernal_contract import names
+from vernal_contract.config import CheckpointPolicy, KVTransferConfig, Verify, WeightsPlacement
+
+from vernal_operator.api.common import (
+    CountOrPercent,
+    FreeForm,
+    Model,
+    Quantity,
+    Rule,
+    extension,
+    is_zero,
+    nested,
+)
+from vernal_operator.api.template import PodTemplate
+
+DRAIN_RESERVE_SECONDS = 10
+"""Part of the grace period that no request may use: aborting, KV transfers, reaping, exit."""
+
+
+class Startup(StrEnum):
+    """What pods 2..N do while there is no checkpoint."""
+
+    IMMEDIATE = "Immediate"
+    WAIT_FOR_CHECKPOINT = "WaitForCheckpoint"
+
+
+class RetentionPolicy(StrEnum):
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
+class HubSource(Model):
+    """vLLM downloads the model, or finds it where the image keeps it."""
+
+
+def _inside(path: str) -> bool:
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
+def _inside_rule(field: str, get: Callable[[Any], str]) -> Rule:
+    return Rule(
+        f"!self.{field}.startsWith('/') && !self.{field}.split('/').exists(part, part == '..')",
+        lambda self: _inside(get(self)),
+        f"{field} must be relative to the claim's root, without '..'",
+        f".{field}",
+    )
+
+
+class ClaimSource(Model):
+    """A PersistentVolumeClaim that holds the model, mounted read-only."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("path", lambda self: self.path),)
+    claim_name: str = Field(
+        min_length=1, max_length=253, description="Name of a PersistentVolumeClaim in the pool's namespace."
+    )
+    path: str = Field(
+        default="",
+        max_length=1024,
+        description="Directory of the model inside the claim; its root by default.",
+    )
+
+
+class ImageSource(Model):
+    """A directory of the worker image that holds the model."""
+
+    path: str = Field(pattern="^/", description="Absolute path of the model's directory in the image.")
+
+
+class ModelSource(Model):
+    """Exactly one of hub, claim and image."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.hub), has(self.claim), has(self.image)].filter(x, x).size() == 1",
+            lambda self: [self.hub, self.claim, self.image].count(None) == 2,
+            "spec.model.source needs exactly one of hub, claim and image",
+        ),
+    )
+    hub: HubSource | None = Field(default=None, description="vLLM downloads spec.model.name itself.")
+    claim: ClaimSource | None = Field(
+        default=None, description="The model lies on a PersistentVolumeClaim, which is mounted read-only."
+    )
+    image: ImageSource | None = Field(default=None, description="The model lies in the worker image.")
+
+
+class ModelSpec(Model):
+    name: str = Field(
+        min_length=1, description="Name of the model, as vLLM's --model takes it and as requests name it."
+    )
+    revision: str | None = Field(
+        default=None, description="Commit or tag of the model. Part of the checkpoint's identity: pin it."
+    )
+    source: ModelSource = nested("Where the model's files come from.", {"hub": {}})
+
+
+class KeyRef(Model):
+    name: str = Field(min_length=1, description="Name of the object in the pool's namespace.")
+    key: str = Field(min_length=1, description="Key inside the object.")
+    optional: bool = Field(default=False, description="Start without the variable if the object or key is missing.")
+
+
+class EnvSource(Model):
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
+            "spec.env[].valueFrom needs exactly one of secretKeyRef and configMapKeyRef",
+        ),
+    )
+    secret_key_ref: KeyRef | None = Field(default=None, description="A key of a Secret.")
+    config_map_key_ref: KeyRef | None = Field(default=None, description="A key of a ConfigMap.")
+
+
+class EnvVar(Model):
+    """A variable of the engine's environment."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.value) != has(self.valueFrom)",
+            lambda self: (self.value is None) != (self.value_from is None),
+            "spec.env[] needs exactly one of value and valueFrom",
+        ),
+        Rule(
+            "!self.name.startsWith('VERNAL_')",
+            lambda self: not self.name.startswith("VERNAL_"),
+            "spec.env[].name must not start with VERNAL_, which Vernal uses",
+            ".name",
+        ),
+    )
+    name: str = Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=253, description="Name of the variable.")
+    value: str | None = Field(
+        default=None,
+        description="Literal value. It counts towards the checkpoint's identity and is in the frozen "
+        "process: never write a secret here.",
+    )
+    value_from: EnvSource | None = Field(
+        default=None,
+        description="Take the value from a Secret or a ConfigMap. It reaches the engine after the thaw and "
+        "is never in a checkpoint.",
+    )
+
+
+class ResourceClaimUse(Model):
+    name: str = Field(min_length=1, description="Name of an entry of spec.resourceClaims.")
+    request: str | None = Field(default=None, description="One request of that claim; all of them by default.")
+
+
+class Resources(Model):
+    """Compute resources of the worker's container, as in a Pod."""
+
+    limits: dict[str, Quantity] = Field(default={}, description="Upper bounds, e.g. nvidia.com/gpu: 1.")
+    requests: dict[str, Quantity] = Field(default={}, description="What the scheduler sets aside.")
+    claims: Annotated[list[ResourceClaimUse], extension(list_type="map", list_map_keys=["name"])] = Field(
+        default=[],
+        description="Entries of spec.resourceClaims that the container uses (dynamic resource allocation).",
+    )
+
+
+class ResourceClaim(Model):
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
+            lambda self: (self.resource_claim_name is None) != (self.resource_claim_template_name is None),
+            "spec.resourceClaims[] needs exactly one of resourceClaimName and resourceClaimTemplateName",
+        ),
+    )
+    name: str = Field(min_length=1, max_length=63, description="Name that spec.resources.claims refers to.")
+    resource_claim_name: str | None = Field(default=None, description="A ResourceClaim that all pods share.")
+    resource_claim_template_name: str | None = Field(
+        default=None, description="A ResourceClaimTemplate: each pod gets a claim of its own."
+    )
+
+
+class Storage(Model):
+    """A PersistentVolumeClaim. Host paths are not offered on purpose: who makes a pool must not get at the
+    node.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("subPath", lambda self: self.sub_path),)
+    claim_name: str = Field(
+        min_length=1,
+        max_length=253,
+        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node thaw.",
+    )
+    sub_path: str = Field(default="", max_length=1024, description="Directory inside the claim; its root by default.")
+
+
+class Retention(Model):
+    policy: RetentionPolicy = Field(
+        default=RetentionPolicy.DELETE,
+        description="Delete: a checkpoint that no pool uses is deleted, with its files, after unusedSeconds. "
+        "Retain: it stays until someone deletes it.",
+    )
+    unused_seconds: int = Field(
+        default=86400, ge=0, description="How long a checkpoint that no pool uses is kept. Seconds."
+    )
+
+
+class CheckpointSpec(Model):
+    """How the pool freezes its first worker and thaws the others."""
+
+    policy: CheckpointPolicy = Field(
+        default=CheckpointPolicy.AUTO,
+        description="Auto: thaw if a checkpoint fits, else start cold and make one. Required: a thaw that "
+        "fails stops the worker instead of starting cold. Disabled: plain vLLM, no store, no added "
+        "capabilities.",
+    )
+    startup: Startup = Field(
+        default=Startup.IMMEDIATE,
+        description="Immediate: all pods start at once, cold as long as there is no checkpoint. "
+        "WaitForCheckpoint: the second to last pods are made when the first one's checkpoint is published, "
+        "or when it failed to make one.",
+    )
+    storage: Storage | None = Field(
+        default=None, description="Where checkpoints are kept. Required unless policy is Disabled."
+    )
+    weights: WeightsPlacement = Field(
+        default=WeightsPlacement.EXTERNAL,
+        description="External: weights in a blob of their own, streamed to the GPU after the thaw. InImage: "
+        "weights stay in process memory and so in the image (always so on a CPU).",
+    )
+    retention: Retention = nested("When checkpoints that nothing uses are deleted.")
+    verify: Verify = Field(
+        default=Verify.FULL,
+        description="Full: every byte is checked against its digest before the worker is ready. Sizes: "
+        "presence and sizes only, for storage that checks its own bytes.",
+    )
+    restore_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Failed thaws of one checkpoint before it is quarantined and made anew.",
+    )
+    freeze_timeout_seconds: int = Field(
+        default=600,
+        ge=1,
+        description="Longest time to freeze and publish; the worker then serves without. Seconds.",
+    )
+    thaw_timeout_seconds: int = Field(
+        default=120, ge=1, description="Longest time to thaw; the worker then starts cold. Seconds."
+    )
+
+
+class DrainSpec(Model):
+    propagation_seconds: int = Field(
+        default=5,
+        ge=0,
+        description="How long a worker still accepts requests after SIGTERM, while endpoints and load "
+        "balancers take it out. Seconds.",
+    )
+    timeout_seconds: int = Field(
+        default=90, ge=0, description="How long requests in flight may still run after that. Seconds."
+    )
+
+
+class RolloutSpec(Model):
+    max_surge: CountOrPercent = Field(
+        default=1, description="Pods above replicas that a roll may make; a percentage is rounded up."
+    )
+    max_unavailable: CountOrPercent = Field(
+        default=0,
+        description="Ready pods below replicas that a roll may leave; a percentage is rounded down.",
+    )
+
+
+class AutoscalingSpec(Model):
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            lambda self: self.min_replicas <= self.max_replicas,
+            "spec.autoscaling.minReplicas must not be greater than spec.autoscaling.maxReplicas",
+            ".minReplicas",
+        ),
+    )
+    min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
+    max_replicas: int = Field(ge=1, description="Most replicas.")
+    metrics: list[FreeForm] = Field(
+        default=[], description="MetricSpecs of autoscaling/v2; average CPU utilisation of 80% by default."
+    )
+    behavior: FreeForm | None = Field(
+        default=None,
+        description="HorizontalPodAutoscalerBehavior of autoscaling/v2: how fast to scale up and down.",
+    )
+
+
+class DisruptionSpec(Model):
+    max_unavailable: CountOrPercent = Field(
+        default=1, description="Pods that voluntary disruptions (node drains) may take at once."
+    )
+
+
+class LoadFailurePolicy(StrEnum):
+    RECOMPUTE = "Recompute"
+    FAIL = "Fail"
+
+
+_TAKEN = ("/", "/tmp", "/dev/shm", names.PATH_RUN, names.PATH_STORE, names.PATH_MODEL)  # noqa: S108 inside the pod
+OWN_CONNECTOR = KVTransferConfig().connector
+
+
+class KVTransferSpec(Model):
+    """Shared KV cache."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.path.startsWith('/') && !self.path.split('/').exists(part, part == '..') && "
+            f"!(self.path in {list(_TAKEN)})",
+            lambda self: self.path.startswith("/") and ".." not in self.path.split("/") and self.path not in _TAKEN,
+            f"spec.kvTransfer.path must be absolute, without '..', and none of {', '.join(_TAKEN)}",
+            ".path",
+        ),
+        Rule(
+            f"!has(self.sizeLimit) || self.connector == '{OWN_CONNECTOR}'",
+            lambda self: self.size_limit is None or self.connector == OWN_CONNECTOR,
+            f"spec.kvTransfer.sizeLimit is only for the connector {OWN_CONNECTOR}",
+            ".sizeLimit",
+            "FieldValueForbidden",
+        ),
+        Rule(
+            "!has(self.sizeLimit) || self.role != 'kv_consumer'",
+            lambda self: self.size_limit is None or self.role != "kv_consumer",
+            "spec.kvTransfer.sizeLimit does nothing with the role kv_consumer, which saves nothing: set it on the "
+            "pool that saves",
+            ".sizeLimit",
+            "FieldValueForbidden",
+        ),
+    )
+    connector: str = Field(
+        default=OWN_CONNECTOR, min_length=1, description="Name of the KV connector, as vLLM's kv_connector."
+    )
+    role: Literal["kv_producer", "kv_consumer", "kv_both"] = Field(
+        default="kv_both",
+        description="What this pool does, as vLLM's kv_role: kv_producer saves blocks (prefill), kv_consumer loads "
+        "them (decode), kv_both does both.",
+    )
+    load_failure_policy: LoadFailurePolicy = Field(
+        default=LoadFailurePolicy.RECOMPUTE,
+        description="What becomes of a request whose KV block cannot be loaded. Recompute: the block is computed. "
+        "Fail: the request ends with an error.",
+    )
+    storage: Storage | None = Field(
+        default=None,
+        description="Where blocks are kept: mounted at path. Without it, path must be on a volume of podTemplate.",
+    )
+    path: str = Field(
+        default=names.PATH_KV, min_length=1, max_length=1024, description="Directory of the blocks in the pod."
+    )
+    size_limit: Quantity | None = Field(
+        default=None,
+        description="Size of the directory, e.g. 500Gi, at which the blocks that were used least recently go. "
+        "Without it they go when the volume is full.",
+    )
+    options: FreeForm = Field(
+        default={}, description="More entries of vLLM's kv_connector_extra_config; docs/kv.md lists the connector's."
+    )
+
+
+class VLLMWorkerPoolSpec(Model):
+    """The pool that is wanted."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.drain.propagationSeconds + self.drain.timeoutSeconds + "
+            f"{DRAIN_RESERVE_SECONDS} <= self.terminationGracePeriodSeconds",
+            lambda self: (
+                self.drain.propagation_seconds + self.drain.timeout_seconds + DRAIN_RESERVE_SECONDS
+                <= self.termination_grace_period_seconds
+            ),
+            "spec.drain.propagationSeconds + spec.drain.timeoutSeconds + "
+            f"{DRAIN_RESERVE_SECONDS} (to abort and exit) must fit into spec.terminationGracePeriodSeconds",
+            ".drain",
+        ),
+        # Rules about objects that have a default stand here: where they are checked, all defaults are filled in.
+        Rule(
+            "self.checkpoint.policy == 'Disabled' || has(self.checkpoint.storage)",
+            lambda self: self.checkpoint.policy == CheckpointPolicy.DISABLED or self.checkpoint.storage is not None,
+            "spec.checkpoint.storage is required unless spec.checkpoint.policy is Disabled",
+            ".checkpoint.storage",
+            "FieldValueRequired",
+        ),
+        Rule(
+            "!((self.rollout.maxSurge == 0 || self.rollout.maxSurge == '0%') && "
+            "(self.rollout.maxUnavailable == 0 || self.rollout.maxUnavailable == '0%'))",
+            lambda self: not (is_zero(self.rollout.max_surge) and is_zero(self.rollout.max_unavailable)),
+            "spec.rollout.maxSurge and spec.rollout.maxUnavailable must not both be 0",
+            ".rollout",
+        ),
+        Rule(
+            "!has(self.kvTransfer) || !has(self.kvTransfer.storage) || !has(self.checkpoint.storage) || "
+            "self.kvTransfer.storage.claimName != self.checkpoint.storage.claimName || "
+            "self.kvTransfer.storage.subPath != self.checkpoint.storage.subPath",
+            lambda self: (
+                self.kv_transfer is None
+                or self.kv_transfer.storage is None
+                or self.kv_transfer.storage != self.checkpoint.storage
+            ),
+            "spec.kvTransfer.storage and spec.checkpoint.storage must not be the same directory: set another subPath",
+            ".kvTransfer.storage",
+        ),
+    )
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        description="How many workers. Left out when an autoscaler sets it through /scale; the operator "
+        "never writes it.",
+    )
+    image: str = Field(
+        min_length=1, description="Worker image of Vernal's release. Its digest is part of the identity."
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When the kubelet pulls the image."
+    )
+    model: ModelSpec = Field(description="Which model the workers serve.")
+    engine_args: FreeForm = Field(
+        default={},
+        description="Arguments of vLLM's AsyncEngineArgs by name (snake_case or kebab-case), e.g. "
+        "max_model_len: 8192. They count towards the checkpoint's identity.",
+    )
+    env: Annotated[list[EnvVar], extension(list_type="map", list_map_keys=["name"])] = Field(
+        default=[], max_length=256, description="Environment of the engine."
+    )
+    resources: Resources = nested("Compute resources of the worker's container.")
+    resource_claims: Annotated[list[ResourceClaim], extension(list_type="map", list_map_keys=["name"])] = Field(
+        default=[],
+        max_length=32,
+        description="Devices by dynamic resource allocation, instead of or beside resources.",
+    )
+    shared_memory_size: Quantity = Field(
+        default="8Gi",
+        description="Size limit of /dev/shm. What is used counts towards the container's memory.",
+    )
+    checkpoint: CheckpointSpec = nested("How the pool freezes its first worker and thaws the others.")
+    drain: DrainSpec = nested("How a worker ends without losing requests.")
+    termination_grace_period_seconds: int = Field(
+        default=120, ge=1, description="From SIGTERM to SIGKILL. The drain must fit in. Seconds."
+    )
+    startup_timeout_seconds: int = Field(
+        default=1800,
+        ge=1,
+        description="Longest cold start; the kubelet then restarts the container. Seconds.",
+    )
+    rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
+    autoscaling: AutoscalingSpec | None = Field(
+        default=None,
+        description="If set, the operator keeps a HorizontalPodAutoscaler (autoscaling/v2) for the pool.",
+    )
+    disruption_budget: DisruptionSpec = nested("The pool's PodDisruptionBudget.")
+    kv_transfer: KVTransferSpec | None = Field(default=None, description="Shared KV cache; none by default.")
+    pod_template: PodTemplate = nested("An overlay for all that the pool has no field for.")

@@ -1,0 +1,93 @@
+"""What the operator reports: status of both kinds. Written by the plan as plain JSON; these models give its
+schema.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from vernal_operator.api.common import Model, extension
+
+
+class Condition(Model):
+    """One aspect of the object's state."""
+
+    type: str = Field(
+        max_length=316,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9][-A-Za-z0-9_.]*$",
+        description="Name of the aspect.",
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: int | None = Field(default=None, ge=0, description="metadata.generation that this is about.")
+    last_transition_time: AwareDatetime = Field(description="When status last changed.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, in one word.",
+    )
+    message: str = Field(max_length=32768, description="Why, in a sentence, and what to do if something is wrong.")
+
+
+Conditions = Annotated[list[Condition], extension(list_type="map", list_map_keys=["type"])]
+
+
+class CheckpointReference(Model):
+    name: str = Field(description="Name of the VLLMCheckpoint.")
+    identity: str = Field(description="Its artifact identity.")
+    revision: str = Field(description="Revision of the pool whose workers reported it.")
+    generation: str | None = Field(default=None, description="Generation of the artifact.")
+
+
+class VLLMWorkerPoolStatus(Model):
+    """What the operator saw when it last looked."""
+
+    observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
+    revision: str | None = Field(default=None, description="Revision that the spec asks for.")
+    selector: str | None = Field(default=None, description="Label selector of the pool's pods, for autoscalers.")
+    replicas: int = Field(default=0, description="Pods that are neither terminating nor failed.")
+    ready_replicas: int = Field(default=0, description="Those that are ready.")
+    updated_replicas: int = Field(default=0, description="Those of the current revision.")
+    restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
+    cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")
+    checkpoint: CheckpointReference | None = Field(
+        default=None, description="The checkpoint that new pods of the current revision thaw."
+    )
+    conditions: Conditions = Field(
+        default=[],
+        description="Ready, CheckpointReady, Progressing and Degraded, each with a one-word reason.",
+    )
+
+
+class RetentionStatus(Model):
+    retain: bool = Field(description="It is kept until someone deletes it.")
+    unused_seconds: int = Field(description="How long it is kept after the last pool let go of it. Seconds.")
+
+
+class VLLMCheckpointStatus(Model):
+    """What workers said about the checkpoint."""
+
+    observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
+    generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
+    size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
+    files: int | None = Field(default=None, description="Number of its files.")
+    timings: dict[str, float] = Field(
+        default={},
+        description="What the worker that made it, and the one that thawed it last, spent. Seconds by phase.",
+    )
+    restores: int = Field(default=0, description="Workers that thawed it, all generations.")
+    restore_failures: int = Field(default=0, description="Thaws that failed, all generations.")
+    generation_failures: int = Field(default=0, description="Thaws that failed, of the current generation.")
+    last_used_time: AwareDatetime | None = Field(default=None, description="When a worker last froze or thawed it.")
+    used_by: list[str] = Field(default=[], description="Pools that refer to it.")
+    unused_since: AwareDatetime | None = Field(default=None, description="Since when no pool refers to it.")
+    retention: RetentionStatus | None = Field(
+        default=None, description="The longest retention among the pools that use it, or last used it."
+    )
+    counted: list[str] = Field(
+        default=[],
+        description="Starts of live workers that restores and restoreFailures count already (pod uid/restarts).",
+    )
+    conditions: Conditions = Field(
+        default=[], description="Ready, Failed and Quarantined, each with a one-word reason."
+    )

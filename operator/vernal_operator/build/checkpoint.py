@@ -1,0 +1,99 @@
+"""The VLLMCheckpoint that the operator makes for an artifact, and the Job that removes an artifact's
+files.
+"""
+
+import hashlib
+from typing import Any
+
+from vernal_contract import names
+
+from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
+from vernal_operator.build.meta import Manifest, Owner
+from vernal_operator.build.pod import claim_volume, store_mount
+
+
+def checkpoint_name(identity: str, host_tuple: str, storage: Storage) -> str:
+    """The same for every pool of the namespace that would share the artifact, and for no other."""
+    place = "\n".join((host_tuple, storage.claim_name, storage.sub_path))
+    return f"{identity[:12]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+
+def checkpoint(
+    namespace: str,
+    spec: VLLMWorkerPoolSpec,
+    storage: Storage,
+    *,
+    identity: str,
+    host_tuple: str,
+    identity_inputs: dict[str, Any],
+    host: dict[str, Any],
+) -> Manifest:
+    """The VLLMCheckpoint of an artifact. It has no owner: it outlives pools and is shared by them."""
+    secrets = [
+        entry["name"]
+        for entry in spec.pod_template.spec.get("imagePullSecrets") or []
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    ]
+    wanted = VLLMCheckpointSpec(
+        identity=identity,
+        host_tuple=host_tuple,
+        identity_inputs=identity_inputs,
+        host=host,
+        model=spec.model.name,
+        storage=storage,
+        image=spec.image,
+        image_pull_secrets=secrets,
+    )
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "VLLMCheckpoint",
+        "metadata": {
+            "name": checkpoint_name(identity, host_tuple, storage),
+            "namespace": namespace,
+            "finalizers": [names.FINALIZER_CHECKPOINT],
+        },
+        "spec": wanted.model_dump(mode="json", by_alias=True),
+    }
+
+
+def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
+    """The Job that removes the files of a checkpoint that nothing uses. The operator itself mounts
+    nothing.
+    """
+    labels = {names.LABEL_COMPONENT: names.COMPONENT_JANITOR}
+    container: Manifest = {
+        "name": "janitor",
+        "image": spec.image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["gc", "--identity", spec.identity],  # of `vernal-worker`, which is the image's entry point
+        "volumeMounts": [store_mount(spec.storage)],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "securityContext": {
+            "runAsUser": 0,  # as the worker that wrote the files; they are readable by nobody else
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "containers": [container],
+        "volumes": [claim_volume("store", spec.storage.claim_name)],
+    }
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": f"{owner.name}-janitor",
+            "namespace": owner.namespace,
+            "labels": labels,
+            "ownerReferences": [owner.reference()],
+        },
+        "spec": {"backoffLimit": 3, "template": {"metadata": {"labels": labels}, "spec": pod}},
+    }

@@ -1,0 +1,57 @@
+"""The pool's Service, PodDisruptionBudget and HorizontalPodAutoscaler, all named like the pool."""
+
+from vernal_contract import names
+
+from vernal_operator.api.pool import AutoscalingSpec, VLLMWorkerPoolSpec
+from vernal_operator.build.meta import Manifest, Owner, child, pod_labels
+
+KINDS = ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+
+
+def children(owner: Owner, spec: VLLMWorkerPoolSpec) -> list[Manifest]:
+    """All that the pool should own beside pods."""
+    out = [service(owner), disruption_budget(owner, spec)]
+    if spec.autoscaling is not None:
+        out.append(autoscaler(owner, spec.autoscaling))
+    return out
+
+
+def service(owner: Owner) -> Manifest:
+    """One address for all ready workers; terminating ones get no new connections."""
+    port = {
+        "name": names.PORT_NAME_SERVING,
+        "port": names.PORT_SERVING,
+        "targetPort": names.PORT_NAME_SERVING,
+        "protocol": "TCP",
+    }
+    return child(owner, "v1", "Service", {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
+
+
+def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
+    """Pods that are not ready may always be evicted: a node with a broken worker must not be kept from
+    draining.
+    """
+    return child(
+        owner,
+        "policy/v1",
+        "PodDisruptionBudget",
+        {
+            "maxUnavailable": spec.disruption_budget.max_unavailable,
+            "selector": {"matchLabels": pod_labels(owner.name)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    )
+
+
+def autoscaler(owner: Owner, spec: AutoscalingSpec) -> Manifest:
+    """An autoscaler on the pool's /scale."""
+    wanted: Manifest = {
+        "scaleTargetRef": {"apiVersion": names.API_VERSION, "kind": owner.kind, "name": owner.name},
+        "minReplicas": spec.min_replicas,
+        "maxReplicas": spec.max_replicas,
+    }
+    if spec.metrics:
+        wanted["metrics"] = spec.metrics
+    if spec.behavior is not None:
+        wanted["behavior"] = spec.behavior
+    return child(owner, "autoscaling/v2", "HorizontalPodAutoscaler", wanted)

@@ -1,0 +1,227 @@
+"""The worker's pod."""
+
+from typing import Any
+
+from vernal_contract import config, names
+from vernal_contract.config import CheckpointPolicy
+
+from vernal_operator.api.common import Model, whole
+from vernal_operator.api.pool import EnvVar, KVTransferSpec, Storage, VLLMWorkerPoolSpec
+from vernal_operator.build.meta import Manifest, Owner, pod_labels, pod_name
+from vernal_operator.build.overlay import merge
+
+CAPABILITIES = (
+    "CHECKPOINT_RESTORE",  # choose PIDs (clone3 set_tid), /proc/PID/map_files
+    "SYS_PTRACE",  # seize the tree
+    "SYS_ADMIN",  # mount namespace of the tree, PR_SET_MM, seccomp filters
+    "NET_ADMIN",  # sockets of the tree
+    "SYS_TIME",  # clock offsets of a thawed tree's time namespace
+    "SYS_CHROOT",
+    "SETPCAP",
+    "SETUID",
+    "SETGID",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "CHOWN",
+    "FOWNER",
+    "KILL",
+)
+"""What CRIU needs as root of a container that is not privileged."""
+
+_SLACK_SECONDS = 60  # for what the worker's own time-outs do not cover, before the kubelet steps in
+
+
+def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
+    """The longest that a worker may take until it is started: a thaw that fails, a cold start, a freeze."""
+    seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
+    if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
+        seconds += spec.checkpoint.freeze_timeout_seconds + spec.checkpoint.thaw_timeout_seconds
+    return seconds
+
+
+def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision: str) -> config.WorkerConfig:
+    """What the worker is told (`names.ENV_CONFIG`)."""
+    checkpoint, drain, kv = spec.checkpoint, spec.drain, spec.kv_transfer
+    return config.WorkerConfig(
+        pool=pool,
+        namespace=namespace,
+        revision=revision,
+        model=config.ModelConfig(name=spec.model.name, revision=spec.model.revision, path=_model_path(spec)),
+        engine_args=spec.engine_args,
+        engine_env={v.name: v.value for v in spec.env if v.value is not None},
+        secret_env=tuple(v.name for v in spec.env if v.value_from is not None),
+        checkpoint=config.CheckpointConfig(
+            policy=checkpoint.policy,
+            weights=checkpoint.weights,
+            verify=checkpoint.verify,
+            restore_attempts=checkpoint.restore_attempts,
+            freeze_timeout_seconds=checkpoint.freeze_timeout_seconds,
+            thaw_timeout_seconds=checkpoint.thaw_timeout_seconds,
+        ),
+        drain=config.DrainConfig(
+            propagation_seconds=drain.propagation_seconds,
+            timeout_seconds=drain.timeout_seconds,
+            grace_period_seconds=spec.termination_grace_period_seconds,
+        ),
+        kv_transfer=None if kv is None else _kv_transfer(kv),
+        startup_timeout_seconds=spec.startup_timeout_seconds,
+    )
+
+
+def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
+    return config.KVTransferConfig(
+        connector=kv.connector,
+        role=kv.role,
+        load_failure_policy=kv.load_failure_policy.lower(),
+        path=kv.path,
+        max_bytes=None if kv.size_limit is None else whole(kv.size_limit),
+        options=kv.options,
+    )
+
+
+def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int) -> Manifest:
+    """The Pod of one worker. The same arguments give the same manifest."""
+    overlay, base = spec.pod_template, _pod_spec(owner, spec, revision)
+    own_labels = pod_labels(owner.name) | {names.LABEL_REVISION: revision, names.LABEL_SLOT: str(slot)}
+    metadata: Manifest = {
+        "name": pod_name(owner.name, revision, slot),
+        "namespace": owner.namespace,
+        "labels": overlay.metadata.labels | own_labels,
+        "ownerReferences": [owner.reference()],
+    }
+    if overlay.metadata.annotations:
+        metadata["annotations"] = dict(overlay.metadata.annotations)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": merge(base, overlay.spec) if overlay.spec else base,
+    }
+
+
+def claim_volume(name: str, claim_name: str) -> Manifest:
+    return {"name": name, "persistentVolumeClaim": {"claimName": claim_name}}
+
+
+def store_mount(storage: Storage) -> Manifest:
+    mount: Manifest = {"name": "store", "mountPath": names.PATH_STORE}
+    return mount | ({"subPath": storage.sub_path} if storage.sub_path else {})
+
+
+def _pod_spec(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> Manifest:
+    volumes, mounts = _volumes(spec)
+    container: Manifest = {
+        "name": names.CONTAINER_WORKER,
+        "image": spec.image,
+        "imagePullPolicy": spec.image_pull_policy,
+        "env": _env(owner, spec, revision),
+        "ports": [
+            {"name": names.PORT_NAME_SERVING, "containerPort": names.PORT_SERVING, "protocol": "TCP"},
+            {"name": names.PORT_NAME_ADMIN, "containerPort": names.PORT_ADMIN, "protocol": "TCP"},
+        ],
+        "resources": _json(spec.resources),
+        "volumeMounts": mounts,
+        "securityContext": _security(spec),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        # A second matters here: a thaw takes few of them, and a probe costs the supervisor next to nothing.
+        "startupProbe": _probe("/startupz", period=1, failures=startup_seconds(spec), timeout=2),
+        "readinessProbe": _probe("/readyz", period=1, failures=2, timeout=2),
+        "livenessProbe": _probe("/livez", period=10, failures=3, timeout=5),
+    }
+    pod: Manifest = {
+        "containers": [container],
+        "volumes": volumes,
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
+        # A checkpoint is process memory, so no token may be in it, nor the addresses of this cluster's
+        # services.
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+    }
+    if spec.resource_claims:
+        pod["resourceClaims"] = [_json(claim) for claim in spec.resource_claims]
+    return pod
+
+
+def _model_path(spec: VLLMWorkerPoolSpec) -> str | None:
+    source = spec.model.source
+    if source.claim is not None:
+        return names.PATH_MODEL
+    return source.image.path if source.image is not None else None
+
+
+def _volumes(spec: VLLMWorkerPoolSpec) -> tuple[list[Manifest], list[Manifest]]:
+    volumes: list[Manifest] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.shared_memory_size}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "run", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 the path is the kernel's
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 inside the container
+        {"name": "run", "mountPath": names.PATH_RUN},
+    ]
+    storage, model = spec.checkpoint.storage, spec.model.source.claim
+    kv = spec.kv_transfer.storage if spec.kv_transfer is not None else None
+    by_claim: dict[str, str] = {}
+
+    def mount(name: str, claim_name: str, path: str, sub_path: str, **more: bool) -> None:
+        # A kubelet never gets two volumes of one pod ready that are the same claim: one volume, mounted twice.
+        if claim_name not in by_claim:
+            by_claim[claim_name] = name
+            volumes.append(claim_volume(name, claim_name))
+        entry: Manifest = {"name": by_claim[claim_name], "mountPath": path}
+        mounts.append(entry | more | ({"subPath": sub_path} if sub_path else {}))
+
+    if spec.checkpoint.policy != CheckpointPolicy.DISABLED and storage is not None:
+        mount("store", storage.claim_name, names.PATH_STORE, storage.sub_path)
+    if model is not None:
+        mount("model", model.claim_name, names.PATH_MODEL, model.path, readOnly=True)
+    if kv is not None and spec.kv_transfer is not None:
+        mount("kv", kv.claim_name, spec.kv_transfer.path, kv.sub_path)
+    return volumes, mounts
+
+
+def _env(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> list[Manifest]:
+    text = config.encode(worker_config(owner.name, owner.namespace, spec, revision))
+    fields = (
+        (names.ENV_POD_NAME, "metadata.name"),
+        (names.ENV_POD_NAMESPACE, "metadata.namespace"),
+        (names.ENV_POD_UID, "metadata.uid"),
+        (names.ENV_POD_IP, "status.podIP"),
+        (names.ENV_NODE_NAME, "spec.nodeName"),
+    )
+    return [
+        {"name": names.ENV_CONFIG, "value": text},
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
+        *(_secret(variable) for variable in spec.env if variable.value_from is not None),
+    ]
+
+
+def _secret(variable: EnvVar) -> Manifest:
+    return {"name": variable.name, "valueFrom": _json(variable.value_from)}
+
+
+def _security(spec: VLLMWorkerPoolSpec) -> Manifest:
+    if spec.checkpoint.policy == CheckpointPolicy.DISABLED:
+        return {}
+    return {
+        "runAsUser": 0,
+        "capabilities": {"add": list(CAPABILITIES)},
+        "seccompProfile": {"type": "Unconfined"},
+        "appArmorProfile": {"type": "Unconfined"},
+    }
+
+
+def _probe(path: str, *, period: int, failures: int, timeout: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": names.PORT_NAME_ADMIN},
+        "periodSeconds": period,
+        "failureThreshold": failures,
+        "timeoutSeconds": timeout,
+    }
+
+
+def _json(model: Model | None) -> dict[str, Any]:
+    """As Kubernetes writes it, less what is at its default."""
+    return {} if model is None else model.model_dump(mode="json", by_alias=True, exclude_defaults=True)

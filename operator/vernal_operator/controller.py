@@ -1,0 +1,123 @@
+"""The running operator: informers feed a queue, threads take keys from it and reconcile them."""
+
+import logging
+import threading
+import time
+from typing import Any
+
+from vernal_operator import metrics
+from vernal_operator.client import Client
+from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.observe.cache import Entry
+from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.snapshot import checkpoints_of
+from vernal_operator.observe.workers import Workers
+from vernal_operator.reconcile import Reconciler
+from vernal_operator.settings import Settings
+from vernal_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+STUCK_SECONDS = 300.0  # longer than any reconcile that still gets somewhere
+
+
+class Controller:
+    """`start`, then `stop`. In between it works in threads of its own, and no failure ends it."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._workers = Workers(settings.admin_port)
+        self._observer = Observer(client, settings.namespace, self._changed)
+        self._reconciler = Reconciler(client, self._observer, self._workers, self._queue.add)
+        self._threads = [
+            threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)
+            for slot in range(settings.threads)
+        ]
+        self._busy: dict[int, tuple[Key, float]] = {}
+        self._synced = threading.Event()
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        self._observer.start()
+        threading.Thread(target=self._open, name="opener", daemon=True).start()
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """Take no new key, let reconciles under way end, and give up on what is not over in `timeout`
+        seconds.
+        """
+        self._stopped.set()
+        self._queue.close()
+        self._observer.stop()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+        self._workers.close()
+
+    @property
+    def ready(self) -> bool:
+        """Everything was listed once, and reconciling has begun."""
+        return self._synced.is_set()
+
+    def problems(self) -> list[str]:
+        """Why this process should be restarted; empty if it should not."""
+        now = time.monotonic()
+        stuck = [
+            f"reconciling {key} for {now - since:.0f} s"
+            for key, since in list(self._busy.values())
+            if now - since > STUCK_SECONDS
+        ]
+        ended = [thread.name for thread in self._threads if self._synced.is_set() and not thread.is_alive()]
+        return stuck + [f"{name} ended" for name in ended + self._observer.dead]
+
+    # -- threads ---
+
+    def _open(self) -> None:
+        """Begin to reconcile once the caches are complete: a plan from half of them would be wrong."""
+        started = said = time.monotonic()
+        while (missing := self._observer.unsynced) and not self._stopped.wait(0.02):
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                log.warning("after %.0f s still waiting for the first list of: %s", said - started, ", ".join(missing))
+        if self._stopped.is_set():
+            return
+        log.info("all kinds listed in %.2f s; reconciling", time.monotonic() - started)
+        for thread in self._threads:
+            thread.start()
+        self._synced.set()
+
+    def _work(self, slot: int) -> None:
+        while (key := self._queue.get()) is not None:
+            self._busy[slot] = (key, time.monotonic())
+            try:
+                due = self._reconciler.reconcile(key)
+                if due.seconds is not None:
+                    (self._queue.hold if due.not_before else self._queue.add_after)(key, due.seconds)
+            finally:
+                del self._busy[slot]
+                self._queue.done(key)
+
+    # -- what is due when something changed ---
+
+    def _changed(self, kind: Kind, old: Entry[Any] | None, new: Entry[Any] | None) -> None:
+        entry = new or old
+        assert entry is not None
+        metrics.CACHED.labels(kind.plural).set(len(self._observer.cache(kind)))
+        if kind is CHECKPOINTS:
+            self._queue.add(Key(CHECKPOINTS, entry.namespace, entry.name))
+            for pool in self._observer.pools.group(entry.namespace, ""):
+                self._queue.add(Key(POOLS, pool.namespace, pool.name))
+            return
+        if kind is JOBS:
+            self._queue.add(Key(CHECKPOINTS, entry.namespace, entry.group))
+            return
+        for name in {e.name if kind is POOLS else e.group for e in (old, new) if e is not None}:
+            self._queue.add(Key(POOLS, entry.namespace, name))
+        if new is None and kind in (POOLS, PODS):
+            for checkpoint in self._observer.checkpoints.group(entry.namespace, ""):
+                self._queue.add(Key(CHECKPOINTS, checkpoint.namespace, checkpoint.name))
+        elif kind is POOLS:
+            for key in checkpoints_of(self._observer, self._workers, Key(POOLS, entry.namespace, entry.name)):
+                self._queue.add(key)
+        if kind is PODS and old is not None and (new is None or new.uid != old.uid):
+            self._workers.forget(old.uid)

@@ -1,0 +1,187 @@
+"""`vernal-operator`: the command line, and kopf around the controller.
+
+kopf gives the life of the process: start-up, signals, clean-up, the liveness endpoint. It watches nothing:
+its own watches end the process on an ERROR event other than 410, on a 410 when they are opened and on a long
+503, and open again at once, for ever, if the server closes them at once. `observe.informer` does neither.
+"""
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
+
+import kopf
+import kubernetes
+from vernal_contract import names
+
+from vernal_operator import probes
+from vernal_operator.client import Client, connect
+from vernal_operator.controller import Controller
+from vernal_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class _Backoffs:
+    """Seconds between kopf's own tries to reach the API server when it starts: 1, 2, 4, 8, 15, 15, and so on,
+    so that an API server that is down makes it wait and not exit.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1.0, 2.0, 4.0, 8.0)
+        while True:
+            yield 15.0
+
+
+def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str, metrics_port: int) -> None:
+    """Run until SIGTERM or SIGINT."""
+    controller = Controller(client, settings)
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)
+    def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+        prefix = f"kopf.{names.GROUP}"
+        settings.persistence.finalizer = f"{prefix}/finalizer"
+        settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=prefix)
+        settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=prefix)
+        settings.posting.enabled = False
+        settings.scanning.disabled = True
+        settings.networking.request_timeout = 15.0
+        settings.networking.connect_timeout = 5.0
+        settings.networking.error_backoffs = _Backoffs()
+        settings.networking.enforce_retry_after = True
+        probes.serve(metrics_host, metrics_port, lambda: controller.ready)
+        controller.start()
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return _login(client)
+
+    @kopf.on.probe(registry=registry, id="controller")
+    def probe(**_: Any) -> str:
+        problems = controller.problems()
+        if problems:
+            log.error("not alive: %s", "; ".join(problems))
+            raise kopf.PermanentError("; ".join(problems))
+        return "ready" if controller.ready else "listing"
+
+    @kopf.on.cleanup(registry=registry)
+    def stop(**_: Any) -> None:
+        controller.stop()
+
+    kopf.run(
+        registry=registry,
+        # Given, because kopf would make one from the user's name, and the container's user has none.
+        identity=cast(Any, f"vernal-operator@{socket.gethostname()}"),
+        standalone=True,
+        clusterwide=settings.namespace is None,
+        namespaces=[settings.namespace] if settings.namespace else [],
+        liveness_endpoint=liveness or None,
+    )
+
+
+def _login(client: Client) -> kopf.ConnectionInfo:
+    """The client's credentials for kopf, which looks for the API server once, when it starts."""
+    of = client.configuration
+    scheme, _, token = (of.get_api_key_with_prefix("BearerToken", "authorization") or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=of.host, ca_path=of.ssl_ca_cert, insecure=not of.verify_ssl,
+        certificate_path=of.cert_file, private_key_path=of.key_file,
+        scheme=scheme or None, token=token or None,
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    if args.command == "crds":
+        # Only this command needs the generator.
+        from vernal_operator.api.__main__ import files
+
+        crds = [text for name, text in sorted(files().items()) if name.startswith("crds/")]
+        sys.stdout.write("---\n".join(crds))
+        return 0
+    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(max(logging.getLevelName(args.log_level), logging.WARNING))
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # probes
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the client says what failed
+    try:
+        client = connect()
+    except kubernetes.config.ConfigException as error:
+        print(
+            f"error: no way to the API server: {error}. Set KUBECONFIG, or run in a pod with a service account.",
+            file=sys.stderr,
+        )
+        return 2
+    settings = Settings(namespace=args.namespace, threads=args.threads, admin_port=args.admin_port)
+    try:
+        run(
+            client,
+            settings,
+            liveness=args.liveness,
+            metrics_host=args.metrics_host,
+            metrics_port=args.metrics_port,
+        )
+    except OSError as error:
+        print(f"error: {error}. Choose another --metrics-port or --liveness.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vernal-operator",
+        description="The Kubernetes operator of Vernal: keeps VLLMWorkerPools and VLLMCheckpoints as their specs "
+        "want them.",
+        epilog="Try it from a terminal: vernal-operator crds | kubectl apply --server-side -f -; then "
+        "KUBECONFIG=~/.kube/config vernal-operator run -A. In a cluster the Helm chart charts/vernal runs it; "
+        "there must never be two at once.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("crds", help="print the CustomResourceDefinitions as YAML")
+    run_parser = commands.add_parser(
+        "run",
+        help="run the operator until SIGTERM",
+        description="Run the operator until SIGTERM, with KUBECONFIG or, in a pod, with the service account. "
+        "Pools go on serving while it is down.",
+    )
+    where = run_parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("-n", "--namespace", metavar="NS", help="the only namespace to look after")
+    where.add_argument(
+        "-A", "--all-namespaces", action="store_true", help="look after all namespaces (needs a ClusterRole)"
+    )
+    run_parser.add_argument(
+        "--liveness", metavar="URL", default="", help="serve liveness there, e.g. http://0.0.0.0:8080/healthz"
+    )
+    run_parser.add_argument(
+        "--metrics-port",
+        type=int,
+        default=8081,
+        metavar="PORT",
+        help="serve /metrics (Prometheus) and /readyz there (default: %(default)s; 0: any free port)",
+    )
+    run_parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="HOST", help="address for it (default: %(default)s)"
+    )
+    run_parser.add_argument(
+        "--threads", type=int, default=4, metavar="N", help="reconciles at once (default: %(default)s)"
+    )
+    run_parser.add_argument(
+        "--admin-port",
+        type=int,
+        default=names.PORT_ADMIN,
+        metavar="PORT",
+        help="admin port of workers (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="how much to log (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

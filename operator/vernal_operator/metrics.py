@@ -1,0 +1,43 @@
+"""Prometheus metrics of the operator itself. Names start with `vernal_operator_`; times are in seconds."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+API_REQUESTS = Counter(
+    "vernal_operator_api_requests",
+    "Calls to the API server. code is the HTTP status, or 0 if no answer came.",
+    ["verb", "resource", "code"],
+)
+WATCH_ENDS = Counter(
+    "vernal_operator_watch_ends",
+    "Ends of watches, by why: closed, expired, failed, error.",
+    ["resource", "why"],
+)
+LISTS = Counter("vernal_operator_lists", "Complete lists of a kind (the first one and every relist).", ["resource"])
+CACHED = Gauge("vernal_operator_cached_objects", "Objects in the operator's caches.", ["resource"])
+RECONCILES = Counter(
+    "vernal_operator_reconciles",
+    "Reconciles by result: settled (nothing to do), changed, failed.",
+    ["kind", "result"],
+)
+RECONCILE_SECONDS = Histogram(
+    "vernal_operator_reconcile_seconds", "Duration of a reconcile, API calls included.", ["kind"], buckets=_FAST
+)
+QUEUE_SECONDS = Histogram(
+    "vernal_operator_queue_seconds", "How long a key that is due waits for a free worker.", buckets=_FAST
+)
+QUEUE_DEPTH = Gauge("vernal_operator_queue_depth", "Keys that are due and wait.")
+WRITE_FAILURES = Counter(
+    "vernal_operator_write_failures",
+    "Writes that failed, by the API server's reason.",
+    ["verb", "resource", "reason"],
+)
+STATE_READS = Counter(
+    "vernal_operator_worker_state_reads",
+    "Reads of GET /state on workers, by result: ok, unreachable, timeout, refused, invalid.",
+    ["result"],
+)
+EVENTS_DROPPED = Counter(
+    "vernal_operator_events_dropped", "Kubernetes Events that were refused and given up.", ["reason"]
+)

@@ -1,0 +1,269 @@
+"""From the API server's JSON to the few fields that plans read. The rest never becomes Python objects."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from vernal_contract import names
+
+from vernal_operator.api.parse import parse_checkpoint, parse_pool
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.observe.cache import Entry
+from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
+
+class _Json(msgspec.Struct, rename="camel"):
+    """Fields that are absent or null are the same to Kubernetes, hence the None's."""
+
+
+class _Owner(_Json):
+    name: str
+    uid: str
+    controller: bool | None = None
+
+
+class Meta(_Json):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = "0"
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    finalizers: list[str] | None = None
+    owner_references: list[_Owner] | None = None
+
+    @property
+    def controller(self) -> _Owner | None:
+        return next((owner for owner in self.owner_references or () if owner.controller), None)
+
+
+class Raw(_Json):
+    metadata: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Generic[T]):
+    """How one kind is read: `raw` says which fields, `view` what becomes of them; ValueError if they make no
+    sense.
+    """
+
+    kind: Kind
+    raw: type[Raw]
+    view: Callable[[Any], T]
+    group: Callable[[Meta], str] = lambda meta: ""
+
+    def entry(self, raw: Raw) -> Entry[T] | None:
+        """None if the object makes no sense to this operator; says so in the log."""
+        meta = raw.metadata
+        try:
+            view = self.view(raw)
+        except ValueError as error:
+            log.error(
+                "%s %s/%s is left alone: %s; correct or delete it",
+                self.kind.name,
+                meta.namespace,
+                meta.name,
+                error,
+            )
+            return None
+        owner = meta.controller
+        return Entry(
+            namespace=meta.namespace, name=meta.name, uid=meta.uid, version=int(meta.resource_version),
+            group=self.group(meta), owner=owner.uid if owner else "", view=view,
+        )  # fmt: skip
+
+    def convert(self, obj: dict[str, Any]) -> Entry[T] | None:
+        """The entry of an object that an own call returned."""
+        return self.entry(msgspec.convert(obj, self.raw))
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment else None
+
+
+def _pool_label(meta: Meta) -> str:
+    return (meta.labels or {}).get(names.LABEL_POOL, "")
+
+
+# --- pods ---
+
+
+class _Terminated(_Json):
+    exit_code: int = 0
+    reason: str = ""
+
+
+class _Waiting(_Json):
+    reason: str = ""
+
+
+class _ContainerState(_Json):
+    waiting: _Waiting | None = None
+    running: dict[str, Any] | None = None
+    terminated: _Terminated | None = None
+
+
+class _Container(_Json):
+    name: str
+    restart_count: int = 0
+    state: _ContainerState | None = None
+    last_state: _ContainerState | None = None
+
+
+class _Condition(_Json):
+    type: str
+    status: str
+    reason: str | None = None
+    message: str | None = None
+    last_transition_time: datetime | None = None
+
+
+class _PodSpec(_Json):
+    node_name: str | None = None
+
+
+class _PodStatus(_Json):
+    phase: str = "Pending"
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    conditions: list[_Condition] | None = None
+    container_statuses: list[_Container] | None = None
+
+
+class _Pod(Raw):
+    spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
+    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPod:
+    """A pod and where its admin port is."""
+
+    view: PodView
+    address: str | None
+
+
+def _pod(raw: _Pod) -> SeenPod:
+    meta, status = raw.metadata, raw.status
+    labels, annotations = meta.labels or {}, meta.annotations or {}
+    conditions = {condition.type: condition for condition in status.conditions or ()}
+    container = next((c for c in status.container_statuses or () if c.name == names.CONTAINER_WORKER), None)
+    state = (container and container.state) or _ContainerState()
+    last = (container and container.last_state) or _ContainerState()
+    ended = state.terminated or last.terminated
+    ready, scheduled = conditions.get("Ready"), conditions.get("PodScheduled")
+    is_ready = ready is not None and ready.status == "True"
+    refused = scheduled is not None and scheduled.status == "False" and scheduled.reason == "Unschedulable"
+    view = PodView(
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        revision=labels.get(names.LABEL_REVISION, ""),
+        slot=_integer(labels.get(names.LABEL_SLOT), default=-1),
+        created=_seconds(meta.creation_timestamp) or 0.0,
+        phase=cast(PodPhase, status.phase),
+        scheduled=raw.spec.node_name is not None,
+        running=state.running is not None,
+        ready=is_ready,
+        ready_since=_seconds(ready.last_transition_time) if ready and is_ready else None,
+        deletion_time=_seconds(meta.deletion_timestamp),
+        deletion_cost=_integer(annotations.get(_DELETION_COST), default=0),
+        node=raw.spec.node_name,
+        unschedulable=(scheduled.message or "Unschedulable") if scheduled and refused else "",
+        waiting_reason=state.waiting.reason if state.waiting else "",
+        restarts=container.restart_count if container else 0,
+        last_exit_code=ended.exit_code if ended else None,
+        last_exit_reason=ended.reason if ended else "",
+    )
+    return SeenPod(view, status.pod_ip)
+
+
+def _integer(text: str | None, default: int) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        return default
+
+
+# --- the project's own kinds ---
+
+
+class _Custom(Raw):
+    spec: Any = None
+    status: dict[str, Any] | None = None
+
+
+def _pool(raw: _Custom) -> Pool:
+    meta = raw.metadata
+    spec, why = parse_pool({"spec": raw.spec})
+    return Pool(
+        name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
+        spec=spec, spec_error=why, status=raw.status or {}, deletion_time=_seconds(meta.deletion_timestamp),
+        finalizers=tuple(meta.finalizers or ()),
+    )  # fmt: skip
+
+
+def _checkpoint(raw: _Custom) -> CheckpointView:
+    meta = raw.metadata
+    spec, why = parse_checkpoint({"spec": raw.spec})
+    if spec is None:
+        raise ValueError(why)
+    return CheckpointView(
+        name=meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version,
+        generation=meta.generation, created=_seconds(meta.creation_timestamp) or 0.0,
+        spec=spec, status=raw.status or {},
+        deletion_time=_seconds(meta.deletion_timestamp), finalizers=tuple(meta.finalizers or ()),
+    )  # fmt: skip
+
+
+# --- children and jobs ---
+
+
+def _child(raw: Raw) -> ChildView:
+    meta = raw.metadata
+    return ChildView(uid=meta.uid, spec_hash=(meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, ""))
+
+
+class _JobStatus(_Json):
+    conditions: list[_Condition] | None = None
+
+
+class _Job(Raw):
+    status: _JobStatus = msgspec.field(default_factory=_JobStatus)
+
+
+def _job(raw: _Job) -> JobView:
+    true = {c.type: c for c in raw.status.conditions or () if c.status == "True"}
+    failed = true.get("Failed")
+    return JobView(
+        name=raw.metadata.name, uid=raw.metadata.uid, succeeded="Complete" in true, failed=failed is not None,
+        message=(failed.message or failed.reason or "") if failed else "",
+    )  # fmt: skip
+
+
+def _controller_name(meta: Meta) -> str:
+    return meta.controller.name if meta.controller else ""
+
+
+PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
+POOLS_READER = Reader(POOLS, _Custom, _pool)
+CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
+JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
+CHILD_READERS = tuple(Reader(kind, Raw, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
+READERS: tuple[Reader[Any], ...] = (
+    PODS_READER,
+    POOLS_READER,
+    CHECKPOINTS_READER,
+    JOBS_READER,
+    *CHILD_READERS,
+)

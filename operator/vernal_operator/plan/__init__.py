@@ -1,0 +1,21 @@
+"""Pure decisions: a snapshot of one object and what surrounds it in, everything there is to do about it out.
+
+`model` holds the types. `plan` decides about a pool, `plan_checkpoint` about a checkpoint, which outlives
+pools and is shared by them. Neither keeps state, reads a clock or talks to anything. Each question is
+answered in a file of its own:
+
+    revision     which pods are current
+    census       how many pods of which sort there are
+    startup      whether pods 2..N wait for the first one's checkpoint
+    rollout      how many to create, how many to delete and of which revision
+    scale        which ones to delete
+    polling      whose /state to read
+    checkpoints  which VLLMCheckpoints the pool's workers speak of
+    conditions   what to tell people; status puts it together
+    retention    the life of a VLLMCheckpoint
+"""
+
+from vernal_operator.plan.pool import plan
+from vernal_operator.plan.retention import plan_checkpoint
+
+__all__ = ["plan", "plan_checkpoint"]

@@ -1,0 +1,320 @@
+"""What a plan reads (`Snapshot`, `CheckpointSnapshot`) and what it decides (`Decisions`,
+`CheckpointDecisions`).
+
+Times are seconds since the epoch, as floats; `now` is the only clock that a plan has. Manifests and statuses
+are plain JSON values, as they travel.
+
+What `observe` and `act` promise, because a plan relies on it:
+
+* Own writes are seen. A create or delete whose answer was lost is settled by a read before the next plan; a
+  deleted pod is shown with a `PodView.deletion_time` until the watch says better. Should the same plan be
+  carried out twice all the same, names and preconditions make the second time do nothing.
+* Anything that others did may be seen late. Every delete carries uid and resourceVersion, so that a plan from
+  an old snapshot is refused rather than wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vernal_contract.state import WorkerState
+
+from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+
+Manifest = dict[str, Any]
+PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+
+# --- seen ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A VLLMWorkerPool as read. `spec` is None if it did not parse; then `spec_error` names the field."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    spec: VLLMWorkerPoolSpec | None
+    spec_error: str = ""
+    status: Mapping[str, Any] = field(default_factory=dict)
+    deletion_time: float | None = None
+    finalizers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodView:
+    """A pod whose controller is the pool, and what its worker last said.
+
+    Attributes:
+        revision: the label `vernal.dev/revision`.
+        slot: the label `vernal.dev/slot`; a terminating pod still holds it.
+        running: the container `worker` runs now, so that its admin port may answer.
+        ready_since: the Ready condition's lastTransitionTime while `ready`.
+        deletion_time: metadata.deletionTimestamp, which is when the grace period ends, not when it began.
+        deletion_cost: the annotation controller.kubernetes.io/pod-deletion-cost, 0 without it.
+        unschedulable: the scheduler's message while it finds no node.
+        waiting_reason: why the container waits, e.g. ImagePullBackOff or CrashLoopBackOff.
+        restarts: of the container `worker`. What follows is forgotten when it grows.
+        last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
+        worker: the last answer to GET /state of the container that runs now; None if there is none.
+        answered_at: when `worker` was read.
+        polled_at: when it was last asked, answer or not. A pod that does not answer is not asked for ever.
+    """
+
+    name: str
+    uid: str
+    resource_version: str
+    revision: str
+    slot: int
+    created: float
+    phase: PodPhase = "Pending"
+    scheduled: bool = False
+    running: bool = False
+    ready: bool = False
+    ready_since: float | None = None
+    deletion_time: float | None = None
+    deletion_cost: int = 0
+    node: str | None = None
+    unschedulable: str = ""
+    waiting_reason: str = ""
+    restarts: int = 0
+    last_exit_code: int | None = None
+    last_exit_reason: str = ""
+    worker: WorkerState | None = None
+    answered_at: float | None = None
+    polled_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointView:
+    """A VLLMCheckpoint as read."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    generation: int
+    created: float
+    spec: VLLMCheckpointSpec
+    status: Mapping[str, Any] = field(default_factory=dict)
+    deletion_time: float | None = None
+    finalizers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKey:
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildView:
+    """A Service, PodDisruptionBudget or HorizontalPodAutoscaler whose controller is the pool."""
+
+    uid: str
+    spec_hash: str  # the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A pool and all that matters to it, at one moment.
+
+    Attributes:
+        pods: those whose controller is this pool (by uid), terminating and failed ones too.
+        taken_slots: slots of pods that bear this pool's label but have another controller, e.g. those of a
+            deleted pool of the same name; their names cannot be used yet.
+        checkpoints: all of the pool's namespace.
+        announced: `Event.key`s that were emitted for this pool already.
+    """
+
+    now: float
+    pool: Pool
+    pods: tuple[PodView, ...] = ()
+    taken_slots: frozenset[int] = frozenset()
+    checkpoints: tuple[CheckpointView, ...] = ()
+    children: Mapping[ChildKey, ChildView] = field(default_factory=dict)
+    announced: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """A pool whose `status.checkpoint.name`, or one of whose live workers, refers to a checkpoint.
+
+    A pool that is being deleted uses nothing.
+    """
+
+    name: str
+    restore_attempts: int
+    retain: bool  # spec.checkpoint.retention.policy is Retain
+    unused_seconds: int  # spec.checkpoint.retention.unusedSeconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUse:
+    """A live pod whose worker's `/state` names this checkpoint's identity and host tuple."""
+
+    pool: str
+    pod: str
+    pod_uid: str
+    restarts: int
+    worker: WorkerState
+    answered_at: float
+
+    @property
+    def started(self) -> float:
+        """When the worker started. The latest start saw the store's current generation."""
+        return self.answered_at - self.worker.uptime
+
+    @property
+    def key(self) -> str:
+        """One start of one worker: what restores and failures are counted by."""
+        return f"{self.pod_uid}/{self.restarts}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """The janitor Job of a checkpoint."""
+
+    name: str
+    uid: str
+    succeeded: bool = False
+    failed: bool = False
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSnapshot:
+    """A checkpoint and all that matters to it, at one moment.
+
+    Attributes:
+        users: pools of the namespace that refer to it.
+        workers: live workers, of any pool, that report its identity and host tuple.
+        workers_known: every running pod of every pool of the namespace was asked since this operator started;
+            until then `users` and `workers` may lack some, and what they were counted for is kept.
+        job: the janitor Job, if there is one. Only looked up once the checkpoint is being deleted and unused.
+        claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
+            being deleted and unused.
+        namespace_terminating: no Job can be made there any more.
+        siblings: names of other checkpoints with the same identity and storage (other hosts), not being
+            deleted.
+    """
+
+    now: float
+    checkpoint: CheckpointView
+    users: tuple[PoolUse, ...] = ()
+    workers: tuple[WorkerUse, ...] = ()
+    workers_known: bool = True
+    job: JobView | None = None
+    claim_exists: bool = True
+    namespace_terminating: bool = False
+    siblings: tuple[str, ...] = ()
+    announced: frozenset[str] = frozenset()
+
+
+# --- decided ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete with preconditions uid and resourceVersion; `reason` is one word, for the Event and the log."""
+
+    name: str
+    uid: str
+    resource_version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An object to delete, with its uid as precondition."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event on the planned object. `key` is remembered by `act` and comes back as
+    `announced`.
+    """
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """All that is to be done about a pool. Empty (`not decisions`) when it is settled.
+
+    Attributes:
+        create: Pods, by POST; 409 AlreadyExists counts as done.
+        create_checkpoints: VLLMCheckpoints, by POST; 409 counts as done. Their status is `plan_checkpoint`'s.
+        delete: pods; 404, and 409 because of a precondition, count as done (the next snapshot shows why).
+        apply: children, by server-side apply with force and field manager `names.FIELD_MANAGER`.
+        remove: children that are not wanted any more.
+        status: the whole status to write, or None where the observed one says it already.
+        poll: names of pods whose `/state` the next plan wants read. Plan again once each was asked.
+        requeue_after: plan again after this many seconds even if nothing happens; None if only an event can
+            change anything.
+    """
+
+    create: tuple[Manifest, ...] = ()
+    create_checkpoints: tuple[Manifest, ...] = ()
+    delete: tuple[DeletePod, ...] = ()
+    apply: tuple[Manifest, ...] = ()
+    remove: tuple[ObjectRef, ...] = ()
+    status: Manifest | None = None
+    events: tuple[Event, ...] = ()
+    poll: frozenset[str] = frozenset()
+    requeue_after: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is written or read because of this plan; a time to look again alone is nothing."""
+        return bool(
+            self.create
+            or self.create_checkpoints
+            or self.delete
+            or self.apply
+            or self.remove
+            or self.status is not None
+            or self.events
+            or self.poll
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDecisions:
+    """All that is to be done about a checkpoint.
+
+    Attributes:
+        delete: delete the VLLMCheckpoint (its finalizer keeps it until the files are gone), with its uid.
+        create: the janitor Job, by POST; 409 counts as done.
+        remove: a janitor Job that failed, so that it is tried again.
+        finalizers: the whole list to write, or None to leave it.
+        status: the whole status to write, or None where the observed one says it already.
+    """
+
+    delete: ObjectRef | None = None
+    create: tuple[Manifest, ...] = ()
+    remove: tuple[ObjectRef, ...] = ()
+    finalizers: tuple[str, ...] | None = None
+    status: Manifest | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is written because of this plan."""
+        return bool(
+            self.delete
+            or self.create
+            or self.remove
+            or self.finalizers is not None
+            or self.status is not None
+            or self.events
+        )

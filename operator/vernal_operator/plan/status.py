@@ -1,0 +1,119 @@
+"""The status of a pool, and the Events that go with what changed in it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vernal_contract.state import FreezeOutcome, StartMode
+
+from vernal_operator.build.meta import selector
+from vernal_operator.plan.census import Census, ready
+from vernal_operator.plan.checkpoints import Checkpoints
+from vernal_operator.plan.conditions import Verdict, conditions, next_step
+from vernal_operator.plan.model import Event, Manifest, PodView, Pool
+from vernal_operator.plan.polling import is_known
+
+ANNOUNCE_SECONDS = 600.0
+"""How old a start may be to be announced. After a restart of the operator nobody wants them all again."""
+
+
+def pool_status(
+    pool: Pool, revision: str, pods: Census, found: Checkpoints, verdicts: Sequence[Verdict], now: float
+) -> Manifest:
+    """The whole status."""
+    restored, cold = _starts(pool, pods)
+    status: Manifest = {
+        "observedGeneration": pool.generation,
+        "revision": revision,
+        "selector": selector(pool.name),
+        "replicas": len(pods.alive),
+        "readyReplicas": ready(pods.alive),
+        "updatedReplicas": len(pods.new),
+        "restoredReplicas": restored,
+        "coldStartedReplicas": cold,
+        "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),
+    }
+    if found.reference is not None:
+        status["checkpoint"] = {k: v for k, v in found.reference.items() if v is not None}
+    return status
+
+
+def invalid_status(pool: Pool, verdict: Verdict, now: float) -> Manifest:
+    """The status as it was, with what is wrong with the spec."""
+    old = [c for c in pool.status.get("conditions", []) if c.get("type") != verdict.type]
+    before = pool.status.get("conditions", [])
+    return dict(pool.status) | {
+        "observedGeneration": pool.generation,
+        "conditions": [*old, *conditions([verdict], before, pool.generation, now)],
+    }
+
+
+def _starts(pool: Pool, pods: Census) -> tuple[int, int]:
+    """Ready pods that thawed and that started cold. As they were while some were never asked: an operator
+    that starts anew must not report a pool of cold pods in between.
+    """
+    serving = [pod for pod in pods.alive if pod.ready]
+    if any(pod.polled_at is None for pod in serving):
+        return int(pool.status.get("restoredReplicas", 0)), int(pool.status.get("coldStartedReplicas", 0))
+    modes = [pod.worker.start_mode for pod in serving if is_known(pod) and pod.worker is not None]
+    return modes.count(StartMode.RESTORED), modes.count(StartMode.COLD)
+
+
+def events(pool: Pool, status: Manifest, pods: Census, announced: frozenset[str], now: float) -> list[Event]:
+    """What is worth an Event and was not announced."""
+    out = _transitions(pool, status)
+    for pod in pods.alive:
+        since = pod.ready_since or pod.created
+        if pod.worker is not None and now - since <= ANNOUNCE_SECONDS:
+            out += _worker(pod)
+    return [event for event in out if event.key not in announced]
+
+
+_WORTH_SAYING = {
+    ("Degraded", "True"): "Warning",
+    ("CheckpointReady", "True"): "Normal",
+    ("Ready", "True"): "Normal",
+}
+
+
+def _transitions(pool: Pool, status: Manifest) -> list[Event]:
+    before: dict[Any, Any] = {c.get("type"): c for c in pool.status.get("conditions", [])}
+    out = []
+    for condition in status["conditions"]:
+        kind = _WORTH_SAYING.get((condition["type"], condition["status"]))
+        old = before.get(condition["type"], {})
+        if kind is None or (old.get("status"), old.get("reason")) == (
+            condition["status"],
+            condition["reason"],
+        ):
+            continue
+        key = f"{condition['type']}/{condition['reason']}/{condition['lastTransitionTime']}"
+        out.append(Event("Warning" if kind == "Warning" else "Normal", condition["reason"], condition["message"], key))
+    return out
+
+
+def _worker(pod: PodView) -> list[Event]:
+    worker = pod.worker
+    assert worker is not None
+    start = f"{pod.uid}/{pod.restarts}"
+    out = []
+    for failure in worker.restore_failures:
+        text = f"pod {pod.name} could not thaw at stage {failure.stage}: {failure.message}"
+        key = f"{start}/thaw/{failure.generation}/{failure.reason}"
+        out.append(Event("Warning", failure.reason, _with_step(text, failure.reason), key))
+    report = worker.freeze
+    if report is not None and report.outcome == FreezeOutcome.FAILED:
+        reason = report.reason or "FreezeFailed"
+        text = f"pod {pod.name} could not be frozen: {report.message}"
+        out.append(Event("Warning", reason, _with_step(text, reason), f"{start}/freeze/{reason}"))
+    if pod.ready and is_known(pod) and worker.start_mode is not None and worker.start_reason:
+        mode = "thawed" if worker.start_mode == StartMode.RESTORED else "started cold"
+        seconds = worker.timings.get("total")
+        text = f"pod {pod.name} {mode}" + (f" in {seconds:.1f} s" if seconds is not None else "")
+        text += f": {worker.start_message}" if worker.start_message else ""
+        out.append(Event("Normal", worker.start_reason, text, f"{start}/start/{worker.start_reason}"))
+    return out
+
+
+def _with_step(text: str, reason: str) -> str:
+    step = next_step(reason)
+    return f"{text}; {step}" if step else text

@@ -1,0 +1,198 @@
+"""The supervisor's side of the helper process."""
+
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from vernal_contract.reasons import Reason
+
+from vernal_worker.checkpoint.cuda import launch, messages
+from vernal_worker.checkpoint.cuda.layout import Memory
+from vernal_worker.checkpoint.errors import CheckpointError
+
+DRIVER = 570
+"""Major version of the oldest driver that can move a process between GPUs (CUDA 12.8)."""
+
+LOCK_TIMEOUT = 10.0
+_START_TIMEOUT = 30.0
+_SLICE = 0.05
+
+_A = TypeVar("_A", bound=messages.Answer)
+
+
+class OnGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a thaw must know of the CUDA side of a frozen tree."""
+
+    pids: tuple[int, ...]  # processes that use CUDA
+    gpus: tuple[str, ...]  # UUIDs of all GPUs that they saw, in CUDA's order
+    memory: Memory | None = None  # None: all of it is in the processes' images
+
+
+class CudaHelper:
+    """The helper process, from the constructor until `close`. Calls are made by one thread at a time; every one is
+    bounded. Errors are of stage `cuda`."""
+
+    def __init__(self, cancel: threading.Event | None = None) -> None:
+        """Starts the process, if `launch` has not yet, and does not wait for it. `cancel`: calls end with
+        `THAW_GIVEN_UP` when it is set."""
+        self._cancel = cancel
+        self._process = launch.take()
+        self._ready: messages.Ready | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def gpus(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs here, in CUDA's order.
+
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`: no GPU can be used.
+        """
+        if self._ready is None:
+            self._ready = self._answer(messages.Ready, "cuInit", Reason.CUDA_RESTORE_FAILED, _START_TIMEOUT)
+        return self._ready.gpus
+
+    def users(self, pids: Sequence[int]) -> tuple[int, ...]:
+        """Those of `pids` that use CUDA."""
+        self.gpus()
+        return self._call(
+            messages.Find(pids=tuple(pids)), messages.Processes, "find", Reason.CUDA_CHECKPOINT_FAILED, LOCK_TIMEOUT
+        ).pids
+
+    def suspend(self, pids: Sequence[int], timeout: float) -> dict[str, float]:
+        """Take processes off the GPUs; returns seconds by step.
+
+        Raises: CheckpointError: `CUDA_CHECKPOINT_FAILED`; they run as before, unless it says `tree_intact=False`.
+        """
+        self.gpus()
+        command = messages.Suspend(pids=tuple(pids), timeout=min(timeout, LOCK_TIMEOUT))
+        return self._call(command, messages.Done, "checkpoint", Reason.CUDA_CHECKPOINT_FAILED, timeout).seconds
+
+    def restore(self, on: OnGpu, timeout: float) -> dict[str, float]:
+        """Put processes back on GPUs: the ones they were on, or, in CUDA's order, the ones that are here.
+
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`.
+        """
+        here = self.gpus()
+        if len(here) != len(on.gpus):
+            message = f"the frozen processes saw {len(on.gpus)} GPUs, this worker sees {len(here)}"
+            raise CheckpointError(Reason.CUDA_RESTORE_FAILED, "cuda", message)
+        pairs = tuple(zip(on.gpus, here, strict=True)) if on.gpus != here else ()
+        command = messages.Restore(pids=on.pids, pairs=pairs)
+        return self._call(command, messages.Done, "restore", Reason.CUDA_RESTORE_FAILED, timeout).seconds
+
+    def can_hand_over(self, gpus: Sequence[str]) -> bool:
+        """Whether a tree that knows `gpus` can use memory that this process makes on the GPUs here."""
+        return not set(self.gpus()) - set(gpus)
+
+    def load(
+        self,
+        socket: Path,
+        directory: Path,
+        memory: Memory,
+        digests: Sequence[Sequence[str]] | None,
+        gpus: Sequence[str],
+    ) -> None:
+        """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
+        `wait_loaded` says what did.
+
+        Args:
+            digests: of each rank's pieces, None to trust the storage.
+            gpus: those that the engine knows (see `can_hand_over`).
+        """
+        command = messages.Load(
+            gpus=tuple(gpus),
+            socket=str(socket),
+            directory=str(directory),
+            memory=memory,
+            digests=tuple(map(tuple, digests)) if digests is not None else None,
+        )
+        self._send(command, "load", Reason.CUDA_RESTORE_FAILED)
+
+    def wait_loaded(self, timeout: float) -> dict[str, float]:
+        """Until it is on the GPU and verified; returns seconds by step.
+
+        Raises: CheckpointError: stage `weights`: `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`, `STORE_SLOW` (time-out) or
+            `CUDA_RESTORE_FAILED`.
+        """
+        try:
+            self.gpus()
+            return self._call(
+                messages.WaitLoaded(), messages.Done, "load", Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW
+            ).seconds
+        except CheckpointError as error:
+            error.stage = "weights"
+            raise
+
+    def close(self) -> None:
+        """End the process; what was not fetched from it is gone. Twice is fine."""
+        launch.end(self._process)
+
+    def _call(
+        self,
+        command: messages.Command,
+        wanted: type[_A],
+        what: str,
+        reason: Reason,
+        timeout: float,
+        slow: Reason | None = None,
+    ) -> _A:
+        self._send(command, what, reason)
+        return self._answer(wanted, what, reason, timeout, slow)
+
+    def _send(self, command: messages.Command, what: str, reason: Reason) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(command) + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._gone(reason, what) from error
+
+    def _answer(self, wanted: type[_A], what: str, reason: Reason, timeout: float, slow: Reason | None = None) -> _A:
+        line = self._line(what, reason, timeout, slow or reason)
+        answer = msgspec.json.decode(line, type=messages.AnyAnswer)
+        if isinstance(answer, messages.Failed):
+            if answer.digest:
+                reason = Reason.DIGEST_MISMATCH
+            elif answer.storage:
+                reason = Reason.STORE_UNAVAILABLE
+            raise CheckpointError(reason, "cuda", answer.message, tree_intact=answer.undone)
+        if not isinstance(answer, wanted):
+            raise CheckpointError(Reason.INTERNAL, "cuda", f"{what}: answered with {type(answer).__name__}")
+        return answer
+
+    def _line(self, what: str, reason: Reason, timeout: float, slow: Reason) -> bytes:
+        assert self._process.stdout is not None
+        fd, deadline, data = self._process.stdout.fileno(), time.monotonic() + timeout, b""
+        while not data.endswith(b"\n"):
+            if self._cancel is not None and self._cancel.is_set():
+                raise CheckpointError(Reason.THAW_GIVEN_UP, "cuda", "cancelled", tree_intact=False)
+            if time.monotonic() > deadline:
+                raise CheckpointError(slow, "cuda", f"{what}: not done after {timeout:.3g} s", tree_intact=False)
+            if select.select([fd], [], [], _SLICE)[0]:
+                part = os.read(fd, 1 << 20)
+                if not part:
+                    raise self._gone(reason, what)
+                data += part
+        return data
+
+    def _gone(self, reason: Reason, what: str) -> CheckpointError:
+        try:
+            code: int | None = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        message = f"{what}: the CUDA helper process ended with exit code {code}; its lines are in this log"
+        return CheckpointError(reason, "cuda", message, tree_intact=False)
+
+
+def driver_problem(driver: str | None) -> str | None:
+    """Why a driver version such as "550.54.14" cannot be used; None if it can, or if there is no GPU."""
+    if driver is None or int(driver.partition(".")[0]) >= DRIVER:
+        return None
+    return f"NVIDIA driver {driver}; {DRIVER} or newer is needed to freeze and thaw processes that use a GPU"

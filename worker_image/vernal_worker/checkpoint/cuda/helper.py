@@ -1,0 +1,100 @@
+"""The helper process: `python -m vernal_worker.checkpoint.cuda.helper`, started by `client.CudaHelper`.
+
+It ends when its stdin does, so it cannot outlive the supervisor. It opens the GPUs, but it is no part of the tree that
+is frozen.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from vernal_worker.checkpoint.cuda import messages, processes
+from vernal_worker.checkpoint.cuda.driver import DriverError, call
+from vernal_worker.checkpoint.cuda.memory import Broker
+from vernal_worker.checkpoint.cuda.transfer import DigestError
+
+
+class Helper:
+    """Carries commands out, one after the other."""
+
+    def __init__(self) -> None:
+        self._broker: Broker | None = None
+
+    def do(self, command: messages.AnyCommand) -> messages.AnyAnswer | None:
+        match command:
+            case messages.Find():
+                return messages.Processes(pids=tuple(processes.with_cuda(command.pids)))
+            case messages.Suspend():
+                return self._suspend(command)
+            case messages.Restore():
+                return _timed(
+                    restore=lambda: processes.restore(command.pids, command.pairs),
+                    unlock=lambda: processes.unlock(command.pids),
+                )
+            case messages.Load():
+                if set(processes.gpus()) - set(command.gpus):
+                    return None
+                if self._broker is not None:
+                    self._broker.close()
+                self._broker = Broker(
+                    command.memory.ranks, Path(command.directory), command.memory.piece, command.digests
+                )
+                self._broker.start(Path(command.socket))
+                return None
+            case messages.WaitLoaded():
+                assert self._broker is not None
+                self._broker.wait()
+                return messages.Done(seconds=self._broker.seconds)
+
+    def _suspend(self, command: messages.Suspend) -> messages.AnyAnswer:
+        try:
+            return _timed(
+                lock=lambda: processes.lock(command.pids, command.timeout),
+                checkpoint=lambda: processes.checkpoint(command.pids),
+            )
+        except DriverError as error:
+            problems = processes.undo(command.pids)
+            return messages.Failed(message="; ".join([str(error), *problems]), undone=not problems)
+
+
+def _timed(**steps: Callable[[], None]) -> messages.Done:
+    seconds = {}
+    for name, step in steps.items():
+        began = time.monotonic()
+        step()
+        seconds[name] = round(time.monotonic() - began, 4)
+    return messages.Done(seconds=seconds)
+
+
+def _say(answer: messages.AnyAnswer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    decoder = msgspec.json.Decoder(messages.AnyCommand)
+    helper = Helper()
+    try:
+        began = time.monotonic()
+        call("cuInit", 0)
+        _say(messages.Ready(gpus=tuple(processes.gpus()), seconds=round(time.monotonic() - began, 4)))
+    except (DriverError, ImportError, AttributeError) as error:
+        _say(messages.Failed(message=str(error)))
+        return
+    for line in sys.stdin.buffer:
+        try:
+            if (answer := helper.do(decoder.decode(line))) is not None:
+                _say(answer)
+        except DigestError as error:
+            _say(messages.Failed(message=str(error), digest=True))
+        except OSError as error:
+            _say(messages.Failed(message=f"{error.filename or 'weights'}: {error.strerror or error}", storage=True))
+        except (DriverError, AttributeError) as error:
+            _say(messages.Failed(message=str(error)))
+
+
+if __name__ == "__main__":
+    main()

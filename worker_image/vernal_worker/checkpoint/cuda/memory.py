@@ -1,0 +1,232 @@
+"""GPU memory of a tree that is about to come back: made, filled and verified here, handed to the tree's processes.
+
+Each allocation can be shared (a POSIX file descriptor stands for it); a process of the tree imports it and maps it
+where its own was (`vernal_worker.engine.weights`). So the weights are on the GPU by the time that CRIU is done. The
+memory lives on in the process that mapped it when this one ends.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vernal_worker.checkpoint.cuda import transfer
+from vernal_worker.checkpoint.cuda.digest import digester
+from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
+from vernal_worker.checkpoint.cuda.layout import STORED, Rank, ranges
+
+FDS_A_MESSAGE = 200
+"""The kernel passes at most 253 descriptors in one message (SCM_MAX_FD, unix(7))."""
+
+
+class Handover(msgspec.Struct, frozen=True):
+    """First line of the answer to a rank; `made[i]` says whether a descriptor for segment i follows."""
+
+    made: tuple[bool, ...] = ()
+    problem: str | None = None
+
+
+class RankMemory:
+    """The memory of one rank, on one GPU."""
+
+    def __init__(self, device: int, rank: Rank) -> None:
+        self._rank = rank
+        self.context: Any = call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", device))
+        self._properties = shareable(device)
+        self._device = device
+        self._handles: list[Any | None] = [None] * len(rank.segments)
+        self._base = 0
+
+    def make_stored(self) -> None:
+        """Allocate the segments that have content, and map them one after the other as they are in the file.
+
+        Raises: DriverError: e.g. out of memory.
+        """
+        call("cuCtxSetCurrent", self.context)
+        if not self._rank.bytes:
+            return
+        self._base = int(call("cuMemAddressReserve", self._rank.bytes, 0, 0, 0))
+        offset = 0
+        for number, segment in enumerate(self._rank.segments):
+            if segment.tag == STORED:
+                handle = call("cuMemCreate", segment.size, self._properties, 0)
+                call("cuMemMap", self._base + offset, segment.size, 0, handle, 0)
+                self._handles[number] = handle
+                offset += segment.size
+        set_access(self._device, self._base, self._rank.bytes)
+
+    def make_others(self) -> None:
+        """Allocate the segments without content, as far as there is room: the tree makes the rest itself."""
+        call("cuCtxSetCurrent", self.context)
+        with contextlib.suppress(DriverError):
+            for number, segment in enumerate(self._rank.segments):
+                if self._handles[number] is None:
+                    self._handles[number] = call("cuMemCreate", segment.size, self._properties, 0)
+
+    def fill(
+        self, directory: Path, piece: int, digests: Sequence[str] | None, threads: int, stop: threading.Event
+    ) -> None:
+        """Read and verify the content. Raises: see `transfer.load`."""
+        if not self._rank.bytes:
+            return
+        call("cuCtxSetCurrent", self.context)
+        pieces = ranges(self._rank.bytes, piece)
+        source = transfer.Source([directory / name for name in self._rank.files])
+        hashing = digester(self._device, threads, len(pieces), piece) if digests is not None else None
+        try:
+
+            def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
+                yield self._base + offset, length
+
+            transfer.load(source, pieces, parts, digests, self.context, threads, stop, hashing)
+        finally:
+            source.close()
+            if hashing is not None:
+                with contextlib.suppress(DriverError):  # then the transfer's own error says more
+                    hashing.close()
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Send a descriptor for each segment, and let go of the memory."""
+        call("cuCtxSetCurrent", self.context)
+        made = tuple(handle is not None for handle in self._handles)
+        connection.sendall(msgspec.json.encode(Handover(made=made)) + b"\n")
+        kind = bindings().CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        handles = [handle for handle in self._handles if handle is not None]
+        for start, count in ranges(len(handles), FDS_A_MESSAGE):
+            fds = [int(call("cuMemExportToShareableHandle", h, kind, 0)) for h in handles[start : start + count]]
+            try:
+                socket.send_fds(connection, [b"."], fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Unmap and release; what another process has mapped stays."""
+        call("cuCtxSetCurrent", self.context)
+        if self._base:
+            call("cuMemUnmap", self._base, self._rank.bytes)
+            call("cuMemAddressFree", self._base, self._rank.bytes)
+            self._base = 0
+        for number, handle in enumerate(self._handles):
+            if handle is not None:
+                call("cuMemRelease", handle)
+                self._handles[number] = None
+
+
+class Broker:
+    """The memory of all ranks: filled in the background, handed out on a Unix socket."""
+
+    def __init__(
+        self, ranks: Sequence[Rank], directory: Path, piece: int, digests: Sequence[Sequence[str]] | None
+    ) -> None:
+        """`digests`: of each rank's pieces, None to trust the storage."""
+        self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
+        self._memories: list[RankMemory] = []
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self.problem: BaseException | None = None
+        self.seconds: dict[str, float] = {}
+
+    def start(self, path: Path) -> None:
+        """Begin, and listen on `path`. Each connection is one rank: it sends its number and a newline. Raises nothing:
+        see `wait`."""
+        try:
+            path.unlink(missing_ok=True)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(str(path))
+            listener.listen(len(self._ranks))
+        except OSError as error:
+            self.problem = error
+            self._done.set()
+            return
+        threading.Thread(target=self._work, daemon=True).start()
+        threading.Thread(target=self._serve, args=[listener], daemon=True).start()
+
+    def wait(self) -> None:
+        """Until everything is there and verified. Raises: what went wrong: DigestError, OSError, DriverError."""
+        self._done.wait()
+        if self.problem is not None:
+            raise self.problem
+
+    def close(self) -> None:
+        """Give up what was not handed over."""
+        self._stop.set()
+        self._done.wait()
+        for memory in self._memories:
+            memory.let_go()
+
+    def _work(self) -> None:
+        try:
+            began = time.monotonic()
+            for device, rank in enumerate(self._ranks):
+                self._memories.append(RankMemory(device, rank))
+                self._memories[-1].make_stored()
+            self.seconds["allocate"] = time.monotonic() - began
+            fillers = [threading.Thread(target=self._fill, args=[number]) for number in range(len(self._ranks))]
+            for filler in fillers:
+                filler.start()
+            for memory in self._memories:
+                memory.make_others()
+            self.seconds["allocate_others"] = time.monotonic() - began
+            for filler in fillers:
+                filler.join()
+            self.seconds["total"] = time.monotonic() - began
+        except BaseException as error:
+            self.problem = self.problem or error
+        finally:
+            self._done.set()
+
+    def _fill(self, number: int) -> None:
+        try:
+            threads = max(1, transfer.default_threads() // len(self._ranks))
+            digests = self._digests[number] if self._digests is not None else None
+            began = time.monotonic()
+            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop)
+            self.seconds[f"fill_{number}"] = time.monotonic() - began
+        except BaseException as error:
+            self.problem = self.problem or error
+            self._stop.set()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                rank = int(connection.recv(64))
+                self.wait()
+                self._memories[rank].hand_over(connection)
+            except Exception as error:
+                problem = Handover(problem=f"{type(error).__name__}: {error}")
+                with contextlib.suppress(OSError):
+                    connection.sendall(msgspec.json.encode(problem) + b"\n")
+
+
+def shareable(device: int) -> Any:
+    """Properties of memory on a GPU that another process can import."""
+    driver = bindings()
+    properties = driver.CUmemAllocationProp()
+    properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+    properties.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    properties.location.id = device
+    properties.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    return properties
+
+
+def set_access(device: int, address: int, size: int) -> None:
+    """Let a GPU read and write what is mapped at `address`. Raises: DriverError."""
+    driver = bindings()
+    access = driver.CUmemAccessDesc()
+    access.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    access.location.id = device
+    access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    call("cuMemSetAccess", address, size, [access], 1)

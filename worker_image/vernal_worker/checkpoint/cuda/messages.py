@@ -1,0 +1,74 @@
+"""What supervisor and helper say to each other: a line of JSON each way, over the helper's stdin and stdout."""
+
+import msgspec
+
+from vernal_worker.checkpoint.cuda.layout import Memory
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True):
+    pass
+
+
+class Find(Command, frozen=True, kw_only=True, tag="find"):
+    """Which of `pids` use CUDA? Answered by `Processes`."""
+
+    pids: tuple[int, ...]
+
+
+class Suspend(Command, frozen=True, kw_only=True, tag="suspend"):
+    """Lock and checkpoint; if that fails, everything is undone first. Answered by `Done` or `Failed`."""
+
+    pids: tuple[int, ...]
+    timeout: float
+
+
+class Restore(Command, frozen=True, kw_only=True, tag="restore"):
+    """Restore and unlock. Answered by `Done` or `Failed`."""
+
+    pids: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+class Load(Command, frozen=True, kw_only=True, tag="load"):
+    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`. Nothing is done if
+    a GPU here is none of `gpus`: the tree could not import its memory."""
+
+    gpus: tuple[str, ...]
+    socket: str
+    directory: str
+    memory: Memory
+    digests: tuple[tuple[str, ...], ...] | None
+
+
+class WaitLoaded(Command, frozen=True, kw_only=True, tag="wait_loaded"):
+    """Answered by `Done` or `Failed` when the memory of the `Load` before is filled and verified."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag_field="answer", forbid_unknown_fields=True):
+    pass
+
+
+class Ready(Answer, frozen=True, kw_only=True, tag="ready"):
+    """Sent first, unasked."""
+
+    gpus: tuple[str, ...]  # UUIDs in hex, in CUDA's order
+    seconds: float  # that cuInit took
+
+
+class Processes(Answer, frozen=True, kw_only=True, tag="processes"):
+    pids: tuple[int, ...]
+
+
+class Done(Answer, frozen=True, kw_only=True, tag="done"):
+    seconds: dict[str, float]  # by step
+
+
+class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
+    message: str
+    digest: bool = False  # the storage's bytes are wrong
+    storage: bool = False  # the storage cannot be read
+    undone: bool = True  # of `Suspend`: whether the processes run as before
+
+
+AnyCommand = Find | Suspend | Restore | Load | WaitLoaded
+AnyAnswer = Ready | Processes | Done | Failed

@@ -1,0 +1,269 @@
+"""Moving bytes between files and GPU memory: many threads, each with two pinned slots and one stream.
+
+A thread reads (or writes) one slot while the GPU copies the other, and digests what passes by. Slots are small and
+used again and again, because pinning memory costs 0.3 s a GiB.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from vernal_worker.checkpoint.cuda.digest import Digester
+from vernal_worker.checkpoint.cuda.driver import bindings, call
+from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, in_turn, ranges
+from vernal_worker.checkpoint.errors import OTHER_BYTES
+from vernal_worker.checkpoint.pagecache import cached
+
+SLOT = 8 << 20
+_ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
+_BLOCK = 1 << 20
+"""Read and hashed at once: what a core's cache still holds. A whole slot would come from memory a second time."""
+
+_PROBES = 8
+_MOST_THREADS = 14
+
+Parts = Callable[[int, int], Iterator[tuple[int, int]]]
+"""From an offset and a length in a file to the GPU addresses and lengths of what belongs there, in order."""
+
+
+def default_threads() -> int:
+    """One a core, but not all: CRIU needs one meanwhile."""
+    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) - 2))
+
+
+class DigestError(Exception):
+    """A piece has other bytes than were written; the message names it."""
+
+
+class _Slot:
+    """Pinned host memory. Made by mmap and then registered: O_DIRECT cannot read into the driver's own."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, SLOT)
+        self._map.madvise(mmap.MADV_HUGEPAGE)
+        self.view = memoryview(self._map)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        call("cuMemHostRegister", self.address, SLOT, 0)
+        self.event = call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+
+    def close(self) -> None:
+        call("cuMemHostUnregister", self.address)
+        call("cuEventDestroy", self.event)
+
+
+class Source:
+    """A rank's files to read from: through the page cache where it holds the bytes, past it where it does not."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files: list[tuple[Path, int, int]] = []
+        try:
+            for path in paths:
+                buffered, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
+                with suppress(OSError):  # the file system has none
+                    direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+                self._files.append((path, buffered, direct))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for _, *fds in self._files:
+            for fd in fds:
+                if fd >= 0:
+                    os.close(fd)
+
+    def best(self, offset: int, length: int) -> tuple[Path, int, int]:
+        """The file that has these bytes, the descriptor to read them with, and where they are in it."""
+        path, buffered, direct = self._files[offset // FILE_BYTES]
+        at = offset % FILE_BYTES
+        if direct < 0 or at % _ALIGNMENT or length % _ALIGNMENT:
+            return path, buffered, at
+        step = max(1, length // _PROBES)
+        probes = range(at, at + length, step)
+        return path, buffered if all(cached(buffered, probe) is not False for probe in probes) else direct, at
+
+
+def load(
+    source: Source,
+    pieces: Sequence[tuple[int, int]],
+    parts: Parts,
+    digests: Sequence[str] | None,
+    context: Any,
+    threads: int,
+    stop: threading.Event,
+    digester: Digester | None = None,
+) -> None:
+    """Bring `pieces` (offset, length) of what is stored to GPU memory. None is in two files.
+
+    Args:
+        parts: where they belong.
+        digests: BLAKE3 of each piece in hex, or None to trust the storage.
+        stop: ends it early; set by the first error.
+        digester: hashes what has arrived on the GPU, where each piece is one stretch then and this thread's current
+            context is `context`. Without one the CPU hashes what it reads.
+
+    Raises:
+        DigestError, OSError, DriverError.
+    """
+    todo = iter(enumerate(pieces))
+    lock = threading.Lock()
+    on_cpu = digests is not None and digester is None
+
+    def compare(number: int, found: str) -> None:
+        if digests is not None and found != digests[number]:
+            offset, length = pieces[number]
+            path, _, at = source.best(offset, length)
+            raise DigestError(f"{path.name} (bytes {at} to {at + length}) {OTHER_BYTES}")
+
+    def run(own: int) -> None:
+        with _Lane() as lane:
+            while not stop.is_set():
+                with lock:
+                    item = next(todo, None)
+                if item is None:
+                    return
+                number, (offset, length) = item
+                found = lane.load_piece(source, offset, length, parts, hashed=on_cpu)
+                if on_cpu:
+                    compare(number, found)
+                elif digester is not None:
+                    ((address, _),) = parts(offset, length)
+                    digester.begin(lane.stream, own, number, address, length)
+
+    run_all([partial(run, number) for number in range(threads)], context, stop)
+    if digester is not None and not stop.is_set():
+        for number, found in enumerate(digester.found()):
+            compare(number, found)
+
+
+class _Lane:
+    """One thread's stream and slots."""
+
+    def __enter__(self) -> "_Lane":
+        self.stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._slots = [_Slot(), _Slot()]
+        self._turn = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drain()
+        for slot in self._slots:
+            slot.close()
+        call("cuStreamDestroy", self.stream)
+
+    def drain(self) -> None:
+        call("cuStreamSynchronize", self.stream)
+
+    def load_piece(self, source: Source, offset: int, length: int, parts: Parts, *, hashed: bool) -> str:
+        path, fd, at = source.best(offset, length)
+        hasher = blake3()
+        for start, size in ranges(length, SLOT):
+            slot = self._next()
+            for done, count in ranges(size, _BLOCK):
+                block = slot.view[done : done + count]
+                _read(fd, block, at + start + done, path)
+                if hashed:
+                    hasher.update(block)
+            done = 0
+            for address, count in parts(offset + start, size):
+                call("cuMemcpyHtoDAsync", address, slot.address + done, count, self.stream)
+                done += count
+            call("cuEventRecord", slot.event, self.stream)
+        return hasher.hexdigest()
+
+    def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
+        """Write what is at `parts(offset, length)`, GPU addresses and lengths, to its place in its file `fd`."""
+        at = offset % FILE_BYTES
+        hasher = blake3()
+        for start, size in ranges(length, SLOT):
+            slot = self._next()
+            filled = 0
+            for address, count in parts(offset + start, size):
+                call("cuMemcpyDtoHAsync", slot.address + filled, address, count, self.stream)
+                filled += count
+            self.drain()
+            hasher.update(slot.view[:size])
+            _write(fd, slot.view[:size], at + start)
+        return hasher.hexdigest()
+
+    def _next(self) -> _Slot:
+        slot = self._slots[self._turn]
+        self._turn = 1 - self._turn
+        call("cuEventSynchronize", slot.event)
+        return slot
+
+
+def store(
+    files: Sequence[int],
+    pieces: Sequence[tuple[int, int]],
+    parts: Parts,
+    context: Any,
+    threads: int,
+) -> list[str]:
+    """Write GPU memory to a rank's files, open descriptors; returns the digests of `pieces` (offset, length; none is in
+    two files). `parts(offset, length)` gives the GPU addresses and lengths of what belongs there.
+
+    Raises: OSError, DriverError.
+    """
+    digests = [""] * len(pieces)
+    todo = iter(in_turn(pieces))
+    lock = threading.Lock()
+
+    def run() -> None:
+        with _Lane() as lane:
+            while True:
+                with lock:
+                    number = next(todo, None)
+                if number is None:
+                    return
+                offset, length = pieces[number]
+                digests[number] = lane.store_piece(files[offset // FILE_BYTES], offset, length, parts)
+
+    run_all([run] * threads, context)
+    return digests
+
+
+def run_all(work: Sequence[Callable[[], None]], context: Any, stop: threading.Event | None = None) -> None:
+    """Run functions on threads of their own in a CUDA context; the first error is raised when all have ended."""
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], None]) -> None:
+        try:
+            call("cuCtxSetCurrent", context)
+            function()
+        except BaseException as error:
+            errors.append(error)
+            if stop is not None:
+                stop.set()
+
+    threads = [threading.Thread(target=run, args=[function], daemon=True) for function in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _read(fd: int, view: memoryview, offset: int, path: Path) -> None:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, "ends early", str(path))
+        done += count
+
+
+def _write(fd: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwritev(fd, [view[done:]], offset + done)

@@ -1,0 +1,32 @@
+"""The one exception of this package."""
+
+from vernal_contract.reasons import Reason
+
+OTHER_BYTES = "has other bytes than were written"
+"""What the message says if a digest is not as it was."""
+
+
+class CheckpointError(Exception):
+    """A launch, freeze or thaw that did not happen.
+
+    Attributes:
+        reason: the word that users see; `vernal_contract.reasons.NEXT_STEP` says what to do.
+        stage: the step that failed: launch, pids, files, criu, memory, or host.
+        message: what happened, ending with the relevant lines of CRIU's log where there is one.
+        log_tail: the last lines of CRIU's log, for the worker's own log.
+        tree_intact: of a freeze only: False if the tree may have been harmed (CRIU had to be killed) and
+            must be replaced; True if it runs on as before.
+    """
+
+    def __init__(
+        self, reason: Reason, stage: str, message: str, *, log_tail: str = "", tree_intact: bool = True
+    ) -> None:
+        super().__init__(reason, stage, message)
+        self.reason = reason
+        self.stage = stage
+        self.message = message
+        self.log_tail = log_tail
+        self.tree_intact = tree_intact
+
+    def __str__(self) -> str:
+        return f"{self.reason} in stage {self.stage}: {self.message}"

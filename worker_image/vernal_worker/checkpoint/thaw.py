@@ -1,0 +1,174 @@
+"""Bring a frozen process tree back to life."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vernal_contract.reasons import Reason
+
+from vernal_worker.checkpoint import carry, pids, process, procfs
+from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
+from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.hook import GO, Hook
+from vernal_worker.checkpoint.mapped import MappedFile, read_ahead
+from vernal_worker.checkpoint.memory import Digests, fill
+from vernal_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
+
+KILL_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class ThawResult:
+    """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds `memory`), `memory`,
+    `total`."""
+
+    tree: ProcessTree
+    timings: dict[str, float]
+
+
+def thaw(
+    image_dir: Path,
+    *,
+    criu: str = "criu",
+    timeout: float,
+    work_dir: Path,
+    cancel: threading.Event | None = None,
+    digests: Digests | None = None,
+) -> ThawResult:
+    """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
+
+    Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs
+    as a child of the caller, fills the memory that is not in CRIU's images. The tree runs when this returns;
+    CUDA state is restored by the caller afterwards.
+
+    Args:
+        criu: program name or path.
+        timeout: for the whole call; cleaning up after a failure takes up to `KILL_TIMEOUT` more.
+        work_dir: local directory for CRIU's log (`restore.log`); made if absent, an old log is removed.
+        cancel: set it from another thread to give up.
+        digests: of the files of memory (`images.MEMORY`), which are read here and nowhere else; None to trust the
+            storage. All other files are the caller's to verify.
+
+    Raises:
+        CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
+            PID is taken, `memory`), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and
+            `MANIFEST_INVALID` (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free,
+            and the files laid are removed.
+    """
+    started = time.monotonic()
+    patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
+    program = find(criu)
+    frozen = process.read(image_dir)
+    memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
+    read_ahead(frozen.mapped, [*memory, *frozen.code])
+    ids = set(frozen.ids)
+    if taken := pids.taken(ids):
+        raise CheckpointError(
+            Reason.CRIU_RESTORE_FAILED,
+            "pids",
+            f"the tree needs PIDs that are in use here: {procfs.describe(taken)}",
+        )
+    work_dir.mkdir(parents=True, exist_ok=True)
+    pids.keep_helpers_below(min(ids))
+    roots = [Path(root) for root in frozen.roots]
+    before = carry.contents(roots)
+    timings: dict[str, float] = {}
+    try:
+        carry.lay(frozen.files, image_dir / process.DATA, patience.check)
+        timings["files"] = time.monotonic() - started
+        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, timings)
+    except BaseException as e:
+        left = _kill(ids)
+        carry.remove(carry.contents(roots) - before)
+        if isinstance(e, CheckpointError) and left:
+            e.message += f"\nPIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(left)}"
+        raise
+    carry.remove(carry.link_remaps(carry.contents(roots) - before))  # open by now, and needed by nobody
+    timings["total"] = time.monotonic() - started
+    timings["criu"] = timings["total"] - timings["files"]
+    return ThawResult(tree, timings)
+
+
+def _restore(
+    program: str,
+    image_dir: Path,
+    frozen: process.Frozen,
+    work_dir: Path,
+    patience: Patience,
+    digests: Digests | None,
+    timings: dict[str, float],
+) -> ProcessTree:
+    pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
+    inherit = [option for name, (_, fd) in pipes.items() for option in ("--inherit-fd", f"fd[{fd}]:{name}")]
+    readers, writers = [r for r, _ in pipes.values()], [w for _, w in pipes.values()]
+    run: Criu | None = None
+    try:
+        with Hook(work_dir, "pre-resume") as hook:
+            script = ("--action-script", str(hook.script)) if frozen.memory else ()
+            images = ("--images-dir", str(image_dir / process.IMAGES))
+            run = Criu(
+                program,
+                "restore",
+                [*images, *script, "--restore-detached", "--restore-sibling", *inherit],
+                work_dir=work_dir,
+                inherit=writers,
+            )
+            _wait(run, hook, frozen, image_dir, patience, digests, timings)
+        return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
+    except BaseException:
+        if run is not None:
+            run.kill()
+        _close(readers)
+        raise
+    finally:
+        _close(writers)
+
+
+def _wait(
+    run: Criu,
+    hook: Hook,
+    frozen: process.Frozen,
+    image_dir: Path,
+    patience: Patience,
+    digests: Digests | None,
+    timings: dict[str, float],
+) -> None:
+    """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory."""
+    filled = not frozen.memory
+    while (code := run.wait(TICK, -1 if filled else hook.asked)) is None:
+        patience.check()
+        if not filled and hook.is_asked():
+            before = time.monotonic()
+            try:
+                fill(frozen.memory, image_dir, digests, patience.check)
+            except OSError as e:
+                message = f"{e.filename or image_dir}: {e.strerror}"
+                raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e
+            timings["memory"] = time.monotonic() - before
+            filled = True
+            hook.answer(GO)
+    if code != 0:
+        raise run.failure(Reason.CRIU_RESTORE_FAILED)
+    if not filled:
+        raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask for the memory that it left out")
+
+
+def _kill(ids: set[int]) -> set[int]:
+    """End whatever came up under `ids` (they were free before) and wait until they are free again."""
+    deadline = time.monotonic() + KILL_TIMEOUT
+    left = still_there(ids)
+    while left and time.monotonic() < deadline:
+        kill(left)
+        left = reap(left)
+        time.sleep(0.002)
+    return left
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

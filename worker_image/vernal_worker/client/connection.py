@@ -1,0 +1,222 @@
+"""The program's end of the Python API's socket: one connection, on one event loop, for all requests."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from vllm.outputs import STREAM_FINISHED
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+from vernal_worker.client.outputs import Assembly, pooled
+from vernal_worker.engine import errors, wire
+
+_HELLO_SECONDS = 60.0
+
+
+class Stream:
+    """A request whose outputs come in."""
+
+    def __init__(self, queue: RequestOutputCollector, cumulative: bool) -> None:
+        self.queue = queue
+        self.assembly = Assembly(cumulative)
+
+
+class Connection:
+    """Use from the event loop that it was opened on."""
+
+    def __init__(self, path: str, engine: int) -> None:
+        """Connect to the socket at `path`; `engine` is a pidfd of the process whose end ends the connection."""
+        self.loop = asyncio.get_running_loop()
+        self.welcome: asyncio.Future[wire.Welcome] = self.loop.create_future()
+        self.unfinished = self.queued_tokens = 0
+        self.dead: str | None = None
+        self._numbers = itertools.count(1)
+        self._streams: dict[int, Stream] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._encode, self._decode = wire.encoder(), wire.program_decoder()
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
+            self._socket.setsockopt(option, 0)
+        self._socket.connect(f"ipc://{path}")
+        self._receiver = self.loop.create_task(self._receive())
+        self._pidfd = os.dup(engine)
+        self.loop.add_reader(self._pidfd, self._died)
+        self.send(wire.Hello())
+
+    async def opened(self) -> wire.Welcome:
+        """Raises: TimeoutError: the engine does not answer."""
+        async with asyncio.timeout(_HELLO_SECONDS):
+            return await asyncio.shield(self.welcome)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._streams or self._calls)
+
+    def send(self, message: wire.ToEngine) -> None:
+        self._socket.send(self._encode(message))
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method of AsyncLLM in the engine. Raises what it raises there, or EngineDeadError."""
+        self._check()
+        packed = [wire.pack(value) for value in args], {name: wire.pack(value) for name, value in kwargs.items()}
+        number, answer = next(self._numbers), self.loop.create_future()
+        self._calls[number] = answer
+        try:
+            self.send(wire.Call(number, method, *packed))
+            return await answer
+        except asyncio.CancelledError:
+            self.send(wire.Cancel(number))
+            raise
+        finally:
+            del self._calls[number]
+
+    def start(self, request_id: str, prompt: Any, params: Any, options: dict[str, Any]) -> "RequestOutputCollector":
+        """Begin a request; its outputs come into the collector.
+
+        Raises:
+            EngineDeadError, TypeError (the prompt cannot be sent).
+        """
+        self._check()
+        number = next(self._numbers)
+        chunks = prompt if isinstance(prompt, AsyncGenerator) else None
+        message = wire.Generate(
+            number,
+            request_id,
+            None if chunks is not None else wire.pack(prompt),
+            wire.pack(params),
+            {name: wire.pack(value) for name, value in options.items()},
+        )
+        queue = _Collector(params.output_kind, request_id, lambda: self._cancel(number))
+        self._streams[number] = Stream(queue, params.output_kind is RequestOutputKind.CUMULATIVE)
+        self.send(message)
+        if chunks is not None:
+            queue._input_stream_task = self.loop.create_task(self._feed(number, chunks, queue))
+        return queue
+
+    async def _feed(self, number: int, chunks: AsyncGenerator[Any, None], queue: RequestOutputCollector) -> None:
+        try:
+            async for chunk in chunks:
+                self.send(wire.Chunk(number, wire.pack(chunk.prompt), wire.pack(chunk.sampling_params)))
+            self.send(wire.ChunksEnd(number))
+        except Exception as error:
+            queue.put(error)
+            self._cancel(number)
+
+    def _cancel(self, number: int) -> None:
+        if self._streams.pop(number, None) is not None and not self._socket.closed:
+            self.send(wire.Cancel(number))
+
+    def close(self, reason: str = "the engine was shut down") -> None:
+        """End the connection and whoever waits on it. From any thread, and also when its event loop is closed."""
+        if self.loop.is_running() and _running_loop() is not self.loop:
+            self.loop.call_soon_threadsafe(self._close, reason)
+        else:
+            self._close(reason)
+
+    def _close(self, reason: str) -> None:
+        self._fail(reason)
+        self._receiver.cancel() if not self.loop.is_closed() else None
+        self._forget_engine()
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._socket.close(0)
+        self._context.destroy(0)
+
+    def _died(self) -> None:
+        self._forget_engine()
+        self._fail("the engine's processes are gone")
+
+    def _forget_engine(self) -> None:
+        if self._pidfd >= 0:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _check(self) -> None:
+        if self.dead is not None:
+            raise EngineDeadError(self.dead)
+
+    def _fail(self, reason: str) -> None:
+        if self.dead is None:
+            self.dead = reason
+        if self.loop.is_closed():
+            return
+        waiting: list[Any] = [self.welcome, *self._calls.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(EngineDeadError(reason))
+                future.exception()  # whether or not anybody asks
+        for stream in self._streams.values():
+            stream.queue.put(EngineDeadError(reason))
+        self._streams.clear()
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                batch = self._decode(await self._socket.recv())
+            except (zmq.ZMQError, ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
+                self._fail(f"the engine's messages are not understood: {error}")
+                return
+            self.unfinished, self.queued_tokens = batch.unfinished, batch.queued_tokens
+            for event in batch.events:
+                self._take(event)
+
+    def _take(self, event: Any) -> None:
+        match event:
+            case wire.Output():
+                if (stream := self._streams.get(event.number)) is not None:
+                    if event.finished:
+                        del self._streams[event.number]
+                    stream.queue.put(stream.assembly.add(event))
+            case wire.Pooled():
+                if (stream := self._streams.pop(event.number, None)) is not None:
+                    stream.queue.put(pooled(event))
+            case wire.Result():
+                self._answer(event.number, lambda answer: answer.set_result(event.value))
+            case wire.Failed():
+                error = errors.unpack(event.error)
+                if (stream := self._streams.pop(event.number, None)) is not None:
+                    stream.queue.put(error)
+                self._answer(event.number, lambda answer: answer.set_exception(error))
+                if isinstance(error, EngineDeadError):  # the engine itself notices within a second
+                    self._fail(str(error))
+            case wire.End():
+                if (stream := self._streams.pop(event.number, None)) is not None:
+                    stream.queue.put(STREAM_FINISHED)
+            case wire.Welcome():
+                if not self.welcome.done():
+                    self.welcome.set_result(event)
+            case wire.Died():
+                self._fail(event.message)
+
+    def _answer(self, number: int, give: Callable[[asyncio.Future[Any]], None]) -> None:
+        answer = self._calls.get(number)
+        if answer is not None and not answer.done():
+            give(answer)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class _Collector(RequestOutputCollector):  # type: ignore[misc]  # vllm has no types for us
+    """vLLM's collector; closing it before the last output ends the request in the engine."""
+
+    def __init__(self, kind: RequestOutputKind, request_id: str, cancel: Callable[[], None]) -> None:
+        super().__init__(kind, request_id)
+        self._cancel = cancel
+
+    def close(self) -> None:
+        super().close()
+        self._cancel()

@@ -1,0 +1,121 @@
+"""The program's side of the engine's processes: namespaces, keeper, and the certainty that they end."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from vernal_contract import config, names
+from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.state import WorkerState
+
+from vernal_worker.client.messages import Answer, Done, Freeze, How, Lines, Refused, Start
+from vernal_worker.supervisor.context import ENV_CRIU
+
+_NAMESPACES = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc")
+_EXIT_SECONDS = 15.0
+
+
+class EngineFailedError(RuntimeError):
+    """The engine could not be started, thawed or frozen; `reason` is one of `vernal_contract.reasons.Reason`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        step = NEXT_STEP.get(Reason(reason)) if reason in set(Reason) else None
+        super().__init__(f"{reason}: {message}" + (f" ({step})" if step else ""))
+        self.reason = reason
+        self.message = message
+
+
+class EngineHost:
+    """Owns the keeper, and with it every process of the engine, until `close`.
+
+    Needs root (CAP_SYS_ADMIN): it makes namespaces, and freezing needs it as well.
+    """
+
+    def __init__(self, worker: config.WorkerConfig, environment: Mapping[str, str], criu: str, output: int) -> None:
+        """Start the keeper, not yet an engine. What the engine writes goes to the descriptor `output`.
+
+        Raises:
+            EngineFailedError: `HOST_UNSUPPORTED`.
+        """
+        if os.geteuid() != 0:
+            raise EngineFailedError(Reason.HOST_UNSUPPORTED, "namespaces and CRIU need root")
+        self._directory = Path(tempfile.mkdtemp(prefix="vernal-"))  # 0700
+        self.api = str(self._directory / "api.sock")
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair()
+        program = os.pidfd_open(os.getpid())
+        passed = (theirs.fileno(), program)
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *("unshare", *_NAMESPACES, sys.executable, "-m", "vernal_worker.client.keeper"),
+                    *(str(passed[0]), str(passed[1]), str(self._directory)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=passed,
+                env={**environment, names.ENV_CONFIG: config.encode(worker), ENV_CRIU: criu},
+                start_new_session=True,  # Ctrl-C at the terminal is the program's
+            )
+        except OSError as error:
+            ours.close()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise EngineFailedError(Reason.HOST_UNSUPPORTED, f"cannot run unshare(1): {error}") from error
+        finally:
+            theirs.close()
+            os.close(program)
+        self._lines = Lines(ours)
+        self.pidfd = os.pidfd_open(self._process.pid)
+        """Readable once the keeper, and with it the engine, is gone."""
+
+    def start(self, how: How) -> WorkerState:
+        """Blocks until there is an engine; minutes if it starts cold.
+
+        Raises: EngineFailedError.
+        """
+        return self._ask(Start(how, self.api))
+
+    def freeze(self, store: str | os.PathLike[str]) -> WorkerState:
+        """Blocks until the engine, which nobody is connected to, is frozen and serves again.
+
+        Raises: EngineFailedError: it was not frozen; it serves again all the same, unless `alive` says otherwise.
+        """
+        return self._ask(Freeze(str(Path(store).resolve()), self.api))
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self, timeout: float | None = None) -> None:
+        """End every process of the engine, and remove every file. Again is fine; from any thread."""
+        self._lines.close()
+        try:
+            self._process.wait(_EXIT_SECONDS if timeout is None else timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # unshare takes the keeper along, and the kernel the rest
+            self._process.wait()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _ask(self, request: Start | Freeze) -> WorkerState:
+        with self._lock:
+            answer: Answer | None = None
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed meanwhile
+                self._lines.send(request)
+                answer = self._lines.answer()
+        match answer:
+            case Done(state):
+                return state
+            case Refused(reason, message):
+                raise EngineFailedError(reason, message)
+        raise EngineFailedError(Reason.ENGINE_DIED, "the engine's keeper is gone; its last lines say why")

@@ -1,0 +1,241 @@
+"""Process 1 of the engine's namespaces: starts, thaws and freezes the engine for a program, and ends with it.
+
+Run by `vernal_worker.client.host` as `python -m vernal_worker.client.keeper FD PIDFD DIRECTORY`: the socket to the
+program, a pidfd of the program, and the program's private directory. What the engine is comes in VERNAL_CONFIG, as for
+a worker; starting, thawing and freezing are the worker's too (`vernal_worker.supervisor`).
+
+A frozen tree needs its old PIDs, its old loopback ports and its old /dev/shm to be free. A program shares these with
+others, so the keeper lives in namespaces of its own; with its end the kernel ends every process in them.
+"""
+
+import fcntl
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from vernal_contract.identity import differences, digest
+from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
+
+from vernal_worker.checkpoint import host, hostname
+from vernal_worker.client.messages import Answer, Done, Freeze, How, Lines, Refused
+from vernal_worker.client.messages import Start as StartRequest
+from vernal_worker.control.client import ControlError
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.store import Store
+from vernal_worker.supervisor import gpu, identity, log
+from vernal_worker.supervisor.board import Board
+from vernal_worker.supervisor.choose import Cold, Thaw
+from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
+from vernal_worker.supervisor.creation import Creation, EngineHarmedError
+from vernal_worker.supervisor.engine import Engine
+from vernal_worker.supervisor.reaper import Reaper
+from vernal_worker.supervisor.start import Start, StartError, _ThawError
+from vernal_worker.supervisor.stop import Stop
+
+GIVE_UP_SECONDS = 10.0
+"""How long a freeze that nobody waits for any more may take to clean up behind itself."""
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
+
+
+class LibraryStart(Start):
+    """The worker's start with the choices of a program."""
+
+    def engine(self, how: How) -> Engine:
+        """Raises: StartError, StoppedError."""
+        if how is How.AUTO:
+            return self.run()
+        self._prepare_directories()
+        if how is How.COLD:
+            return self.cold()
+        with self._gpus():
+            return self._thaw_or_fail()
+
+    def cold(self) -> Engine:
+        """An engine that can be frozen later."""
+        self._board.update(start_mode=StartMode.COLD, start_reason=Reason.POLICY_DISABLED)
+        with self._gpus():
+            return self._resumed(self._launch(freezable=True))
+
+    def _thaw_or_fail(self) -> Engine:
+        choice = self._choose()
+        if isinstance(choice, Thaw):
+            try:
+                return self._thaw(choice.artifact)
+            except _ThawError as failure:
+                if self._stop.signalled.is_set():
+                    raise StoppedError from failure
+                choice = self._after_failure(choice.artifact.generation, failure)
+        message = choice.message
+        if isinstance(choice, Cold) and choice.reason is Reason.NO_ARTIFACT:
+            message = f"{message}; {self._nearest()}"
+        raise StartError(choice.reason, message, required=True)
+
+    def _nearest(self) -> str:
+        assert self._identity is not None
+        artifacts = self._store.artifacts()
+        if not artifacts:
+            return f"there is none at all in {self._store.root}"
+        newest = max(artifacts, key=lambda artifact: artifact.generation)
+        return "; ".join(differences(newest.manifest.identity_inputs, self._identity))
+
+    def freeze(self, engine: Engine, store: Store) -> None:
+        """Freeze into `store`; the outcome is on the board. The engine has no identity afterwards (`resume`).
+
+        Raises: StoppedError, EngineHarmedError, OSError (the model cannot be read).
+        """
+        settings = self._settings
+        placement = gpu.placement(settings.config)
+        inputs = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu, placement)
+        here = host.host_tuple(settings.mounts)
+        self._board.update(identity=digest(inputs), identity_inputs=inputs, host_tuple=digest(here), host=here)
+        with self._gpus(), Creation(self._context, store, inputs, here, self._gpu) as creation:
+            creation.freeze(engine)
+
+    def resume(self, engine: Engine) -> Engine:
+        return self._resumed(engine)
+
+
+class Keeper:
+    """Carries the program's requests out, one at a time."""
+
+    def __init__(self, lines: Lines, context: Context) -> None:
+        self._lines, self._context = lines, context
+        self._start = LibraryStart(context)
+        self._engine: Engine | None = None
+
+    def run(self) -> None:
+        """Until the program is gone or the engine is."""
+        while (request := self._next()) is not None:
+            self._lines.send(
+                self._start_engine(request) if isinstance(request, StartRequest) else self._freeze(request)
+            )
+
+    def end(self) -> None:
+        if self._engine is not None:
+            self._engine.destroy()
+
+    def _next(self) -> StartRequest | Freeze | None:
+        poll = select.poll()
+        poll.register(self._lines.connection, select.POLLIN)
+        if self._engine is not None:
+            poll.register(self._engine.tree.pidfd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll()]
+        if self._engine is not None and self._engine.tree.pidfd in ready:
+            log.failure("engine_died", message=f"the engine {self._engine.exit_message()}")
+            return None
+        return self._lines.request()
+
+    def _start_engine(self, request: StartRequest) -> Answer:
+        try:
+            self._engine = self._start.engine(request.how)
+            self._engine.client.open_api(request.api, CALL_TIMEOUT)
+        except StartError as failure:
+            return Refused(failure.reason, failure.message)
+        except ControlError as error:
+            return Refused(Reason.ENGINE_UNRESPONSIVE, str(error))
+        return self._done()
+
+    def _freeze(self, request: Freeze) -> Answer:
+        if self._engine is None:
+            return Refused(Reason.INTERNAL, "there is no engine")
+        try:
+            Path(request.store).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            return Refused(Reason.STORE_UNAVAILABLE, f"cannot make {request.store}: {error.strerror}")
+        problem: Answer | None = None
+        try:
+            self._engine.client.close_api(CALL_TIMEOUT)
+            try:
+                self._start.freeze(self._engine, Store(Path(request.store)))
+            except OSError as error:
+                problem = Refused(Reason.CONFIG_INVALID, f"the model cannot be read: {error}")
+            except EngineHarmedError:
+                self._engine.destroy()
+                self._start.clean()
+                self._engine = self._start.cold()
+            else:
+                self._start.resume(self._engine)
+            self._engine.client.open_api(request.api, CALL_TIMEOUT)
+        except StartError as failure:
+            return Refused(failure.reason, failure.message)
+        except ControlError as error:
+            return Refused(Reason.ENGINE_UNRESPONSIVE, str(error))
+        report = self._context.board.snapshot().freeze
+        if problem is None and (report is None or not _is_there(report)):
+            reason, message = (report.reason, report.message) if report else (None, "")
+            problem = Refused(reason or Reason.INTERNAL, message)
+        return problem or self._done()
+
+    def _done(self) -> Answer:
+        self._context.board.phase(Phase.READY)
+        return Done(self._context.board.snapshot())
+
+
+def _is_there(report: FreezeReport) -> bool:
+    """Whether a checkpoint is in the store, ours or an earlier one."""
+    return report.outcome is FreezeOutcome.PUBLISHED or Reason.PUBLISHED_BY_OTHER in (report.outcome, report.reason)
+
+
+def _make_private() -> None:
+    """Mounts and network that a tree may use freely. We are in namespaces of our own already."""
+    for place in ("/dev/shm", "/run"):  # noqa: S108
+        options = ("-t", "tmpfs", "-o", "mode=1777" if place != "/run" else "mode=755", "tmpfs", place)
+        subprocess.run(["mount", *options], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = struct.unpack("16sh22x", fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0)))[1]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    hostname.hide()
+
+
+def _watch(lines: Lines, program: int, stop: Stop, ended: threading.Event, directory: Path) -> None:
+    """When the program is gone, give up whatever is going on; the main thread then ends by itself, or is ended."""
+    poll = select.poll()
+    poll.register(program, select.POLLIN)
+    poll.register(lines.connection, select.POLLRDHUP | select.POLLHUP)
+    poll.poll()
+    stop.signalled.set()
+    ended.wait(GIVE_UP_SECONDS)
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
+
+
+def main() -> None:
+    fd, program, directory = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    lines = Lines(socket.socket(fileno=fd))
+    for inherited in (fd, program):
+        os.set_inheritable(inherited, False)
+    stop, ended = Stop(), threading.Event()
+    threading.Thread(target=_watch, args=(lines, program, stop, ended, directory), daemon=True).start()
+    keeper: Keeper | None = None
+    try:
+        _make_private()
+        reaper = Reaper()
+        reaper.start()
+        settings = replace(read_settings(os.environ), mounts=())
+        state = WorkerState(pod="", namespace="", pool="", revision="", phase=Phase.STARTING)
+        keeper = Keeper(lines, Context(settings, Board(state), stop, reaper))
+        keeper.run()
+    except StoppedError:
+        pass
+    except ConfigError as error:
+        lines.send(Refused(Reason.CONFIG_INVALID, str(error)))
+    except (OSError, subprocess.SubprocessError, StoreError) as error:
+        log.failure("keeper", message=f"{type(error).__name__}: {error}", next_step=NEXT_STEP[Reason.HOST_UNSUPPORTED])
+    finally:
+        if keeper is not None:
+            keeper.end()
+        shutil.rmtree(directory, ignore_errors=True)
+        ended.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The engine's main process: loads vLLM, then does what the control socket says.
+
+Started by the supervisor as `python -m vernal_worker.engine.main SPEC`, where SPEC is the JSON of
+`vernal_worker.control.protocol.EngineSpec`. multiprocessing's spawn imports this module again in each child of
+vLLM, as `__mp_main__`; what a child of ours needs is therefore set up at the end of this file.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from vernal_worker.control import protocol
+from vernal_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, Serving
+from vernal_worker.engine import process
+
+if TYPE_CHECKING:
+    from vernal_worker.engine.api import ApiServer
+    from vernal_worker.engine.gate import Gate
+    from vernal_worker.engine.http import HttpServer
+    from vernal_worker.engine.vllm_adapter import Engine
+
+_logger = logging.getLogger("vernal_worker.engine")
+API_KEY_VARIABLE = "VLLM_API_KEY"
+
+
+class _Commands:
+    """Carries the control socket's commands out."""
+
+    def __init__(self, engine: "Engine", gate: "Gate", http: "HttpServer", api: "ApiServer") -> None:
+        self._engine, self._gate, self._http, self._api = engine, gate, http, api
+        self.shutdown: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        """Set, to the seconds that it may take, when the engine was told to stop."""
+
+    async def handle(self, command: AnyCommand, fds: list[int]) -> Answer:
+        if isinstance(command, protocol.Listen):
+            (fd,) = fds
+            await self._http.listen(fd)
+            return Done()
+        for fd in fds:
+            os.close(fd)
+        match command:
+            case protocol.GetStatus():
+                return protocol.EngineStatus(
+                    serving=self._gate.serving,
+                    in_flight=self._gate.in_flight,
+                    accepted_total=self._gate.accepted_total,
+                    errored=self._engine.errored,
+                )
+            case protocol.RunCanary():
+                return await self._engine.canary()
+            case protocol.Quiesce():
+                if self._gate.serving is not Serving.CLOSED:
+                    raise RuntimeError("this engine has listened: it may hold connections and users' data")
+                return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
+            case protocol.Wake():
+                await self._engine.wake(command)
+            case protocol.Resume():
+                await self._resume(command)
+            case protocol.Leave():
+                self._http.leave(command.seconds_left)
+            case protocol.StopListening():
+                self._http.stop_listening()
+            case protocol.AbortAll():
+                return protocol.Aborted(requests=await self._gate.abort_all())
+            case protocol.OpenApi():
+                await self._api.open(command.path)
+            case protocol.CloseApi():
+                await self._api.close()
+            case protocol.GetMetrics():
+                return protocol.Metrics(text=self._engine.metrics())
+            case protocol.Shutdown():
+                if not self.shutdown.done():
+                    self.shutdown.set_result(command.timeout)
+        return Done()
+
+    async def _resume(self, command: protocol.Resume) -> None:
+        seed = self._engine.seed if self._engine.seed is not None else secrets.randbits(63)
+        await self._engine.resume(command.secrets, seed)
+        key = command.secrets.get(API_KEY_VARIABLE)
+        self._gate.require_keys([key] if key else [])
+        _logger.info("serving as pod %s/%s", command.pod.namespace, command.pod.name)
+
+
+async def _run(spec: EngineSpec) -> None:
+    from vernal_worker.control.server import ControlServer
+    from vernal_worker.engine import vllm_adapter
+    from vernal_worker.engine.api import ApiServer
+    from vernal_worker.engine.gate import Gate
+    from vernal_worker.engine.http import HttpServer
+
+    engine = await vllm_adapter.load(spec)
+    process.shield()  # again: whatever the libraries did meanwhile
+    gate = Gate(engine.app)
+    http = HttpServer(gate, engine.keep_alive)
+    api = ApiServer(engine.llm)
+    commands = _Commands(engine, gate, http, api)
+    async with engine.lifespan():
+        ControlServer(spec.socket, commands.handle, asyncio.get_running_loop()).start()
+        seconds = await commands.shutdown
+        await api.close()
+        began = asyncio.get_running_loop().time()
+        await http.close(seconds / 2)
+    # All that is left is vLLM's: its workers' connectors finish their KV transfers in it.
+    await engine.shutdown(seconds - (asyncio.get_running_loop().time() - began))
+
+
+def main() -> None:
+    process.shield()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    spec = msgspec.json.decode(sys.argv[1], type=EngineSpec)
+    import uvloop
+
+    uvloop.run(_run(spec))
+    process.leave(0)
+
+
+if __name__ == "__main__":
+    main()
+elif __name__ == "__mp_main__":
+    process.shield()
+    process.leave_when_done()
+    if multiprocessing.current_process().name.startswith("EngineCore"):
+        from vernal_worker.engine.worker_extension import install_in_engine_core
+
+        install_in_engine_core()

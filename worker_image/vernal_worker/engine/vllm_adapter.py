@@ -1,0 +1,213 @@
+"""The one module that knows vLLM's Python API. Written for 0.26 to 0.32.
+
+Where the two differ, the newer place is tried first: 0.27 and later moved the server's parts from
+`vllm.entrypoints.openai` to `vllm.entrypoints.launchers`.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from fastapi import FastAPI
+from prometheus_client import generate_latest
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.model_executor.models import registry
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+from vernal_worker.control.protocol import Canary, EngineSpec, StoredRank, Wake
+from vernal_worker.engine import process, worker_extension
+
+try:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+except ModuleNotFoundError:  # 0.26
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+
+_CANARY_PROMPTS = 3
+_CANARY_PROMPT_TOKENS = 12
+_CANARY_ANSWER_TOKENS = 12
+_EXIT_SECONDS = 3.0
+"""For vLLM's processes to exit, of the time that a shutdown may take."""
+
+_logger = logging.getLogger("vernal_worker.engine")
+
+
+@dataclass
+class Engine:
+    """A loaded vLLM engine and its OpenAI application."""
+
+    llm: AsyncLLM
+    app: FastAPI
+    seed: int | None
+    """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
+    keep_alive: int
+    """Seconds that an idle HTTP connection is kept open."""
+    sleeps: bool
+    """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
+
+    @property
+    def errored(self) -> str | None:
+        """Why the engine cannot serve any more."""
+        return str(self.llm.dead_error) if self.llm.errored else None
+
+    async def quiesce(self, weights: str | None, piece: int) -> list[StoredRank]:
+        """Drop what need not be in a checkpoint, in all processes. With sleep mode that is all of the allocator's GPU
+        memory: weights go to files in the directory `weights` first, with a digest for each `piece` bytes, or, if that
+        is None, to host memory.
+
+        Raises:
+            RuntimeError: a request is still running.
+        """
+        if self.llm.output_processor.has_unfinished_requests():
+            raise RuntimeError("a request is still running")
+        await self.llm.reset_prefix_cache()
+        await self.llm.reset_mm_cache()
+        ranks: list[StoredRank] = []
+        if self.sleeps:
+            if weights is not None:
+                count = self.llm.vllm_config.parallel_config.world_size
+                saved = await self.llm.collective_rpc("vernal_save_weights", args=(weights, piece, count))
+                ranks = [msgspec.convert(rank, StoredRank) for rank in saved]
+            await self.llm.sleep(2 if weights is not None else 1)
+        await self._everywhere("vernal_quiesce")
+        await asyncio.to_thread(process.trim)
+        return ranks
+
+    async def wake(self, how: Wake) -> None:
+        """Undo what `quiesce` did to GPU memory."""
+        if self.sleeps and await self.llm.is_sleeping():
+            await self._fill(how)
+        if self.llm.vllm_config.parallel_config.world_size > 1:
+            await self.llm.collective_rpc("vernal_connect")
+
+    async def _fill(self, how: Wake) -> None:
+        if how.memory is not None:
+            await self.llm.collective_rpc("vernal_adopt", args=(how.memory,))
+        try:
+            await self.llm.wake_up()
+        finally:
+            if how.memory is not None:
+                await self.llm.collective_rpc("vernal_adopted")
+        if how.files:
+            await self.llm.collective_rpc("vernal_load_weights", args=(how.files, how.piece, how.digests))
+
+    async def resume(self, environment: dict[str, str], seed: int) -> None:
+        await self._everywhere("vernal_resume", environment, seed)
+        process.become(environment, seed)
+
+    async def canary(self) -> Canary:
+        """Greedy answers to prompts that depend on the vocabulary only."""
+        vocabulary = self.llm.model_config.get_vocab_size()
+        length = min(_CANARY_PROMPT_TOKENS, self.llm.model_config.max_model_len // 2)
+        prompts = [
+            [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
+            for number in range(_CANARY_PROMPTS)
+        ]
+        answers = await asyncio.gather(*(self._greedy(number, prompt) for number, prompt in enumerate(prompts)))
+        return Canary(prompts=prompts, answers=answers)
+
+    async def _greedy(self, number: int, prompt: list[int]) -> list[int]:
+        length = min(_CANARY_ANSWER_TOKENS, self.llm.model_config.max_model_len - len(prompt))
+        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
+        answer: list[int] = []
+        async for output in self.llm.generate(
+            TokensPrompt(prompt_token_ids=prompt), parameters, request_id=f"vernal-canary-{number}"
+        ):
+            answer = list(output.outputs[0].token_ids)
+        return answer
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """The application's start and end. Entered before the freeze, because its start collects all garbage
+        (0.4 s)."""
+        return cast(AbstractAsyncContextManager[Any], self.app.router.lifespan_context(self.app))
+
+    def metrics(self) -> str:
+        return generate_latest(get_prometheus_registry()).decode()
+
+    async def shutdown(self, seconds: float) -> None:
+        """Finish KV transfers, then stop vLLM's processes in order; those that do not stop within `seconds` are killed
+        by vLLM."""
+        began = time.monotonic()
+        if self.llm.vllm_config.kv_transfer_config is not None:
+            try:
+                async with asyncio.timeout(max(0.0, seconds - _EXIT_SECONDS)):
+                    await self.llm.collective_rpc("vernal_finish_transfers")
+                _logger.info("KV transfers are finished after %.1f s", time.monotonic() - began)
+            except TimeoutError:
+                _logger.warning("KV transfers were not finished after %.1f s", time.monotonic() - began)
+                return  # EngineCore waits for its workers and listens to nothing: whoever owns the tree ends it
+        await self.llm.engine_core.call_utility_async("vernal_unshield")
+        left = max(0.0, seconds - (time.monotonic() - began))
+        await asyncio.to_thread(functools.partial(self.llm.shutdown, timeout=left))
+
+    async def _everywhere(self, method: str, *arguments: Any) -> None:
+        """Call a method of `worker_extension` in EngineCore and in every worker."""
+        await self.llm.collective_rpc(method, args=arguments)
+        await self.llm.engine_core.call_utility_async(method, *arguments)
+
+
+async def load(spec: EngineSpec) -> Engine:
+    """Start vLLM and build its OpenAI application.
+
+    Raises:
+        SystemExit: an option is unknown or of the wrong form; argparse has said which on stderr.
+        Exception: what vLLM raises when it cannot start.
+    """
+    if current_platform.is_cpu():
+        _inspect_models_here()
+    args = _parse(spec)
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    engine_args.worker_extension_cls = worker_extension.QUALIFIED_NAME
+    engine_args.enable_sleep_mode = engine_args.enable_sleep_mode or spec.sleep_mode
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    llm = AsyncLLM.from_vllm_config(
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=engine_args.enable_log_requests,
+        aggregate_engine_logging=engine_args.aggregate_engine_logging,
+        disable_log_stats=engine_args.disable_log_stats,
+    )
+    tasks = await llm.get_supported_tasks()
+    app = build_app(args, tasks, llm.model_config)
+    await init_app_state(llm, app.state, args, tasks)
+    return Engine(
+        llm=llm,
+        app=app,
+        seed=args.seed if "--seed" in spec.serve_arguments else None,
+        sleeps=llm.model_config.enable_sleep_mode,
+        keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+    )
+
+
+def _inspect_models_here() -> None:
+    """vLLM has another process import the model's class and tell what it can do, so that its own main process does
+    not touch CUDA. Without CUDA that is one more import of vLLM for nothing: a quarter of a cold start."""
+    registry._run_in_subprocess = lambda ask: ask()
+
+
+def _parse(spec: EngineSpec) -> Namespace:
+    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs"))
+    arguments: Sequence[str] = (
+        *("--model", spec.model),
+        *("--served-model-name", *spec.served_model_names),
+        *spec.serve_arguments,
+    )
+    args: Namespace = parser.parse_args(list(arguments))
+    validate_parsed_serve_args(args)
+    return args

@@ -1,0 +1,338 @@
+"""The wire format of the Python API: messages between `vernal_worker.client` and `vernal_worker.engine.api`.
+
+MessagePack over ZMQ, DEALER (program) to ROUTER (engine), over a Unix socket in a private directory. Requests are
+multiplexed: each has a number, chosen by the program. Every message of the engine is one `Batch`: what happened
+since the last one, of all requests together. Outputs of one request travel as differences to what was sent before
+(`vernal_worker.client.outputs` puts them together).
+
+Nothing here is pickled. `pack` and `unpack` know numbers, text, bytes, containers, arrays, tensors, and the classes
+of vLLM that `CLASSES` names; anything else is a TypeError at the sender and a `msgspec.DecodeError` at the receiver.
+"""
+
+import dataclasses
+import enum
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+import numpy
+import torch
+
+_exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
+_OBJECT, _ENUM, _ARRAY, _TENSOR = 16, 17, 18, 19
+
+CLASSES = (
+    "vllm.config.kv_events.KVEventsConfig",
+    "vllm.distributed.weight_transfer.base.WeightTransferInitRequest",
+    "vllm.distributed.weight_transfer.base.WeightTransferUpdateRequest",
+    "vllm.logprobs.FlatLogprobs",
+    "vllm.logprobs.Logprob",
+    "vllm.lora.request.LoRARequest",
+    "vllm.outputs.PoolingOutput",
+    "vllm.outputs.RequestError",
+    "vllm.outputs.SamplingMask",
+    "vllm.outputs.WeightVersionSpan",
+    "vllm.pooling_params.LateInteractionParams",
+    "vllm.pooling_params.PoolingParams",
+    "vllm.sampling_params.RepetitionDetectionParams",
+    "vllm.sampling_params.RequestOutputKind",
+    "vllm.sampling_params.SamplingParams",
+    "vllm.sampling_params.StructuredOutputsParams",
+    "vllm.v1.fault_tolerance.utils.FaultToleranceRequest",
+    "vllm.v1.fault_tolerance.utils.FaultToleranceResult",
+    "vllm.v1.kv_hints.KvHintsEnvelope",
+    "vllm.v1.metrics.stats.RequestSpecDecodeMetrics",
+    "vllm.v1.metrics.stats.RequestStateStats",
+)
+"""The only classes whose objects travel. A version of vLLM that lacks one cannot send it."""
+
+METHODS = frozenset(
+    {
+        "abort",
+        "add_lora",
+        "check_health",
+        "checkpoint_prepare",
+        "checkpoint_restore",
+        "collective_rpc",
+        "compute_weight_checksums",
+        "do_log_stats",
+        "finish_weight_update",
+        "get_status",
+        "get_supported_tasks",
+        "get_weight_version",
+        "handle_fault",
+        "init_weight_transfer_engine",
+        "is_paused",
+        "is_sleeping",
+        "is_tracing_enabled",
+        "list_loras",
+        "notify_kv_transfer_request_rejected",
+        "pause_generation",
+        "pin_lora",
+        "release_kv_cache_memory",
+        "remove_lora",
+        "reset_encoder_cache",
+        "reset_mm_cache",
+        "reset_prefix_cache",
+        "resume_generation",
+        "scale_elastic_ep",
+        "shutdown_weight_transfer_engine",
+        "sleep",
+        "start_draft_weight_update",
+        "start_profile",
+        "start_weight_update",
+        "stop_profile",
+        "update_weight_version",
+        "update_weights",
+        "wait_for_requests_to_drain",
+        "wake_up",
+    }
+)
+"""Methods of AsyncLLM that may be called by name."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+# --- to the engine ---
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """The first message of a connection. Requests of the connection before are ended: its program is gone."""
+
+
+class Generate(_Message, frozen=True, tag="generate"):
+    """`AsyncLLM.generate` or, with PoolingParams, `encode`. Without `prompt`, prompts come as `Chunk`s."""
+
+    number: int
+    request_id: str
+    prompt: Any
+    params: Any
+    options: dict[str, Any]
+    """The other arguments, as far as they were given."""
+
+
+class Chunk(_Message, frozen=True, tag="chunk"):
+    """A further input of a request whose prompt is a stream."""
+
+    number: int
+    prompt: Any
+    params: Any
+
+
+class ChunksEnd(_Message, frozen=True, tag="chunks_end"):
+    number: int
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """Nobody waits for this request any more."""
+
+    number: int
+
+
+class Call(_Message, frozen=True, tag="call"):
+    """A method of `METHODS`. Answered by `Result` or `Failed`."""
+
+    number: int
+    method: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+ToEngine = Hello | Generate | Chunk | ChunksEnd | Cancel | Call
+
+# --- to the program ---
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """Answers `Hello`: what the program cannot know from the engine's arguments."""
+
+    max_model_len: int
+    num_gpu_blocks: int | None
+    max_num_queued_reqs: int | None
+    max_num_queued_tokens: int | None
+    kv_event_sources: Any
+
+
+class Piece(_Message, frozen=True, tag="piece"):
+    """What was added to one of a request's completions."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+    logprobs: Any
+    more: dict[str, Any] | None
+    """Further attributes of the CompletionOutput that are not None."""
+
+
+class Output(_Message, frozen=True, tag="output"):
+    """What was added to a request's output."""
+
+    number: int
+    finished: bool
+    pieces: list[Piece]
+    changed: dict[str, Any] | None
+    """Attributes of the RequestOutput that are not what they were in the output before."""
+    metrics: list[Any] | None
+    """The fields of RequestStateStats, in order, with the first output and the last."""
+
+
+class Pooled(_Message, frozen=True, tag="pooled"):
+    number: int
+    attributes: dict[str, Any]
+
+
+class End(_Message, frozen=True, tag="end"):
+    """No more outputs of this request will come, though none said that it was the last."""
+
+    number: int
+
+
+class Result(_Message, frozen=True, tag="result"):
+    number: int
+    value: Any
+
+
+class Error(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An exception: the names of its class and base classes, most special first, and what it holds."""
+
+    classes: list[str]
+    args: list[Any]
+    attributes: dict[str, Any]
+    cause: "Error | None"
+
+
+class Failed(_Message, frozen=True, tag="failed"):
+    number: int
+    error: Error
+
+
+class Died(_Message, frozen=True, tag="died"):
+    """vLLM cannot go on."""
+
+    message: str
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    events: list[Welcome | Output | Pooled | End | Result | Failed | Died]
+    unfinished: int
+    """Requests that vLLM has not finished."""
+    queued_tokens: int
+    """Prompt tokens of requests that wait for their first token, as vLLM counts them."""
+
+
+# --- values ---
+
+
+def pack(value: Any) -> Any:
+    """What MessagePack can carry and `unpack` turns back.
+
+    Raises:
+        TypeError: `value` holds an object of another class than the module's docstring names.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, bytes):
+        return value
+    if kind is list:
+        return value if all(type(item) is int for item in value) else [pack(item) for item in value]
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: pack(item) for key, item in value.items()}
+    if kind in _exts:
+        items = [[pack(key), pack(item)] for key, item in value.items()] if kind is dict else [pack(i) for i in value]
+        return _ext(_exts[kind], items)
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return _ext(_TENSOR, [str(value.dtype).removeprefix("torch."), list(value.shape), flat.numpy().tobytes()])
+    if isinstance(value, numpy.generic):
+        return pack(value.item())
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+        return _ext(_ARRAY, [value.dtype.str, list(value.shape), numpy.ascontiguousarray(value).tobytes()])
+    if (name := _names().get(kind)) is not None:
+        if isinstance(value, enum.Enum):
+            return _ext(_ENUM, [name, value.value])
+        return _ext(_OBJECT, [name, {field: pack(getattr(value, field)) for field in _fields(name)}])
+    raise TypeError(
+        f"{kind.__module__}.{kind.__qualname__} cannot be sent to the engine's process; it takes numbers, text, bytes, "
+        "containers, arrays, tensors, and vLLM's classes for parameters"
+    )
+
+
+def _ext(code: int, content: Any) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(code, msgspec.msgpack.encode(content))
+
+
+def _from_ext(code: int, data: memoryview) -> Any:
+    content = msgspec.msgpack.decode(data, ext_hook=_from_ext)
+    for kind, known in _exts.items():
+        if code == known:
+            return kind(tuple(item) if kind is dict else item for item in content)
+    if code == _ARRAY:
+        dtype, shape, buffer = content
+        if numpy.dtype(dtype).kind not in "biufc":
+            raise ValueError(f"arrays of {dtype!r} are not accepted")
+        return numpy.frombuffer(buffer, dtype=dtype).reshape(shape).copy()
+    if code == _TENSOR:
+        name, shape, buffer = content
+        dtype = getattr(torch, str(name), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"tensors of {name!r} are not accepted")
+        flat = torch.frombuffer(bytearray(buffer), dtype=torch.uint8) if buffer else torch.empty(0, dtype=torch.uint8)
+        return flat.view(dtype).reshape(shape)
+    if code in (_OBJECT, _ENUM):
+        name, fields = content
+        if (cls := _classes().get(name)) is None:
+            raise ValueError(f"objects of {name!r} are not accepted")
+        return cls(fields) if code == _ENUM else cls(**fields)
+    raise ValueError(f"unknown extension {code}")
+
+
+@cache
+def _classes() -> dict[str, type[Any]]:
+    found = {name: _find(name) for name in CLASSES}
+    return {name: cls for name, cls in found.items() if cls is not None}
+
+
+@cache
+def _names() -> dict[type, str]:
+    return {cls: name for name, cls in _classes().items()}
+
+
+def _find(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError:
+        return None
+
+
+@cache
+def _fields(name: str) -> tuple[str, ...]:
+    """What the constructor of a class takes."""
+    cls = _classes()[name]
+    if issubclass(cls, msgspec.Struct):
+        return cls.__struct_fields__
+    if dataclasses.is_dataclass(cls):
+        return tuple(field.name for field in dataclasses.fields(cls) if field.init)
+    return tuple(cls.model_fields)  # pydantic
+
+
+def encoder() -> Callable[[Any], bytes]:
+    """Encodes a message whose values are packed."""
+    return msgspec.msgpack.Encoder().encode
+
+
+def engine_decoder() -> Callable[[bytes], ToEngine]:
+    """Raises msgspec.DecodeError, ValueError or TypeError: not a message of this format."""
+    decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, ext_hook=_from_ext)
+    return decoder.decode
+
+
+def program_decoder() -> Callable[[bytes], Batch]:
+    """Raises msgspec.DecodeError, ValueError or TypeError: not a message of this format."""
+    return msgspec.msgpack.Decoder(Batch, ext_hook=_from_ext).decode

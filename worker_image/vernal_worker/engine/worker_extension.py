@@ -1,0 +1,125 @@
+"""What vLLM's worker processes and EngineCore can be asked to do, over vLLM's own calls.
+
+Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has no such option:
+`install_in_engine_core` adds them there, and runs in the EngineCore process because multiprocessing's spawn
+imports the main module of the parent (`vernal_worker.engine.main`) in each child.
+"""
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vernal_worker.engine import process
+from vernal_worker.engine.collectives import hook
+from vernal_worker.kv import lifecycle
+
+if TYPE_CHECKING:
+    from vernal_worker.engine.weights.save import Saved
+
+_SPIN_SECONDS = 0.02
+_WAKE_SECONDS = 0.1
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class. Names start with `vernal_` because vLLM refuses one that its class has
+    already."""
+
+    def vernal_quiesce(self) -> None:
+        lifecycle.release()
+        hook.disconnect()
+        process.trim()
+
+    def vernal_resume(self, environment: dict[str, str], seed: int) -> None:
+        process.become(environment, seed)
+        lifecycle.reconnect()
+
+    def vernal_connect(self) -> None:
+        """All ranks at the same time; needed after `vernal_quiesce` if there are several on GPUs."""
+        hook.connect()
+
+    # The next four on a GPU only. `rank` is vLLM's.
+    rank: int
+
+    def vernal_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
+        """See `weights.save.save`."""
+        from vernal_worker.checkpoint.cuda.transfer import default_threads
+        from vernal_worker.engine.weights.save import save
+
+        return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
+
+    def vernal_load_weights(self, files: list[str], piece: int, digests: list[list[str]] | None) -> None:
+        """See `weights.load.load`. Each rank takes its own of `files` and `digests`."""
+        from vernal_worker.checkpoint.cuda.transfer import default_threads
+        from vernal_worker.engine.weights.load import load
+
+        mine = digests[self.rank] if digests is not None else None
+        load(Path(files[self.rank]), piece, mine, max(1, default_threads() // len(files)))
+
+    def vernal_adopt(self, socket: str) -> None:
+        """See `weights.adopt.begin`."""
+        from vernal_worker.engine.weights import adopt
+
+        adopt.begin(socket, self.rank)
+
+    def vernal_adopted(self) -> None:
+        """See `weights.adopt.end`."""
+        from vernal_worker.engine.weights import adopt
+
+        adopt.end()
+
+    def vernal_finish_transfers(self) -> None:
+        """Let this worker's KV connector finish what is under way, however long it takes: vLLM's own shutdown kills a
+        worker that takes more than 5 s. What vLLM calls later finds no connector and returns at once."""
+        from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
+
+        ensure_kv_transfer_shutdown()
+
+
+QUALIFIED_NAME = f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}"
+
+
+class EngineCoreExtension(WorkerExtension):
+    """What EngineCore gets."""
+
+    def vernal_unshield(self) -> None:
+        """vLLM's shutdown speaks to EngineCore through SIGTERM. Workers need none: they see their death pipe
+        close."""
+        process.unshield()
+        threading.Thread(target=_keep_awake, args=[self], name="vernal-keep-awake", daemon=True).start()
+
+
+def _keep_awake(core: Any) -> None:
+    """Give EngineCore's main thread something to do until it has seen the SIGTERM. Python handles a signal between two
+    instructions: one that comes just before the thread begins to wait for its queue would be seen with the next
+    request, which never comes (3 of 100 shutdowns on a busy machine, vLLM 0.32)."""
+    from vllm.v1.engine import EngineCoreRequestType
+    from vllm.v1.engine.core import EngineShutdownState
+
+    while core.shutdown_state == EngineShutdownState.RUNNING:
+        core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
+        time.sleep(_WAKE_SECONDS)
+
+
+def install_in_engine_core() -> None:
+    """Give this process's EngineCore the extension's methods, as utilities that its client can call by
+    name."""
+    from vllm.v1.engine.core import EngineCore
+
+    for name in ("vernal_quiesce", "vernal_resume", "vernal_unshield"):
+        setattr(EngineCore, name, getattr(EngineCoreExtension, name))
+
+
+def _spin_less() -> None:
+    """vLLM's processes wait for each other's next message in a busy loop for a second before they sleep: on a CPU that
+    takes a core from those that compute, after each request."""
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        SpinCondition.__init__.__defaults__ = (_SPIN_SECONDS,)
+
+
+# vLLM imports this module in a worker process before it makes its queues and communicators, and offers no other place.
+hook.install()
+_spin_less()

@@ -1,0 +1,186 @@
+"""One KV block as a file: written whole or not at all, believed only after its digest was checked.
+
+Layout, little-endian: magic (8 bytes), payload length (8), tokens (4), zero (4), layout fingerprint (32), key (32),
+BLAKE3 digest over the preceding 88 bytes and the payload (32), zero (8); then the payload. The digest finds damage of
+any kind, but it is not keyed: who may write to the store is trusted.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from blake3 import blake3
+
+MAGIC = b"VERNAL\x00\x01"  # the last byte is the format's version
+_HEAD = struct.Struct("<8sQII32s32s")
+_REST = struct.Struct("<32s8x")
+HEADER_BYTES = _HEAD.size + _REST.size
+SUFFIX = ".kv"
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Failure(StrEnum):
+    """Why a block could not be loaded. The value is the `kind` label of the metric."""
+
+    MISSING = "missing"  # also: it vanished between lookup and load
+    PERMISSION = "permission"
+    UNREADABLE = "unreadable"  # the storage answered with an error, e.g. EIO or ESTALE
+    SIZE = "size"
+    FORMAT = "format"  # not a block file of this version
+    SWAPPED = "swapped"  # a block, but of another prefix, model or layout
+    CORRUPT = "corrupt"  # the digest says that a bit is wrong
+    SLOW = "slow"  # not there when the deadline came
+    SKIPPED = "skipped"  # not tried, because an earlier block of the same prefix failed
+    CLOSED = "closed"  # the store is released, for a freeze or at the end
+    INTERNAL = "internal"  # a bug of ours; the log has the traceback
+
+
+USELESS = frozenset(
+    {Failure.SIZE, Failure.FORMAT, Failure.SWAPPED, Failure.CORRUPT, Failure.UNREADABLE, Failure.PERMISSION}
+)
+"""Failures after which the file should go. It may be good still, if only this read failed: then one block is computed
+again, while a file that stays bad costs that at every request."""
+
+
+class BlockError(Exception):
+    """A block could not be loaded, for the reason `failure`."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(f"{failure}: {message}")
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a block file says that it holds; a reader compares all of it with what it looks for.
+
+    Attributes:
+        fingerprint: 32 bytes, of model, layout and parallelism (`vernal_worker.kv.fingerprint`).
+        key: 32 bytes, of the prompt's tokens up to the block's end (`vernal_worker.kv.keys`).
+        tokens: number of tokens in the block.
+        payload_bytes: length of what follows the header.
+    """
+
+    fingerprint: bytes
+    key: bytes
+    tokens: int
+    payload_bytes: int
+
+    def head(self) -> bytes:
+        return _HEAD.pack(MAGIC, self.payload_bytes, self.tokens, 0, self.fingerprint, self.key)
+
+
+class Files:
+    """The system calls, and nothing else: what a test may replace to make storage fail."""
+
+    def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
+        """Read the file's first bytes into `header` and the next into `payload`; returns the file's size in bytes.
+
+        Raises:
+            OSError: as the storage says.
+        """
+        with _Opened(path, os.O_RDONLY) as fd:
+            size = os.fstat(fd).st_size
+            if size == len(header) + len(payload):
+                _read_fully(fd, header, payload)
+            return size
+
+    def write(self, path: Path, header: bytes, payload: memoryview) -> None:
+        """Make the file, which must not exist, with these bytes.
+
+        Raises:
+            OSError: as the storage says.
+        """
+        with _Opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+            for part in (memoryview(header), payload):
+                left = part
+                while left:
+                    left = left[os.write(fd, left) :]
+
+
+class _Opened:
+    """An open file descriptor whose close may fail: NFS reports a full disk there."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _read_fully(fd: int, header: bytearray, payload: memoryview) -> None:
+    done = os.preadv(fd, [header, payload], 0)
+    if done < len(header):
+        return  # shorter than when it was measured: the digest will say so
+    while done - len(header) < len(payload):
+        count = os.preadv(fd, [payload[done - len(header) :]], done)
+        if count == 0:
+            return
+        done += count
+
+
+def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
+    """Write a block: readers see the whole of it under `path`, or nothing.
+
+    Not synced to disk: after a power failure the digest tells whether the block survived.
+
+    Raises:
+        OSError: as the storage says (`ENOSPC`, `EDQUOT`, ...). Nothing stays behind, unless storage refuses that too.
+    """
+    head = label.head()
+    digest = blake3(head).update(payload).digest()
+    temporary = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    try:
+        files.write(temporary, head + _REST.pack(digest), payload)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def read(path: Path, label: Label, into: memoryview, files: Files) -> None:
+    """Read the block that `label` describes into `into`, which must be `label.payload_bytes` long.
+
+    When this returns, `into` holds what was written under this label, bit for bit. When it raises, `into` holds
+    anything.
+
+    Raises:
+        BlockError: in every other case, whatever the storage does.
+    """
+    header = bytearray(HEADER_BYTES)
+    try:
+        size = files.read(path, header, into)
+    except OSError as error:
+        raise BlockError(_failure(error), f"{path}: {error.strerror or error}") from error
+    expected = HEADER_BYTES + label.payload_bytes
+    if size != expected:
+        raise BlockError(Failure.SIZE, f"{path} has {size} bytes instead of {expected}")
+    head = bytes(header[: _HEAD.size])
+    if head != label.head():
+        if head[: len(MAGIC)] != MAGIC:
+            raise BlockError(Failure.FORMAT, f"{path} does not start like a block file of this version")
+        raise BlockError(Failure.SWAPPED, f"{path} is labelled as another block")
+    digest, *_ = _REST.unpack(header[_HEAD.size :])
+    if header[_HEAD.size + 32 :] != bytes(8):
+        raise BlockError(Failure.CORRUPT, f"{path}: padding is not zero")
+    if blake3(head).update(into).digest() != digest:
+        raise BlockError(Failure.CORRUPT, f"{path}: digest does not match")
+
+
+def _failure(error: OSError) -> Failure:
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return Failure.MISSING
+        case errno.EACCES | errno.EPERM:
+            return Failure.PERMISSION
+        case _:
+            return Failure.UNREADABLE

@@ -1,0 +1,145 @@
+"""The directory of block files on shared storage.
+
+    <root>/<fingerprint>/layout.json                what the fingerprint is made of, for people
+    <root>/<fingerprint>/<first 2 of key>/<key>.kv  one block of one rank (each rank has a fingerprint of its own)
+
+Any number of workers read, write and evict at the same time without a lock: files appear by rename, a file's content
+under one name is always the same, and a reader whose file is evicted has it open still or sees it missing.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vernal_worker.kv import blockfile
+from vernal_worker.kv.blockfile import SUFFIX, USELESS, BlockError, Files, Label
+
+LAYOUT_NAME = "layout.json"
+TOUCH_SECONDS = 300.0
+"""A block's modification time says when it was last used, this roughly: every load would cost a write otherwise."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Saved(StrEnum):
+    """What became of a save. The value is the `outcome` label of the metric."""
+
+    WRITTEN = "written"
+    PRESENT = "present"  # another worker was first
+    FULL = "full"
+    FAILED = "failed"
+    DROPPED = "dropped"  # no room to hold it until storage takes it
+    SUPPRESSED = "suppressed"  # computed in a step that also had a failed load: not to be trusted
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all blocks of one rank have in common.
+
+    Attributes:
+        fingerprint: 32 bytes; see `vernal_worker.kv.fingerprint`.
+        tokens: number of tokens in a block.
+        payload_bytes: bytes of a block, all layers together.
+    """
+
+    fingerprint: bytes
+    tokens: int
+    payload_bytes: int
+
+
+class BlockStore:
+    """Blocks of one layout under `root`. Holds no file open between calls. Methods may be called from any thread."""
+
+    def __init__(self, root: Path, layout: Layout, files: Files | None = None) -> None:
+        self.root = root
+        self.layout = layout
+        self._directory = root / layout.fingerprint.hex()
+        self._files = files or Files()
+
+    def path(self, key: bytes) -> Path:
+        name = key.hex()
+        return self._directory / name[:2] / (name + SUFFIX)
+
+    def describe(self, text: bytes) -> None:
+        """Leave `text` as layout.json, for people who look at the store.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._directory / LAYOUT_NAME
+        if not path.exists():
+            temporary = path.with_name(f".{LAYOUT_NAME}-{os.urandom(8).hex()}{blockfile.TEMPORARY_SUFFIX}")
+            temporary.write_bytes(text)
+            temporary.replace(path)
+
+    def contains(self, key: bytes) -> bool:
+        """Whether there is such a block, as far as the storage says; whether it is good, only `read` can tell."""
+        name = key.hex()
+        try:
+            return os.stat(f"{self._directory}/{name[:2]}/{name}{SUFFIX}").st_size > 0  # noqa: PTH116 (thousands a second)
+        except OSError:
+            return False
+
+    def read(self, key: bytes, into: memoryview) -> None:
+        """Read and verify a block. A bad file is removed, so that it is computed and written anew.
+
+        Raises:
+            BlockError: `into` does not hold the block.
+        """
+        path = self.path(key)
+        try:
+            blockfile.read(path, self._label(key), into, self._files)
+        except BlockError as error:
+            if error.failure in USELESS:
+                _remove(path)
+            raise
+        _touch(path)
+
+    def write(self, key: bytes, payload: memoryview) -> Saved:
+        """Write a block, unless it is there.
+
+        Raises:
+            OSError: the storage failed, other than by being full.
+        """
+        path = self.path(key)
+        if self.contains(key):
+            return Saved.PRESENT
+        try:
+            try:
+                blockfile.write(path, self._label(key), payload, self._files)
+            except FileNotFoundError:  # the directory is made when it is needed first
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                blockfile.write(path, self._label(key), payload, self._files)
+        except OSError as error:
+            if error.errno in _FULL:
+                return Saved.FULL
+            raise
+        return Saved.WRITTEN
+
+    def _label(self, key: bytes) -> Label:
+        return Label(self.layout.fingerprint, key, self.layout.tokens, self.layout.payload_bytes)
+
+
+def leading(present: Sequence[bool]) -> int:
+    """How many are true before the first that is not."""
+    return next((i for i, there in enumerate(present) if not there), len(present))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        pass  # read-only for us, or somebody else was faster
+
+
+def _touch(path: Path) -> None:
+    try:
+        if time.time() - path.stat().st_mtime > TOUCH_SECONDS:
+            os.utime(path)
+    except OSError:
+        pass  # read-only for us, or just evicted

@@ -1,0 +1,211 @@
+"""The engine's KV cache as blocks of bytes: copies between it and slots of host memory, on any device.
+
+A block's bytes are those of all layers in the order in which the engine names them, each layer's in the order of its
+tensor's dimensions, whatever their order in memory is.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from vernal_worker.kv import LOGGER
+from vernal_worker.kv.loader import Move
+from vernal_worker.kv.slots import Done, Fence, Slots
+
+_logger = logging.getLogger(LOGGER)
+_STAGING_BYTES = 64 << 20
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+class UnsupportedCacheError(Exception):
+    """The KV cache has a form that blocks cannot be cut from; the message says which."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """`blocks` has the block as its first dimension, and integers as elements, as wide as fits all layers: copies know
+    nothing of the engine's type, and wide elements are faster."""
+
+    name: str
+    blocks: torch.Tensor
+    shape: tuple[int, ...]  # of one block, in elements of the engine's own type
+    dtype: str
+    offset: int  # in the block's bytes
+    bytes: int
+
+
+class Pages:
+    """The KV cache of one worker.
+
+    Args:
+        caches: tensors by layer name, as vLLM registers them: blocks are the first dimension, or equal parts of it.
+        num_blocks: number of blocks that the scheduler knows.
+
+    Raises:
+        UnsupportedCacheError: a layer is not of that form.
+    """
+
+    def __init__(self, caches: Mapping[str, Any], num_blocks: int) -> None:
+        for name, cache in caches.items():
+            _check(name, cache, num_blocks)
+        element = next(dtype for dtype in _INTEGERS if all(_fits(cache, dtype) for cache in caches.values()))
+        layers: list[_Layer] = []
+        seen: set[tuple[int, tuple[int, ...]]] = set()
+        offset = 0
+        for name, cache in caches.items():
+            place = (cache.data_ptr(), tuple(cache.shape))
+            if place in seen:  # layers that share one cache
+                continue
+            seen.add(place)
+            layer = _layer(name, cache, element, num_blocks, offset)
+            layers.append(layer)
+            offset += layer.bytes
+        if not layers:
+            raise UnsupportedCacheError("there are no layers with a KV cache")
+        self._layers = layers
+        self._device = layers[0].blocks.device
+        self._staging: torch.Tensor | None = None
+        self.block_bytes = offset
+        self.page_locked = self._device.type == "cuda"
+        """Whether slots take a moment to make."""
+
+    @property
+    def description(self) -> list[dict[str, Any]]:
+        """Name, element type and shape of a block of each layer: part of the fingerprint."""
+        return [{"layer": layer.name, "dtype": layer.dtype, "shape": list(layer.shape)} for layer in self._layers]
+
+    def host_slots(self, budget_bytes: int) -> "HostSlots":
+        """Slots of host memory for about `budget_bytes`, page-locked if the KV cache is on a GPU."""
+        count = max(2, budget_bytes // self.block_bytes)
+        return HostSlots(torch.empty((count, self.block_bytes), dtype=torch.uint8), self._device)
+
+    def release(self) -> None:
+        """Wait for copies and give device memory back that is only there for them."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._staging = None
+
+    def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
+        """Enqueue copies from slots into the KV cache, before what the device is given to do next."""
+        if self._device.type == "cpu":
+            for move in moves:
+                self._apply(host.memory[move.slot : move.slot + 1], [move.block_id])
+            return Done()
+        staging = self._device_staging()
+        for start in range(0, len(moves), len(staging)):
+            part = moves[start : start + len(staging)]
+            for row, move in enumerate(part):
+                staging[row].copy_(host.memory[move.slot], non_blocking=True)
+            self._apply(staging[: len(part)], [move.block_id for move in part])
+        return _Event(self._device)
+
+    def save(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
+        """Enqueue copies from the KV cache into slots, after what the device was given to do before."""
+        if self._device.type == "cpu":
+            for move in moves:
+                self._fetch(host.memory[move.slot : move.slot + 1], [move.block_id])
+            return Done()
+        staging = self._device_staging()
+        for start in range(0, len(moves), len(staging)):
+            part = moves[start : start + len(staging)]
+            self._fetch(staging[: len(part)], [move.block_id for move in part])
+            for row, move in enumerate(part):
+                host.memory[move.slot].copy_(staging[row], non_blocking=True)
+        return _Event(self._device)
+
+    def _apply(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
+        index = self._index(block_ids)
+        for layer in self._layers:
+            layer.blocks.index_copy_(0, index, self._part(rows, layer))
+
+    def _fetch(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
+        index = self._index(block_ids)
+        for layer in self._layers:
+            self._part(rows, layer).copy_(layer.blocks.index_select(0, index))
+
+    def _index(self, block_ids: Sequence[int]) -> torch.Tensor:
+        """On the device, without waiting for what the device is doing."""
+        index = torch.tensor(block_ids, pin_memory=self._device.type == "cuda")
+        return index.to(self._device, non_blocking=True)
+
+    @staticmethod
+    def _part(rows: torch.Tensor, layer: _Layer) -> torch.Tensor:
+        """The bytes of one layer in `rows`, as a view of the layer's form."""
+        part = rows[:, layer.offset : layer.offset + layer.bytes].view(layer.blocks.dtype)
+        return part.unflatten(1, layer.blocks.shape[1:])
+
+    def _device_staging(self) -> torch.Tensor:
+        if self._staging is None:
+            rows = max(1, _STAGING_BYTES // self.block_bytes)
+            self._staging = torch.empty((rows, self.block_bytes), dtype=torch.uint8, device=self._device)
+        return self._staging
+
+
+class HostSlots(Slots):
+    """Slots in a tensor of host memory, one row a slot, for copies to and from `device`.
+
+    Page-locked by registration rather than by PyTorch's allocator, which keeps what it once locked: at a freeze it must
+    be gone.
+    """
+
+    def __init__(self, memory: torch.Tensor, device: torch.device) -> None:
+        super().__init__(memoryview(memory.numpy()).cast("B"), memory.shape[1])
+        self.memory = memory
+        self._device = device
+        self._locked = False
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+            self._locked = int(error) == 0
+            if not self._locked:
+                _logger.warning("%d MiB cannot be page-locked (%s): copies will be slower", memory.numel() >> 20, error)
+
+    def close(self) -> None:
+        if self._locked:
+            with torch.cuda.device(self._device):
+                torch.cuda.cudart().cudaHostUnregister(self.memory.data_ptr())
+            self._locked = False
+
+
+class _Event:
+    """A fence on what the device was given to do so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(device))
+
+    def done(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+def _check(name: str, cache: Any, num_blocks: int) -> None:
+    if not isinstance(cache, torch.Tensor):
+        raise UnsupportedCacheError(f"layer {name} has a cache of several tensors")
+    rows = cache.shape[0] if cache.dim() > 1 else 0
+    if rows < num_blocks or rows % num_blocks:
+        raise UnsupportedCacheError(
+            f"layer {name}: the first dimension of {tuple(cache.shape)} is not {num_blocks} blocks"
+        )
+    if cache.stride(-1) != 1:
+        raise UnsupportedCacheError(f"layer {name}: the last dimension of its cache is not contiguous")
+
+
+def _fits(cache: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether `cache` can be seen as elements of `dtype`, whole ones in each dimension."""
+    size, width = cache.element_size(), dtype.itemsize
+    lengths = (cache.shape[-1], cache.storage_offset(), *cache.stride()[:-1])
+    return all(length * size % width == 0 for length in lengths)
+
+
+def _layer(name: str, cache: torch.Tensor, element: torch.dtype, num_blocks: int, offset: int) -> _Layer:
+    shape = (cache.shape[0] // num_blocks, *cache.shape[1:])
+    blocks = cache.view(element).unflatten(0, (num_blocks, shape[0]))
+    size = prod(shape) * cache.element_size()
+    return _Layer(name, blocks, shape, str(cache.dtype), offset, size)

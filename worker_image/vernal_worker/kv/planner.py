@@ -1,0 +1,257 @@
+"""The scheduler's side: which blocks of a request to load, which to save, and what to do about those that failed.
+
+Pure: it knows requests by their ids, blocks by keys and numbers, and neither vLLM nor storage.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from vernal_worker.kv import blockfile
+from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockstore import leading
+from vernal_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
+from vernal_worker.kv.loader import Block
+
+_LOST = blockfile.USELESS | {Failure.MISSING}
+_FRESH_SECONDS = 1.0
+"""How long a lookup is believed: the scheduler asks at every step while a request waits for room."""
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Load these blocks for this request; `wait` means before this step's forward pass."""
+
+    request_id: str
+    blocks: tuple[Block, ...]
+    wait: bool
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What the workers do in one step.
+
+    Attributes:
+        idle: no tokens are computed, so that a worker may wait a moment for loads.
+        seen_failures: how many steps with a failed waiting load the scheduler knew of when it made this plan.
+    """
+
+    loads: tuple[LoadPlan, ...] = ()
+    saves: tuple[Block, ...] = ()
+    idle: bool = False
+    seen_failures: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells the scheduler beside the failed blocks.
+
+    Attributes:
+        failed_steps: how many steps had a waiting load that failed, since the worker started.
+        suppressed: keys that were planned to be saved, and were not for that reason.
+        failures: why blocks failed, by block id.
+    """
+
+    failed_steps: int = 0
+    suppressed: frozenset[bytes] = frozenset()
+    failures: dict[int, Failure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A request's part in a step: `scheduled` tokens after the first `computed`.
+
+    Attributes:
+        blocks: block ids to append to those that the request has, or (`replaced`) all that it has.
+    """
+
+    request_id: str
+    computed: int
+    scheduled: int
+    blocks: Sequence[int] = ()
+    replaced: bool = False
+
+
+@dataclass(eq=False)
+class _Request:
+    keys: list[bytes]
+    present: list[bool]
+    looked_up: float
+    unsaved: set[int]
+    block_ids: list[int] = field(default_factory=list)
+    planned: dict[bytes, int] = field(default_factory=dict)  # saves that workers were told to do
+    usable: int = 0  # blocks that may be offered: none from the first that failed on
+    offered_from: int = 0
+    loaded_to: int = 0  # end of what was loaded, in blocks; 0 if nothing was
+    load_async: bool = False
+
+
+class Planner:
+    """One for each scheduler.
+
+    Args:
+        block_tokens: tokens in a block.
+        lookup: which keys are in the store.
+        loads: this role reads from the store.
+        saves: this role writes to it.
+    """
+
+    def __init__(
+        self,
+        block_tokens: int,
+        lookup: Callable[[Sequence[bytes]], list[bool]],
+        counters: Counters,
+        *,
+        loads: bool,
+        saves: bool,
+    ) -> None:
+        self._block_tokens = block_tokens
+        self._lookup = lookup
+        self._counters = counters
+        self._loads = loads
+        self._saves = saves
+        self._requests: dict[str, _Request] = {}
+        self._new_loads: list[LoadPlan] = []
+        self._loading: dict[bytes, str] = {}  # first key of an asynchronous load -> who loads it
+        self._failed_steps = 0
+
+    def match(
+        self,
+        request_id: str,
+        keys: Callable[[], list[bytes]],
+        *,
+        tokens: int,
+        computed: int,
+        may_load: bool,
+        load_async: bool,
+    ) -> tuple[int | None, bool]:
+        """How many tokens beyond the first `computed` the store has for a request that is about to start.
+
+        Args:
+            keys: the keys of the prompt's full blocks; asked for once.
+            tokens: length of the request. Its last token is always computed: sampling needs its output.
+            may_load: False for a request that must see all its tokens computed.
+
+        Returns:
+            The number and whether to load asynchronously; None to be asked again, while another request loads the same.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            request = self._begin(request_id, keys())
+        elif monotonic() - request.looked_up > _FRESH_SECONDS:
+            self._look_up(request)
+        first, odd = divmod(computed, self._block_tokens)
+        if odd or not self._loads or not may_load or first >= len(request.keys):
+            return 0, False
+        last = min(leading(request.present), request.usable, (tokens - 1) // self._block_tokens)
+        if last <= first:
+            return 0, False
+        if load_async and self._loading.get(request.keys[first], request_id) != request_id:
+            return None, False
+        request.offered_from = first
+        request.load_async = load_async
+        return (last - first) * self._block_tokens, load_async
+
+    def allocate(self, request_id: str, block_ids: Sequence[int], external_tokens: int) -> None:
+        """The scheduler gave the request these blocks, and wants the first `external_tokens` of what was offered."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return
+        request.block_ids = list(block_ids)
+        count = external_tokens // self._block_tokens
+        if count == 0:
+            return
+        first, last = request.offered_from, request.offered_from + count
+        blocks = [
+            Block(key, block_id) for key, block_id in zip(request.keys[first:last], block_ids[first:last], strict=True)
+        ]
+        request.loaded_to = last
+        if request.load_async:
+            self._loading[blocks[0].key] = request_id
+        self._new_loads.append(LoadPlan(request_id, tuple(blocks), wait=not request.load_async))
+
+    def plan(self, step: Sequence[Scheduled]) -> StepPlan:
+        """What the workers do in the step that the scheduler has just put together."""
+        saves: list[Block] = []
+        for scheduled in step:
+            request = self._requests.get(scheduled.request_id)
+            if request is None:
+                continue
+            if scheduled.replaced:
+                request.block_ids = list(scheduled.blocks)
+            else:
+                request.block_ids.extend(scheduled.blocks)
+            full = (scheduled.computed + scheduled.scheduled) // self._block_tokens
+            for index in sorted(i for i in request.unsaved if i < min(full, len(request.block_ids))):
+                request.unsaved.discard(index)
+                request.planned[request.keys[index]] = index
+                saves.append(Block(request.keys[index], request.block_ids[index]))
+        loads, self._new_loads = tuple(self._new_loads), []
+        return StepPlan(loads, tuple(saves), idle=not step, seen_failures=self._failed_steps)
+
+    def observe(self, invalid: Iterable[int], finished: Iterable[str], reports: Sequence[Report]) -> set[int]:
+        """Take in what the workers said about a step.
+
+        Returns: block ids that must leave the engine's own prefix cache. While a waiting load runs, the engine already
+            counts its blocks as cached; if then the request goes before it computed them anew, another could find them.
+        """
+        for request_id in finished:
+            self._stop_loading(request_id)
+        suppressed: set[bytes] = set()
+        lost: set[int] = set()
+        for report in reports:
+            self._failed_steps = max(self._failed_steps, report.failed_steps)
+            suppressed |= report.suppressed
+            lost |= {block_id for block_id, failure in report.failures.items() if failure in _LOST}
+        bad = set(invalid)
+        untrusted: set[int] = set()
+        for request_id, request in self._requests.items():
+            request.unsaved |= {index for key, index in request.planned.items() if key in suppressed}
+            first = next((i for i, block_id in enumerate(request.block_ids) if block_id in bad), None)
+            if first is not None:
+                untrusted |= self._failed(request_id, request, first, lost)
+        return untrusted
+
+    def finish(self, request_id: str) -> None:
+        """The request is over."""
+        self._stop_loading(request_id)
+        self._requests.pop(request_id, None)
+        self._new_loads = [load for load in self._new_loads if load.request_id != request_id]
+
+    def forget(self) -> None:
+        """Drop all that was looked up: the store is another one now."""
+        for request in self._requests.values():
+            request.looked_up = -_FRESH_SECONDS
+
+    def _begin(self, request_id: str, keys: list[bytes]) -> _Request:
+        request = _Request(keys, [False] * len(keys), 0.0, set(), usable=len(keys))
+        self._requests[request_id] = request
+        self._look_up(request)
+        if self._saves:
+            request.unsaved = {index for index, there in enumerate(request.present) if not there}
+        hits = min(leading(request.present), request.usable) if self._loads else 0
+        self._counters.add(LOOKED_UP_TOKENS, hits * self._block_tokens, "hit")
+        self._counters.add(LOOKED_UP_TOKENS, (len(keys) - hits) * self._block_tokens, "miss")
+        return request
+
+    def _look_up(self, request: _Request) -> None:
+        request.present = self._lookup(request.keys)
+        request.looked_up = monotonic()
+
+    def _failed(self, request_id: str, request: _Request, first: int, lost: set[int]) -> set[int]:
+        """The block at `first` was not loaded: it and all behind it are computed, and may be saved again."""
+        self._counters.add(RECOMPUTED_TOKENS, max(0, request.loaded_to - first) * self._block_tokens)
+        request.loaded_to = min(request.loaded_to, first)
+        request.usable = min(request.usable, first)
+        self._stop_loading(request_id)
+        for index in range(first, len(request.keys)):
+            if index < len(request.block_ids) and request.block_ids[index] in lost:
+                request.present[index] = False
+            if self._saves and not request.present[index]:
+                request.unsaved.add(index)
+        for other in self._requests.values():
+            other.looked_up = -_FRESH_SECONDS
+        return set(request.block_ids[first:])
+
+    def _stop_loading(self, request_id: str) -> None:
+        self._loading = {key: who for key, who in self._loading.items() if who != request_id}

@@ -1,0 +1,117 @@
+"""What the connector does in the scheduler's process: the planner, and the lookups that it needs. Engine-free."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from vernal_worker.kv import LOGGER
+from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockstore import BlockStore, Layout
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.keys import Salt, block_keys
+from vernal_worker.kv.lookup import Breaker, Lookup
+from vernal_worker.kv.planner import Planner, Report
+from vernal_worker.kv.settings import Settings
+
+_logger = logging.getLogger(LOGGER)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the scheduler side needs to know of a request.
+
+    Attributes:
+        tokens: of the prompt; None if the prompt is not made of tokens alone: then nothing can be shared.
+        length: number of tokens of the request so far.
+        may_load: False for a request that must see all its tokens computed.
+    """
+
+    request_id: str
+    tokens: Sequence[int] | None
+    length: int
+    salt: Salt
+    may_load: bool
+
+
+class SchedulerSide:
+    """Connected once the workers have said what their blocks are (`connect`)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters,
+        *,
+        block_tokens: int,
+        ranks: int,
+        loads: bool,
+        saves: bool,
+        synchronous: bool = True,
+    ) -> None:
+        """`synchronous`: whether the engine recovers from a load that fails in the step that needs it."""
+        self._settings = settings
+        self._counters = counters
+        self._block_tokens = block_tokens
+        self._ranks = ranks
+        self._synchronous = synchronous
+        if not (synchronous or settings.load_async):
+            _logger.warning("load_async is true whatever is set: this engine does not recover from other loads")
+        self._layouts: tuple[Layout, ...] = ()
+        self._lookup: Lookup | None = None
+        self.breaker = Breaker(settings.cooldown_seconds, counters)
+        self.planner = Planner(block_tokens, self._present, counters, loads=loads, saves=saves)
+        self.evict: Callable[[set[int]], None] = lambda _: None
+        """Takes blocks out of the engine's own prefix cache."""
+
+    def connect(self, layouts: Sequence[Layout]) -> None:
+        """`layouts` of all workers."""
+        if len(layouts) != self._ranks:
+            _logger.warning(
+                "KV blocks are not shared: %d of %d workers can (see their messages)", len(layouts), self._ranks
+            )
+            return
+        self._layouts = tuple(layouts)
+        self.reconnect(self._settings)
+
+    def reconnect(self, settings: Settings) -> None:
+        self._settings = settings
+        if self._lookup is None and self._layouts:
+            stores = [self.make_store(settings, layout) for layout in self._layouts]
+            self._lookup = Lookup(stores, settings.lookup_timeout_seconds, self.breaker, self._counters)
+            self.breaker.reset()
+            self.planner.forget()
+
+    def release(self) -> None:
+        if self._lookup is not None:
+            self._lookup.stop()
+            self._lookup = None
+
+    def make_store(self, settings: Settings, layout: Layout) -> BlockStore:
+        return BlockStore(settings.root, layout)
+
+    def load_async(self) -> bool:
+        """Ranks know only of their own failures: one whose load succeeded would save what it computed from the others'
+        failed ones. Asynchronous loads are over on all ranks before anything is computed."""
+        return self._settings.load_async or self._ranks > 1 or not self._synchronous
+
+    def match(self, prompt: Prompt, computed: int) -> tuple[int | None, bool]:
+        tokens = prompt.tokens
+        if tokens is None or self._lookup is None:
+            return 0, False
+        return self.planner.match(
+            prompt.request_id,
+            lambda: block_keys(tokens, self._block_tokens, prompt.salt),
+            tokens=prompt.length,
+            computed=computed,
+            may_load=prompt.may_load and not self.breaker.open,
+            load_async=self.load_async(),
+        )
+
+    def observe(self, invalid: Iterable[int], finished: Iterable[str], reports: Sequence[Report]) -> None:
+        if any(Failure.SLOW in report.failures.values() for report in reports):
+            self.breaker.trip(f"a load took longer than {self._settings.load_timeout_seconds} s")
+        untrusted = self.planner.observe(invalid, finished, reports)
+        if untrusted:
+            self.evict(untrusted)
+
+    def _present(self, keys: Sequence[bytes]) -> list[bool]:
+        return self._lookup(keys) if self._lookup is not None else [False] * len(keys)

@@ -1,0 +1,63 @@
+"""Big files that several artifacts have in common, such as a model's weights.
+
+Each artifact is whole in itself: `blobs/<digest>` is one more hard link to a file of it. A blob with no other link
+belongs to no artifact any more, and `gc` deletes it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blake3 import blake3
+
+from vernal_worker.store import fs, layout
+from vernal_worker.store.pieces import Piece, hash_all, pieces
+
+
+def share(file: Path, size: int, digests: Sequence[str], root: Path) -> None:
+    """Make `file`, of this size and with these digests of its pieces, and the blob of the same content one file. Where
+    the storage has no hard links, `file` stays as it is.
+
+    Raises:
+        OSError: the storage cannot be read or written.
+    """
+    blob = root / layout.BLOBS / blake3(f"{size} {' '.join(digests)}".encode()).hexdigest()
+    fs.make_directory(blob.parent, root)
+    new = blob.with_name(f".{fs.unique()}")
+    try:
+        if _is_sound(blob, size, digests):
+            os.link(blob, new)
+            new.replace(file)
+            fs.sync(file.parent)
+        else:
+            os.link(file, new)
+            new.replace(blob)
+            fs.sync(blob.parent)
+    except (FileNotFoundError, PermissionError):
+        pass  # collected this moment, or no hard links
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def unused(root: Path, before: float) -> Iterator[Path]:
+    """Blobs that no artifact has and that were last changed (linked or unlinked) before then."""
+    directory = root / layout.BLOBS
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        info = path.lstat()
+        if info.st_nlink == 1 and info.st_ctime < before:
+            yield path
+
+
+def _is_sound(blob: Path, size: int, digests: Sequence[str]) -> bool:
+    """A blob is read before it is trusted: what is shared harms every artifact if it is broken."""
+    if not blob.is_file() or blob.stat().st_size != size:
+        return False
+    wanted = dict(zip(pieces(blob.name, size), digests, strict=True))
+    bad: list[Piece] = []
+
+    def compare(piece: Piece, digest: str) -> None:
+        if digest != wanted[piece]:
+            bad.append(piece)
+
+    hash_all(blob.parent, list(wanted), compare, threads=None, tick=lambda _: None)
+    return not bad

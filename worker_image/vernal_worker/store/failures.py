@@ -1,0 +1,42 @@
+"""Thaws that did not end in a ready worker: one small file each, beside the artifact, seen by every worker."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from vernal_contract.reasons import Reason
+
+from vernal_worker.store import fs
+from vernal_worker.store.layout import Key
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    stage: str
+    reason: Reason
+    message: str
+    worker: str
+    time: str  # RFC 3339, by the worker's clock: for people
+
+
+def record(key: Key, generation: str, *, stage: str, reason: Reason, message: str, worker: str) -> None:
+    """Raises:
+    OSError: the storage cannot be written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    failure = Failure(stage=stage, reason=reason, message=message, worker=worker, time=now)
+    directory = key.failures(generation)
+    fs.make_directory(directory, key.root)
+    # Written under a name that is not counted: a reader never sees half of it.
+    part = directory / f".{fs.unique()}"
+    fs.write_new(part, msgspec.json.encode(failure))
+    part.rename(directory / f"{fs.unique()}.json")
+
+
+def load(key: Key, generation: str) -> list[Failure]:
+    """Oldest first. One that cannot be parsed is left out."""
+    found = []
+    for path in key.failures(generation).glob("[!.]*.json"):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=Failure))
+        except (msgspec.MsgspecError, FileNotFoundError):
+            continue
+    return sorted(found, key=lambda f: f.time)

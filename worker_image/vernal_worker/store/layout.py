@@ -1,0 +1,70 @@
+"""Where things are under the store's root."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+
+from vernal_worker.store.fs import unique
+
+ARTIFACTS, STAGING, LEASES, BLOBS = "artifacts", "staging", "leases", "blobs"
+CURRENT, FAILURES, RETIRED = "current", "failures", "retired"
+
+_GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an artifact is looked up by, and its directory."""
+
+    root: Path
+    identity: str
+    host: str  # whole digest
+
+    @classmethod
+    def of(cls, root: Path, identity: IdentityInputs, host: HostTuple) -> "Key":
+        return cls(root, digest(identity), digest(host))
+
+    @property
+    def directory(self) -> Path:
+        return identity_directory(self.root, self.identity) / self.host[:16]
+
+    @property
+    def current(self) -> Path:
+        return self.directory / CURRENT
+
+    @property
+    def lease(self) -> Path:
+        return self.root / LEASES / f"{self.identity}-{self.host[:16]}"
+
+    def failures(self, generation: str) -> Path:
+        return self.directory / FAILURES / generation
+
+
+def identity_directory(root: Path, identity: str) -> Path:
+    """Raises:
+    ValueError: `identity` is not a digest.
+    """
+    if not _DIGEST.fullmatch(identity):
+        raise ValueError(f"not an artifact identity (64 hex digits): {identity!r}")
+    return root / ARTIFACTS / identity
+
+
+def new_generation() -> str:
+    """A name that is unique, and sorts by time for people (no decision depends on the clock in it)."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{unique()[:8]}"
+
+
+def is_generation(name: str) -> bool:
+    return _GENERATION.fullmatch(name) is not None
+
+
+def pointer(key_directory: Path) -> str | None:
+    """The name of the current generation, or None if there is no pointer."""
+    try:
+        return (key_directory / CURRENT).readlink().name
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,181 @@
+"""The creator lease: at most one worker freezes for an identity and host tuple.
+
+The lease is a file that is put in place whole with link(2), which either makes it or fails, also over NFS. Its holder
+writes a counter into a file of its own beside it. Whoever waits watches that counter by its own clock: machines' clocks
+are never compared. Holding the lease saves work; that readers never see half an artifact does not depend on it.
+"""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from vernal_contract.reasons import Reason
+
+from vernal_worker.store import fs
+from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.layout import Key
+
+BEATS_PER_TTL = 6
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who holds a lease; for messages."""
+
+    pod: str
+    node: str = ""
+
+
+class _Content(msgspec.Struct, frozen=True, kw_only=True):
+    token: str
+    owner: Owner
+
+
+class Lease:
+    """A held lease, kept alive by a thread until `release`. A context manager."""
+
+    def __init__(self, path: Path, token: str, beat: int, ttl: float) -> None:
+        self._path, self._token, self._beat, self._ttl = path, token, beat, ttl
+        self._last_beat = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises:
+        StoreError: stage lease: `LEASE_LOST`: another took it, or no heartbeat could be written for as long as the
+            lease lives, so that another may have.
+        """
+        silent = time.monotonic() - self._last_beat
+        if silent > self._ttl:
+            raise StoreError(Reason.LEASE_LOST, "lease", f"no heartbeat could be written for {silent:.0f} s")
+        with guard("lease"):
+            content = _read(self._path)
+        if content is None or content.token != self._token:
+            raise StoreError(Reason.LEASE_LOST, "lease", f"{content.owner.pod if content else 'nobody'} holds it now")
+
+    def release(self) -> None:
+        """Give it back and stop the thread. Never raises; twice is fine."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join(1.0)
+            with suppress(OSError):
+                _take_away(self._path, self._token)
+            with suppress(OSError):
+                _beat_path(self._path, self._token).unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _run(self) -> None:
+        count = 0
+        try:
+            while not self._stop.wait(self._ttl / BEATS_PER_TTL):
+                count += 1
+                with suppress(OSError):  # the storage may come back; `check` knows how long it was away
+                    _write_beat(self._beat, count)
+                    self._last_beat = time.monotonic()
+        finally:
+            os.close(self._beat)
+
+
+class LeaseRequest:
+    """A wish for the lease. Ask early and again later: a dead holder's lease can be taken once its heartbeat has been
+    seen to stand still for `ttl` seconds of this process's own clock, and the first `try_acquire` starts looking."""
+
+    def __init__(self, key: Key, owner: Owner, ttl: float) -> None:
+        self._key, self._owner, self._ttl = key, owner, ttl
+        self._seen: tuple[str, bytes] | None = None
+        self._since = 0.0
+        self.holder: Owner | None = None
+        """Who held it at the last try."""
+
+    def try_acquire(self) -> Lease | None:
+        """The lease, or None if another holds it (`holder` says who). Does not wait.
+
+        Raises:
+            StoreError: stage lease: the store cannot be written.
+        """
+        with guard("lease"):
+            fs.make_directory(self._key.lease.parent, self._key.root)
+            content = _read(self._key.lease)
+            if content is not None and self._looks_dead(content) and _take_away(self._key.lease, content.token):
+                with suppress(FileNotFoundError):
+                    _beat_path(self._key.lease, content.token).unlink()
+                content = None
+            if content is None and (lease := self._take()):
+                self.holder = None
+                return lease
+            self.holder = content.owner if content else None
+            return None
+
+    def _looks_dead(self, content: _Content) -> bool:
+        try:
+            beat = _beat_path(self._key.lease, content.token).read_bytes()
+        except FileNotFoundError:
+            beat = b""
+        seen = (content.token, beat)
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since >= self._ttl
+
+    def _take(self) -> Lease | None:
+        token = fs.unique()
+        path, beat_path = self._key.lease, _beat_path(self._key.lease, token)
+        content = path.with_name(f".{path.name}.{token}")
+        fs.write_new(content, msgspec.json.encode(_Content(token=token, owner=self._owner)))
+        try:
+            fs.write_new(beat_path, b"")
+            with suppress(FileExistsError):
+                path.hardlink_to(content)
+            # Not whether link(2) said so, but the number of links: NFS may lose the answer to a request that worked.
+            if content.stat().st_nlink != 2:
+                beat_path.unlink()
+                return None
+        finally:
+            content.unlink()
+        return Lease(path, token, os.open(beat_path, os.O_WRONLY | os.O_CLOEXEC), self._ttl)
+
+
+def _read(path: Path) -> _Content | None:
+    """Who holds the lease; of a file that is none of ours a holder who never beats, so that it can be taken away."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(data, type=_Content)
+    except msgspec.MsgspecError:
+        return _Content(token="unreadable", owner=Owner(pod="an unreadable lease"))  # noqa: S106
+
+
+def _take_away(path: Path, token: str) -> bool:
+    """Remove the lease if it is still that of `token`. To look and then remove could hit a newer one, so it is moved
+    aside, looked at, and put back if it is another's (who may find it missing meanwhile and then does not publish)."""
+    aside = path.with_name(f".{path.name}.{fs.unique()}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    content = _read(aside)
+    right = content is not None and content.token == token
+    if not right:
+        with suppress(FileExistsError):
+            path.hardlink_to(aside)
+    aside.unlink()
+    return right
+
+
+def _beat_path(path: Path, token: str) -> Path:
+    return path.with_name(f"{path.name}.{token}.beat")
+
+
+def _write_beat(fd: int, count: int) -> None:
+    os.pwrite(fd, b"%020d" % count, 0)
+    os.fsync(fd)

@@ -1,0 +1,70 @@
+"""`manifest.json`: what an artifact is and what its files must be.
+
+The file is `{"digest":"<BLAKE3 of the manifest's bytes>","manifest":{...}}` and a newline, byte for byte, so that a
+flipped bit anywhere in it is found.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+from vernal_contract.identity import FORMAT_VERSION, HostTuple, IdentityInputs, digest
+from vernal_contract.reasons import Reason
+
+from vernal_worker.store.errors import StoreError
+
+NAME = "manifest.json"
+_FRAME = re.compile(rb'\{"digest":"([0-9a-f]{64})","manifest":(\{.*\})\}\n', re.DOTALL)
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    path: str  # relative, with slashes
+    size: int
+    blake3: tuple[str, ...]  # hex, one a piece of `pieces.PIECE` bytes; of an empty file none
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    format_version: int = FORMAT_VERSION
+    generation: str
+    identity: str  # hex digest of identity_inputs
+    identity_inputs: IdentityInputs
+    host_tuple: str  # hex digest of host
+    host: HostTuple
+    files: tuple[FileEntry, ...]  # sorted by path
+    created: str  # RFC 3339, by the creator's clock: for people
+    created_by: str  # pod or whoever
+    timings: dict[str, float] = {}
+
+
+def encode(manifest: Manifest) -> bytes:
+    body = msgspec.json.encode(manifest)
+    return b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body)
+
+
+def decode(data: bytes, generation: str) -> Manifest:
+    """Parse and check a manifest of `generation`.
+
+    Raises:
+        StoreError: stage find: `MANIFEST_INVALID`, or `FORMAT_UNSUPPORTED` if a newer Vernal wrote it.
+    """
+    frame = _FRAME.fullmatch(data)
+    if frame is None or blake3(frame[2]).hexdigest().encode() != frame[1]:
+        raise _error(Reason.MANIFEST_INVALID, generation, "its content does not agree with its digest")
+    try:
+        version = msgspec.json.decode(frame[2], type=dict[str, Any]).get("formatVersion")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            message = f"format {version}, this worker reads up to {FORMAT_VERSION}"
+            raise _error(Reason.FORMAT_UNSUPPORTED, generation, message)
+        manifest = msgspec.json.decode(frame[2], type=Manifest)
+    except msgspec.MsgspecError as e:
+        raise _error(Reason.MANIFEST_INVALID, generation, str(e)) from e
+    if manifest.generation != generation:
+        raise _error(Reason.MANIFEST_INVALID, generation, f"it is that of generation {manifest.generation}")
+    if (manifest.identity, manifest.host_tuple) != (digest(manifest.identity_inputs), digest(manifest.host)):
+        raise _error(Reason.MANIFEST_INVALID, generation, "identity or host tuple do not agree with their digests")
+    return manifest
+
+
+def _error(reason: Reason, generation: str, message: str) -> StoreError:
+    return StoreError(reason, "find", f"{generation}/{NAME}: {message}", generation=generation)

@@ -1,0 +1,176 @@
+"""Writing an artifact: a private directory first, then one rename and one pointer."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vernal_contract.identity import HostTuple, IdentityInputs
+from vernal_contract.reasons import Reason
+from vernal_contract.state import FreezeOutcome
+
+from vernal_worker.parallel import for_each
+from vernal_worker.store import artifact as artifacts
+from vernal_worker.store import fs, layout, manifest
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.blobs import share
+from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.layout import Key
+from vernal_worker.store.lease import Lease
+from vernal_worker.store.pieces import default_threads, hash_all, pieces
+
+
+@dataclass(frozen=True)
+class Publication:
+    """`artifact` is what is current now: ours (`PUBLISHED`) or the other worker's (`PUBLISHED_BY_OTHER`)."""
+
+    outcome: FreezeOutcome
+    artifact: Artifact
+
+
+class Staging:
+    """An artifact being written: put files under `dir`, then `publish` or `discard`."""
+
+    def __init__(
+        self, root: Path, identity: IdentityInputs, host: HostTuple, usable: Callable[[Key], Artifact | None]
+    ) -> None:
+        """Use `Store.stage`. `usable`: the current artifact if it may stay current."""
+        self._identity, self._host, self._usable = identity, host, usable
+        self._key = Key.of(root, identity, host)
+        self.dir = root / layout.STAGING / fs.unique()
+        fs.make_directory(self.dir, root)
+
+    def publish(
+        self,
+        *,
+        created_by: str,
+        lease: Lease | None = None,
+        timings: Mapping[str, float] | None = None,
+        blobs: Mapping[str, Sequence[str]] | None = None,
+        threads: int | None = None,
+        cancel: threading.Event | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Publication:
+        """Bring every file to stable storage, hash it, write the manifest, make the artifact current. The staging is
+        gone afterwards, also on failure.
+
+        If another artifact for the same key is current already and neither broken nor quarantined, it stays.
+
+        Args:
+            created_by: the pod, for people.
+            lease: must still be held at the end.
+            timings: of the freeze, into the manifest.
+            blobs: files with the digests of their pieces, which are not computed again: the same content is kept once
+                for all artifacts (see `store.blobs`).
+            threads: None for one a core, 16 at most.
+            cancel: give up when set.
+            on_progress: called now and then in the caller's thread with bytes hashed and bytes in all.
+
+        Raises:
+            StoreError: stage publish: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`, `FREEZE_GIVEN_UP`
+                (cancelled), `INTERNAL` (something that is not a regular file in the staging); or `LEASE_LOST`.
+        """
+        try:
+            with guard("publish"):
+                generation = layout.new_generation()
+                content = manifest.Manifest(
+                    generation=generation,
+                    identity=self._key.identity,
+                    identity_inputs=self._identity,
+                    host_tuple=self._key.host,
+                    host=self._host,
+                    files=self._seal(blobs or {}, threads or default_threads(), cancel, on_progress),
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    created_by=created_by,
+                    timings=dict(timings or {}),
+                )
+                fs.write_new(self.dir / manifest.NAME, manifest.encode(content))
+                fs.sync(self.dir)
+                if lease is not None:
+                    lease.check()
+                if cancel is not None and cancel.is_set():
+                    raise StoreError(Reason.FREEZE_GIVEN_UP, "publish", "cancelled")
+                return self._make_current(content)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove it. Never raises; twice is fine."""
+        fs.remove_tree(self.dir)
+
+    def _seal(
+        self,
+        blobs: Mapping[str, Sequence[str]],
+        threads: int,
+        cancel: threading.Event | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> tuple[manifest.FileEntry, ...]:
+        """Private modes, stable storage, digests."""
+        sizes: dict[str, int] = {}
+        for name, size in sorted(artifacts.list_files(self.dir).items()):
+            if size is None:
+                raise StoreError(Reason.INTERNAL, "publish", f"{name} in the staging is not a regular file")
+            sizes[name] = size
+        directories = {self.dir / parent for name in sizes for parent in Path(name).parents}
+        for directory in directories:
+            directory.chmod(0o700)
+        every = {name: pieces(name, size) for name, size in sizes.items()}
+        digests = {p: digest for name in blobs for p, digest in zip(every[name], blobs[name], strict=True)}
+        wanted = [piece for name in sizes if name not in blobs for piece in every[name]]
+        total = sum(sizes.values())
+
+        def tick(done: int) -> None:
+            if on_progress:
+                on_progress(done, total)
+            if cancel is not None and cancel.is_set():
+                raise StoreError(Reason.FREEZE_GIVEN_UP, "publish", "cancelled")
+
+        def settle(name: str) -> None:
+            (self.dir / name).chmod(0o600)
+            fs.sync(self.dir / name)
+
+        hash_all(self.dir, wanted, digests.__setitem__, threads=threads, tick=tick)
+        for_each(sizes, settle, threads, lambda: tick(total))
+        for name in blobs:
+            share(self.dir / name, sizes[name], blobs[name], self._key.root)
+        for directory in directories:
+            fs.sync(directory)
+        return tuple(
+            manifest.FileEntry(path=name, size=size, blake3=tuple(digests[p] for p in every[name]))
+            for name, size in sizes.items()
+        )
+
+    def _make_current(self, content: manifest.Manifest) -> Publication:
+        key, generation = self._key, content.generation
+        before = layout.pointer(key.directory)  # looked at before, and compared after, the look at what it names
+        if other := self._usable(key):
+            return Publication(FreezeOutcome.PUBLISHED_BY_OTHER, other)
+        fs.make_directory(key.directory, key.root)
+        place = key.directory / generation
+        self.dir.rename(place)  # whole, or not at all
+        fs.sync(key.directory)
+        fs.sync(self.dir.parent)
+        if before is None:
+            with suppress(FileExistsError):  # only one worker can be the first
+                key.current.symlink_to(generation)
+                fs.sync(key.directory)
+        elif layout.pointer(key.directory) == before:
+            fs.swap_link(key.current, generation)
+            retire(key, before)
+        if layout.pointer(key.directory) == generation:
+            return Publication(FreezeOutcome.PUBLISHED, Artifact(place, content))
+        retire(key, generation)
+        if other := self._usable(key):
+            return Publication(FreezeOutcome.PUBLISHED_BY_OTHER, other)
+        raise StoreError(Reason.STORE_UNAVAILABLE, "publish", f"{key.current} changes under our hands")
+
+
+def retire(key: Key, generation: str) -> None:
+    """Note that `generation` is not current from now on: `gc` deletes it after a while."""
+    directory = key.directory / layout.RETIRED
+    fs.make_directory(directory, key.root)
+    marker = directory / generation
+    marker.unlink(missing_ok=True)  # made anew, so that its time is the storage's time now
+    fs.write_new(marker, b"")

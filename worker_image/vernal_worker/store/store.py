@@ -1,0 +1,203 @@
+"""The store: look up, stage, lease, failures, clean-up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vernal_contract.identity import HostTuple, IdentityInputs, differences, digest
+from vernal_contract.reasons import Reason
+
+from vernal_worker.store import artifact as artifacts
+from vernal_worker.store import collect, failures, layout
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.failures import Failure
+from vernal_worker.store.layout import Key
+from vernal_worker.store.lease import LeaseRequest, Owner
+from vernal_worker.store.staging import Staging
+
+LEASE_TTL = 15.0
+"""Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
+
+GRACE = 3600.0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What `Store.find` found: an artifact, or the reason for none with a message for people."""
+
+    artifact: Artifact | None
+    reason: Reason | None = None  # NO_ARTIFACT, HOST_MISMATCH or QUARANTINED
+    message: str = ""
+
+
+class Store:
+    """The store under `root`, which must exist: it is where the volume is mounted.
+
+    Args:
+        restore_attempts: failures of one generation before it is quarantined, that is, treated as absent.
+    """
+
+    def __init__(self, root: Path, *, restore_attempts: int = 3) -> None:
+        self.root = root
+        self.restore_attempts = restore_attempts
+
+    def find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
+        """The current artifact for exactly this identity and host tuple.
+
+        Raises:
+            StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
+                with `generation` set where one is broken, for `record_failure`.
+        """
+        key = self._key(identity, host)
+        with guard("find"):
+            self.root.stat()
+            generation = layout.pointer(key.directory)
+            if generation is not None:
+                failed = failures.load(key, generation)
+                if len(failed) < self.restore_attempts:
+                    return Lookup(_load(key, generation))
+                last = f"{failed[-1].reason} in stage {failed[-1].stage}: {failed[-1].message}"
+                message = f"{generation} failed {len(failed)} times, last on {failed[-1].worker}: {last}"
+                return Lookup(None, Reason.QUARANTINED, message)
+        if others := self.candidates(identity):
+            other = others[0]
+            lines = "; ".join(differences(other.manifest.host, host))
+            return Lookup(None, Reason.HOST_MISMATCH, f"{other.generation} is for another host: {lines}")
+        return Lookup(None, Reason.NO_ARTIFACT, f"no artifact of identity {key.identity}")
+
+    def candidates(self, identity: IdentityInputs) -> list[Artifact]:
+        """The current artifacts of this identity for any host tuple, newest first. Broken ones are left out.
+
+        Raises:
+            StoreError: stage find: `STORE_UNAVAILABLE`.
+        """
+        found = []
+        with guard("find"):
+            directory = layout.identity_directory(self.root, digest(identity))
+            for below in directory.iterdir() if directory.is_dir() else ():
+                if (generation := layout.pointer(below)) is not None:
+                    try:
+                        found.append(artifacts.load(below / generation))
+                    except StoreError:
+                        continue
+        return sorted(found, key=lambda a: a.generation, reverse=True)
+
+    def artifacts(self) -> list[Artifact]:
+        """Every current artifact, of any identity and host tuple, newest first. Broken ones are left out.
+
+        Raises:
+            StoreError: stage find: `STORE_UNAVAILABLE`.
+        """
+        found = []
+        with guard("find"):
+            self.root.stat()
+            for current in self.root.glob(f"{layout.ARTIFACTS}/*/*/{layout.CURRENT}"):
+                try:
+                    found.append(artifacts.load(current.resolve()))
+                except StoreError:
+                    continue
+        return sorted(found, key=lambda a: a.generation, reverse=True)
+
+    def stage(self, identity: IdentityInputs, host: HostTuple) -> Staging:
+        """A new empty staging directory.
+
+        Raises:
+            StoreError: stage stage: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`.
+        """
+        with guard("stage"):
+            self.root.stat()
+            return Staging(self.root, identity, host, self._usable)
+
+    def lease(self, identity: IdentityInputs, host: HostTuple, owner: Owner, *, ttl: float = LEASE_TTL) -> LeaseRequest:
+        """Ask to be the one who freezes for this identity and host tuple. All workers must use the same `ttl`."""
+        return LeaseRequest(self._key(identity, host), owner, ttl)
+
+    def record_failure(
+        self,
+        identity: IdentityInputs,
+        host: HostTuple,
+        generation: str,
+        *,
+        stage: str,
+        reason: Reason,
+        message: str,
+        worker: str,
+    ) -> int:
+        """Remember one thaw of `generation` that did not end in a ready worker; returns how many there are now.
+
+        Raises:
+            StoreError: stage failures.
+        """
+        key = self._key(identity, host)
+        with guard("failures"):
+            failures.record(key, generation, stage=stage, reason=reason, message=message, worker=worker)
+            return len(failures.load(key, generation))
+
+    def failures(self, identity: IdentityInputs, host: HostTuple, generation: str) -> list[Failure]:
+        """What `record_failure` wrote, oldest first.
+
+        Raises:
+            StoreError: stage failures.
+        """
+        with guard("failures"):
+            return failures.load(self._key(identity, host), generation)
+
+    def quarantined(self, identity: IdentityInputs, host: HostTuple, generation: str) -> bool:
+        """Whether `generation` has failed `restore_attempts` times.
+
+        Raises:
+            StoreError: stage failures.
+        """
+        return len(self.failures(identity, host, generation)) >= self.restore_attempts
+
+    def remove(self, identity_digest: str) -> int:
+        """Delete every artifact of an identity; returns the bytes freed. For the janitor: nothing uses it any more.
+
+        Raises:
+            StoreError: stage gc.
+            ValueError: not a digest.
+        """
+        directory = layout.identity_directory(self.root, identity_digest)
+        with guard("gc"):
+            self.root.stat()
+            if not directory.exists():
+                return 0
+            freed = sum(size or 0 for size in artifacts.list_files(directory).values())
+            collect.delete(self.root, directory)
+            return freed
+
+    def gc(self, *, grace: float = GRACE) -> list[str]:
+        """Delete what nobody can need: stagings that nobody has written to for `grace` seconds, generations that have
+        not been current for `grace` seconds, leases without a heartbeat for as long. Returns what was deleted,
+        relative to the root. A generation that is found not to be current for the first time is only marked.
+
+        A reader is protected by `grace`: it takes a generation from the pointer and is done with it when its thaw has
+        ended, so `grace` must be longer than any thaw or freeze may take. All times are the storage's.
+
+        Raises:
+            StoreError: stage gc.
+        """
+        with guard("gc"):
+            self.root.stat()
+            return collect.gc(self.root, grace)
+
+    def _key(self, identity: IdentityInputs, host: HostTuple) -> Key:
+        return Key.of(self.root, identity, host)
+
+    def _usable(self, key: Key) -> Artifact | None:
+        """The current artifact, unless it is broken or quarantined and so to be replaced."""
+        generation = layout.pointer(key.directory)
+        if generation is None or len(failures.load(key, generation)) >= self.restore_attempts:
+            return None
+        try:
+            return _load(key, generation)
+        except StoreError:
+            return None
+
+
+def _load(key: Key, generation: str) -> Artifact:
+    found = artifacts.load(key.directory / generation)
+    if (found.manifest.identity, found.manifest.host_tuple) != (key.identity, key.host):
+        message = f"{generation}/manifest.json is of another identity or host tuple"
+        raise StoreError(Reason.MANIFEST_INVALID, "find", message, generation=generation)
+    return found

@@ -1,0 +1,88 @@
+"""How to start: pure decisions, made from what was found."""
+
+from dataclasses import dataclass
+
+from vernal_contract.config import CheckpointPolicy
+from vernal_contract.reasons import Reason
+
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.store import Lookup
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Thaw `artifact`."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Start vLLM. `reason` and `message` say why it is not a thaw; `freeze` whether to make a checkpoint."""
+
+    reason: Reason
+    message: str
+    freeze: bool
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Do not start: policy Required forbids a cold start, except one that makes the checkpoint."""
+
+    reason: Reason
+    message: str
+
+
+def disabled() -> Cold:
+    """Policy Disabled."""
+    return Cold(Reason.POLICY_DISABLED, "the pool's checkpoint policy is Disabled", freeze=False)
+
+
+def unsupported(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
+    """The host can neither freeze nor thaw."""
+    return _no_checkpoint(policy, Reason.HOST_UNSUPPORTED, problem)
+
+
+def from_lookup(lookup: Lookup) -> Thaw | Cold:
+    """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease."""
+    if lookup.artifact is not None:
+        return Thaw(lookup.artifact)
+    return Cold(lookup.reason or Reason.NO_ARTIFACT, lookup.message, freeze=True)
+
+
+def from_store_error(policy: CheckpointPolicy, error: StoreError) -> Cold | GiveUp:
+    """The store cannot be used at all."""
+    return _no_checkpoint(policy, error.reason, error.message)
+
+
+def after_failed_thaw(policy: CheckpointPolicy, reason: Reason, message: str, quarantined: bool) -> Cold | GiveUp:
+    """A checkpoint that fitted did not come up. While it may still be good for others, no new one is made."""
+    if policy is CheckpointPolicy.REQUIRED:
+        return GiveUp(reason, message)
+    return Cold(reason, message, freeze=quarantined)
+
+
+def _no_checkpoint(policy: CheckpointPolicy, reason: Reason, message: str) -> Cold | GiveUp:
+    """Neither a thaw nor a freeze is possible."""
+    if policy is CheckpointPolicy.REQUIRED:
+        return GiveUp(reason, message)
+    return Cold(reason, message, freeze=False)
+
+
+def must_skip_freeze(lookup: Lookup | None, holder: str | None, leased: bool) -> tuple[Reason, str] | None:
+    """Why a worker that was to make a checkpoint does not, once its engine is up; None if it goes on.
+
+    Args:
+        lookup: a fresh look at the store: another worker may have published meanwhile.
+        holder: who has the lease, if it is known.
+        leased: whether it is us.
+    """
+    if lookup is not None and lookup.artifact is not None:
+        return (
+            Reason.PUBLISHED_BY_OTHER,
+            f"generation {lookup.artifact.generation} was published during the cold start",
+        )
+    if not leased:
+        return Reason.LEASE_HELD, f"{holder or 'another worker'} makes the checkpoint"
+    return None

@@ -1,0 +1,100 @@
+"""What every step of a worker's life needs."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from vernal_contract import names
+from vernal_contract.config import WorkerConfig, decode
+
+from vernal_worker.control.protocol import PodIdentity
+from vernal_worker.supervisor import engine_args, environment
+from vernal_worker.supervisor.board import Board
+from vernal_worker.supervisor.environment import RunPaths
+from vernal_worker.supervisor.reaper import Reaper
+from vernal_worker.supervisor.stop import Stop
+
+ENV_CRIU = "VERNAL_CRIU"
+"""Where CRIU is, if it is not on the PATH."""
+
+
+class ConfigError(Exception):
+    """The worker was told something that it cannot do; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a worker is told, checked: made once, from the environment."""
+
+    config: WorkerConfig
+    pod: PodIdentity
+    secrets: Mapping[str, str]
+    arguments: Mapping[str, Any]  # of vLLM, canonical
+    shaping: Mapping[str, str]  # environment variables that count towards the identity
+    environment: Mapping[str, str]  # the engine's
+    paths: RunPaths
+    criu: str
+    mounts: tuple[str, ...] | None = None
+    """Mount points for the host tuple; None for those of this container."""
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    board: Board
+    stop: Stop
+    reaper: Reaper
+
+
+def read_settings(variables: Mapping[str, str]) -> Settings:
+    """Check what the environment says.
+
+    Raises:
+        ConfigError: something is missing, wrong or not allowed.
+    """
+    text = variables.get(names.ENV_CONFIG)
+    if not text:
+        raise ConfigError(f"{names.ENV_CONFIG} is not set; `vernal-worker --help` shows what it looks like")
+    try:
+        config = decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{names.ENV_CONFIG}: {error}") from error
+    if absent := environment.missing(config.secret_env, variables):
+        raise ConfigError(f"secretEnv names variables that the container does not have: {', '.join(absent)}")
+    if config.model.path is not None and not Path(config.model.path, "config.json").is_file():
+        raise ConfigError(f"model.path: there is no model at {config.model.path} (no config.json)")
+    paths = RunPaths(Path(names.PATH_RUN))
+    try:
+        arguments = engine_args.engine_arguments(config)
+        shaping = environment.tuning(variables, config)
+    except (engine_args.ArgumentError, environment.VariableError) as error:
+        raise ConfigError(str(error)) from error
+    return Settings(
+        config=config,
+        pod=PodIdentity(
+            name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
+            namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
+            uid=variables.get(names.ENV_POD_UID, ""),
+            ip=variables.get(names.ENV_POD_IP, ""),
+            node=variables.get(names.ENV_NODE_NAME, ""),
+        ),
+        secrets={name: variables[name] for name in config.secret_env},
+        arguments=arguments,
+        shaping=shaping,
+        environment=environment.engine_environment(
+            variables, shaping, config, paths, several_gpus=engine_args.freezes_several_gpus(config, arguments)
+        ),
+        paths=paths,
+        criu=variables.get(ENV_CRIU) or "criu",
+    )
+
+
+CALL_TIMEOUT = 30.0
+"""For calls to a loaded engine that are quick unless something is wrong, in seconds."""
+
+
+class StoppedError(Exception):
+    """The worker was told to stop before it was ready."""

@@ -1,0 +1,118 @@
+"""From a pool's engine arguments to the options of `vllm serve`: pure, without vLLM."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vernal_contract.config import CheckpointPolicy, KVTransferConfig, WorkerConfig
+
+OWNED = {
+    "model": "spec.model says which model",
+    "revision": "spec.model.revision says which revision",
+    "host": "the worker opens the port itself",
+    "port": "the worker opens the port itself",
+    "uds": "the worker opens the port itself",
+    "api_key": "a key in the arguments would be in the checkpoint; put VLLM_API_KEY into the pool's secrets",
+    "worker_extension_cls": "Vernal reaches vLLM's workers through it",
+    "ssl_keyfile": "a private key would be in the checkpoint; end TLS in front of the worker",
+    "ssl_certfile": "end TLS in front of the worker",
+    "api_server_count": "a worker has one API server",
+    "headless": "a worker serves HTTP",
+}
+"""Arguments that a pool may not give, and why."""
+
+_CONNECTORS = {
+    "VernalSharedStorageConnector": "vernal_worker.kv.connector",
+    "FaultyVernalConnector": "vernal_worker.kv.faulty",
+}
+"""Where vLLM finds the connectors that it does not know itself."""
+
+
+class ArgumentError(ValueError):
+    """An engine argument cannot be used; the message names it."""
+
+
+def canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Names in snake_case, None left out: equal arguments, however they are spelt, give equal checkpoints.
+
+    Raises:
+        ArgumentError: an argument is Vernal's own, or is there twice in two spellings.
+    """
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        key = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name).replace("-", "_").lstrip("_")
+        if key in OWNED:
+            raise ArgumentError(f"engineArgs.{name} cannot be set: {OWNED[key]}")
+        if key in result:
+            raise ArgumentError(f"engineArgs.{name} is there twice, in two spellings")
+        if value is not None:
+            result[key] = value
+    return dict(sorted(result.items()))
+
+
+def engine_arguments(config: WorkerConfig) -> dict[str, Any]:
+    """All of vLLM's arguments that `config` asks for, in canonical form.
+
+    Raises:
+        ArgumentError: see `canonical`.
+    """
+    arguments = canonical(config.engine_args)
+    if config.kv_transfer is not None:
+        if "kv_transfer_config" in arguments:
+            raise ArgumentError("engineArgs.kvTransferConfig cannot be set together with spec.kvTransfer")
+        arguments["kv_transfer_config"] = _kv_transfer(config.kv_transfer)
+    if config.model.path is None and config.model.revision is not None:
+        arguments["revision"] = config.model.revision
+    arguments.setdefault("served_model_name", [config.model.name])
+    if freezes_several_gpus(config, arguments):
+        arguments.setdefault("disable_custom_all_reduce", True)  # it shares memory between processes (CUDA IPC)
+    arguments["model"] = config.model.path or config.model.name
+    return dict(sorted(arguments.items()))
+
+
+def freezes_several_gpus(config: WorkerConfig, arguments: Mapping[str, Any]) -> bool:
+    """Whether the engine may be frozen with processes on more than one GPU."""
+    return (
+        config.checkpoint.policy is not CheckpointPolicy.DISABLED and int(arguments.get("tensor_parallel_size", 1)) > 1
+    )
+
+
+def options(arguments: Mapping[str, Any]) -> list[str]:
+    """Command-line options that say the same: `{"max_model_len": 512, "enforce_eager": True}` gives
+    `["--max-model-len", "512", "--enforce-eager"]`."""
+    result: list[str] = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if value is True:
+            result.append(f"--{flag}")
+        elif value is False:
+            result.append(f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            result += [f"--{flag}", *map(_text, value)]
+        else:
+            result += [f"--{flag}", _text(value)]
+    return result
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _kv_transfer(config: KVTransferConfig) -> dict[str, Any]:
+    extra = dict(config.options)
+    for name, value in (("shared_storage_path", config.path), ("max_bytes", config.max_bytes)):
+        if value is not None:
+            if name in extra:
+                raise ArgumentError(
+                    f"spec.kvTransfer.options.{name} cannot be set: another field of kvTransfer says it"
+                )
+            extra[name] = value
+    result: dict[str, Any] = {
+        "kv_connector": config.connector,
+        "kv_role": config.role,
+        "kv_load_failure_policy": config.load_failure_policy,
+    }
+    if (module := _CONNECTORS.get(config.connector)) is not None:
+        result["kv_connector_module_path"] = module
+    return result | ({"kv_connector_extra_config": extra} if extra else {})

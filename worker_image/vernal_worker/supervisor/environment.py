@@ -1,0 +1,163 @@
+"""The engine's environment: pure. It is frozen with the engine, so nothing in it may name a pod or be
+secret."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vernal_contract.config import WorkerConfig
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Places that belong to one worker, the same in every pod. Those under `carried` travel with a
+    checkpoint."""
+
+    root: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "engine.sock"
+
+    @property
+    def memory(self) -> Path:
+        """Where the engine fetches GPU memory from the CUDA helper."""
+        return self.root / "memory.sock"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def criu(self) -> Path:
+        """CRIU's logs."""
+        return self.root / "criu"
+
+    @property
+    def carried(self) -> tuple[Path, ...]:
+        return (self.tmp, self.cache)
+
+
+KEPT = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONDONTWRITEBYTECODE",
+        "VIRTUAL_ENV",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+    ]
+)
+"""Variables of the image that are passed on. They are part of the image, so the image's identity covers
+them."""
+
+TUNING = ("VLLM_", "HF_", "TORCH", "OMP_", "MKL_", "KMP_", "TRITON_", "NCCL_", "GLOO_", "CUDA_")
+"""Prefixes of variables that are passed on and change what the engine is: they count towards the identity."""
+
+NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY"})
+"""Not passed on in spite of their prefix: they name this pod's devices, or are secret."""
+
+FORCED = {
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONUNBUFFERED": "1",
+    # With fork, vLLM's processes inherit open devices, which CRIU cannot dump.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # The pod's address and host name must not be in a checkpoint: everything inside talks over loopback.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    # CRIU cannot dump io_uring.
+    "UV_USE_IO_URING": "0",
+}
+
+
+SEVERAL_GPUS = {
+    # All-reduce and all-gather over memory that is given up before a freeze (`vernal_worker.engine.collectives`).
+    "VERNAL_COLLECTIVES": "nvlink",
+    # What drivers before 610 cannot take off the GPUs: memory shared between processes (CUDA IPC), with which NCCL
+    # and vLLM use NVLink, and multicast objects.
+    "NCCL_P2P_DISABLE": "1",
+    "NCCL_CUMEM_ENABLE": "0",
+    "NCCL_NVLS_ENABLE": "0",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    # What CRIU cannot dump or restore: devices, pinned shared memory, sockets and threads that watch.
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_SHM_DISABLE": "1",
+    "NCCL_CUMEM_HOST_ENABLE": "0",
+    "NCCL_RAS_ENABLE": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+}
+"""For an engine on several GPUs that may be frozen. A pool's own settings come before these."""
+
+
+class VariableError(ValueError):
+    """A variable cannot be used; the message names it."""
+
+
+def tuning(parent: Mapping[str, str], config: WorkerConfig) -> dict[str, str]:
+    """The variables that shape the engine: the pool's own and those of `TUNING` that the container has.
+
+    Raises:
+        VariableError: the pool sets a secret or a variable of `FORCED` openly.
+    """
+    for name in config.engine_env:
+        if name in NEVER or name in config.secret_env:
+            raise VariableError(f"engineEnv.{name} would be in the checkpoint; put it into the pool's secrets")
+        if name in FORCED:
+            raise VariableError(f"engineEnv.{name} cannot be set: Vernal sets it to {FORCED[name]!r}")
+    inherited = {
+        name: value
+        for name, value in parent.items()
+        if name.startswith(TUNING) and name not in NEVER and name not in FORCED and name not in config.secret_env
+    }
+    return dict(sorted({**inherited, **config.engine_env}.items()))
+
+
+def engine_environment(
+    parent: Mapping[str, str],
+    shaping: Mapping[str, str],
+    config: WorkerConfig,
+    paths: RunPaths,
+    *,
+    several_gpus: bool = False,
+) -> dict[str, str]:
+    """The whole environment of the engine. `shaping` is from `tuning`; `several_gpus`: the engine is to be frozen with
+    processes on more than one."""
+    kept = {name: parent[name] for name in KEPT if name in parent and name not in config.secret_env}
+    home = kept.get("HOME", "/root")
+    result = {
+        "HOME": home,
+        # Not under XDG_CACHE_HOME, which travels with the checkpoint.
+        "HF_HOME": f"{home}/.cache/huggingface",
+        **kept,
+        "TMPDIR": str(paths.tmp),
+        "XDG_CACHE_HOME": str(paths.cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(paths.cache / "torchinductor"),
+        "TRITON_CACHE_DIR": str(paths.cache / "triton"),
+        **(SEVERAL_GPUS if several_gpus else {}),
+        **shaping,
+        **FORCED,
+    }
+    if config.model.path is not None:
+        result |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return result
+
+
+def missing(names: Iterable[str], parent: Mapping[str, str]) -> list[str]:
+    """Names without a value."""
+    return [name for name in names if not parent.get(name)]

@@ -1,0 +1,44 @@
+"""Files outside of the run directory that an engine leaves behind when it is killed: shared memory in
+/dev/shm.
+
+/dev/shm belongs to the pod, not to the container: it outlives a restart and may be shared with other
+containers. So only what is known to be an engine's is removed.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from vernal_worker.checkpoint import process
+
+SHM = Path("/dev/shm")  # noqa: S108
+_ENGINE_PREFIXES = ("psm_", "sem.mp-", "sem.loky-", "torch_", "link_remap.")
+"""How multiprocessing, loky, torch and CRIU name theirs."""
+
+
+def names() -> frozenset[str]:
+    """What is there now."""
+    with contextlib.suppress(OSError):
+        return frozenset(entry.name for entry in SHM.iterdir())
+    return frozenset()
+
+
+def sweep(before: frozenset[str]) -> None:
+    """Remove an engine's shared memory that was not there `before`. The engine must be dead."""
+    _remove(SHM / name for name in names() - before if name.startswith(_ENGINE_PREFIXES))
+
+
+def make_room_for(image_dir: Path) -> None:
+    """Remove shared memory of the frozen tree in `image_dir` that an earlier container of this pod thawed and
+    left.
+
+    Raises:
+        CheckpointError: `FILE_MISSING` or `MANIFEST_INVALID`, stage `files`.
+    """
+    _remove(path for file in process.read(image_dir).files if (path := Path(file.path)).parent == SHM)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,68 @@
+"""Process 1: puts the parts together and turns the way it ended into an exit code."""
+
+import os
+import socket
+import threading
+import traceback
+
+from vernal_contract.reasons import Reason
+from vernal_contract.state import Phase, WorkerState
+
+from vernal_worker.checkpoint import hostname
+from vernal_worker.supervisor import log, watchdog
+from vernal_worker.supervisor.board import Board, process_age
+from vernal_worker.supervisor.context import ConfigError, Context, Settings, read_settings
+from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.reaper import Reaper
+from vernal_worker.supervisor.stop import Stop
+from vernal_worker.supervisor.worker import Worker, say_farewell
+
+
+def run() -> ExitCode:
+    """Run a worker as the environment says, until it was told to stop or cannot go on."""
+    stop = Stop()
+    stop.install()
+    hostname.hide()  # before any thread is started: one that exists already keeps the pod's name
+    reaper = Reaper()
+    reaper.start()
+    try:
+        settings = read_settings(os.environ)
+    except ConfigError as error:
+        say_farewell(ExitCode.CONFIG_INVALID, str(error), Reason.CONFIG_INVALID)
+        return ExitCode.CONFIG_INVALID
+    watchdog.start(stop, settings.config.drain.grace_period_seconds, say_farewell)
+    port = settings.config.admin_port
+    try:
+        listener = open_listener(port, backlog=128)
+    except OSError as error:
+        say_farewell(ExitCode.PORT_UNAVAILABLE, f"cannot listen on the admin port {port}: {error}")
+        return ExitCode.PORT_UNAVAILABLE
+    worker = Worker(Context(settings, Board(_first_state(settings)), stop, reaper))
+    threading.Thread(target=_serve_admin, args=(listener, worker), name="admin", daemon=True).start()
+    log.event("start", pod=settings.pod.name, pool=settings.config.pool, pid=os.getpid(), age=process_age())
+    try:
+        return worker.run()
+    except Exception as error:
+        log.failure("bug", traceback=traceback.format_exc())
+        say_farewell(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", Reason.INTERNAL)
+        return ExitCode.INTERNAL
+
+
+def _serve_admin(listener: socket.socket, worker: Worker) -> None:
+    from vernal_worker.supervisor import (
+        admin,  # here, on its own thread: it takes 50 ms, which the start need not wait
+    )
+
+    admin.serve(listener, worker)
+
+
+def _first_state(settings: Settings) -> WorkerState:
+    config, pod = settings.config, settings.pod
+    return WorkerState(
+        pod=pod.name,
+        namespace=pod.namespace,
+        pool=config.pool,
+        revision=config.revision,
+        phase=Phase.STARTING,
+    )

@@ -1,0 +1,60 @@
+"""The worker's own metrics, in Prometheus' text format. Imported when the first scrape comes: it is not
+cheap."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+from vernal_contract.state import Phase, WorkerState
+
+
+class _Collector(Collector):
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._state
+        start = InfoMetricFamily("vernal_worker_start", "How this worker started, and why so.")
+        start.add_metric([], {"mode": str(state.start_mode or ""), "reason": state.start_reason or ""})
+        yield start
+        freeze = InfoMetricFamily("vernal_worker_freeze", "What became of the checkpoint that this worker was to make.")
+        if state.freeze is not None:
+            freeze.add_metric([], {"outcome": str(state.freeze.outcome), "reason": state.freeze.reason or ""})
+        yield freeze
+        seconds = GaugeMetricFamily("vernal_worker_phase_seconds", "Seconds that a step took.", labels=["phase"])
+        for name, value in sorted(state.timings.items()):
+            seconds.add_metric([name], value)
+        yield seconds
+        failures = CounterMetricFamily(
+            "vernal_worker_restore_failures",
+            "Thaws that did not end in a ready worker.",
+            labels=["stage", "reason"],
+        )
+        counts: dict[tuple[str, str], int] = {}
+        for failure in state.restore_failures:
+            key = (failure.stage, failure.reason)
+            counts[key] = counts.get(key, 0) + 1
+        for (stage, reason), count in sorted(counts.items()):
+            failures.add_metric([stage, reason], count)
+        yield failures
+        yield GaugeMetricFamily("vernal_worker_ready", "1 while requests are welcome.", value=int(state.ready))
+        draining = state.phase is Phase.DRAINING
+        yield GaugeMetricFamily("vernal_worker_draining", "1 while the worker drains.", value=int(draining))
+        yield GaugeMetricFamily("vernal_worker_requests_in_flight", "Requests being answered.", value=state.in_flight)
+        yield CounterMetricFamily("vernal_worker_requests_accepted", "Requests let in.", value=state.accepted_total)
+        if state.drain is not None:
+            yield GaugeMetricFamily(
+                "vernal_worker_drain_seconds_left",
+                "Seconds until requests are aborted.",
+                value=state.drain.seconds_left,
+            )
+            yield CounterMetricFamily(
+                "vernal_worker_requests_aborted", "Requests ended early.", value=state.drain.aborted
+            )
+
+
+def text(state: WorkerState) -> str:
+    registry = CollectorRegistry()
+    registry.register(_Collector(state))
+    return generate_latest(registry).decode()

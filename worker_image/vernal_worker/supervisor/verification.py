@@ -1,0 +1,66 @@
+"""Looking at every byte of an artifact while CRIU already restores from it."""
+
+import threading
+from collections.abc import Collection
+
+from vernal_contract.config import Verify
+
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError
+from vernal_worker.supervisor.board import Board
+
+
+class Verification:
+    """Runs on a thread of its own from the constructor on. Nothing may be ready before `finish` returns."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        level: Verify,
+        board: Board,
+        *,
+        except_content: Collection[str],
+        timeout: float,
+        cancel: threading.Event,
+    ) -> None:
+        """The arguments are those of `Artifact.verify`; how long it took becomes timing `verify`."""
+        self.give_up = _Either(cancel)
+        """Set when `cancel` is, or when something is wrong: then there is no use in going on with the thaw."""
+        self._error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                with board.timed("verify"):
+                    artifact.verify(level, except_content=except_content, timeout=timeout, cancel=cancel)
+            except BaseException as error:
+                self._error = error
+                self.give_up.set()
+
+        self._thread = threading.Thread(target=run, name="verify", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until everything was looked at.
+
+        Raises:
+            StoreError: see `Artifact.verify`.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def problem(self) -> StoreError | None:
+        """What `finish` would raise about the artifact: the reason behind whatever else went wrong."""
+        self._thread.join()
+        return self._error if isinstance(self._error, StoreError) else None
+
+
+class _Either(threading.Event):
+    """Is set when it or another event is."""
+
+    def __init__(self, other: threading.Event) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._other.is_set()

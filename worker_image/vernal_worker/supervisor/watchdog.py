@@ -1,0 +1,31 @@
+"""Process 1 ends inside the grace period even if its own main thread hangs, for instance in a call to storage that is
+gone. When process 1 of a PID namespace exits, the kernel kills all others in it."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from vernal_worker.supervisor import log
+from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.stop import Stop
+
+MARGIN_SECONDS = 1.0
+"""How long before SIGKILL it acts; less in a grace period so short that it would cut the drain's own end."""
+
+
+def start(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:
+    """End the process with `ExitCode.OUT_OF_TIME` shortly before `grace_seconds` after the first signal."""
+    threading.Thread(target=_watch, args=(stop, grace_seconds, farewell), name="watchdog", daemon=True).start()
+
+
+def _watch(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:
+    stop.signalled.wait()
+    margin = min(MARGIN_SECONDS, grace_seconds / 20)
+    time.sleep(max(0.0, stop.signals[0] + grace_seconds - margin - time.monotonic()))
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    log.failure("out_of_time", stack="".join(traceback.format_stack(frame)) if frame is not None else "")
+    farewell(ExitCode.OUT_OF_TIME, f"not done {margin:g} s before the end of the grace period of {grace_seconds:g} s")
+    os._exit(ExitCode.OUT_OF_TIME)

@@ -1,0 +1,280 @@
+"""A worker's life from start to exit, and what the admin port shows of it."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from vernal_contract.config import DrainConfig
+from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.state import DrainReport, Phase, WorkerState
+
+from vernal_worker.control.client import CallCancelledError, ControlError
+from vernal_worker.control.protocol import EngineStatus
+from vernal_worker.supervisor import drainplan, log
+from vernal_worker.supervisor.board import process_age
+from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
+from vernal_worker.supervisor.engine import Engine, Monitor
+from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.start import Start, StartError
+
+BACKLOG = 2048
+POLL_SECONDS = 1.0  # while serving
+DRAIN_POLL_SECONDS = 0.1
+CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
+READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
+LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
+LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
+ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
+
+
+class EngineDiedError(Exception):
+    """The engine cannot serve any more."""
+
+
+class EngineHungError(Exception):
+    """The engine does not answer, or does not exit."""
+
+
+class Worker:
+    """Also the admin port's `Source`: those methods are called from other threads."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._board, self._stop = context.board, context.stop
+        self._monitor: Monitor | None = None
+        self._was_ready = False
+
+    # --- life ---
+
+    def run(self) -> ExitCode:
+        """Start, serve, drain. Returns when no process and no file of the engine is left."""
+        start = Start(self._context)
+        try:
+            engine = start.run()
+        except StoppedError:
+            return self._end(Phase.STOPPED, ExitCode.OK, "told to stop before it was ready")
+        except StartError as failure:
+            code = ExitCode.THAW_REQUIRED if failure.required else ExitCode.ENGINE_START_FAILED
+            return self._end(Phase.FAILED, code, failure.message, failure.reason)
+        try:
+            try:
+                self._open(engine)
+            except OSError as error:
+                return self._end(Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"cannot open the serving port: {error}")
+            self._serve(engine)
+            return self._drain(engine)
+        except EngineDiedError as death:
+            return self._end(Phase.FAILED, ExitCode.ENGINE_DIED, str(death), Reason.ENGINE_DIED)
+        except EngineHungError as hang:
+            return self._end(Phase.FAILED, ExitCode.ENGINE_HUNG, str(hang), Reason.ENGINE_UNRESPONSIVE)
+        finally:
+            engine.destroy()
+            start.clean()
+
+    def _open(self, engine: Engine) -> None:
+        """From here on requests come.
+
+        Raises: EngineDiedError, OSError (the port is taken).
+        """
+        port = self._context.settings.config.serving_port
+        try:
+            with open_listener(port, BACKLOG) as listener:  # the engine gets a duplicate; ours must not stay open
+                engine.patient_client.listen(listener, CALL_TIMEOUT)
+        except ControlError as error:
+            raise EngineDiedError(f"the engine does not take the listener: {error}") from error
+        self._monitor = Monitor(engine)
+        self._was_ready = True
+        total = process_age()
+        self._board.timing("total", total)
+        state = self._board.snapshot()
+        self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
+
+    def _serve(self, engine: Engine) -> None:
+        """Until somebody wants the worker to stop."""
+        while not self._stop.wished.wait(POLL_SECONDS):
+            self._look_after(engine)
+
+    def _look_after(self, engine: Engine, timeout: float = CALL_SECONDS) -> EngineStatus | None:
+        """How the engine is; None if it did not say so in time.
+
+        Raises: EngineDiedError.
+        """
+        assert self._monitor is not None
+        if engine.tree.poll() is not None:
+            raise EngineDiedError(f"the engine {engine.exit_message()}")
+        status = self._monitor.refresh(timeout)
+        if status is not None:
+            self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+            if status.errored is not None:
+                raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
+        return status
+
+    def _drain(self, engine: Engine) -> ExitCode:
+        """Finish what was accepted, then stop the engine; all inside the grace period.
+
+        Raises: EngineDiedError, EngineHungError.
+        """
+        assert self._monitor is not None
+        config = self._context.settings.config.drain
+        # Before the phase, so that nobody sees a worker that drains and cannot say for how long.
+        left = max(0.0, self._plan(config).abort_at - time.monotonic())
+        self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=True, aborted=0))
+        self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
+        closed_at: float | None = None
+        aborted, told = 0, -1
+        while True:
+            now = time.monotonic()
+            plan = self._plan(config)
+            left = max(0.0, plan.abort_at - now)
+            patience = CALL_SECONDS if left > 2 * CALL_SECONDS else CALL_SECONDS / 4  # a hung engine must not use it up
+            if (heard := len(self._stop.signals)) != told:
+                told = heard
+                self._tell(partial(engine.patient_client.leave, left), patience)
+                self._say(heard, left)
+            if self._stop.at_once.is_set():
+                return self._end(Phase.STOPPED, ExitCode.STOPPED_AT_ONCE, "a third signal came")
+            if (
+                closed_at is None
+                and now >= plan.close_at
+                and self._tell(engine.patient_client.stop_listening, patience)
+            ):
+                closed_at = now
+                log.event("listener_closed", seconds_left=left)
+            status = self._look_after(engine, patience)
+            self._board.update(
+                drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
+            )
+            lingered = left == 0 or (closed_at is not None and now >= closed_at + LINGER_SECONDS)
+            # Only what the engine says now counts: a request may have come since it last answered.
+            if lingered and status is not None and status.in_flight == 0 and self._stop.signals:
+                break
+            if left == 0 and (status is None or status.in_flight > 0):
+                aborted += self._abort(engine, plan.kill_at)
+            if self._monitor.silence > LIVE_SILENCE_SECONDS:
+                raise EngineHungError(f"the engine has not answered for {self._monitor.silence:.0f} s")
+            self._stop.at_once.wait(DRAIN_POLL_SECONDS)
+        self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=False, aborted=aborted))
+        self._shut_down(engine, plan.kill_at)
+        return self._end(Phase.STOPPED, ExitCode.OK, f"drained; {aborted} requests were aborted")
+
+    def _say(self, signals: int, left: float) -> None:
+        """What the signals so far mean."""
+        if signals == 2:
+            log.event("hurry", message="a second signal: requests in flight are aborted soon", seconds_left=left)
+        elif signals > 2:
+            log.event("at_once", message="a third signal: nothing is waited for any more")
+        else:
+            log.event("draining", seconds_left=left, in_flight=self._board.snapshot().in_flight)
+
+    def _plan(self, config: DrainConfig) -> drainplan.DrainPlan:
+        return drainplan.plan(config, self._stop.drain_asked_at, self._stop.signals)
+
+    def _abort(self, engine: Engine, kill_at: float) -> int:
+        """Raises: EngineHungError."""
+        try:
+            count = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
+        except CallCancelledError:
+            return 0  # a third signal
+        except ControlError as error:
+            raise EngineHungError(f"requests in flight could not be ended in order: {error}") from error
+        log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
+        return count
+
+    def _shut_down(self, engine: Engine, kill_at: float) -> None:
+        """Let vLLM stop in order, and its KV connector finish its transfers.
+
+        Raises: EngineHungError: it did not; whoever calls `Engine.destroy` kills it.
+        """
+        began = time.monotonic()
+        deadline = kill_at
+        if "kv_transfer_config" not in self._context.settings.arguments:
+            deadline = min(deadline, began + ENGINE_EXIT_SECONDS)
+        log.event("engine_stopping", seconds_left=deadline - began)
+        asked = deadline > began and self._tell(engine.patient_client.shutdown, deadline - began)
+        while asked and engine.tree.wait(DRAIN_POLL_SECONDS) is None and time.monotonic() < deadline:
+            if self._stop.at_once.is_set():
+                break
+        seconds = time.monotonic() - began
+        log.event("engine_stopped", exit_code=engine.tree.poll(), seconds=seconds)
+        if engine.tree.poll() is None and not self._stop.at_once.is_set():
+            raise EngineHungError(f"every request was answered, but the engine did not exit within {seconds:.1f} s")
+
+    def _tell(self, call: Callable[[float], None], timeout: float) -> bool:
+        try:
+            call(timeout)
+        except ControlError as error:
+            log.failure("engine_call", message=str(error))
+            return False
+        return True
+
+    def _end(self, phase: Phase, code: ExitCode, message: str, reason: Reason | None = None) -> ExitCode:
+        if code is not ExitCode.OK:
+            self._board.update(last_error=message)
+        self._board.phase(phase)
+        say_farewell(code, message, reason)
+        return code
+
+    # --- what the admin port shows ---
+
+    def live(self) -> str | None:
+        monitor = self._monitor
+        if monitor is not None and monitor.silence > LIVE_SILENCE_SECONDS:
+            return f"the engine has not answered for {monitor.silence:.0f} s"
+        return None
+
+    def ready(self) -> str | None:
+        state = self._board.snapshot()
+        if state.drain is not None and state.phase in (Phase.READY, Phase.DRAINING):
+            return (
+                f"the worker is draining: {state.drain.seconds_left:.1f} s left, {state.in_flight} requests in flight"
+            )
+        if state.phase is not Phase.READY:
+            return f"the worker is {state.phase}"
+        if self._stop.wished.is_set():
+            return "the worker was told to stop"
+        if self._monitor is not None and self._monitor.silence > READY_SILENCE_SECONDS:
+            return f"the engine has not answered for {self._monitor.silence:.0f} s"
+        return None
+
+    def started(self) -> str | None:
+        return None if self._was_ready else f"the worker is {self._board.snapshot().phase}"
+
+    def state(self) -> WorkerState:
+        if self._monitor is not None:
+            status = self._monitor.refresh(timeout=0.5)
+            if status is not None:
+                self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+        state = self._board.snapshot()
+        state.ready = self.ready() is None
+        return state
+
+    def metrics(self) -> str:
+        from vernal_worker.supervisor import metrics
+
+        return metrics.text(self.state()) + (self._monitor.metrics() if self._monitor is not None else "")
+
+    def drain(self) -> str | None:
+        if not self._was_ready:
+            return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
+        self._stop.ask_drain()
+        return None
+
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes looks for a container's last words (`terminationMessagePath`)."""
+
+
+def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> None:
+    """The last line of the log; if something is wrong, also the pod's termination message."""
+    if code is ExitCode.OK:
+        log.event("exit", code=int(code), message=message)
+        return
+    next_step = NEXT_STEP.get(reason) if reason is not None else None
+    log.failure("exit", code=int(code), name=code.name, reason=reason, message=message, next_step=next_step)
+    if TERMINATION_LOG.exists():
+        try:
+            TERMINATION_LOG.write_text(f"{reason or code.name}: {message}\n{next_step or ''}\n"[:4096])
+        except OSError:
+            pass  # it is a courtesy

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from vernal_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
-from vernal_worker.checkpoint.pagecache import cached
 from vernal_worker.checkpoint.procfs import FileArea, used
 from vernal_worker.parallel import for_each
 
@@ -126,9 +125,8 @@ def _ask_slowly(file: MappedFile, asked: int) -> int:
         for start, size in file.ranges:
             for offset in range(start, start + size, _STEP):
                 length = min(_STEP, start + size - offset)
-                if not cached(fd, offset):
-                    _will_need(fd, offset, length)
-                    asked += length
+                _will_need(fd, offset, length)
+                asked += length
                 if asked >= _STEP:
                     os.pread(fd, 1, offset + length - 1)
                     asked = 0
@@ -142,5 +140,6 @@ def _open(file: MappedFile, stack: ExitStack) -> int:
 
 
 def _will_need(fd: int, start: int, size: int) -> None:
+    """Whatever is there already: one page that somebody has read says nothing of the next, and to ask costs nothing."""
     for offset in range(start, start + size, _AT_ONCE):
         os.posix_fadvise(fd, offset, min(_AT_ONCE, start + size - offset), os.POSIX_FADV_WILLNEED)

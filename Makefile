@@ -29,12 +29,13 @@ criu: ## bring CRIU to the cache (15 s)
 tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 30 min, then 20 s)
 	$(CLUSTER) build
 
-lint: venv crds-check ## ruff, mypy --strict, import-linter
+lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
+	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
-	  e2e/scenarios e2e/shutdown
-	$(BIN)/lint-imports
+	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/old_names.py
+	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
@@ -71,10 +72,10 @@ cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down w
 scenario-tests: venv ## the demo's scenario as a test
 	$(BIN)/pytest -q -m "scenario" e2e/scenarios
 
-crds: venv ## write crds/ and docs/reference/ from the models
+crds: venv ## write crds/, the chart's copy of it and docs/reference/ from the models
 	$(BIN)/python -m vernal_operator.api
 
-crds-check: venv ## fail if crds/ or docs/reference/ differ from the models
+crds-check: venv ## fail if any of these differs from the models
 	$(BIN)/python -m vernal_operator.api --check
 
 images: ## build the worker and operator images into the cache

@@ -229,13 +229,7 @@ def starting(made: Workers, found: Findings) -> None:
     found.add("starting", code is not None and seconds < 10, f"while the engine loads: {_exit(seconds, code)}")
 
 
-def kv(made: Workers, found: Findings) -> None:
-    from shutdown import kv as transfers
-
-    transfers.alone(made, found)
-
-
 SCENARIOS: dict[str, Callable[[Workers, Findings], None]] = {
     scenario.__name__: scenario
-    for scenario in (idle, sigint, default, patient, limit, group, died, hung, stuck, starting, kv)
+    for scenario in (idle, sigint, default, patient, limit, group, died, hung, stuck, starting)
 }

@@ -22,7 +22,7 @@ def run(work: str | None, half: str | None, only: str | None, file: str | None) 
             _one("vernal: signal_in_thaw", only, partial(ours.signal_in_thaw, made.start, made.store), own, made)
             _one("vernal: kv", only, partial(kv.ours, made), own, made)
         if half != "vernal":
-            for name, scenario in alone.SCENARIOS.items():
+            for name, scenario in {**alone.SCENARIOS, "kv": kv.alone}.items():
                 _one(f"vllm serve: {name}", only, partial(scenario, made), plain, made)
     print("\n" + table(plain.found, own.found))
     if file:

@@ -35,6 +35,11 @@ def test_wrong_values_are_refused(server: Server, setting: str) -> None:
     assert setting.split("=")[0].split(".")[0] in done.stderr
 
 
+def test_helm_finds_nothing_to_complain_about(server: Server) -> None:
+    done = helm(server, "template", "vernal", str(CHART), "--kube-version=1.34.0")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_crds_are_those_of_the_models_and_stay(server: Server) -> None:
     crds = [doc for doc in rendered(server.helm, "vernal") if doc["kind"] == "CustomResourceDefinition"]
     generated = [yaml.safe_load(path.read_text()) for path in sorted((CHART.parents[1] / "crds").glob("*.yaml"))]

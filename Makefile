@@ -33,7 +33,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/images e2e/kv_recovery e2e/models \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/old_names.py
 	PYTHONPATH=e2e $(BIN)/lint-imports
 

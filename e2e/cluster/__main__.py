@@ -10,11 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.cache import cache_dir
+from common.progress import say
+
 from cluster import build, images, packages
 from cluster.apiserver import ApiServer
 from cluster.command import run
-from cluster.errors import ClusterError, say
-from cluster.layout import State, cache_dir, state_dir
+from cluster.errors import ClusterError
+from cluster.layout import State, state_dir
 from cluster.node import Cluster, foreign_kubeconfig
 
 _EPILOG = """\

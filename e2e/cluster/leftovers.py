@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.cache import cache_dir
+
 from cluster import host, layout, packages, proc
 from cluster.apiserver import API_ONLY
 from cluster.command import run
@@ -51,7 +53,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def _mounts() -> list[str]:
     """All mounts but those in the cache: image builds mount there, a cluster never does."""
-    cache = layout.cache_dir()
+    cache = cache_dir()
     return [point for point in host.mounts(Path("/")) if not Path(point).is_relative_to(cache)]
 
 
@@ -74,7 +76,7 @@ def _is_built(pid: int) -> bool:
         program = Path(f"/proc/{pid}/exe").readlink()
     except OSError:
         return False
-    cache = layout.cache_dir()
+    cache = cache_dir()
     return program.is_relative_to(cache / "kubernetes") or program.is_relative_to(cache / "node")
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from common.lock import locked
+from common.progress import say, step
+
 from cluster import api, build, config, host, images, layout, packages, pki, proc
 from cluster.build import Binaries
 from cluster.command import run
-from cluster.errors import ClusterError, say, step
+from cluster.errors import ClusterError
 from cluster.layout import State
-from cluster.lock import locked
 from cluster.packages import Packages
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from common.progress import alive, duration
+
 Object = dict[str, Any]
 T = TypeVar("T")
 
@@ -21,10 +23,6 @@ class KubeError(RuntimeError):
 
 class ScenarioTimeoutError(RuntimeError):
     """Something that was waited for did not come; the message says what was seen last."""
-
-
-def say(message: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {message}", flush=True)
 
 
 class Kube:
@@ -90,23 +88,20 @@ class Kube:
 
 
 def wait(what: str, probe: Callable[[], T | None], *, timeout: float, every: float = 0.5) -> T:
-    """Call `probe` until it returns something true; a line every 10 s says what is waited for.
+    """Call `probe` until it returns something true; signs of life say what is waited for.
 
     Raises:
         ScenarioTimeoutError: nothing came within `timeout` seconds.
     """
-    start = last = time.monotonic()
-    while True:
-        result = probe()
-        if result:
-            return result
-        now = time.monotonic()
-        if now - start > timeout:
-            raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s")
-        if now - last >= 10:
-            say(f"  waiting for {what} ({now - start:.0f} s of at most {timeout:.0f} s)")
-            last = now
-        time.sleep(every)
+    start = time.monotonic()
+    with alive(f"waiting for {what}, at most {duration(timeout)}"):
+        while True:
+            result = probe()
+            if result:
+                return result
+            if time.monotonic() - start > timeout:
+                raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s")
+            time.sleep(every)
 
 
 def condition(obj: Object, kind: str) -> Object | None:

@@ -5,16 +5,17 @@ Runs on any cluster on which Vernal is installed; what it needs besides is one s
 
 import json
 import pathlib
-import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from common.progress import step
+
 from scenarios import manifests
 from scenarios.client import FirstToken, Stream, greedy
-from scenarios.kube import Kube, Object, condition, is_true, say, wait
+from scenarios.kube import Kube, Object, condition, is_true, wait
 from scenarios.report import Report, Row
 
 POOL_SELECTOR = f"vernal.dev/pool={manifests.POOL}"
@@ -61,18 +62,22 @@ class Lifecycle:
         self.answer = ""
 
     def run(self) -> Report:
-        first = self.first_worker_freezes()
-        thawed = self.autoscaler_adds_two()
+        with step("1/5  one replica: starts vLLM the slow way, freezes itself, serves (1 min)"):
+            first = self.first_worker_freezes()
+        with step("2/5  an HPA on /scale takes the pool to 3: the new pods thaw (10 s)"):
+            thawed = self.autoscaler_adds_two()
         self.check_speedup(first, thawed)
-        self.scale_down_loses_nothing()
-        self.corruption_is_found()
-        self.delete_cleans_up()
+        with step("3/5  a long streamed answer on every pod while the pool goes back to 1 (30 s)"):
+            self.scale_down_loses_nothing()
+        with step("4/5  one bit of the checkpoint is flipped: a new pod must notice and start cold (1 min)"):
+            self.corruption_is_found()
+        with step("5/5  the pool is deleted: its pods, Service and budget go (10 s)"):
+            self.delete_cleans_up()
         return self.report
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def first_worker_freezes(self) -> Worker:
-        say("1/5  one replica: starts vLLM the slow way, freezes itself, serves (about a minute)")
         self.kube.apply(manifests.pool(self.image, replicas=1))
         worker = self._wait_ready(1, timeout=420)[0]
         pool = wait("the checkpoint", self._pool_with_checkpoint, timeout=180)
@@ -87,7 +92,6 @@ class Lifecycle:
         return worker
 
     def autoscaler_adds_two(self) -> list[Worker]:
-        say("2/5  an HPA on /scale takes the pool to 3: the new pods thaw")
         self.kube.apply(manifests.hpa(3, 3))
         before = set(self.workers)
         new = [w for w in self._wait_ready(3, timeout=300) if w.name not in before]
@@ -108,7 +112,6 @@ class Lifecycle:
         )
 
     def scale_down_loses_nothing(self) -> None:
-        say("3/5  a long streamed answer on every pod while the pool goes back to 1")
         streams = {
             name: Stream(self._serving(worker), manifests.MODEL_NAME, STREAM_TOKENS)
             for name, worker in self.workers.items()
@@ -131,7 +134,6 @@ class Lifecycle:
         self.workers = {p["metadata"]["name"]: self.workers[p["metadata"]["name"]] for p in self._pods()}
 
     def corruption_is_found(self) -> None:
-        say("4/5  one bit of the checkpoint is flipped; kubectl scale to 2: the new pod must notice and start cold")
         self.kube.delete("hpa", manifests.POOL)
         survivor = next(iter(self.workers.values()))
         artifact = survivor.state.get("artifact") or {}
@@ -150,7 +152,6 @@ class Lifecycle:
         self.report.check("every worker gave the first one's answer", all(row.same_answer for row in self.report.rows))
 
     def delete_cleans_up(self) -> None:
-        say("5/5  the pool is deleted: its pods, Service and budget go")
         self.kube.delete("vwp", manifests.POOL)
         wait("the pods to be gone", lambda: not self._pods(), timeout=150)
         left = wait(
@@ -212,10 +213,8 @@ class Lifecycle:
 
 def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
     """Make the tiny model on the claim, with a Job that runs in the worker image."""
-    say("making a tiny random model on the shared claim")
     kube.delete("job", "make-model")
     kube.apply(manifests.model_script(script), manifests.model_job(image))
-    start = time.monotonic()
 
     def finished() -> Object | None:
         job = kube.get("job", "make-model")
@@ -225,5 +224,5 @@ def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
             )
         return job if job and is_true(job, "Complete") else None
 
-    wait("the model", finished, timeout=300)
-    say(f"  model ready after {time.monotonic() - start:.0f} s")
+    with step("making a tiny random model on the shared claim (15 s)"):
+        wait("the model", finished, timeout=300)

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
+from common.progress import say
 from scenarios import manifests, setup
 from scenarios.client import Stream
-from scenarios.kube import Kube, KubeError, is_true, say, wait
+from scenarios.kube import Kube, KubeError, is_true, wait
 from scenarios.report import Report
 
 from shutdown.watch import Watch

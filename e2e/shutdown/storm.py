@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.layout import State, state_dir
+from common.progress import say
 from scenarios import manifests, setup
 from scenarios.client import Stream
-from scenarios.kube import Kube, KubeError, is_true, say, wait
+from scenarios.kube import Kube, KubeError, is_true, wait
 
 from shutdown.watch import Watch
 

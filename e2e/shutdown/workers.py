@@ -3,11 +3,11 @@
 import contextlib
 import itertools
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.progress import say
 from worker_pod import Pod
 
 
@@ -69,7 +69,3 @@ def workers(work: str | None) -> Iterator[Workers]:
         made = Workers(where)
         stack.callback(made.end)
         yield made
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)

@@ -13,7 +13,7 @@ from images.build import KINDS, build, planned
 from images.storage import layers
 from images.tools import ROOT
 
-COPIED = ("constraints", "contract", "operator", "worker_image", "e2e/images", ".containerignore")
+COPIED = ("constraints", "contract", "operator", "worker_image", "e2e/common", "e2e/images", ".containerignore")
 
 
 @pytest.fixture

@@ -81,6 +81,9 @@ class Lanes:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0)
+    if not sys.argv[1:]:
         sys.exit(__doc__)
     sys.exit(Lanes().run([argument.split() for argument in sys.argv[1:]]))

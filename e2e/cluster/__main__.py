@@ -22,11 +22,13 @@ from cluster.node import Cluster, foreign_kubeconfig
 
 _EPILOG = """\
 environment:
-  KUBECONFIG   a cluster of your own: `up` then only checks that it answers, and builds nothing
+  KUBECONFIG     a cluster of your own: `up` then only checks that it answers, and builds nothing
   VERNAL_STATE   the cluster's data, keys and logs (default /var/lib/vernal-cluster)
   VERNAL_CACHE   built and downloaded programs, safe to delete (default ~/.cache/vernal)
+  VERNAL_LOG     the file for what compilers and the like say (default: a new one in the cache)
 
 first use:
+  export PYTHONPATH=e2e
   python -m cluster up                              # compiles Kubernetes the first time
   export KUBECONFIG=$(python -m cluster kubeconfig)
   python -m cluster kubectl get nodes
@@ -56,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m cluster", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="A real Kubernetes on one machine, without a container registry.",
     )  # fmt: skip
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", help="what to do")
 
     def verb(name: str, help: str, run: object) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help, description=help)
@@ -69,13 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     verb("status", "print how each component is; exit status 0 if all is well", _status)
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
     load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
-    load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
+    load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR", help="as e2e/images/build.py prints it")
     load.add_argument("--name", help="name to give it, such as vernal.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
         verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
     verb("build", "only build the programs, and print the folder that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
-    only.add_argument("action", choices=("up", "down"))
+    only.add_argument("action", choices=("up", "down"), help="up prints a kubeconfig")
     where = Path(tempfile.gettempdir()) / f"vernal-api-only-{os.getuid()}"
     only.add_argument("--directory", type=Path, default=where, help="its data and logs (default: %(default)s)")
     return parser

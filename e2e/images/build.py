@@ -163,7 +163,7 @@ def _check(layout: Path, seen: frozenset[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=KINDS, help="the image")
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="also put the OCI layout here")
     parser.add_argument("--base", metavar="IMAGE", help="build on this image instead of a Debian made here")
     parser.add_argument("--print-ref", action="store_true", help="print the image's name and build nothing")

@@ -14,10 +14,10 @@ CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
 
-demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 40 min, then 5)
+demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (13 min the first time, then 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: venv criu ## everything that can be checked on this machine (first time 60 min, then 20)
+test: venv criu ## everything that can be checked on this machine (11 min the first time)
 	@$(PYTHON) e2e/lanes.py "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)

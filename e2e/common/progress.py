@@ -62,12 +62,13 @@ def alive(doing: str = "") -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """For people: 3.2 s, 48 s, 12 min 30 s."""
+    """For people: 3.2 s, 48 s, 12 min 30 s, 5 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def next_sign(elapsed: float, terminal: bool) -> float:

@@ -27,7 +27,8 @@ def test_on_a_terminal_the_line_is_always_fresh() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (3.21, "3.2 s"), (48.4, "48 s"), (99.7, "1 min 40 s"), (750, "12 min 30 s")]
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (3.21, "3.2 s"), (48.4, "48 s"), (99.7, "1 min 40 s"), (750, "12 min 30 s"), (300, "5 min")],
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text

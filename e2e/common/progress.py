@@ -27,6 +27,12 @@ def say(text: str) -> None:
         _screen.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
 
 
+def show(text: str) -> None:
+    """Lines as they are, such as a table, in the middle of a step."""
+    with _lock:
+        _screen.write(f"{text.rstrip()}\n")
+
+
 def note(text: str) -> None:
     """What the step that runs is doing: told with its next sign of life. Without a step it is told to nobody."""
     with _lock:

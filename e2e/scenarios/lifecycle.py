@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from common.progress import step
+from common.progress import show, step
 
 from scenarios import manifests
 from scenarios.client import FirstToken, Stream, greedy
@@ -88,7 +88,7 @@ class Lifecycle:
             worker.state.get("startMode") == "Cold",
         )
         self.answer = greedy(self._serving(worker), manifests.MODEL_NAME)
-        print(self.kube.run("get", "vwp"), end="", flush=True)
+        show(self.kube.run("get", "vwp"))
         return worker
 
     def autoscaler_adds_two(self) -> list[Worker]:
@@ -99,7 +99,7 @@ class Lifecycle:
             self._row(worker)
         modes = [w.state.get("startMode") for w in new]
         self.report.check(f"the two pods that the HPA added thawed ({modes})", modes == ["Restored", "Restored"])
-        print(self.kube.run("get", "vwp"), end="", flush=True)
+        show(self.kube.run("get", "vwp"))
         return new
 
     def check_speedup(self, cold: Worker, thawed: list[Worker]) -> None:

@@ -59,6 +59,10 @@ PROGRAM = """
 from common import progress
 progress.next_sign = lambda elapsed, terminal: elapsed + 0.01 if terminal else 1e6
 with progress.alive("waiting for " + "x" * 500):
+    for line in ("a table", "of two lines"):
+        while not progress._screen._passing:
+            pass
+        progress.show(line)
     while not progress._screen._passing:
         pass
 progress.say("done")
@@ -77,7 +81,7 @@ def test_on_a_terminal_signs_are_one_line_that_is_written_over() -> None:
             except OSError:  # the other side is closed
                 break
     os.close(ours)
-    *passing, last = seen.decode().split("\r\x1b[K")
-    assert passing and not any("\n" in line for line in passing)
-    assert all(len(line) < 80 for line in passing)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  done\r\n", last)
+    lines = [line.rpartition("\r\x1b[K")[2] for line in seen.decode().split("\r\n")]
+    assert lines[:2] == ["a table", "of two lines"] and re.fullmatch(r"\d\d:\d\d:\d\d  done", lines[2])
+    passing = re.findall(r" +\d\.\d s: waiting for x+", seen.decode())
+    assert passing and all(len(line) < 80 for line in passing)

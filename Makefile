@@ -66,7 +66,8 @@ shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal sid
 shutdown-outcomes: venv ## every way in which Kubernetes ends a worker, on the embedded cluster (3 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown outcomes
 
-controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
+controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
+	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
 
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers

@@ -75,10 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--name", help="name to give it, such as vernal.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
         verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
-    verb("build", "only build the programs, and print the folder that they are in", _build)
+    verb("build", "only build the programs of both releases, and print the folders that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
     only.add_argument("action", choices=("up", "down"), help="up prints a kubeconfig")
     where = Path(tempfile.gettempdir()) / f"vernal-api-only-{os.getuid()}"
+    only.add_argument("--oldest", action="store_true", help="the oldest Kubernetes that the chart supports")
     only.add_argument("--directory", type=Path, default=where, help="its data and logs (default: %(default)s)")
     return parser
 
@@ -94,7 +95,7 @@ def _check_foreign(kubeconfig: str) -> None:
     kubectl = shutil.which("kubectl")
     if not kubectl:
         raise ClusterError(f"KUBECONFIG is {kubeconfig}, and there is no kubectl on PATH to try it with")
-    done = run([kubectl, "version", "--request-timeout=15s"])
+    done = run([kubectl, "version", "--request-timeout=60s"])
     if done.returncode:
         raise ClusterError(f"the cluster of KUBECONFIG={kubeconfig} does not answer:\n{done.stderr.strip()}\n"
                            "Repair it, or unset KUBECONFIG to use the embedded cluster.")  # fmt: skip
@@ -144,7 +145,8 @@ def _tool(arguments: argparse.Namespace, state: State) -> None:
 def _build(_: argparse.Namespace, state: State) -> None:
     del state
     packages.ensure()
-    print(build.ensure().directory)
+    for release in (build.NEWEST, build.OLDEST):
+        print(build.ensure(release).directory)
     say(f"everything is in {cache_dir()}")
 
 
@@ -153,7 +155,7 @@ def _api_only(arguments: argparse.Namespace, _: State) -> None:
         say(f"nothing to take down: {arguments.directory} does not exist")
         return
     arguments.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    server = ApiServer(arguments.directory)
+    server = ApiServer(arguments.directory, build.OLDEST if arguments.oldest else build.NEWEST)
     if arguments.action == "up":
         server.start()
         print(server.kubeconfig)

@@ -17,7 +17,7 @@ from common.cache import cache_dir
 
 STATE = State(Path("/somewhere/state"))
 PACKAGES = Packages(Path("/somewhere/packages"))
-BINARIES = Binaries(Path("/somewhere/binaries"), "v1.34.4")
+BINARIES = Binaries(Path("/somewhere/binaries"), "v1.37.2")
 
 
 def test_the_networks_are_disjoint_parts_of_one() -> None:

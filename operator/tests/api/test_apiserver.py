@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from api.test_parse import BAD, GOOD
+from cluster import build
 from cluster.apiserver import ApiServer
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
@@ -38,9 +39,9 @@ class Kubectl:
         return text
 
 
-@pytest.fixture(scope="module")
-def kubectl() -> Iterator[Kubectl]:
-    with ApiServer() as server:
+@pytest.fixture(scope="module", params=[build.NEWEST, build.OLDEST], ids=str)
+def kubectl(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    with ApiServer(release=request.param) as server:
         run = Kubectl(server)
         run.good("apply", "-f", str(ROOT / "crds"))
         run.good("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.layout import state_dir
+from patience import GUARD_SECONDS
 
 from scenarios import manifests
 from scenarios.kube import Kube, die, say, wait
@@ -64,7 +65,7 @@ def install(images: Images) -> None:
     say("installing the chart with Helm")
     _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
          "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
-         "--wait", "--timeout", "180s", capture=True)  # fmt: skip
+         "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
 
 
 @contextmanager
@@ -93,9 +94,9 @@ def _remove(kube: Kube, volume: str) -> None:
         return
     say(f"removing namespace {kube.namespace}")
     for kind in ("vwp", "vck"):
-        kube.run("delete", kind, "--all", "--ignore-not-found", "--timeout=180s", timeout=200)
-    kube.run("delete", "namespace", kube.namespace, "--timeout=180s", timeout=200)
-    wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None, timeout=60)
+        kube.run("delete", kind, "--all", "--ignore-not-found")
+    kube.run("delete", "namespace", kube.namespace)
+    wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None)
     if embedded():
         kube.delete("persistentvolume", volume)
 

@@ -61,7 +61,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         probability, seed: for `Which.RANDOM`; the seed also says which bit is flipped.
         delay_seconds: of `Kind.SLOW` and `Kind.SLOW_SAVE`.
         hold: a file; those two last as long as it is there instead.
-        load_async: overrides the connector's setting.
+        load_async, load_timeout_seconds: override the connector's settings.
         report: False makes the connector keep its failures to itself, as a broken one would: for a control run, which
             must give wrong answers.
     """
@@ -75,6 +75,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     delay_seconds: float = 30.0
     hold: str | None = None
     load_async: bool | None = None
+    load_timeout_seconds: float | None = None
     report: bool = True
 
 

@@ -8,9 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The times below are the only ones in the project's pages: what was seen on this machine, and whether for the first time.
 MEASURED := Times: seen on a fresh Debian 12 machine with 2 cores and 24 GiB, nothing else running; "first" with empty caches.
+LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: help demo test venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
         gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -21,7 +22,10 @@ demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and 
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 test: venv criu ## everything that can be checked on this machine (11 min the first time)
-	@$(PYTHON) e2e/lanes.py "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
+	@$(PYTHON) e2e/lanes.py $(LANES)
+
+test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)
+	@$(PYTHON) e2e/anywhere.py $(ANYWHERE) $(LANES)  # as in ANYWHERE="--condition half --step worker-tests --times 3"
 
 venv: ## the development environment in .venv (first time 5 min, 3 GB)
 	$(PYTHON) e2e/images/venv.py
@@ -36,8 +40,8 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/images e2e/kv_recovery e2e/models \
-	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/old_names.py
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM

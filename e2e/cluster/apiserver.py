@@ -69,10 +69,10 @@ class ApiServer:
         """Path of the newest release's kubectl; helm is beside it."""
         return build.ensure()["kubectl"]
 
-    def start(self, timeout: float = 60) -> None:
+    def start(self) -> None:
         """Start what does not run, and wait until /readyz says ok.
 
-        Raises ClusterError with the end of a log if a process ends, or after `timeout` seconds.
+        Raises ClusterError with the end of a log if a process ends, or if it does not come.
         """
         self._processes.ensure("etcd", config.etcd(self._binaries, self._plane))
         self._processes.ensure("kube-apiserver", [
@@ -80,7 +80,7 @@ class ApiServer:
             # A Service must not point to loopback, so nobody writes the endpoints of `kubernetes`.
             "--endpoint-reconciler-type=none",
         ])  # fmt: skip
-        api.wait("kube-apiserver", api.Api(self.url, self.pki).ready, timeout, self._check)
+        api.wait("kube-apiserver", api.Api(self.url, self.pki).ready, self._check)
 
     def _check(self) -> None:
         for name in _NAMES:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from common.progress import alive, duration
+from patience import GUARD_SECONDS
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Kube:
         self._kubectl = list(kubectl)
         self.namespace = namespace
 
-    def run(self, *args: str, stdin: str | None = None, timeout: float = 120.0) -> str:
+    def run(self, *args: str, stdin: str | None = None, timeout: float = GUARD_SECONDS) -> str:
         command = [*self._kubectl, "--namespace", self.namespace, *args]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
@@ -58,14 +59,14 @@ class Kube:
         query = urllib.parse.urlencode({"labelSelector": selector})
         url = f"{base}/api/v1/namespaces/{self.namespace}/pods?{query}"
         try:
-            with urllib.request.urlopen(url, timeout=60) as response:
+            with urllib.request.urlopen(url, timeout=GUARD_SECONDS) as response:
                 items: list[Object] = json.load(response)["items"]
         except OSError as error:
             raise KubeError(f"asking for pods through kubectl proxy: {error}; is the cluster up?") from error
         return items
 
     def delete(self, kind: str, name: str, *, wait: bool = True) -> None:
-        self.run("delete", kind, name, "--ignore-not-found", f"--wait={'true' if wait else 'false'}", timeout=300)
+        self.run("delete", kind, name, "--ignore-not-found", f"--wait={'true' if wait else 'false'}")
 
     @contextmanager
     def proxy(self) -> Iterator[str]:
@@ -81,13 +82,13 @@ class Kube:
             yield f"http://127.0.0.1:{found.group(1)}"
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=GUARD_SECONDS)
 
     def pod_url(self, base: str, pod: str, port: int) -> str:
         return f"{base}/api/v1/namespaces/{self.namespace}/pods/{pod}:{port}/proxy"
 
 
-def wait(what: str, probe: Callable[[], T | None], *, timeout: float, every: float = 0.5) -> T:
+def wait(what: str, probe: Callable[[], T | None], *, timeout: float = GUARD_SECONDS, every: float = 0.5) -> T:
     """Call `probe` until it returns something true; signs of life say what is waited for.
 
     Raises:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from cluster.layout import state_dir
 from common.progress import step
 from common.tools import log_file
+from patience import GUARD_SECONDS
 
 from scenarios import manifests
 from scenarios.kube import Kube, die, wait
@@ -68,7 +69,7 @@ def install(images: Images) -> None:
     with step("installing the chart with Helm, and waiting for the operator (10 s)"):
         _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
              "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
-             "--wait", "--timeout", "180s", capture=True)  # fmt: skip
+             "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
 
 
 @contextmanager
@@ -97,9 +98,9 @@ def _remove(kube: Kube, volume: str) -> None:
         return
     with step(f"removing namespace {kube.namespace} (15 s)"):
         for kind in ("vwp", "vck"):
-            kube.run("delete", kind, "--all", "--ignore-not-found", "--timeout=180s", timeout=200)
-        kube.run("delete", "namespace", kube.namespace, "--timeout=180s", timeout=200)
-        wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None, timeout=60)
+            kube.run("delete", kind, "--all", "--ignore-not-found")
+        kube.run("delete", "namespace", kube.namespace)
+        wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None)
     if embedded():
         kube.delete("persistentvolume", volume)
 

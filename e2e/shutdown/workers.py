@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.progress import say
-from worker_pod import Pod
+from worker_pod import HOLDING, Pod
 
 
 class Workers:
@@ -35,6 +35,7 @@ class Workers:
 
     def start(self, store: Path, **settings: Any) -> Pod:
         name = f"pod-{next(self._numbers)}"
+        settings["engine_args"] = HOLDING | settings.pop("engine_args", {})
         return self.keep(Pod(name, self.log(name), store, self.model, self.criu, **settings))
 
     def make_checkpoint(self, store: Path | None = None, **settings: Any) -> None:

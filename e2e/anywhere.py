@@ -14,6 +14,9 @@ own, all of them together. Not under it are the kernel's threads, such as those 
 Every line of output carries its step's name, as with e2e/lanes.py. A step that fails stops nothing; the ends of what
 failed come once more before the table, and the exit status is 1. After Ctrl-C the table shows what was done, and no
 cgroup is left.
+
+  make test-anywhere                                                              # all of it, hours
+  python3 e2e/anywhere.py --condition half --times 3 --step unit "unit" "lint"    # one step, three times
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ one it stays, even if someone deletes it (it is then gone as soon as no pool use
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from vernal_contract import names
@@ -15,7 +14,7 @@ from vernal_contract.state import FreezeOutcome, Phase, StartMode
 from vernal_operator.api.pool import Retention
 from vernal_operator.build.checkpoint import janitor_job
 from vernal_operator.build.meta import checkpoint_owner
-from vernal_operator.plan.conditions import Verdict, conditions, next_step, stamp
+from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import (
     CheckpointDecisions,
     CheckpointSnapshot,
@@ -24,6 +23,7 @@ from vernal_operator.plan.model import (
     ObjectRef,
     WorkerUse,
 )
+from vernal_operator.plan.times import epoch, stamp
 
 RETRY_SECONDS = 60.0
 """Between two tries of a janitor Job that failed."""
@@ -81,7 +81,7 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     kept = [c for c in old if c.get("type") != "Failed"]
     written = conditions([verdict], old, view.generation, now)
     status = dict(view.status) | {"conditions": [*kept, *written]}
-    retry = _epoch(written[0]["lastTransitionTime"]) + RETRY_SECONDS
+    retry = epoch(written[0]["lastTransitionTime"]) + RETRY_SECONDS
     if now >= retry:
         # Said for long enough. Unknown until the new Job has ended, so that its failure is a new transition.
         trying = Verdict("Failed", "Unknown", "JanitorRetried", f"{job.name} is run again")
@@ -100,7 +100,7 @@ def _expires(status: Manifest, snapshot: CheckpointSnapshot) -> float | None:
     retention = status.get("retention") or {}
     if "unusedSince" not in status or not snapshot.workers_known or retention.get("retain", False):
         return None
-    return _epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))
+    return epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))
 
 
 # --- status -------------------------------------------------------------------------------------------------
@@ -232,7 +232,3 @@ def _condition(snapshot: CheckpointSnapshot, kind: str) -> dict[str, Any]:
         if condition.get("type") == kind:
             return dict(condition)
     return {}
-
-
-def _epoch(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

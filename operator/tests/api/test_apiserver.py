@@ -144,7 +144,10 @@ def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:
 
 METRIC = {
     "type": "Pods",
-    "pods": {"metric": {"name": "vllm:num_requests_waiting"}, "target": {"type": "AverageValue", "averageValue": "2"}},
+    "pods": {
+        "metric": {"name": "vernal_worker_requests_in_flight"},
+        "target": {"type": "AverageValue", "averageValue": "16"},
+    },
 }
 
 

@@ -305,8 +305,9 @@ class AutoscalingSpec(Model):
     max_replicas: int = Field(ge=1, description="Most replicas.")
     metrics: list[FreeForm] = Field(
         min_length=1,
-        description="MetricSpecs of autoscaling/v2, at least one. Kubernetes' own default, CPU utilisation, needs a "
-        "CPU request and says nothing of a worker on a GPU; the requests that wait or run (vLLM's metrics) do.",
+        description="MetricSpecs of autoscaling/v2, at least one, e.g. of the worker's own "
+        "vernal_worker_requests_in_flight. Kubernetes' default, CPU utilisation, needs a CPU request and says nothing "
+        "of a worker on a GPU.",
     )
     behavior: FreeForm | None = Field(
         default=None,

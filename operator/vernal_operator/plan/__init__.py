@@ -16,6 +16,7 @@ answered in a file of its own:
     checkpoints  which VLLMCheckpoints the pool's workers speak of
     conditions   what to tell people; status puts it together
     retention    the life of a VLLMCheckpoint
+    usage        its status: what workers say of it, and who uses it
 """
 
 from vernal_operator.plan.pool import plan

@@ -1,5 +1,8 @@
 """A roll that cannot work, against a real API server: the pool keeps serving, goes back, and a fixed spec goes on."""
 
+import urllib.request
+from collections.abc import Callable
+
 import pytest
 from controlplane.cases import Case, condition, pool
 from controlplane.node import UNPULLABLE
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.apiserver
 
 
 def go(case: Case, step: Step) -> None:
-    case.wait(step.__qualname__, step(case), timeout=120)
+    case.wait(step.__qualname__, step(case))
 
 
 def images(case: Case) -> list[str]:
@@ -25,7 +28,10 @@ def images(case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "operator killed before each step"])
-def test_a_broken_image(case: Case, killed: bool) -> None:
+def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], int], killed: bool) -> None:
+    port = free_port()
+    case = make_case(f"--metrics-port={port}")
+
     def step(then: Step) -> None:
         if killed:
             case.restart()
@@ -46,13 +52,16 @@ def test_a_broken_image(case: Case, killed: bool) -> None:
     assert condition(found, "Ready") == "True" and condition(found, "Degraded") == "True"
     step(let_time_be_up(4))
     assert images(case) == ["worker:1"] * 4
-    case.assert_quiet(5, patience=30)
+    case.assert_quiet(5)
     status = case.get_pool()["status"]
     assert status["currentRevision"] == before != status["updateRevision"] == status["rejected"]["revision"]
     told = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
     assert told["Ready"] == ("True", "AllReady")
     assert told["Degraded"] == ("True", "ProgressDeadlineExceeded")
     assert told["Progressing"] == ("False", "ProgressDeadlineExceeded")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        counted = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
+        assert counted in response.read().decode()
     [event] = [event for event in case.events() if event["reason"] == "ProgressDeadlineExceeded"]
     assert event["type"] == "Warning" and "ImagePullBackOff" in event["note"] and "revert it" in event["note"]
     step(fix_image(4))

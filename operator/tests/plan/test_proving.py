@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from plan.factory import NOW, applied, condition, kept, pending, ready, snapshot, spec, starting
+from plan.factory import NOW, applied, condition, creator, kept, pending, published, ready, snapshot, spec, starting
 from vernal_contract import names
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.meta import pool_owner
@@ -102,6 +102,20 @@ def test_what_is_kept_is_checked_like_a_pool() -> None:
     assert restored("[]", spec()) is None and restored("{", spec()) is None
     seen = rolling(ready(0), stuck())
     assert made(plan(replace(seen, revisions=(replace(kept(spec()), spec=evil), *seen.revisions[1:])))) == []
+
+
+def test_the_old_checkpoint_stays_in_use_until_the_new_revision_is_proven() -> None:
+    first = plan(snapshot(spec(), ready(0, worker=creator())))
+    assert first.status is not None
+    view = published(first.create_checkpoints[0])
+    new = spec(image="worker:2")
+    freezing = starting(2, spec=new, worker=creator(ready=False, identity="c" * 64), answered_at=NOW)
+    proof = ready(2, spec=new, worker=creator(identity="c" * 64))
+    for pod, expected in ((freezing, A), (proof, revision(new))):
+        seen = rolling(pod, to="worker:2")
+        seen.pool.status["checkpoint"] = first.status["checkpoint"]  # type: ignore[index]
+        done = plan(replace(seen, checkpoints=(view,)))
+        assert done.status is not None and done.status["checkpoint"]["revision"] == expected
 
 
 # --- rolled back ---

@@ -10,7 +10,7 @@ from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.plan import backoff, conditions, polling, proving, rollout, startup
 from vernal_operator.plan.census import Census, census
-from vernal_operator.plan.checkpoints import checkpoints
+from vernal_operator.plan.checkpoints import checkpoints, known_reference
 from vernal_operator.plan.model import (
     ChildKey,
     Decisions,
@@ -70,7 +70,10 @@ def plan(snapshot: Snapshot) -> Decisions:
         conditions.progressing(pods, after, waiting=waiting, held=rollout.is_held(pods, rules)),
         conditions.degraded(pods, after, found),
     )
-    status = pool_status(pool, after, pods, found, failed, verdicts, now)
+    reference = found.reference
+    if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
+        reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
+    status = pool_status(pool, after, pods, reference, failed, verdicts, now)
     poll, next_poll = polling.due(pods.alive, now)
     apply, remove = _children(snapshot, owner, live)
     kept, forgotten = proving.history(snapshot, owner, after, live)

@@ -16,7 +16,7 @@ wanted was `rejected`. Each is written before it is acted upon, so an operator t
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
@@ -94,12 +94,10 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
     """What is true of it after a look at the pods. Acted upon from the next plan on."""
     spec, target = before.target.spec, before.target.revision
     if proven and not pods.old:
-        return Standing(before.wanted, target, before.target, None, before.rejected, None)
-    idle = spec.rollout.paused or spec.replicas == 0
-    if before.trusted or proven or idle or before.fallback is None:
-        return Standing(before.wanted, before.current, before.target, before.fallback, before.rejected, None)
-    since = before.since if before.since is not None else float(int(now))
-    after = Standing(before.wanted, before.current, before.target, before.fallback, None, since)
+        return replace(before, current=target, fallback=None, since=None)
+    if proven or before.fallback is None or spec.rollout.paused or spec.replicas == 0:
+        return replace(before, since=None)
+    after = replace(before, since=before.since if before.since is not None else float(int(now)))
     if after.deadline is None or now < after.deadline:
         return after
     message = (
@@ -107,8 +105,7 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
         f"{before.current}: correct the spec or revert it. To try the same again, change an annotation in "
         "spec.podTemplate.metadata"
     )
-    rejected = {"revision": target, "time": stamp(now), "message": message}
-    return Standing(before.wanted, before.current, before.target, before.fallback, rejected, None)
+    return replace(after, rejected={"revision": target, "time": stamp(now), "message": message}, since=None)
 
 
 # --- ControllerRevisions ------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from vernal_contract.state import FreezeOutcome, StartMode
 
 from vernal_operator.build.meta import selector
 from vernal_operator.plan.census import Census
-from vernal_operator.plan.checkpoints import Checkpoints
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import Event, Manifest, PodView, Pool
 from vernal_operator.plan.polling import Heard, heard
@@ -21,7 +20,7 @@ def pool_status(
     pool: Pool,
     at: Standing,
     pods: Census,
-    found: Checkpoints,
+    checkpoint: Manifest | None,
     failed: Sequence[Manifest],
     verdicts: Sequence[Verdict],
     now: float,
@@ -38,8 +37,8 @@ def pool_status(
         "coldStartedReplicas": cold,
         "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),
     }
-    if found.reference is not None:
-        status["checkpoint"] = {k: v for k, v in found.reference.items() if v is not None}
+    if checkpoint is not None:
+        status["checkpoint"] = {k: v for k, v in checkpoint.items() if v is not None}
     if failed:
         status["failedPods"] = list(failed)
     return {key: value for key, value in status.items() if value is not None}

@@ -50,8 +50,11 @@ class EngineClient:
     def canary(self, timeout: float) -> protocol.Canary:
         return self._call(protocol.RunCanary(), protocol.Canary, timeout)
 
-    def quiesce(self, timeout: float, weights: str | None = None, piece: int = 0) -> list[protocol.StoredRank]:
-        return self._call(protocol.Quiesce(weights=weights, piece=piece), protocol.Quiesced, timeout).ranks
+    def store_weights(self, directory: str, piece: int, timeout: float) -> list[protocol.StoredRank]:
+        return self._call(protocol.StoreWeights(directory=directory, piece=piece), protocol.Stored, timeout).ranks
+
+    def quiesce(self, timeout: float, weights: protocol.Weights = protocol.Weights.IN_HOST_MEMORY) -> None:
+        self._call(protocol.Quiesce(weights=weights), protocol.Done, timeout)
 
     def wake(self, how: protocol.Wake, timeout: float) -> None:
         self._call(how, protocol.Done, timeout)

@@ -39,5 +39,10 @@ def guard(stage: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        reason = _REASONS.get(e.errno or 0, Reason.STORE_UNAVAILABLE)
-        raise StoreError(reason, stage, f"{e.filename or 'store'}: {e.strerror or e}") from e
+        raise from_os(e, stage) from e
+
+
+def from_os(error: OSError, stage: str) -> StoreError:
+    """What an error of the storage is called."""
+    reason = _REASONS.get(error.errno or 0, Reason.STORE_UNAVAILABLE)
+    return StoreError(reason, stage, f"{error.filename or 'store'}: {error.strerror or error}")

@@ -83,8 +83,8 @@ def failed_before(artifact: Path) -> None:
         found.identity_inputs,
         found.host,
         found.generation,
-        stage="criu",
-        reason=Reason.CRIU_RESTORE_FAILED,
+        stage="verify",
+        reason=Reason.DIGEST_MISMATCH,
         message="planted",
         worker="pod-0",
     )

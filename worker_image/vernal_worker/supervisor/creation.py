@@ -141,6 +141,7 @@ class Creation:
                     lease=self._lease,
                     timings=board.snapshot().timings,
                     blobs=blobs,
+                    timeout=self._timeout,
                     cancel=cancel,
                 )
         except OSError as error:

@@ -8,10 +8,12 @@ from vernal_contract.reasons import NEXT_STEP, About, Reason, about
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, RestoreFailure, StartMode
 
 from vernal_worker.checkpoint import doctor, host
+from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import choose, engine_args, gpu, identity, log, recovery
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
@@ -24,6 +26,12 @@ from vernal_worker.supervisor.launching import Launcher, StartError
 from vernal_worker.supervisor.thawing import ThawError, Thawing
 from vernal_worker.supervisor.workspace import Workspace
 
+STORAGE_SECONDS = 30.0
+"""How long a look at the store, or a small file there, may take."""
+
+MODEL_SECONDS = 300.0
+"""How long it may take to find out what model there is; what cannot be read for so long cannot be loaded either."""
+
 
 class Start:
     """One start: `run` is called once, `clean` again when the engine is gone."""
@@ -33,7 +41,12 @@ class Start:
         self._settings, self._board, self._stop = context.settings, context.board, context.stop
         checkpoint = self._settings.config.checkpoint
         self._policy = checkpoint.policy
-        self._store = Store(Path(checkpoint.store_path), restore_attempts=checkpoint.restore_attempts)
+        self._store = Store(
+            Path(checkpoint.store_path),
+            restore_attempts=checkpoint.restore_attempts,
+            patience=STORAGE_SECONDS,
+            cancel=self._stop.signalled,
+        )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None
         self._workspace = Workspace(context)
@@ -53,6 +66,8 @@ class Start:
             if isinstance(choice, Thaw):
                 thawed = self._thaw(choice.artifact, gpus)
                 if isinstance(thawed, Engine):
+                    if choice.doubted:
+                        self._forgive(choice.artifact.generation)
                     return thawed
                 choice = thawed
             if isinstance(choice, GiveUp):
@@ -75,16 +90,7 @@ class Start:
         if gpus is not None and (problem := engine_args.unfreezable(self._settings.arguments) or ""):
             return choose.unsupported(self._policy, problem)
         with self._board.timed("identity"):
-            try:
-                wanted = identity.gather(
-                    self._settings.config,
-                    self._settings.arguments,
-                    self._settings.shaping,
-                    self._settings.criu,
-                    gpu.placement(self._settings.config),
-                )
-            except OSError as error:
-                raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
+            wanted = self._gather()
             here = host.host_tuple(self._settings.mounts)
         self._identity, self._host = wanted, here
         self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
@@ -92,9 +98,28 @@ class Start:
             with self._board.timed("find"):
                 return choose.from_lookup(self._store.find(wanted, here))
         except StoreError as error:
+            if self._stop.signalled.is_set():
+                raise StoppedError from error
             if error.generation is not None:
                 return self._after_failure(error.generation, ThawError("find", error.reason, error.message))
             return choose.from_store_error(self._policy, error)
+
+    def _gather(self) -> IdentityInputs:
+        """Raises: StartError, StoppedError."""
+        settings = self._settings
+        patience = Patience(MODEL_SECONDS, self._stop.signalled, Reason.STORE_SLOW, Reason.THAW_GIVEN_UP)
+        try:
+            return patience.run(
+                lambda: identity.gather(
+                    settings.config, settings.arguments, settings.shaping, settings.criu, gpu.placement(settings.config)
+                )
+            )
+        except OSError as error:
+            raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
+        except CheckpointError as error:
+            if self._stop.signalled.is_set():
+                raise StoppedError from error
+            raise StartError(error.reason, f"the model cannot be read: {error.message}") from error
 
     def _after_failure(self, generation: str, failure: ThawError) -> Cold | GiveUp:
         """Write the failure down: on the board, in the log, in the store."""
@@ -110,11 +135,11 @@ class Start:
             next_step=NEXT_STEP.get(failure.reason),
         )
         if about(failure.reason) not in (About.ARTIFACT, About.NODE):
-            return choose.after_failed_thaw(self._policy, failure.reason, failure.message, quarantined=False)
+            return choose.after_failed_thaw(self._policy, failure.reason, failure.message, None)
         assert self._identity is not None and self._host is not None
-        quarantined = False
+        given_up: Quarantine | None = None
         try:
-            self._store.record_failure(
+            given_up = self._store.record_failure(
                 self._identity,
                 self._host,
                 generation,
@@ -122,11 +147,21 @@ class Start:
                 reason=failure.reason,
                 message=failure.message,
                 worker=self._settings.pod.name,
+                node=self._settings.pod.node,
             )
-            quarantined = self._store.quarantined(self._identity, self._host, generation)
         except StoreError as error:
             log.failure("failure_not_recorded", reason=error.reason, message=error.message)
-        return choose.after_failed_thaw(self._policy, failure.reason, failure.message, quarantined)
+        if given_up is not None:
+            log.event("quarantined", message=given_up.message, seconds_left=given_up.seconds_left)
+        return choose.after_failed_thaw(self._policy, failure.reason, failure.message, given_up)
+
+    def _forgive(self, generation: str) -> None:
+        """The artifact works: what failed before was not its fault."""
+        assert self._identity is not None and self._host is not None
+        try:
+            self._store.forgive(self._identity, self._host, generation)
+        except StoreError as error:
+            log.failure("failures_not_forgiven", reason=error.reason, message=error.message)
 
     # --- thawing ---
 

@@ -16,7 +16,7 @@ from vernal_worker.checkpoint.thaw import thaw
 from vernal_worker.control.client import ControlError
 from vernal_worker.control.protocol import Canary
 from vernal_worker.store.artifact import Artifact
-from vernal_worker.store.errors import StoreError
+from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.pieces import PIECE
 from vernal_worker.supervisor import gpu as gpus
 from vernal_worker.supervisor import leftovers
@@ -85,8 +85,7 @@ class _Attempt:
 
     def run(self) -> Engine:
         artifact, checkpoint = self._artifact, self._settings.config.checkpoint
-        artifact.verify(Verify.SIZES)
-        on = gpus.read(artifact) if self._gpu else None
+        on, oracle = Touch(self._left, self._context.stop.signalled)("verify", self._look)
         memory = _of_memory(artifact)
         self.verification = Verification(
             artifact,
@@ -107,8 +106,14 @@ class _Attempt:
             engine.client.resume(self._settings.pod, self._settings.resume_variables, max(self._left, 1.0))
         self.stage = "canary"
         with self._board.timed("canary"):
-            self._check_oracle(engine)
+            self._check_answers(engine, oracle)
         return engine
+
+    def _look(self) -> tuple[OnGpu | None, Canary]:
+        """The artifact has the files that it should have, and what the small ones say."""
+        self._artifact.verify(Verify.SIZES)
+        oracle = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+        return gpus.read(self._artifact) if self._gpu else None, oracle
 
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
@@ -136,8 +141,7 @@ class _Attempt:
         weights = self._artifact.path / gpus.WEIGHTS
         gpu.wake(engine, on, weights, gpus.digests(on, self._artifact), self._left)
 
-    def _check_oracle(self, engine: Engine) -> None:
-        expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+    def _check_answers(self, engine: Engine, expected: Canary) -> None:
         found = engine.client.canary(max(self._left, 1.0))
         if found != expected:
             raise ThawError(

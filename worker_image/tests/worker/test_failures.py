@@ -71,7 +71,7 @@ def test_other_answers_than_before_the_freeze_are_found(
     """With sizes checked only, a changed byte gets as far as the canary."""
 
     def change(data: bytearray) -> None:
-        at = data.rindex(b"]]")
+        at = data.index(b"]]", data.index(b"answers"))
         data[at - 1] = ord("1") if data[at - 1] != ord("1") else ord("2")
 
     changed = damage(store, tmp_path / "store", "oracle.json", change)

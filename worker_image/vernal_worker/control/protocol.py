@@ -205,6 +205,8 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
 
     prompts: list[list[int]]
     answers: list[list[int]]
+    margins: list[list[float]] = []
+    """By how much each token's log probability was above the next best one's; empty if the engine does not tell."""
 
 
 class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,9 +47,10 @@ except ModuleNotFoundError:  # 0.26
     from vllm.entrypoints.openai.api_server import build_app, init_app_state
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
-_CANARY_PROMPTS = 3
+_CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
-_CANARY_ANSWER_TOKENS = 12
+_CANARY_ANSWER_TOKENS = 8
+_MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
 """For vLLM's processes to exit, of the time that a shutdown may take."""
 
@@ -146,25 +147,33 @@ class Engine:
         process.become(environment, seed)
 
     async def canary(self) -> Canary:
-        """Greedy answers to prompts that depend on the vocabulary only."""
+        """Greedy answers to prompts that depend on the vocabulary only. One after the other: in a batch they may be
+        computed in another way each time, and tokens that are nearly as good as each other change places."""
         vocabulary = self.llm.model_config.get_vocab_size()
         length = min(_CANARY_PROMPT_TOKENS, self.llm.model_config.max_model_len // 2)
         prompts = [
             [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
             for number in range(_CANARY_PROMPTS)
         ]
-        answers = await asyncio.gather(*(self._greedy(number, prompt) for number, prompt in enumerate(prompts)))
-        return Canary(prompts=prompts, answers=answers)
+        found = [await self._greedy(number, prompt) for number, prompt in enumerate(prompts)]
+        return Canary(
+            prompts=prompts, answers=[answer for answer, _ in found], margins=[margins for _, margins in found]
+        )
 
-    async def _greedy(self, number: int, prompt: list[int]) -> list[int]:
+    async def _greedy(self, number: int, prompt: list[int]) -> tuple[list[int], list[float]]:
+        """An answer and its margins."""
         length = min(_CANARY_ANSWER_TOKENS, self.llm.model_config.max_model_len - len(prompt))
-        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
+        allowed = self.llm.model_config.max_logprobs  # -1: as many as there are tokens
+        two = 2 if allowed == -1 or allowed >= 2 else None
+        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False, logprobs=two)
         answer: list[int] = []
+        margins: list[float] = []
         async for output in self.llm.generate(
             TokensPrompt(prompt_token_ids=prompt), parameters, request_id=f"vernal-canary-{number}"
         ):
             answer = list(output.outputs[0].token_ids)
-        return answer
+            margins = [_margin(position) for position in output.outputs[0].logprobs or ()]
+        return answer, margins
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """The application's start and end. Entered before the freeze, because its start collects all garbage
@@ -227,6 +236,12 @@ async def load(spec: EngineSpec) -> Engine:
         sleeps=llm.model_config.enable_sleep_mode and not current_platform.is_cpu(),
         keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
     )
+
+
+def _margin(position: Any) -> float:
+    """Of the logprobs of one position: how far the best is ahead of the second."""
+    best, second, *_ = sorted((one.logprob for one in position.values()), reverse=True)
+    return min(round(float(best - second), 4), _MOST_MARGIN)
 
 
 def _inspect_models_here() -> None:

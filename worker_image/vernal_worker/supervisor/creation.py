@@ -20,7 +20,7 @@ from vernal_worker.store.lease import Lease, LeaseRequest, Owner
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
-from vernal_worker.supervisor import choose, log
+from vernal_worker.supervisor import choose, log, oracle
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
@@ -123,7 +123,7 @@ class Creation:
     def _freeze(self, engine: Engine) -> FreezeOutcome:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
         with board.timed("oracle"):
-            oracle = engine.client.canary(CALL_TIMEOUT)
+            expected = engine.client.canary(CALL_TIMEOUT)
         staging: Staging = self._store.stage(self._identity, self._host)
         blobs: dict[str, list[str]] = {}
         try:
@@ -133,8 +133,8 @@ class Creation:
                     self._dump(engine, staging)
                 else:
                     blobs = self._freeze_on_gpu(engine, staging, self._gpu)
-            self._check_answers(engine, oracle)
-            (staging.dir / ORACLE).write_bytes(msgspec.json.encode(oracle))
+            self._check_answers(engine, expected)
+            (staging.dir / ORACLE).write_bytes(msgspec.json.encode(expected))
             with board.timed("publish"):
                 publication = staging.publish(
                     created_by=f"{settings.pod.namespace}/{settings.pod.name}",
@@ -204,21 +204,18 @@ class Creation:
         except (CheckpointError, ControlError) as error:
             raise EngineHarmedError(*_explained(error)) from error
 
-    def _check_answers(self, engine: Engine, oracle: Canary) -> None:
+    def _check_answers(self, engine: Engine, expected: Canary) -> None:
         """Before anybody else asks it, and before the artifact is anybody's.
 
         Raises: EngineHarmedError: it does not answer as before the freeze.
         """
         try:
             with self._context.board.timed("canary"):
-                found = engine.client.canary(CALL_TIMEOUT)
+                problem = oracle.check(lambda: engine.client.canary(CALL_TIMEOUT), expected)
         except ControlError as error:
             raise EngineHarmedError(*_explained(error)) from error
-        if found != oracle:
-            raise EngineHarmedError(
-                Reason.CANARY_MISMATCH,
-                f"before the freeze the answers were {oracle.answers}, after it they are {found.answers}",
-            )
+        if problem is not None:
+            raise EngineHarmedError(Reason.CANARY_MISMATCH, problem)
 
     @property
     def _timeout(self) -> float:

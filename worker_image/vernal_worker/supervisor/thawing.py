@@ -19,7 +19,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.pieces import PIECE
 from vernal_worker.supervisor import gpu as gpus
-from vernal_worker.supervisor import leftovers
+from vernal_worker.supervisor import leftovers, oracle
 from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.creation import ORACLE, PROCESS
 from vernal_worker.supervisor.engine import Engine
@@ -85,7 +85,7 @@ class _Attempt:
 
     def run(self) -> Engine:
         artifact, checkpoint = self._artifact, self._settings.config.checkpoint
-        on, oracle = Touch(self._left, self._context.stop.signalled)("verify", self._look)
+        on, expected = Touch(self._left, self._context.stop.signalled)("verify", self._look)
         memory = _of_memory(artifact)
         self.verification = Verification(
             artifact,
@@ -106,14 +106,14 @@ class _Attempt:
             engine.client.resume(self._settings.pod, self._settings.resume_variables, max(self._left, 1.0))
         self.stage = "canary"
         with self._board.timed("canary"):
-            self._check_answers(engine, oracle)
+            self._check_answers(engine, expected)
         return engine
 
     def _look(self) -> tuple[OnGpu | None, Canary]:
         """The artifact has the files that it should have, and what the small ones say."""
         self._artifact.verify(Verify.SIZES)
-        oracle = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
-        return gpus.read(self._artifact) if self._gpu else None, oracle
+        expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+        return gpus.read(self._artifact) if self._gpu else None, expected
 
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
@@ -142,13 +142,8 @@ class _Attempt:
         gpu.wake(engine, on, weights, gpus.digests(on, self._artifact), self._left)
 
     def _check_answers(self, engine: Engine, expected: Canary) -> None:
-        found = engine.client.canary(max(self._left, 1.0))
-        if found != expected:
-            raise ThawError(
-                "canary",
-                Reason.CANARY_MISMATCH,
-                f"before the freeze the answers were {expected.answers}, now they are {found.answers}",
-            )
+        if (problem := oracle.check(lambda: engine.client.canary(max(self._left, 1.0)), expected)) is not None:
+            raise ThawError("canary", Reason.CANARY_MISMATCH, problem)
 
 
 def _of_memory(artifact: Artifact) -> Digests:

@@ -78,14 +78,15 @@ class Artifact:
             if level is Verify.SIZES:
                 return
             entries = [entry for entry in self.manifest.files if entry.path not in except_content]
+            total = sum(entry.size for entry in entries)
 
             def tick(done: int) -> None:
                 if on_progress:
-                    on_progress(done, self.bytes)
+                    on_progress(done, total)
                 if cancel is not None and cancel.is_set():
                     raise self._error(Reason.THAW_GIVEN_UP, "cancelled")
                 if deadline is not None and time.monotonic() > deadline:
-                    raise self._error(Reason.STORE_SLOW, f"{done} of {self.bytes} bytes read in {timeout:g} s")
+                    raise self._error(Reason.STORE_SLOW, f"{done} of {total} bytes read in {timeout:g} s")
 
             self._compare(entries, threads, tick)
 

@@ -20,7 +20,7 @@ from vernal_worker.store.lease import Lease, LeaseRequest, Owner
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
-from vernal_worker.supervisor import choose, log, oracle
+from vernal_worker.supervisor import choose, log, oracle, pace
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
@@ -191,7 +191,8 @@ class Creation:
 
         Raises: EngineHarmedError: it is not awake.
         """
-        timeout = self._context.settings.config.checkpoint.thaw_timeout_seconds
+        size = sum(rank.bytes for rank in stored.memory.ranks) if stored.memory is not None else 0
+        timeout = pace.allowance(size, self._context.settings.config.checkpoint.thaw_timeout_seconds)
         weights = staging.dir / WEIGHTS
         try:
             if suspended is not None:

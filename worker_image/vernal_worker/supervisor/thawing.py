@@ -19,7 +19,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.pieces import PIECE
 from vernal_worker.supervisor import gpu as gpus
-from vernal_worker.supervisor import leftovers, oracle
+from vernal_worker.supervisor import leftovers, oracle, pace
 from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.creation import ORACLE, PROCESS
 from vernal_worker.supervisor.engine import Engine
@@ -50,7 +50,8 @@ class Thawing:
         Raises:
             ThawError: at any stage; no process and no file of the artifact is left, and no GPU memory.
         """
-        deadline = time.monotonic() + self._settings.config.checkpoint.thaw_timeout_seconds
+        configured = self._settings.config.checkpoint.thaw_timeout_seconds
+        deadline = time.monotonic() + pace.allowance(artifact.bytes, configured)
         self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
         self._board.phase(Phase.THAWING, generation=artifact.generation)
         attempt = _Attempt(self._context, self._workspace, artifact, gpu, deadline)
@@ -111,7 +112,7 @@ class _Attempt:
 
     def _look(self) -> tuple[OnGpu | None, Canary]:
         """The artifact has the files that it should have, and what the small ones say."""
-        self._artifact.verify(Verify.SIZES)
+        self._artifact.verify(Verify.SIZES)  # says which is missing
         expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
         return gpus.read(self._artifact) if self._gpu else None, expected
 
@@ -169,6 +170,10 @@ def _as_failure(stage: str, error: BaseException, wanted: tuple[int, ...]) -> Th
             return ThawError(stage, error.reason, error.message, wanted=wanted)
         case ControlError():
             return ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))
-        case OSError() | msgspec.DecodeError():
+        case FileNotFoundError():  # somebody deleted the artifact meanwhile
+            return ThawError(stage, Reason.FILE_MISSING, f"{error.filename} is missing")
+        case OSError():
+            return ThawError(stage, Reason.STORE_UNAVAILABLE, f"{ORACLE} or {gpus.FILE}: {error}")
+        case msgspec.DecodeError():
             return ThawError(stage, Reason.MANIFEST_INVALID, f"{ORACLE} or {gpus.FILE}: {error}")
     return None

@@ -9,6 +9,7 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.supervisor import pace
 from vernal_worker.supervisor.board import Board
 
 _LATE_SECONDS = 2.0
@@ -34,10 +35,19 @@ class Verification:
         """Set when `cancel` is, or when something is wrong: then there is no use in going on with the thaw."""
         self._error: BaseException | None = None
 
+        began = time.monotonic()
+
+        def progress(done: int, size: int) -> None:
+            now = time.monotonic()
+            if (problem := pace.hopeless(done, size, now - began, self._deadline - now)) is not None:
+                raise StoreError(Reason.STORE_SLOW, "verify", problem)
+
         def run() -> None:
             try:
                 with board.timed("verify"):
-                    artifact.verify(level, except_content=except_content, timeout=timeout, cancel=cancel)
+                    artifact.verify(
+                        level, except_content=except_content, timeout=timeout, cancel=cancel, on_progress=progress
+                    )
             except BaseException as error:
                 self._error = error
                 self.give_up.set()

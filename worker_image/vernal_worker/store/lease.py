@@ -41,6 +41,7 @@ class Lease:
 
     def __init__(self, path: Path, token: str, beat: int, ttl: float, touch: Touch) -> None:
         self._path, self._token, self._beat, self._ttl, self._touch = path, token, beat, ttl, touch
+        self._last_beat = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
@@ -55,7 +56,9 @@ class Lease:
         if self._stop.is_set():
             raise StoreError(Reason.LEASE_LOST, "lease", "it was given back")
         if content is not None and content.token != self._token:
-            raise StoreError(Reason.LEASE_LOST, "lease", f"{content.owner.pod} holds it now")
+            silent = f"{time.monotonic() - self._last_beat:.0f} s ago"
+            message = f"{content.owner.pod} holds it now; the last heartbeat was {silent}"
+            raise StoreError(Reason.LEASE_LOST, "lease", message)
 
     def release(self) -> None:
         """Give it back and stop the thread. Never raises; twice is fine."""
@@ -84,6 +87,7 @@ class Lease:
                 count += 1
                 with suppress(OSError):  # the storage may come back
                     _write_beat(self._beat, count)
+                    self._last_beat = time.monotonic()
         finally:
             os.close(self._beat)
 

@@ -53,6 +53,15 @@ class Staging:
         self.dir = root / layout.STAGING / fs.unique()
         fs.make_directory(self.dir, root)
 
+    def write(self, name: str, data: bytes) -> None:
+        """Make a file. Raises: StoreError: stage stage."""
+        self._touch("stage", lambda: (self.dir / name).write_bytes(data))
+
+    def make(self, name: str) -> Path:
+        """Make a directory. Raises: StoreError: stage stage."""
+        self._touch("stage", lambda: (self.dir / name).mkdir(mode=0o700))
+        return self.dir / name
+
     def publish(
         self,
         *,

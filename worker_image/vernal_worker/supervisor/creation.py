@@ -15,7 +15,7 @@ from vernal_worker.checkpoint.freeze import SHM, freeze
 from vernal_worker.checkpoint.process import IMAGES
 from vernal_worker.control.client import CallCancelledError, ControlError, TimedOutError, UnreachableError
 from vernal_worker.control.protocol import Canary, Weights
-from vernal_worker.store.errors import StoreError, from_os
+from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Lease, LeaseRequest, Owner
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
@@ -134,7 +134,7 @@ class Creation:
                 else:
                     blobs = self._freeze_on_gpu(engine, staging, self._gpu)
             self._check_answers(engine, expected)
-            (staging.dir / ORACLE).write_bytes(msgspec.json.encode(expected))
+            staging.write(ORACLE, msgspec.json.encode(expected))
             with board.timed("publish"):
                 publication = staging.publish(
                     created_by=f"{settings.pod.namespace}/{settings.pod.name}",
@@ -144,8 +144,6 @@ class Creation:
                     timeout=self._timeout,
                     cancel=cancel,
                 )
-        except OSError as error:
-            raise from_os(error, "stage") from error
         finally:
             staging.discard()
         board.update(artifact=publication.artifact.ref())
@@ -162,11 +160,11 @@ class Creation:
     def _freeze_on_gpu(self, engine: Engine, staging: Staging, gpu: Gpu) -> dict[str, list[str]]:
         """Returns the files that may be shared. The engine is awake again.
 
-        Raises: EngineHarmedError: it is not; CheckpointError, ControlError, OSError: it is.
+        Raises: EngineHarmedError: it is not; CheckpointError (if it says `tree_intact`), ControlError, StoreError: it is.
         """
         try:
             with self._context.board.timed("store_weights"):
-                stored = gpu.store(engine, staging.dir, self._timeout)
+                stored = gpu.store(engine, staging, self._timeout)
         except (TimedOutError, UnreachableError) as error:
             # It may still be writing, and whoever waits for its worker processes waits too.
             raise EngineHarmedError(*_explained(error)) from error
@@ -178,12 +176,17 @@ class Creation:
             if error.tree_intact:
                 self._wake(engine, staging, gpu, stored, None)
             raise
+        intact = True
         try:
             gpu.load(staging.dir / WEIGHTS, on, stored.digests)
             self._dump(engine, staging)
+        except CheckpointError as error:
+            intact = error.tree_intact
+            raise
         finally:
-            self._wake(engine, staging, gpu, stored, on)
-        (staging.dir / GPU_FILE).write_bytes(msgspec.json.encode(on))
+            if intact:
+                self._wake(engine, staging, gpu, stored, on)
+        staging.write(GPU_FILE, msgspec.json.encode(gpu.measured(on)))
         return stored.blobs
 
     def _wake(self, engine: Engine, staging: Staging, gpu: Gpu, stored: Stored, suspended: OnGpu | None) -> None:

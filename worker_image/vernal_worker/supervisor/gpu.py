@@ -22,6 +22,7 @@ from vernal_worker.control.client import RefusedError
 from vernal_worker.control.protocol import FromFiles, FromHelper, FromHostMemory, StoredRank, Wake, Weights
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.pieces import PIECE
+from vernal_worker.store.staging import Staging
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.engine import Engine
@@ -80,6 +81,7 @@ class Gpu:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._helper: CudaHelper | None = CudaHelper(context.stop.signalled)
+        self._off = Room()  # what the GPUs had free when the tree was off them
 
     @property
     def helper(self) -> CudaHelper:
@@ -106,16 +108,15 @@ class Gpu:
 
     # --- freezing ---
 
-    def store(self, engine: Engine, staging: Path, timeout: float) -> "Stored":
+    def store(self, engine: Engine, staging: Staging, timeout: float) -> "Stored":
         """Write the weights to files of `staging`, if they are to be outside of the image. The engine is as before.
 
-        Raises: ControlError, OSError, CheckpointError.
+        Raises: ControlError, StoreError.
         """
-        before = self.room()
+        before = self._look()
         if placement(self.context.settings.config) is WeightsPlacement.IN_IMAGE:
             return Stored((), Weights.IN_HOST_MEMORY, before)
-        directory = staging / WEIGHTS
-        directory.mkdir(mode=0o700)
+        directory = staging.make(WEIGHTS)
         return Stored(engine.client.store_weights(str(directory), PIECE, timeout), Weights.IN_FILES, before)
 
     def suspend(self, tree: ProcessTree, stored: "Stored", timeout: float) -> OnGpu:
@@ -130,9 +131,28 @@ class Gpu:
         log.event("off_gpu", pids=list(pids), resident=before, taken_over=sum(map(procfs.resident, members)) - before)
         for name, seconds in timings.items():
             self.context.board.timing(f"cuda_{name}", seconds)
-        freed = [now - then for then, now in zip(stored.before.free, self.room().free, strict=False)]
-        used = tuple(max(0, size) for size in freed[: self.context.settings.gpus_used])
-        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=stored.memory, bytes=used)
+        self._off = self._look()
+        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=stored.memory, bytes=self._taken(stored.before))
+
+    def measured(self, on: OnGpu) -> OnGpu:
+        """After `wake`: what `suspend` made, with what the tree takes of the GPUs. It was looked at twice, when it went
+        and when it came back: others may come and go too, but hardly both times."""
+        again = self._taken(self._look())
+        smaller = tuple(map(min, on.bytes, again)) if len(again) == len(on.bytes) else ()
+        return msgspec.structs.replace(on, bytes=smaller)
+
+    def _look(self) -> Room:
+        """What there is free now, if that can be told: a freeze does not fail for want of it."""
+        try:
+            return self.room()
+        except CheckpointError as error:
+            log.failure("gpu_memory_unknown", reason=error.reason, message=error.message)
+            return Room()
+
+    def _taken(self, with_tree: Room) -> tuple[int, ...]:
+        """Bytes of each GPU that the engine uses."""
+        sizes = [without - there for without, there in zip(self._off.free, with_tree.free, strict=False)]
+        return tuple(max(0, size) for size in sizes[: self.context.settings.gpus_used])
 
     # --- after a freeze, and thawing ---
 

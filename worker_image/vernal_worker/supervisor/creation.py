@@ -160,7 +160,7 @@ class Creation:
     def _freeze_on_gpu(self, engine: Engine, staging: Staging, gpu: Gpu) -> dict[str, list[str]]:
         """Returns the files that may be shared. The engine is awake again.
 
-        Raises: EngineHarmedError: it is not; CheckpointError (if it says `tree_intact`), ControlError, StoreError: it is.
+        Raises: EngineHarmedError: it is not; CheckpointError (if `tree_intact`), ControlError, StoreError: it is.
         """
         try:
             with self._context.board.timed("store_weights"):

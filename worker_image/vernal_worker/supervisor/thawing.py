@@ -84,9 +84,14 @@ class _Attempt:
     def _left(self) -> float:
         return self._deadline - time.monotonic()
 
+    @property
+    def _touch(self) -> Touch:
+        """For what is read in this thread."""
+        return Touch(max(0.0, self._left), self._context.stop.signalled)
+
     def run(self) -> Engine:
         artifact, checkpoint = self._artifact, self._settings.config.checkpoint
-        on, expected = Touch(self._left, self._context.stop.signalled)("verify", self._look)
+        on, expected = self._touch("verify", self._look)
         memory = _of_memory(artifact)
         self.verification = Verification(
             artifact,
@@ -119,7 +124,7 @@ class _Attempt:
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
         self.stage = "criu"
-        leftovers.make_room_for(self._artifact.path / PROCESS)
+        self._touch("criu", lambda: leftovers.make_room_for(self._artifact.path / PROCESS))
         result = thaw(
             self._artifact.path / PROCESS,
             criu=self._settings.criu,

@@ -236,15 +236,25 @@ class CheckpointSpec(Model):
         default=3,
         ge=1,
         le=100,
-        description="Failed thaws of one checkpoint before it is quarantined and made anew.",
+        description="Failed thaws that speak against one checkpoint before it is quarantined and made anew. Storage "
+        "that was gone and GPUs that were full do not count; what may be the node's fault counts once a node.",
     )
     freeze_timeout_seconds: int = Field(
         default=600,
         ge=1,
         description="Longest time to freeze and publish; the worker then serves without. Seconds.",
     )
-    thaw_timeout_seconds: int = Field(
-        default=120, ge=1, description="Longest time to thaw; the worker then starts cold. Seconds."
+    thaw_timeout_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="Longest time to thaw; the worker then starts cold. Seconds. Unset: two minutes, and ten seconds "
+        "more for each GB of the checkpoint; sooner if the rate at which the storage delivers cannot make it.",
+    )
+    gpu_memory_wait_seconds: int = Field(
+        default=60,
+        ge=0,
+        description="How long a start waits for GPU memory that another process holds; then the container exits with "
+        "GpuMemoryInsufficient. Seconds.",
     )
 
 

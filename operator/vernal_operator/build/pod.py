@@ -28,6 +28,7 @@ CAPABILITIES = (
 )
 """What CRIU needs as root of a container that is not privileged."""
 
+_THAW_SECONDS = 1800  # where a thaw may take as long as the size of its checkpoint makes it
 _SLACK_SECONDS = 60  # for what the worker's own time-outs do not cover, before the kubelet steps in
 
 
@@ -35,7 +36,9 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     """The longest that a worker may take until it is started: a thaw that fails, a cold start, a freeze."""
     seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
-        seconds += spec.checkpoint.freeze_timeout_seconds + spec.checkpoint.thaw_timeout_seconds
+        checkpoint = spec.checkpoint
+        seconds += checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
+        seconds += checkpoint.thaw_timeout_seconds or _THAW_SECONDS
     return seconds
 
 
@@ -57,6 +60,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
             restore_attempts=checkpoint.restore_attempts,
             freeze_timeout_seconds=checkpoint.freeze_timeout_seconds,
             thaw_timeout_seconds=checkpoint.thaw_timeout_seconds,
+            gpu_memory_wait_seconds=checkpoint.gpu_memory_wait_seconds,
         ),
         drain=config.DrainConfig(
             propagation_seconds=drain.propagation_seconds,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vernal_contract.reasons import Reason
+from vernal_contract.reasons import About, Reason, about
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
 
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
@@ -21,7 +21,9 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     generation = current.generation if current else old.get("generation")
     failures = [f for use in fresh for f in use.worker.restore_failures]
     carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
-    in_generation = carried + sum(f.generation == generation for f in failures)
+    counted = [f for f in failures if f.generation == generation and _speaks_against_it(f.reason)]
+    forgiven = _works_again(fresh, generation)
+    in_generation = 0 if forgiven else carried + len(counted)
     status: Manifest = {
         "observedGeneration": view.generation,
         "generation": generation,
@@ -37,9 +39,14 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
         "retention": _retention(snapshot) or old.get("retention"),
         "counted": _counted(snapshot),
     }
-    verdicts = _verdicts(snapshot, generation, in_generation)
+    verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
     status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
     return {key: value for key, value in status.items() if value is not None}
+
+
+def _speaks_against_it(reason: str) -> bool:
+    """Whether a thaw that failed for this reason counts against the artifact; one of a newer worker does not."""
+    return reason in set(Reason) and about(Reason(reason)) is About.ARTIFACT
 
 
 def _has_started(use: WorkerUse) -> bool:
@@ -49,6 +56,14 @@ def _has_started(use: WorkerUse) -> bool:
 
 def _restored(use: WorkerUse) -> bool:
     return use.worker.start_mode == StartMode.RESTORED
+
+
+def _works_again(fresh: Sequence[WorkerUse], generation: str | None) -> bool:
+    """Whether the last of the starts, in order, that tried to thaw this generation did: as workers do, one that works
+    forgives those that failed before."""
+    tried = [use for use in fresh if _restored(use) or use.worker.restore_failures]
+    last = tried[-1].worker if tried else None
+    return last is not None and last.artifact is not None and last.artifact.generation == generation
 
 
 def _counted(snapshot: CheckpointSnapshot) -> list[str]:
@@ -91,13 +106,14 @@ def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
     }
 
 
-def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int) -> list[Verdict]:
+def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:
     attempts = min((pool.restore_attempts for pool in snapshot.users), default=None)
     by_worker = any(use.worker.start_reason == Reason.QUARANTINED for use in snapshot.workers)
     was = _condition(snapshot, "Quarantined")
     same = generation == snapshot.checkpoint.status.get("generation")
     tired = attempts is not None and failures >= attempts
-    quarantined = generation is not None and (tired or by_worker or (same and was.get("status") == "True"))
+    before = same and was.get("status") == "True"
+    quarantined = generation is not None and not forgiven and (tired or by_worker or before)
     reports = [use.worker.freeze for use in snapshot.workers if use.worker.freeze is not None]
     freeze = next((r for r in reports if r.outcome == FreezeOutcome.FAILED), None)
     if generation is None:

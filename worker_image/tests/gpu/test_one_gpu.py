@@ -1,6 +1,7 @@
 """One GPU: what is outside the image, what a thawed worker answers, and what it does about wrong bytes."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,13 @@ from vernal_worker.checkpoint.cuda.client import OnGpu
 from worker_pod import HOLD_CRIU, Pod
 
 
-@pytest.fixture(scope="session")
-def creator(start_pod: StartPod, store: Path) -> Pod:
+@pytest.fixture(scope="module")
+def creator(start_pod: StartPod, store: Path) -> Iterator[Pod]:
     pod = start_pod(store)
     state = pod.wait_ready()
     assert state.freeze is not None and state.freeze.outcome == "Published", pod.log()
-    return pod
+    yield pod
+    pod.end()
 
 
 def artifact(store: Path) -> Path:

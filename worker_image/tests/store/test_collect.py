@@ -17,7 +17,7 @@ def replace(store: Any, identity: Any, host: Any, filled: Any) -> Any:
     old = store.find(identity, host).artifact
     for _ in range(3):
         store.record_failure(
-            identity, host, old.generation, stage="criu", reason=Reason.INTERNAL, message="", worker="w"
+            identity, host, old.generation, stage="criu", reason=Reason.DIGEST_MISMATCH, message="", worker="w"
         )
     return filled(store.stage(identity, host), seed=1).publish(created_by="b").artifact
 

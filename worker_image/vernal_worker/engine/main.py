@@ -40,7 +40,12 @@ class _Commands:
     async def handle(self, command: AnyCommand, fds: list[int]) -> Answer:
         if isinstance(command, protocol.Listen):
             (fd,) = fds
-            await self._http.listen(fd)
+            try:
+                self._engine.check_awake()
+                await self._http.listen(fd)
+            except RuntimeError:
+                os.close(fd)
+                raise
             return Done()
         for fd in fds:
             os.close(fd)
@@ -54,12 +59,14 @@ class _Commands:
                 )
             case protocol.RunCanary():
                 return await self._engine.canary()
+            case protocol.StoreWeights():
+                self._check_closed()
+                return protocol.Stored(ranks=await self._engine.store_weights(command.directory, command.piece))
             case protocol.Quiesce():
-                if self._gate.serving is not Serving.CLOSED:
-                    raise RuntimeError("this engine has listened: it may hold connections and users' data")
-                return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
+                self._check_closed()
+                await self._engine.quiesce(command.weights)
             case protocol.Wake():
-                await self._engine.wake(command)
+                await self._engine.wake(command.source)
             case protocol.Resume():
                 await self._resume(command)
             case protocol.Leave():
@@ -69,6 +76,7 @@ class _Commands:
             case protocol.AbortAll():
                 return protocol.Aborted(requests=await self._gate.abort_all())
             case protocol.OpenApi():
+                self._engine.check_awake()
                 await self._api.open(command.path)
             case protocol.CloseApi():
                 await self._api.close()
@@ -78,6 +86,10 @@ class _Commands:
                 if not self.shutdown.done():
                     self.shutdown.set_result(command.timeout)
         return Done()
+
+    def _check_closed(self) -> None:
+        if self._gate.serving is not Serving.CLOSED:
+            raise RuntimeError("this engine has listened: it may hold connections and users' data")
 
     async def _resume(self, command: protocol.Resume) -> None:
         seed = self._engine.seed if self._engine.seed is not None else secrets.randbits(63)

@@ -15,7 +15,7 @@ class MeetingError(Exception):
 
 
 class Meeting:
-    """A connection between each two ranks, for a `with` statement. All ranks call the same methods in the same order."""
+    """A connection between each two ranks, for a `with` statement. All call the same methods in the same order."""
 
     def __init__(self, path: Path, rank: int, ranks: int, timeout: float) -> None:
         """All ranks name the same `path`, of which nothing is left afterwards; they may come in any order.

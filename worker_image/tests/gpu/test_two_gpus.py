@@ -37,6 +37,7 @@ def test_a_thaw_on_the_other_gpu_and_two_at_once(creator: Pod, store: Path, star
     for pod in thawed:
         state = pod.wait_ready()
         assert state.start_mode == "Restored", pod.log()
+        assert "weights" in state.timings, "the helper filled memory while CRIU worked, also on a GPU that is new to it"
         print("timings", state.timings)
         assert tokens(pod) == expected
     for pod in (creator, *thawed):

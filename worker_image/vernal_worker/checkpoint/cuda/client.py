@@ -116,9 +116,9 @@ class CudaHelper:
         self._asked = False
         return self._answer(messages.Room, "room", Reason.CUDA_RESTORE_FAILED, LOCK_TIMEOUT)
 
-    def can_hand_over(self, gpus: Sequence[str]) -> bool:
-        """Whether a tree that knows `gpus` can use memory that this process makes on the GPUs here."""
-        return not set(self.gpus()) - set(gpus)
+    def knows(self, on: OnGpu) -> bool:
+        """Whether the tree knew the GPUs here when it was frozen, so that it can use memory that this process makes."""
+        return not set(self.gpus()) - set(on.gpus)
 
     def load(
         self,
@@ -126,17 +126,17 @@ class CudaHelper:
         directory: Path,
         memory: Memory,
         digests: Sequence[Sequence[str]] | None,
-        gpus: Sequence[str],
+        known: Sequence[str],
     ) -> None:
         """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
         `wait_loaded` says what did.
 
         Args:
             digests: of each rank's pieces, None to trust the storage.
-            gpus: those that the engine knows (see `can_hand_over`).
+            known: the GPUs that the tree saw when it was frozen (see `knows`).
         """
         command = messages.Load(
-            gpus=tuple(gpus),
+            known=tuple(known),
             socket=str(socket),
             directory=str(directory),
             memory=memory,

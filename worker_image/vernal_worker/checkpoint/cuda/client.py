@@ -52,6 +52,7 @@ class CudaHelper:
         self._process = launch.take()
         self._ready: messages.Ready | None = None
         self._asked = False
+        self._received = b""
 
     @property
     def pid(self) -> int:
@@ -197,9 +198,10 @@ class CudaHelper:
         return answer
 
     def _line(self, what: str, reason: Reason, timeout: float, slow: Reason) -> bytes:
+        """The next answer. Several may come at once, because not every command is waited for before the next."""
         assert self._process.stdout is not None
-        fd, deadline, data = self._process.stdout.fileno(), time.monotonic() + timeout, b""
-        while not data.endswith(b"\n"):
+        fd, deadline = self._process.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._received:
             if self._cancel is not None and self._cancel.is_set():
                 raise CheckpointError(Reason.THAW_GIVEN_UP, "cuda", "cancelled", tree_intact=False)
             if time.monotonic() > deadline:
@@ -208,8 +210,9 @@ class CudaHelper:
                 part = os.read(fd, 1 << 20)
                 if not part:
                     raise self._gone(reason, what)
-                data += part
-        return data
+                self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def _gone(self, reason: Reason, what: str) -> CheckpointError:
         try:

@@ -13,6 +13,7 @@ import yaml
 from controlplane.node import Node
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
+from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import (
@@ -29,8 +30,6 @@ from vernal_operator.kinds import (
 )
 
 POOL = "pool"
-PATIENCE = 300.0
-"""A guard against waiting for ever, in seconds: many times what anything here takes on a busy machine."""
 CORE = {
     "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
@@ -49,7 +48,7 @@ def admin(kubeconfig: Path) -> Client:
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     configuration.connection_pool_maxsize = 256
-    return Client(kubernetes.client.ApiClient(configuration), timeout=PATIENCE)
+    return Client(kubernetes.client.ApiClient(configuration), timeout=GUARD_SECONDS)
 
 
 def pool(**spec: Any) -> dict[str, Any]:
@@ -189,7 +188,7 @@ class Case:
             and (sum(condition(pod, "Ready") == "True" for pod in pods), len(pods)) == (ready, ready + starting)
         )
 
-    def wait(self, what: str, probe: Callable[[], bool], timeout: float = PATIENCE) -> None:
+    def wait(self, what: str, probe: Callable[[], bool], timeout: float = GUARD_SECONDS) -> None:
         deadline = time.monotonic() + timeout
         while not probe():
             if time.monotonic() > deadline:
@@ -203,10 +202,10 @@ class Case:
                 )
             time.sleep(0.6)  # dozens of cases do this at a time
 
-    def wait_settled(self, replicas: int, timeout: float = PATIENCE) -> None:
+    def wait_settled(self, replicas: int, timeout: float = GUARD_SECONDS) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
 
-    def wait_same(self, reference: dict[str, Any], timeout: float = PATIENCE) -> None:
+    def wait_same(self, reference: dict[str, Any], timeout: float = GUARD_SECONDS) -> None:
         """Wait until all is as in another run. A dead operator is started again."""
         deadline = time.monotonic() + timeout
         while (found := self.picture()) != reference:
@@ -218,7 +217,7 @@ class Case:
                 )
             time.sleep(1.0)
 
-    def assert_quiet(self, seconds: float, patience: float = PATIENCE) -> None:
+    def assert_quiet(self, seconds: float, patience: float = GUARD_SECONDS) -> None:
         """`seconds` go by without a call but watches and lists: at once, or when what is under way is over.
 
         An operator that is slow is waited for. One that does not rest in `patience` fails.

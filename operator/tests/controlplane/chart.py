@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster import api, build
+from cluster import build
 from controlplane.cases import CORE
+from patience import until
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, POOLS, Kind
 
@@ -40,7 +41,7 @@ def install(client: Client, documents: list[dict[str, Any]]) -> None:
         if kind is not None:
             client.apply(kind, document["metadata"].get("namespace", ""), document)
     for kind in (POOLS, CHECKPOINTS):
-        api.wait(f"{kind.name} to be served", lambda kind=kind: _served(client, kind), lambda: None)  # type: ignore[misc]
+        until(f"{kind.name} to be served", lambda kind=kind: _served(client, kind))  # type: ignore[misc]
 
 
 def _served(client: Client, kind: Kind) -> bool:

@@ -33,7 +33,6 @@ class Point:
         return f"crash-{self.scenario.name}-{side}-{self.what.lower().replace(' ', '-')}-{self.nth}"
 
 
-@pytest.mark.timeout(3600)
 def test_killed_at_every_write(server: Server, say: Callable[[str], None]) -> None:
     references = in_parallel(lambda scenario: reference(server, scenario, "crashes"), ALL)
     pictures = {scenario: of.picture for scenario, of in zip(ALL, references, strict=True)}

@@ -47,7 +47,6 @@ KINDS = (
 )
 
 
-@pytest.mark.timeout(3600)
 def test_every_fault_in_every_scenario(server: Server) -> None:
     references = in_parallel(lambda scenario: reference(server, scenario, "faults"), ALL)
     pictures = {scenario: of.picture for scenario, of in zip(ALL, references, strict=True)}

@@ -59,7 +59,7 @@ def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], 
     assert told["Ready"] == ("True", "AllReady")
     assert told["Degraded"] == ("True", "ProgressDeadlineExceeded")
     assert told["Progressing"] == ("False", "ProgressDeadlineExceeded")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as response:
         counted = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
         assert counted in response.read().decode()
     [event] = [event for event in case.events() if event["reason"] == "ProgressDeadlineExceeded"]

@@ -32,7 +32,7 @@ def test_weights_are_beside_the_image_and_kv_cache_nowhere(creator: Pod, store: 
     (rank,) = on.memory.ranks
     (file,) = rank.files
     assert (artifact(store) / "weights" / file).stat().st_size == rank.bytes > 1_000_000_000
-    assert sum(segment.size for segment in rank.segments) > 40 << 30, "the KV cache is not known"
+    assert sum(segment.size for segment in rank.segments) > 10 * rank.bytes, "the KV cache is not known"
     images = sum(path.stat().st_size for path in artifact(store).glob("process/criu/*"))
     assert images < 3 << 30, "the KV cache or the weights are in the image"
     (blob,) = (store / "blobs").iterdir()

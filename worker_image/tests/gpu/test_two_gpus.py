@@ -19,7 +19,8 @@ def creator(start_pod: StartPod, store: Path) -> Pod:
 
 
 def test_a_thaw_on_the_other_gpu_and_two_at_once(creator: Pod, store: Path, start_pod: StartPod) -> None:
-    assert creator.state().host is not None and creator.state().host.gpu_count == 1, creator.log()
+    host = creator.state().host
+    assert host is not None and host.gpu_count == 1, creator.log()
     expected = tokens(creator)
     thawed = [start_pod(store, setup=only(gpu)) for gpu in (1, 0)]
     for pod in thawed:

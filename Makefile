@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The times below are the only ones in the project's pages: what was seen on this machine, and whether for the first time.
-MEASURED := Times: seen on a fresh Debian 12 machine with 2 cores and 24 GiB, nothing else running; "first" with empty caches.
+# How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
+MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
 LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -18,10 +18,10 @@ help: ## this list
 	@echo "$(MEASURED)"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
 
-demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (13 min the first time, then 5)
+demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 13 min, then 4 to 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: venv criu ## everything that can be checked on this machine (11 min the first time)
+test: venv criu ## everything that can be checked on this machine (first time 11 min)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)
@@ -33,7 +33,7 @@ venv: ## the development environment in .venv (first time 5 min, 3 GB)
 criu: ## bring CRIU to the cache (15 s)
 	$(PYTHON) e2e/images/criu.py path
 
-tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 30 min, then 20 s)
+tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 14 min, then 20 s)
 	$(CLUSTER) build
 
 lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
@@ -91,7 +91,7 @@ images: ## build the worker and operator images into the cache
 	$(PYTHON) e2e/images/build.py worker-cpu
 	$(PYTHON) e2e/images/build.py operator
 
-cluster-up: ## start the embedded one-node Kubernetes (first time compiles it, 15 min)
+cluster-up: ## start the embedded one-node Kubernetes (first time 9 min, most of it compiling, then 5 s)
 	$(CLUSTER) up
 
 cluster-down: ## stop it; images and state stay for the next start

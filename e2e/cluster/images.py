@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from common.progress import step
+from common.progress import note, step
 
 from cluster.build import Binaries
 from cluster.command import run
@@ -130,7 +130,7 @@ def _load_layout(packages: Packages, state: State, files: Layout, source: Path, 
     wanted = {name: entry for name, entry in named.items() if have.get(name) != entry["digest"]}
     if wanted:
         present = set(_ctr(packages, state, "content", "list", "--quiet").split())
-        with step(f"loading {', '.join(wanted)}"), _import(packages, state) as pipe:
+        with step(f"loading {', '.join(wanted)} (30 s a GB)"), _import(packages, state) as pipe:
             stream(files, wanted, present, pipe)
     return list(named)
 
@@ -143,12 +143,18 @@ def stream(files: Layout, wanted: dict[str, dict[str, Any]], present: set[str], 
     with tarfile.open(mode="w|", fileobj=pipe) as out:
         _add(out, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(out, "index.json", json.dumps({"schemaVersion": 2, "manifests": manifests}).encode())
-        for digest in dict.fromkeys(_blobs(files, wanted.values())):
-            if digest not in present:
-                member = tarfile.TarInfo(_blob_path(digest))
-                member.size = files.size(member.name)
-                with files.open(member.name) as blob:
-                    out.addfile(member, blob)
+        paths = [
+            _blob_path(digest) for digest in dict.fromkeys(_blobs(files, wanted.values())) if digest not in present
+        ]
+        total, sent = sum(map(files.size, paths)), 0
+        for path in paths:
+            note(f"{sent / 1e6:.0f} of {total / 1e6:.0f} MB")
+            member = tarfile.TarInfo(path)
+            member.size = files.size(path)
+            with files.open(path) as blob:
+                out.addfile(member, blob)
+            sent += member.size
+        note(f"{total / 1e6:.0f} MB sent, unpacking")
 
 
 def _blobs(files: Layout, descriptors: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -171,7 +177,7 @@ def _load_docker(packages: Packages, state: State, source: Path, manifest: list[
     if name or not tags:
         raise ClusterError(f"{source} is in docker's format: its name is its RepoTags ({tags or 'none'}), "
                            "and --name works on OCI layouts only")  # fmt: skip
-    with step(f"loading {', '.join(tags)}"):
+    with step(f"loading {', '.join(tags)} (30 s a GB)"):
         _ctr(packages, state, "images", "import", str(source))
     return tags
 

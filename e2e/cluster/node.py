@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from common.lock import locked
-from common.progress import say, step
+from common.progress import duration, say, step
 
 from cluster import api, build, config, host, images, layout, packages, pki, proc
 from cluster.build import Binaries
@@ -62,7 +62,7 @@ class Cluster:
             self._wait(binaries)
             what = f"started {', '.join(started)}" if started else "was up already"
             took = time.monotonic() - began
-            say(f"Kubernetes {binaries.version} at {self._plane.url}: {what} ({took:.1f} s)")
+            say(f"Kubernetes {binaries.version} at {self._plane.url}: {what} ({duration(took)})")
 
     def _write_config(self, binaries: Binaries, tools: Packages) -> None:
         state = self.state
@@ -99,14 +99,14 @@ class Cluster:
             if ensure(name, argv, env, reads):
                 started.append(name)
 
-        with step("starting etcd, kube-apiserver and containerd"):
+        with step("starting etcd, kube-apiserver and containerd (3 s)"):
             start("etcd", config.etcd(binaries, self._plane))
             start("kube-apiserver", config.apiserver(binaries, self._plane), state.pki / "apiserver.crt")
             start("containerd", config.containerd(tools, state), state.config / "containerd.toml")
             self._until("containerd", lambda: self._containerd_answers(tools), "containerd")
             images.load_pause(binaries, tools, state)
             self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, "etcd", "kube-apiserver")
-        with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy"):
+        with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy (1 s)"):
             start("kube-controller-manager", config.controller_manager(binaries, state))
             start("kube-scheduler", config.scheduler(binaries, state))
             start("kubelet", config.kubelet(binaries, state), state.config / "kubelet.json")
@@ -119,7 +119,7 @@ class Cluster:
 
     def _wait(self, binaries: Binaries) -> None:
         server = api.Api(self._plane.url, self.state.pki)
-        with step("waiting for the node, the first service account and Services"):
+        with step("waiting for the node, the first service account and Services (5 s)"):
             self._until("the node to be Ready", lambda: self._node_ready(server), "kubelet")
             self._until("the default service account", lambda: _default_account(server), "kube-controller-manager")
             self._until("kube-proxy", _proxy_ready, "kube-proxy")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from common.progress import show, step
+from common.progress import note, show, step
 from patience import GUARD_SECONDS
 
 from scenarios import manifests
@@ -124,6 +124,7 @@ class Lifecycle:
         self.report.check(f"answers were in flight on the pods that went ({len(in_flight)} of 2)", len(in_flight) == 2)
         for name in streams:
             release(self.kube, name)
+        note("waiting for the streamed answers to end")
         for stream in streams.values():
             stream.join(GUARD_SECONDS)
         whole = sum(stream.whole for stream in streams.values())

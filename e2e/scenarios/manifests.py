@@ -9,7 +9,8 @@ POOL = "tiny"
 CLAIM = "vernal-store"
 MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
-DRAIN_SECONDS = 1800  # far more than anything here takes: a busy machine must not look like a lost request
+PATIENT_SECONDS = 1800  # far more than anything here takes: a busy machine must not look like a failed thaw
+DRAIN_SECONDS = PATIENT_SECONDS  # or like a lost request
 
 ENGINE_ARGS: dict[str, Any] = {
     "dtype": "float32",
@@ -91,7 +92,10 @@ def pool(image: str, replicas: int) -> Object:
             "replicas": replicas, "image": image,
             "model": {"name": MODEL_NAME, "source": {"claim": {"claimName": CLAIM, "path": MODEL_PATH}}},
             "engineArgs": ENGINE_ARGS, "env": ENGINE_ENV,
-            "checkpoint": {"policy": "Auto", "storage": {"claimName": CLAIM, "subPath": "checkpoints"}},
+            "checkpoint": {
+                "policy": "Auto", "storage": {"claimName": CLAIM, "subPath": "checkpoints"},
+                "freezeTimeoutSeconds": PATIENT_SECONDS, "thawTimeoutSeconds": PATIENT_SECONDS,
+            },
             "drain": {"propagationSeconds": 2, "timeoutSeconds": DRAIN_SECONDS},
             "terminationGracePeriodSeconds": DRAIN_SECONDS + 30,
         },

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from common.progress import say
+
 from shutdown import alone, kills, kv, ours
 from shutdown.promises import Findings, markdown, table
-from shutdown.workers import Workers, say, workers
+from shutdown.workers import Workers, workers
 
 
 def run(work: str | None, half: str | None, only: str | None, file: str | None) -> int:
@@ -22,7 +24,7 @@ def run(work: str | None, half: str | None, only: str | None, file: str | None) 
             _one("vernal: signal_in_thaw", only, partial(ours.signal_in_thaw, made.start, made.store), own, made)
             _one("vernal: kv", only, partial(kv.ours, made), own, made)
         if half != "vernal":
-            for name, scenario in alone.SCENARIOS.items():
+            for name, scenario in {**alone.SCENARIOS, "kv": kv.alone}.items():
                 _one(f"vllm serve: {name}", only, partial(scenario, made), plain, made)
     print("\n" + table(plain.found, own.found))
     if file:

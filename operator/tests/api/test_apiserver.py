@@ -2,20 +2,23 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api.test_parse import BAD, GOOD
+from cluster import build
 from cluster.apiserver import ApiServer
+from patience import GUARD_SECONDS, until
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.build.checkpoint import checkpoint, janitor_job
 from vernal_operator.build.children import children
 from vernal_operator.build.meta import checkpoint_owner, pool_owner
 from vernal_operator.build.pod import worker_pod
+from vernal_operator.build.revision import controller_revision, revision_data
+from vernal_operator.plan.revision import content
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -38,17 +41,14 @@ class Kubectl:
         return text
 
 
-@pytest.fixture(scope="module")
-def kubectl() -> Iterator[Kubectl]:
-    with ApiServer() as server:
+@pytest.fixture(scope="module", params=[build.NEWEST, build.OLDEST], ids=str)
+def kubectl(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    with ApiServer(release=request.param) as server:
         run = Kubectl(server)
         run.good("apply", "-f", str(ROOT / "crds"))
-        run.good("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        run.good("wait", "--for=condition=Established", "crd", "--all", f"--timeout={GUARD_SECONDS:.0f}s")
         run.good("create", "serviceaccount", "default")
-        for _ in range(100):  # established is not yet served
-            if run("get", "vwp,vck")[0] == 0:
-                break
-            time.sleep(0.1)
+        until("established kinds to be served", lambda: run("get", "vwp,vck")[0] == 0)
         yield run
 
 
@@ -142,6 +142,15 @@ def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:
     kubectl.good("label", "vck", name, "a=b")
 
 
+METRIC = {
+    "type": "Pods",
+    "pods": {
+        "metric": {"name": "vernal_worker_requests_in_flight"},
+        "target": {"type": "AverageValue", "averageValue": "16"},
+    },
+}
+
+
 def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
     spec, error = parse_pool(
         {
@@ -155,7 +164,7 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
                     {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}},
                 ],
-                "autoscaling": {"minReplicas": 1, "maxReplicas": 3},
+                "autoscaling": {"minReplicas": 1, "maxReplicas": 3, "metrics": [METRIC]},
                 "disruptionBudget": {"maxUnavailable": "50%"},
                 "podTemplate": {"spec": {"tolerations": [{"operator": "Exists"}], "imagePullSecrets": [{"name": "x"}]}},
             }
@@ -177,6 +186,7 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
         worker_pod(owner, spec, "abcdef12", 0),
         worker_pod(owner, disabled, "abcdef13", 1),
         *children(owner, spec),
+        controller_revision(owner, "abcdef12", 1, revision_data(owner, spec, "abcdef12", content(spec))),
         janitor_job(checkpoint_owner("k", "default", "2c9b2c9b-0000-4000-8000-000000000001"), vck),
     ]
     items = {"apiVersion": "v1", "kind": "List", "items": built}

@@ -97,6 +97,29 @@ def test_the_committed_files_are_those_of_the_models() -> None:
     assert main(["--check", "--root", str(ROOT)]) == 0, "run `make crds`"
 
 
+def test_the_chart_holds_its_own_files() -> None:
+    """Helm follows a link, and says so at every call."""
+    chart = ROOT / "charts" / "vernal"
+    assert [path for path in chart.rglob("*") if path.is_symlink()] == []
+    in_chart = {path.name: path.read_text() for path in (chart / "files" / "crds").iterdir()}
+    assert in_chart == {path.name: path.read_text() for path in (ROOT / "crds").iterdir()}
+
+
+@pytest.mark.parametrize("folder", ["crds", "charts/vernal/files/crds"])
+def test_checking_finds_a_change_in_either_folder_and_a_file_too_many(folder: str, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["--root", str(tmp_path)]
+    assert main(arguments) == 0
+    changed, more = (tmp_path / folder / f"vernal.dev_{name}.yaml" for name in ("vllmworkerpools", "vllmoldkinds"))
+    changed.write_text(changed.read_text().replace("minimum: 0", "minimum: -1", 1))
+    more.write_text("{}")
+    assert main([*arguments, "--check"]) == 1
+    said = capsys.readouterr()
+    assert f"{folder}/{changed.name}" in said.out and f"{folder}/{more.name}" in said.out
+    assert "2 generated files" in said.err
+    assert main(arguments) == 0 and main([*arguments, "--check"]) == 0
+    assert not more.exists()
+
+
 def test_writing_is_deterministic_and_checking_finds_a_change(tmp_path: Path, capsys: Any) -> None:
     assert main(["--root", str(tmp_path)]) == 0 and main(["--check", "--root", str(tmp_path)]) == 0
     assert files() == files()

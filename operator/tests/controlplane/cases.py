@@ -10,17 +10,38 @@ from typing import Any
 
 import kubernetes
 import yaml
+from controlplane.node import Node
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
 from vernal_contract import names
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.kinds import (
+    AUTOSCALERS,
+    BUDGETS,
+    CHECKPOINTS,
+    EVENTS,
+    JOBS,
+    PODS,
+    POOLS,
+    REVISIONS,
+    SERVICES,
+    Kind,
+)
 
 POOL = "pool"
+PATIENCE = 300.0
+"""A guard against waiting for ever, in seconds: many times what anything here takes on a busy machine."""
 CORE = {
     "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
     "Namespace": Kind("", "v1", "Namespace", "namespaces", namespaced=False),
+}
+METRIC = {
+    "type": "Pods",
+    "pods": {
+        "metric": {"name": "vernal_worker_requests_in_flight"},
+        "target": {"type": "AverageValue", "averageValue": "16"},
+    },
 }
 
 
@@ -28,7 +49,7 @@ def admin(kubeconfig: Path) -> Client:
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     configuration.connection_pool_maxsize = 256
-    return Client(kubernetes.client.ApiClient(configuration), timeout=30.0)
+    return Client(kubernetes.client.ApiClient(configuration), timeout=PATIENCE)
 
 
 def pool(**spec: Any) -> dict[str, Any]:
@@ -55,7 +76,7 @@ class Server:
     ca: Path
     token: str
     zygote: Zygote
-    admin_port: int
+    node: Node
     directory: Path
     helm: str
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,7 +89,7 @@ class Case:
         self.server, self.namespace, self.client = server, namespace, server.client
         self.proxy = FaultProxy(server.url, server.ca)
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
-        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.admin_port}", *args]
+        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.node.port}", *args]
         self._kubeconfig = server.directory / f"{namespace}.kubeconfig"
         self.use(server.token)
         self.log = server.directory / f"{namespace}.log"
@@ -127,7 +148,7 @@ class Case:
         """Delete the pool and, as the garbage collector would, what it owns."""
         found = self.client.get(POOLS, self.namespace, POOL)
         self.client.delete(POOLS, self.namespace, POOL, found["metadata"]["uid"])
-        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS):
+        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS):
             for item in self.items(kind):
                 if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
                     self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
@@ -157,7 +178,18 @@ class Case:
             and len(self.items(PODS)) == replicas
         )
 
-    def wait(self, what: str, probe: Callable[[], bool], timeout: float = 30.0) -> None:
+    def serves(self, ready: int, starting: int) -> bool:
+        """So many pods are ready, so many of the wanted revision are not, no other is there, and status says so."""
+        found = self.get_pool()
+        status, pods = found.get("status", {}), self.items(PODS)
+        return (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and (status.get("readyReplicas"), status.get("replicas")) == (ready, ready + starting)
+            and status.get("updatedReplicas") == starting
+            and (sum(condition(pod, "Ready") == "True" for pod in pods), len(pods)) == (ready, ready + starting)
+        )
+
+    def wait(self, what: str, probe: Callable[[], bool], timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not probe():
             if time.monotonic() > deadline:
@@ -171,38 +203,40 @@ class Case:
                 )
             time.sleep(0.6)  # dozens of cases do this at a time
 
-    def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
+    def wait_settled(self, replicas: int, timeout: float = PATIENCE) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
 
-    def wait_same(self, reference: dict[str, Any], timeout: float = 30.0) -> None:
-        """Wait until all is as in another run."""
+    def wait_same(self, reference: dict[str, Any], timeout: float = PATIENCE) -> None:
+        """Wait until all is as in another run. A dead operator is started again."""
         deadline = time.monotonic() + timeout
         while (found := self.picture()) != reference:
+            if self.operator is None or not self.operator.alive:
+                self.restart()
             if time.monotonic() > deadline:
                 raise AssertionError(
                     f"{self.namespace}: {difference(reference, found)}\n{self.log.read_text()[-3000:]}"
                 )
             time.sleep(1.0)
 
-    def assert_quiet(self, seconds: float, patience: float = 0.0) -> None:
-        """From now on no call but watches and lists, and no worker is asked.
+    def assert_quiet(self, seconds: float, patience: float = PATIENCE) -> None:
+        """`seconds` go by without a call but watches and lists: at once, or when what is under way is over.
 
-        `patience`: how long an operator that was started a moment ago may still look around.
+        An operator that is slow is waited for. One that does not rest in `patience` fails.
         """
-        deadline = time.monotonic() + patience
+        began = time.monotonic()
         while True:
-            time.sleep(0.7)  # what was due because of the last change
-            since = time.monotonic()
-            time.sleep(seconds)
-            calls = [call for call in self.proxy.others(since) if not call.is_discovery]
-            if not calls:
+            calls = [call for call in self.proxy.others(began) if not call.is_discovery]
+            last = max([call.at for call in calls], default=began)
+            if (left := last + seconds - time.monotonic()) <= 0:
                 return
-            assert time.monotonic() < deadline, f"{self.namespace}: settled, yet: {[str(call) for call in calls]}"
+            assert last - began < patience, f"{self.namespace}: never quiet: {[str(call) for call in calls[-20:]]}"
+            time.sleep(left)
 
     def picture(self) -> dict[str, Any]:
         """All that the operator is answerable for, without what differs from run to run."""
         found = {
-            kind.name: self.items(kind) for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, JOBS)
+            kind.name: self.items(kind)
+            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, JOBS)
         }
         for pod in found[PODS.name]:  # which of the slots are taken depends on the order of events
             del pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_SLOT]
@@ -297,6 +331,7 @@ _VOLATILE = frozenset(
         "startedAt",
         "completionTime",
         "lastUsedTime",
+        "provingSince",
         "unusedSince",
         "clusterIP",
         "clusterIPs",

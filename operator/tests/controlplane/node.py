@@ -27,6 +27,9 @@ from vernal_contract.state import (
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import JOBS, PODS, Kind
 
+UNPULLABLE = "worker:unpullable"
+"""An image that no registry has."""
+
 BINDINGS = Kind("", "v1", "Binding", "bindings")
 HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")
 
@@ -46,8 +49,7 @@ class Node:
         self._answers: dict[str, bytes] = {}  # address -> body
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
-        self.reads = 0
-        self.before_ready: Callable[[dict[str, Any]], bool] = lambda pod: True  # False: it never becomes ready
+        self.reads = 0  # of all workers together
         with socket.create_server(("127.1.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -84,22 +86,25 @@ class Node:
                 "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
             }
             self._client._json("create", PODS, PODS.path(namespace, name, "binding"), None, binding)
+            if pod["spec"]["containers"][0]["image"] == UNPULLABLE:
+                self._status(pod, None, ready=False)
+                return
             self._serve(address, self._state(pod, ready=False))
             self._status(pod, address, ready=False)
             time.sleep(self._start_seconds)
-            if self.before_ready(pod):
-                self._serve(address, self._state(pod, ready=True))
-                self._status(pod, address, ready=True)
+            self._serve(address, self._state(pod, ready=True))
+            self._status(pod, address, ready=True)
         except ApiError as error:
             if not (error.not_found or error.conflict):  # deleted meanwhile
                 raise
 
-    def _status(self, pod: dict[str, Any], address: str, *, ready: bool) -> None:
+    def _status(self, pod: dict[str, Any], address: str | None, *, ready: bool) -> None:
+        """Without an address its image cannot be pulled."""
         flag = "True" if ready else "False"
+        waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
         status = {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
+            "phase": "Running" if address else "Pending",
+            **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
             "startTime": now(),
             "conditions": [
                 {"type": kind, "status": status, "lastTransitionTime": now()}
@@ -118,7 +123,7 @@ class Node:
                     "restartCount": 0,
                     "image": "x",
                     "imageID": "x",
-                    "state": {"running": {"startedAt": now()}},
+                    "state": {"running": {"startedAt": now()}} if address else waits,
                 }
             ],
         }
@@ -180,7 +185,7 @@ class Node:
             self._answers[address] = encode(state)
         if new:
             server = asyncio.start_server(partial(self._answer, address), address, self.port)
-            asyncio.run_coroutine_threadsafe(server, self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(server, self._loop).result(300)
 
     async def _answer(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")

@@ -1,5 +1,8 @@
-"""`python -m vernal_operator.api`: write crds/ and docs/reference/ from the models, or check that they are
+"""`python -m vernal_operator.api`: write the CRDs and docs/reference/ from the models, or check that they are
 current.
+
+The CRDs are written twice: to crds/, for `kubectl apply`, and into the chart, since Helm reads only what lies in its
+folder and complains about a link out of it.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from vernal_operator.api import docs
 from vernal_operator.api.crd import KINDS, crd
 
 HEADER = "# Generated from operator/vernal_operator/api by `make crds`; do not edit.\n"
+CRD_FOLDERS = ("crds", "charts/vernal/files/crds")
 
 
 class _NoAliases(yaml.SafeDumper):
@@ -27,7 +31,8 @@ def files() -> dict[str, str]:
     out: dict[str, str] = {}
     for kind in KINDS:
         text = yaml.dump(crd(kind), Dumper=_NoAliases, sort_keys=False, width=110, allow_unicode=True)
-        out[f"crds/{names.GROUP}_{kind.plural}.yaml"] = HEADER + text
+        for folder in CRD_FOLDERS:
+            out[f"{folder}/{names.GROUP}_{kind.plural}.yaml"] = HEADER + text
         out[f"docs/reference/{kind.kind.lower()}.md"] = docs.page(kind)
     return out
 
@@ -35,7 +40,8 @@ def files() -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vernal_operator.api",
-        description="Write the CRDs (crds/) and the reference pages (docs/reference/) from the pydantic models.",
+        description="Write the CRDs (crds/, and once more into the chart) and the reference pages (docs/reference/) "
+        "from the pydantic models. A CRD there that no model makes is removed.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; show what differs and exit 1 if anything does"
@@ -49,16 +55,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     stale = 0
-    for name, text in files().items():
+    wanted: dict[str, str | None] = {**files(), **dict.fromkeys(_left_over(args.root))}
+    for name, text in wanted.items():
         path: Path = args.root / name
         old = path.read_text() if path.exists() else ""
         if old == text:
             continue
         if args.check:
             stale += 1
-            sys.stdout.writelines(
-                difflib.unified_diff(old.splitlines(True), text.splitlines(True), name, f"{name} (from the models)")
-            )
+            new = (text or "").splitlines(True)
+            sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new, name, f"{name} (from the models)"))
+        elif text is None:
+            path.unlink()
+            print(f"removed {name}")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -66,6 +75,13 @@ def main(argv: list[str] | None = None) -> int:
     if stale:
         print(f"error: {stale} generated files differ from the models: run `make crds`", file=sys.stderr)
     return 1 if stale else 0
+
+
+def _left_over(root: Path) -> list[str]:
+    """CRDs of kinds that there are no more."""
+    made = files()
+    found = (f"{folder}/{path.name}" for folder in CRD_FOLDERS for path in (root / folder).glob("*.yaml"))
+    return sorted(name for name in found if name not in made)
 
 
 if __name__ == "__main__":

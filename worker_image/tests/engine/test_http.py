@@ -5,11 +5,11 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from patience import GUARD_SECONDS, until
 from vernal_worker.control.protocol import Serving
 from vernal_worker.engine.gate import Gate, Receive, Scope, Send
 from vernal_worker.engine.http import HttpServer
@@ -60,7 +60,7 @@ class Served:
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.app: App = self.call(self._make_app)
         self.gate = Gate(self.app)
-        self.http = HttpServer(self.gate, keep_alive=60)
+        self.http = HttpServer(self.gate, keep_alive=int(GUARD_SECONDS))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
             fd = listener.detach()
@@ -76,16 +76,10 @@ class Served:
         return self.wait(run())
 
     def wait(self, awaitable: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(GUARD_SECONDS)
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=GUARD_SECONDS)
 
 
 @pytest.fixture
@@ -109,7 +103,7 @@ def test_requests_are_counted_until_their_last_byte(served: Served) -> None:
     assert (served.gate.in_flight, served.gate.accepted_total) == (1, 1)
     served.call(served.app.finish.set)
     assert answer.read().endswith(b"data: [DONE]\n\n")
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
     assert served.gate.accepted_total == 1
 
 
@@ -125,16 +119,16 @@ def test_a_client_that_goes_away_is_not_counted_for_ever(served: Served) -> None
     connection.getresponse().readline()
     connection.close()
     served.call(served.app.finish.set)
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
 
 
 def test_leaving_accepts_and_says_so_on_health(served: Served) -> None:
     stream = begin(served, STREAM)
-    served.call(served.http.leave, 30.0)
+    served.call(served.http.leave, 2 * GUARD_SECONDS)
     answer = begin(served, "/health")
     told = json.loads(answer.read())
     assert answer.status == 503 and told["status"] == "draining"
-    assert 25 < told["seconds_left"] <= 30 and told["in_flight"] == 1
+    assert GUARD_SECONDS < told["seconds_left"] <= 2 * GUARD_SECONDS and told["in_flight"] == 1
     served.call(served.http.leave, 5.0)
     assert json.loads(begin(served, "/health").read())["seconds_left"] <= 5, "a second signal shortens the wait"
     served.call(served.app.finish.set)
@@ -148,7 +142,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(served: Served
     idle.getresponse().read()
     answer = begin(served, STREAM)
     served.call(served.http.stop_listening)
-    served.until(lambda: refused(served.port))
+    until("a closed port", lambda: refused(served.port))
     idle.request("GET", PLAIN)
     refusal = idle.getresponse()
     assert refusal.status == 503
@@ -156,12 +150,12 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(served: Served
     assert json.loads(refusal.read())["error"]["code"] == 503
     served.call(served.app.finish.set)
     assert answer.read().endswith(b"data: [DONE]\n\n")
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
 
 
 def refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -172,7 +166,7 @@ def test_aborting_ends_each_request_in_its_own_format(served: Served) -> None:
     stream.readline()
     waiting = served.connect()
     waiting.request("GET", "/slow")
-    served.until(lambda: served.gate.in_flight == 4)
+    until("four in flight", lambda: served.gate.in_flight == 4)
     assert served.wait(served.gate.abort_all()) == 4
     events = [line for line in stream.read().split(b"\n\n") if line]
     assert events[-1] == b"data: [DONE]"

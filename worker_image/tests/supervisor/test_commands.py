@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Path:
 def run() -> Run:
     def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vernal_worker", *map(str, arguments)]
-        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 
     return run
 

@@ -20,7 +20,7 @@ import pytest
 from vernal_worker.control.client import EngineClient, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
-from worker_pod import Pod
+from worker_pod import HOLDING, Pod
 
 HERE = Path(__file__).parent
 PLANTED = "planted-5f2c9e71d04b"
@@ -72,6 +72,7 @@ def _starter(criu: Path, model: Path, logs: Path) -> Iterator[StartPod]:
 
     def start(store: Path, **options: Any) -> Pod:
         name = f"pod-{next(_numbers)}"
+        options["engine_args"] = HOLDING | options.pop("engine_args", {})
         pods.append(Pod(name, logs / f"{name}.log", store, model, criu, **options))
         return pods[-1]
 
@@ -165,14 +166,14 @@ def cold_batch(
 
 def _signal_in_freeze(pod: Pod) -> None:
     """The moment comes while tests of the other pods run."""
-    pod.wait_log("phase=Freezing", timeout=900)
+    pod.wait_log("phase=Freezing")
     pod.signal()
 
 
 def _listen_too_early(pod: Pod) -> None:
     """Let the engine serve before process 1 comes to freeze it: it refuses to become quiet then. Process 1 stands still
     meanwhile, and so does not ask first."""
-    pod.wait_log("event=engine_start", timeout=900)
+    pod.wait_log("event=engine_start")
     os.kill(pod.init, signal.SIGSTOP)
     client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,0 +1,1 @@
+"""The development environment and the container images, made from packages: no registry of images is needed."""

@@ -1,0 +1,1 @@
+"""Small random models that tests, the demo and benches serve."""

@@ -49,14 +49,6 @@ def _speaks_against_it(reason: str) -> bool:
     return reason in set(Reason) and about(Reason(reason)) is About.ARTIFACT
 
 
-def _works_again(fresh: Sequence[WorkerUse], generation: str | None) -> bool:
-    """Whether the last of the starts, in order, that tried to thaw this generation did: as workers do, one that works
-    forgives those that failed before."""
-    tried = [use for use in fresh if _restored(use) or use.worker.restore_failures]
-    last = tried[-1].worker if tried else None
-    return last is not None and last.artifact is not None and last.artifact.generation == generation
-
-
 def _has_started(use: WorkerUse) -> bool:
     """Whether its start has come to an end, so that what it says about it does not change any more."""
     return use.worker.ready or use.worker.phase in (Phase.READY, Phase.DRAINING, Phase.STOPPED, Phase.FAILED)
@@ -64,6 +56,14 @@ def _has_started(use: WorkerUse) -> bool:
 
 def _restored(use: WorkerUse) -> bool:
     return use.worker.start_mode == StartMode.RESTORED
+
+
+def _works_again(fresh: Sequence[WorkerUse], generation: str | None) -> bool:
+    """Whether the last of the starts, in order, that tried to thaw this generation did: as workers do, one that works
+    forgives those that failed before."""
+    tried = [use for use in fresh if _restored(use) or use.worker.restore_failures]
+    last = tried[-1].worker if tried else None
+    return last is not None and last.artifact is not None and last.artifact.generation == generation
 
 
 def _counted(snapshot: CheckpointSnapshot) -> list[str]:

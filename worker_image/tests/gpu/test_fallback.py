@@ -84,6 +84,20 @@ def copy(frozen: tuple[Path, list[int]], work: Path) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def start(start_pod: StartPod) -> Iterator[StartPod]:
+    """Workers that are gone at the end of the test, however it ends: the next one needs the whole GPU."""
+    pods: list[Pod] = []
+
+    def begin(*arguments: Any, **options: Any) -> Pod:
+        pods.append(start_pod(*arguments, **options))
+        return pods[-1]
+
+    yield begin
+    for pod in pods:
+        pod.end()
+
+
 def artifact(store: Path) -> Path:
     (current,) = store.glob("artifacts/*/*/current")
     return current.resolve()
@@ -174,50 +188,45 @@ def serves_cold(pod: Pod, frozen: tuple[Path, list[int]]) -> tuple[str, Reason]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_same_container_serves_cold(
-    name: str, frozen: tuple[Path, list[int]], copy: Path, start_pod: StartPod
-) -> None:
+def test_the_same_container_serves_cold(name: str, frozen: tuple[Path, list[int]], copy: Path, start: StartPod) -> None:
     case = CASES[name]
     case.damage(artifact(copy))
-    pod = start_pod(copy, engine_args=ENGINE, checkpoint={"policy": "Auto", **case.checkpoint})
+    pod = start(copy, engine_args=ENGINE, checkpoint={"policy": "Auto", **case.checkpoint})
     assert serves_cold(pod, frozen) in case.failures
-    pod.end()
 
 
-def test_a_thaw_that_runs_out_of_gpu_memory(frozen: tuple[Path, list[int]], copy: Path, start_pod: StartPod) -> None:
+def test_a_thaw_that_runs_out_of_gpu_memory(frozen: tuple[Path, list[int]], copy: Path, start: StartPod) -> None:
     """The driver refuses in the middle of it; the cold start waits until there is room, and says what for."""
     seem_small(artifact(copy))
     with occupied(40 << 30) as release:
         checkpoint = {"policy": "Auto", **SIZES, "gpu_memory_wait_seconds": 300.0}
-        pod = start_pod(copy, engine_args=ENGINE, checkpoint=checkpoint)
+        pod = start(copy, engine_args=ENGINE, checkpoint=checkpoint)
         pod.wait_log("event=gpu_memory_wait")
         assert "bytes wanted" in pod.state().waiting_for, pod.log()
         release()
         assert serves_cold(pod, frozen)[1] is Reason.GPU_MEMORY_INSUFFICIENT
     assert not list(copy.glob("artifacts/*/*/failures/*")), "it counts nothing against the artifact"
-    pod.end()
 
 
 def test_a_full_gpu_is_waited_for_before_anything_is_on_it(
-    frozen: tuple[Path, list[int]], copy: Path, start_pod: StartPod
+    frozen: tuple[Path, list[int]], copy: Path, start: StartPod
 ) -> None:
     with occupied(40 << 30) as release:
-        pod = start_pod(copy, engine_args=ENGINE, checkpoint={"policy": "Auto", "gpu_memory_wait_seconds": 300.0})
+        pod = start(copy, engine_args=ENGINE, checkpoint={"policy": "Auto", "gpu_memory_wait_seconds": 300.0})
         pod.wait_log("event=gpu_memory_wait")
         assert "bytes wanted" in pod.state().waiting_for, pod.log()
         release()
         state = pod.wait_ready()
     assert state.start_mode == "Restored", pod.log()
     assert tokens(pod) == frozen[1]
-    pod.end()
 
 
 @pytest.mark.parametrize(("policy", "code"), [("Auto", 10), ("Required", 11)])
 def test_a_gpu_that_stays_full(
-    policy: str, code: int, frozen: tuple[Path, list[int]], copy: Path, start_pod: StartPod
+    policy: str, code: int, frozen: tuple[Path, list[int]], copy: Path, start: StartPod
 ) -> None:
     with occupied(40 << 30):
-        pod = start_pod(copy, engine_args=ENGINE, checkpoint={"policy": policy, "gpu_memory_wait_seconds": 0.0})
+        pod = start(copy, engine_args=ENGINE, checkpoint={"policy": policy, "gpu_memory_wait_seconds": 0.0})
         assert pod.wait() == code, pod.log()
     last = pod.log().splitlines()[-1]
     assert "reason=GpuMemoryInsufficient" in last and "bytes wanted" in last and "next_step=" in last, last
@@ -225,11 +234,11 @@ def test_a_gpu_that_stays_full(
     assert not list(copy.glob("artifacts/*/*/failures/*")), "it counts nothing against the artifact"
 
 
-def test_a_cold_start_waits_for_a_full_gpu_too(work: Path, start_pod: StartPod) -> None:
+def test_a_cold_start_waits_for_a_full_gpu_too(work: Path, start: StartPod) -> None:
     store = work / "store-none"
     store.mkdir(exist_ok=True)
     with occupied(40 << 30):
-        pod = start_pod(store, engine_args=ENGINE, checkpoint={"policy": "Auto", "gpu_memory_wait_seconds": 0.0})
+        pod = start(store, engine_args=ENGINE, checkpoint={"policy": "Auto", "gpu_memory_wait_seconds": 0.0})
         assert pod.wait() == 10, pod.log()
     assert "reason=GpuMemoryInsufficient" in pod.log().splitlines()[-1], pod.log()
     assert "event=engine_start" not in pod.log()

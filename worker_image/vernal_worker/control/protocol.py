@@ -98,14 +98,7 @@ class FromHelper(_Message, frozen=True, kw_only=True, tag="helper", forbid_unkno
     """GPU memory, with the weights in it, comes from the CUDA helper."""
 
     socket: str  # where each worker fetches its memory
-
-
-class FromFiles(_Message, frozen=True, kw_only=True, tag="files", forbid_unknown_fields=True):
-    """Each worker makes its GPU memory itself, and reads the weights."""
-
-    files: list[str]  # what the paths of each rank's files begin with
-    piece: int
-    digests: list[list[str]] | None = None  # of each rank's pieces; None to trust the storage
+    copies: bool = False  # whether it makes its memory itself and has the weights copied there
 
 
 class FromHostMemory(_Message, frozen=True, kw_only=True, tag="host", forbid_unknown_fields=True):
@@ -116,7 +109,7 @@ class Wake(Command, frozen=True, kw_only=True, tag="wake"):
     """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one. Answered by `Done`. Refused if
     the weights are not there."""
 
-    source: FromHelper | FromFiles | FromHostMemory = FromHostMemory()
+    source: FromHelper | FromHostMemory = FromHostMemory()
 
 
 class Resume(Command, frozen=True, kw_only=True, tag="resume"):

@@ -31,7 +31,6 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from vernal_worker.control.protocol import (
     Canary,
     EngineSpec,
-    FromFiles,
     FromHelper,
     FromHostMemory,
     StoredRank,
@@ -107,7 +106,7 @@ class Engine:
         await self._everywhere("vernal_quiesce")
         await asyncio.to_thread(process.trim)
 
-    async def wake(self, source: FromHelper | FromFiles | FromHostMemory) -> None:
+    async def wake(self, source: FromHelper | FromHostMemory) -> None:
         """Undo what `quiesce` did to GPU memory.
 
         Raises:
@@ -121,17 +120,15 @@ class Engine:
             await self.llm.collective_rpc("vernal_connect")
         self._weights = None
 
-    async def _fill(self, source: FromHelper | FromFiles | FromHostMemory) -> None:
+    async def _fill(self, source: FromHelper | FromHostMemory) -> None:
         adopted = isinstance(source, FromHelper)
         if isinstance(source, FromHelper):
-            await self.llm.collective_rpc("vernal_adopt", args=(source.socket,))
+            await self.llm.collective_rpc("vernal_adopt", args=(source.socket, source.copies))
         try:
             await self.llm.wake_up()
         finally:
             if adopted:
                 await self.llm.collective_rpc("vernal_adopted")
-        if isinstance(source, FromFiles):
-            await self.llm.collective_rpc("vernal_load_weights", args=(source.files, source.piece, source.digests))
 
     def check_awake(self) -> None:
         """Raises: RuntimeError: the engine has no GPU memory, and can answer nobody."""

@@ -196,15 +196,14 @@ class Creation:
         """
         size = sum(rank.bytes for rank in stored.memory.ranks) if stored.memory is not None else 0
         timeout = pace.allowance(size, self._context.settings.config.checkpoint.thaw_timeout_seconds)
-        weights = staging.dir / WEIGHTS
         try:
             if suspended is not None:
                 gpu.restore(suspended, timeout)
-                gpu.wake(engine, suspended, weights, stored.digests, timeout)
+                gpu.wake(engine, suspended, timeout)
             else:
                 still_there = OnGpu(pids=(), gpus=gpu.helper.gpus(), memory=stored.memory)
-                gpu.load(weights, still_there, stored.digests)
-                gpu.wake(engine, still_there, weights, stored.digests, timeout)
+                gpu.load(staging.dir / WEIGHTS, still_there, stored.digests)
+                gpu.wake(engine, still_there, timeout)
         except (CheckpointError, ControlError) as error:
             raise EngineHarmedError(*_explained(error)) from error
 

@@ -15,11 +15,11 @@ from vernal_worker.checkpoint.cuda import launch
 from vernal_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, Memory, Rank, Segment
 from vernal_worker.checkpoint.cuda.messages import Room
-from vernal_worker.checkpoint.errors import OTHER_BYTES, CheckpointError
+from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import RefusedError
-from vernal_worker.control.protocol import FromFiles, FromHelper, FromHostMemory, StoredRank, Wake, Weights
+from vernal_worker.control.protocol import FromHelper, FromHostMemory, StoredRank, Wake, Weights
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.pieces import PIECE
 from vernal_worker.store.staging import Staging
@@ -178,27 +178,18 @@ class Gpu:
         for name, seconds in self.helper.restore(on, timeout).items():
             self.context.board.timing(f"cuda_{name}", seconds)
 
-    def wake(
-        self, engine: Engine, on: OnGpu, directory: Path, digests: Sequence[Sequence[str]], timeout: float
-    ) -> None:
-        """After `restore`: give the engine its GPU memory: what `load` brought, or what it reads from the files itself.
+    def wake(self, engine: Engine, on: OnGpu, timeout: float) -> None:
+        """After `restore`: give the engine its GPU memory, which `load` brought.
 
         Raises: CheckpointError (stage `weights`), ControlError.
         """
         board = self.context.board
-        source: FromHelper | FromFiles | FromHostMemory = FromHostMemory()
-        if on.memory is not None and self.helper.can_hand_over(on.gpus):
+        source: FromHelper | FromHostMemory = FromHostMemory()
+        if on.memory is not None:
             with board.timed("weights_wait"):
                 seconds = self.helper.wait_loaded(timeout)
             board.timing("weights", seconds.get("total", 0.0))
-            source = FromHelper(socket=str(self.context.settings.paths.memory))
-        elif on.memory is not None:
-            verify = self.context.settings.config.checkpoint.verify is Verify.FULL
-            source = FromFiles(
-                files=[str(directory / rank.file) for rank in on.memory.ranks],
-                piece=on.memory.piece,
-                digests=[list(rank) for rank in digests] if verify else None,
-            )
+            source = FromHelper(socket=str(self.context.settings.paths.memory), copies=not self.helper.knows(on))
         with board.timed("wake"):
             try:
                 engine.client.wake(Wake(source=source), max(timeout, 1.0))
@@ -238,8 +229,6 @@ class Stored:
 
 def _reason(refusal: str) -> Reason | None:
     """What an engine's own words mean, if they are known."""
-    if OTHER_BYTES in refusal:
-        return Reason.DIGEST_MISMATCH
     return Reason.GPU_MEMORY_INSUFFICIENT if _OUT_OF_MEMORY.search(refusal) else None
 
 

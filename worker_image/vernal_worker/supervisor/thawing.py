@@ -144,8 +144,7 @@ class _Attempt:
         self.stage = "cuda"
         gpu.restore(on, self._left)
         self.stage = "weights"
-        weights = self._artifact.path / gpus.WEIGHTS
-        gpu.wake(engine, on, weights, gpus.digests(on, self._artifact), self._left)
+        gpu.wake(engine, on, self._left)
 
     def _check_answers(self, engine: Engine, expected: Canary) -> None:
         if (problem := oracle.check(lambda: engine.client.canary(max(self._left, 1.0)), expected)) is not None:

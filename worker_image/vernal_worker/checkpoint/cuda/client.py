@@ -52,6 +52,7 @@ class CudaHelper:
         self._process = launch.take()
         self._ready: messages.Ready | None = None
         self._asked = False
+        self._received = b""
 
     @property
     def pid(self) -> int:
@@ -116,9 +117,9 @@ class CudaHelper:
         self._asked = False
         return self._answer(messages.Room, "room", Reason.CUDA_RESTORE_FAILED, LOCK_TIMEOUT)
 
-    def can_hand_over(self, gpus: Sequence[str]) -> bool:
-        """Whether a tree that knows `gpus` can use memory that this process makes on the GPUs here."""
-        return not set(self.gpus()) - set(gpus)
+    def knows(self, on: OnGpu) -> bool:
+        """Whether the tree knew the GPUs here when it was frozen, so that it can use memory that this process makes."""
+        return not set(self.gpus()) - set(on.gpus)
 
     def load(
         self,
@@ -126,17 +127,17 @@ class CudaHelper:
         directory: Path,
         memory: Memory,
         digests: Sequence[Sequence[str]] | None,
-        gpus: Sequence[str],
+        known: Sequence[str],
     ) -> None:
         """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
         `wait_loaded` says what did.
 
         Args:
             digests: of each rank's pieces, None to trust the storage.
-            gpus: those that the engine knows (see `can_hand_over`).
+            known: the GPUs that the tree saw when it was frozen (see `knows`).
         """
         command = messages.Load(
-            gpus=tuple(gpus),
+            known=tuple(known),
             socket=str(socket),
             directory=str(directory),
             memory=memory,
@@ -197,9 +198,10 @@ class CudaHelper:
         return answer
 
     def _line(self, what: str, reason: Reason, timeout: float, slow: Reason) -> bytes:
+        """The next answer. Several may come at once, because not every command is waited for before the next."""
         assert self._process.stdout is not None
-        fd, deadline, data = self._process.stdout.fileno(), time.monotonic() + timeout, b""
-        while not data.endswith(b"\n"):
+        fd, deadline = self._process.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._received:
             if self._cancel is not None and self._cancel.is_set():
                 raise CheckpointError(Reason.THAW_GIVEN_UP, "cuda", "cancelled", tree_intact=False)
             if time.monotonic() > deadline:
@@ -208,8 +210,9 @@ class CudaHelper:
                 part = os.read(fd, 1 << 20)
                 if not part:
                     raise self._gone(reason, what)
-                data += part
-        return data
+                self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def _gone(self, reason: Reason, what: str) -> CheckpointError:
         try:

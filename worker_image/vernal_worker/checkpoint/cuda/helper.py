@@ -43,12 +43,16 @@ class Helper:
                 self._too_full = bool(short(command.wanted, room.free))
                 return room
             case messages.Load():
-                if self._too_full or set(processes.gpus()) - set(command.gpus):
+                if self._too_full:
                     return None
                 if self._broker is not None:
                     self._broker.close()
                 self._broker = Broker(
-                    command.memory.ranks, Path(command.directory), command.memory.piece, command.digests
+                    command.memory.ranks,
+                    Path(command.directory),
+                    command.memory.piece,
+                    command.digests,
+                    copies=bool(set(processes.gpus()) - set(command.known)),
                 )
                 self._broker.start(Path(command.socket))
                 return None

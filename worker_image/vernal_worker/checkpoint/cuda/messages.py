@@ -38,10 +38,10 @@ class Check(Command, frozen=True, kw_only=True, tag="check"):
 
 
 class Load(Command, frozen=True, kw_only=True, tag="load"):
-    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`. Nothing is done if
-    a GPU here is none of `gpus`: the tree could not import its memory."""
+    """Begin to make and fill GPU memory; ranks fetch it at `socket`, or, if a GPU here is none of the
+    `known` ones, have it copied from there into memory of their own. Not answered: see `WaitLoaded`."""
 
-    gpus: tuple[str, ...]
+    known: tuple[str, ...]
     socket: str
     directory: str
     memory: Memory

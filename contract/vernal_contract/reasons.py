@@ -94,7 +94,7 @@ def about(reason: Reason) -> About:
 
 NEXT_STEP: dict[Reason, str] = {
     Reason.HOST_UNSUPPORTED: "run `vernal-worker doctor` in the pod: it names what the host lacks",
-    Reason.QUARANTINED: "a new checkpoint is made by the next cold start; `kubectl describe vck` shows the failures",
+    Reason.QUARANTINED: "the message says when a new checkpoint is made; `kubectl describe vck` shows the failures",
     Reason.HOST_MISMATCH: "run `vernal-worker diff` in the pod: it names the field that differs",
     Reason.MANIFEST_MISSING: "run `vernal-worker gc`; the next cold start makes a new checkpoint",
     Reason.MANIFEST_INVALID: "check the storage (`vernal-worker verify`); the next cold start makes a new checkpoint",

@@ -108,12 +108,12 @@ def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
 
 def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:
     attempts = min((pool.restore_attempts for pool in snapshot.users), default=None)
-    by_worker = any(use.worker.start_reason == Reason.QUARANTINED for use in snapshot.workers)
+    by_worker = _said_quarantined(snapshot)
     was = _condition(snapshot, "Quarantined")
     same = generation == snapshot.checkpoint.status.get("generation")
     tired = attempts is not None and failures >= attempts
     before = same and was.get("status") == "True"
-    quarantined = generation is not None and not forgiven and (tired or by_worker or before)
+    quarantined = generation is not None and not forgiven and (tired or by_worker is not None or before)
     reports = [use.worker.freeze for use in snapshot.workers if use.worker.freeze is not None]
     freeze = next((r for r in reports if r.outcome == FreezeOutcome.FAILED), None)
     if generation is None:
@@ -130,11 +130,17 @@ def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: in
     else:
         failed = Verdict("Failed", "False", "AsExpected", "no freeze has failed")
     if quarantined:
-        text = f"generation {generation} failed to thaw {failures} times; the next cold start makes a new one"
+        text = by_worker or f"generation {generation} failed to thaw {failures} times; a cold start makes a new one"
         last = Verdict("Quarantined", "True", str(Reason.QUARANTINED), text)
     else:
         last = Verdict("Quarantined", "False", "AsExpected", "it may be thawed")
     return [ready, failed, last]
+
+
+def _said_quarantined(snapshot: CheckpointSnapshot) -> str | None:
+    """What the last worker said that found it so, which knows when a new one is made; None if none did."""
+    found = [use for use in snapshot.workers if use.worker.start_reason == Reason.QUARANTINED]
+    return max(found, key=lambda use: use.started).worker.start_message if found else None
 
 
 def checkpoint_events(snapshot: CheckpointSnapshot, status: Manifest) -> list[Event]:

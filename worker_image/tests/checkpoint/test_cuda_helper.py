@@ -2,10 +2,10 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from patience import until
 from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.cuda.client import CudaHelper
 from vernal_worker.checkpoint.errors import CheckpointError
@@ -34,10 +34,11 @@ def test_it_does_not_outlive_who_started_it() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     helper = int(os.read(r, 20))
-    deadline = time.monotonic() + 120
-    while not gone(helper) and Path(f"/proc/{helper}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until("the helper to end", lambda: gone(helper) or _state(helper) == "Z")
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @without_gpu

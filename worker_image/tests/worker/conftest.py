@@ -173,7 +173,7 @@ def _signal_in_freeze(pod: Pod) -> None:
 def _listen_too_early(pod: Pod) -> None:
     """Let the engine serve before process 1 comes to freeze it: it refuses to become quiet then. Process 1 stands still
     meanwhile, and so does not ask first."""
-    pod.wait_log("event=engine_start", timeout=900)
+    pod.wait_log("event=engine_start")
     os.kill(pod.init, signal.SIGSTOP)
     client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -42,10 +42,10 @@ class _Commands:
             (fd,) = fds
             try:
                 self._engine.check_awake()
-                await self._http.listen(fd)
             except RuntimeError:
                 os.close(fd)
                 raise
+            await self._http.listen(fd)
             return Done()
         for fd in fds:
             os.close(fd)

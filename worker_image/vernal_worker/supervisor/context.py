@@ -142,7 +142,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     )
 
 
-CALL_TIMEOUT = 30.0
+CALL_TIMEOUT = 120.0
 """For calls to a loaded engine that are quick unless something is wrong, in seconds."""
 
 

@@ -21,7 +21,7 @@ from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
 from vernal_worker.supervisor import choose, log, oracle, pace
-from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
+from vernal_worker.supervisor.context import Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
 from vernal_worker.supervisor.gpu import WEIGHTS, Gpu, Stored
@@ -123,7 +123,7 @@ class Creation:
     def _freeze(self, engine: Engine) -> FreezeOutcome:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
         with board.timed("oracle"):
-            expected = engine.client.canary(CALL_TIMEOUT)
+            expected = engine.client.canary(self._timeout)
         staging: Staging = self._store.stage(self._identity, self._host)
         blobs: dict[str, list[str]] = {}
         try:
@@ -214,7 +214,7 @@ class Creation:
         """
         try:
             with self._context.board.timed("canary"):
-                problem = oracle.check(lambda: engine.client.canary(CALL_TIMEOUT), expected)
+                problem = oracle.check(lambda: engine.client.canary(self._timeout), expected)
         except ControlError as error:
             raise EngineHarmedError(*_explained(error)) from error
         if problem is not None:

@@ -85,6 +85,9 @@ class WorkerConfig(_Base, frozen=True):
     drain: DrainConfig = DrainConfig()
     kv_transfer: KVTransferConfig | None = None
     startup_timeout_seconds: float = 1800.0
+    keep_alive_seconds: float = (
+        120.0  # that an HTTP connection without a request is kept; more than proxies keep theirs
+    )
     serving_port: int = names.PORT_SERVING
     admin_port: int = names.PORT_ADMIN
 

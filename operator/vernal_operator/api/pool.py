@@ -446,6 +446,12 @@ class VLLMWorkerPoolSpec(Model):
         ge=1,
         description="Longest cold start; the kubelet then restarts the container. Seconds.",
     )
+    keep_alive_seconds: int = Field(
+        default=120,
+        ge=1,
+        description="How long a worker keeps an HTTP connection without a request. Longer than the proxies and clients "
+        "in front of it keep theirs, or they send requests to connections that are being closed. Seconds.",
+    )
     rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
     autoscaling: AutoscalingSpec | None = Field(
         default=None,

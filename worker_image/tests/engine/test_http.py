@@ -1,100 +1,12 @@
 """The gate in front of vLLM's application, on a real server and real sockets."""
 
-import asyncio
 import http.client
 import json
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from served import CHAT, HALF, PLAIN, STREAM, Served
 from vernal_worker.control.protocol import Serving
-from vernal_worker.engine.gate import Gate, Receive, Scope, Send
-from vernal_worker.engine.http import HttpServer
-
-STREAM, PLAIN, HALF, CHAT = "/v1/completions", "/v1/models", "/half", "/v1/messages"
-
-
-class App:
-    """Streams one event a 20th of a second, or answers once `finish` is set."""
-
-    def __init__(self) -> None:
-        self.finish = asyncio.Event()
-        self.ended: list[str] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        try:
-            if path in (STREAM, CHAT):
-                await self._stream(send)
-            elif path == HALF:
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
-                await send({"type": "http.response.body", "body": b"half", "more_body": True})
-                await self.finish.wait()
-            else:
-                if path == "/slow":
-                    await self.finish.wait()
-                await send({"type": "http.response.start", "status": 200, "headers": []})
-                await send({"type": "http.response.body", "body": path.encode()})
-        finally:
-            self.ended.append(path)
-
-    async def _stream(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        number = 0
-        while not self.finish.is_set():
-            await send({"type": "http.response.body", "body": b'data: {"n":%d}\n\n' % number, "more_body": True})
-            number += 1
-            await asyncio.sleep(0.05)
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-
-class Served:
-    """A gate on a loopback port; its methods are called in its loop."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.app: App = self.call(self._make_app)
-        self.gate = Gate(self.app)
-        self.http = HttpServer(self.gate, keep_alive=60)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-            fd = listener.detach()
-        self.wait(self.http.listen(fd))
-
-    def _make_app(self) -> App:
-        return App()
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        async def run() -> Any:
-            return function(*arguments)
-
-        return self.wait(run())
-
-    def wait(self, awaitable: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(20)
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    result = Served()
-    yield result
-    result.call(result.app.finish.set)
-    result.wait(result.http.close(5))
-    result.loop.call_soon_threadsafe(result.loop.stop)
 
 
 def begin(served: Served, path: str) -> http.client.HTTPResponse:
@@ -207,4 +119,4 @@ def test_a_socket_is_taken_once(served: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.detach()
     with pytest.raises(RuntimeError, match="already"):
-        served.wait(served.http.listen(fd))
+        served.wait(served.http.listen(fd, 60.0))

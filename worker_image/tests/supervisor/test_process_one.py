@@ -1,20 +1,15 @@
-"""What process 1 does beside deciding: log, reap, read output, answer on the admin port, start fast."""
+"""What process 1 does beside deciding: log, reap, read output, start fast."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 
 import pytest
-from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
-from vernal_worker.supervisor import admin, log, metrics, reaper
-from vernal_worker.supervisor.board import Board, process_age
+from vernal_worker.supervisor import log, reaper
+from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.listener import open_listener
 from vernal_worker.supervisor.output import Output
 
@@ -65,85 +60,6 @@ def test_age_counts_from_the_start_of_the_process() -> None:
     age = float(subprocess.check_output([sys.executable, "-c", code]))
     assert 0.3 <= age <= time.monotonic() - began + 0.02
     assert process_age() > 0
-
-
-class Source:
-    def __init__(self) -> None:
-        state = WorkerState(pod="p", namespace="n", pool="o", revision="r", phase=Phase.STARTING)
-        self.board = Board(state)
-        self.problem: str | None = "not yet"
-        self.drained = False
-
-    def live(self) -> str | None:
-        return None
-
-    def ready(self) -> str | None:
-        return self.problem
-
-    started = ready
-
-    def state(self) -> WorkerState:
-        return self.board.snapshot()
-
-    def metrics(self) -> str:
-        return metrics.text(self.state())
-
-    def drain(self) -> str | None:
-        self.drained = self.problem is None
-        return self.problem
-
-
-@pytest.fixture
-def served() -> Iterator[tuple[Source, str]]:
-    source = Source()
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=admin.serve, args=(listener, source), daemon=True).start()
-    yield source, f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def ask(url: str, method: str = "GET") -> tuple[int, bytes]:
-    request = urllib.request.Request(url, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def test_probes(served: tuple[Source, str]) -> None:
-    source, url = served
-    assert ask(url + "/livez")[0] == 200
-    assert ask(url + "/readyz") == (503, b'{"message": "not yet"}')
-    assert ask(url + "/startupz")[0] == 503
-    source.problem = None
-    assert ask(url + "/readyz")[0] == 200 and ask(url + "/startupz")[0] == 200
-
-
-def test_state_and_metrics(served: tuple[Source, str]) -> None:
-    source, url = served
-    with source.board.timed("verify"):
-        pass
-    source.board.failed_restore(RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m"))
-    source.board.phase(Phase.READY)
-    state = decode(ask(url + "/state")[1])
-    assert state.ready and "verify" in state.timings and state.restore_failures[0].reason == "DigestMismatch"
-    text = ask(url + "/metrics")[1].decode()
-    assert 'vernal_worker_restore_failures_total{reason="DigestMismatch",stage="verify"} 1.0' in text
-    assert "vernal_worker_ready 1.0" in text
-
-
-def test_drain(served: tuple[Source, str]) -> None:
-    source, url = served
-    assert ask(url + "/drain")[0] == 405
-    assert ask(url + "/drain", "POST")[0] == 409 and not source.drained
-    source.problem = None
-    status, body = ask(url + "/drain", "POST")
-    assert status == 202 and source.drained and json.loads(body)["pod"] == "p"
-
-
-def test_unknown_paths_say_which_there_are(served: tuple[Source, str]) -> None:
-    status, body = ask(served[1] + "/nope")
-    assert status == 404 and b"/readyz" in body
 
 
 def test_a_taken_port_is_an_error() -> None:

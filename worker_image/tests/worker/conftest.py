@@ -95,7 +95,8 @@ def first_workers(request: pytest.FixtureRequest, start_pod_for_session: StartPo
         os.kill(dead.init, signal.SIGKILL)
         dead.wait()
         assert lease.exists(), "nobody gave it back"
-    pods = [start_pod_for_session(store, secrets={"PLANTED": PLANTED}) for _ in range(3 if racing else 1)]
+    few = "ulimit -n 1024"  # as in many containers; CRIU gives the clones' engines the same
+    pods = [start_pod_for_session(store, setup=few, secrets={"PLANTED": PLANTED}) for _ in range(3 if racing else 1)]
     for pod in pods:
         pod.wait_ready()
     return pods

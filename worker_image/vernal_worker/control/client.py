@@ -59,8 +59,9 @@ class EngineClient:
     def resume(self, pod: protocol.PodIdentity, secrets: dict[str, str], timeout: float) -> None:
         self._call(protocol.Resume(pod=pod, secrets=secrets), protocol.Done, timeout)
 
-    def listen(self, listener: socket.socket, timeout: float) -> None:
-        self._call(protocol.Listen(), protocol.Done, timeout, [listener.fileno()])
+    def listen(self, listener: socket.socket, keep_alive: float, timeout: float) -> None:
+        """`keep_alive`: seconds that a connection without a request is kept."""
+        self._call(protocol.Listen(keep_alive=keep_alive), protocol.Done, timeout, [listener.fileno()])
 
     def leave(self, seconds_left: float, timeout: float) -> None:
         """`seconds_left`: until requests in flight are aborted, for whoever asks /health."""

@@ -101,6 +101,8 @@ class Listen(Command, frozen=True, kw_only=True, tag="listen"):
     """Serve HTTP on the listening TCP socket that comes along as the only file descriptor. Answered by
     `Done`."""
 
+    keep_alive: float = 120.0  # seconds that a connection without a request is kept
+
 
 class Leave(Command, frozen=True, kw_only=True, tag="leave"):
     """Go on accepting, but answer /health with 503, for balancers that ask there. Told again when the time that is

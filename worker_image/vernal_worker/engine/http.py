@@ -8,6 +8,8 @@ from collections.abc import Generator
 import uvicorn
 
 from vernal_worker.control.protocol import Serving
+from vernal_worker.engine import connections
+from vernal_worker.engine.connections import Limits
 from vernal_worker.engine.gate import Gate
 
 _START_TIMEOUT = 30.0
@@ -24,22 +26,28 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves `gate` once. Its life: `listen`, `stop_listening`, `close`."""
 
-    def __init__(self, gate: Gate, keep_alive: int) -> None:
+    def __init__(self, gate: Gate, limits: Limits | None = None) -> None:
         self._gate = gate
+        self.pool = connections.Pool(limits or Limits())
         config = uvicorn.Config(
             gate,
+            http=connections.protocol(self.pool),  # type: ignore[arg-type]  # it is only ever called
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_keep_alive=keep_alive,
             server_header=False,
         )
         config.load()  # imports the protocol modules: before the freeze, so that a thaw need not
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 
-    async def listen(self, fd: int) -> None:
-        """Accept connections on `fd`, a listening TCP socket, which this server owns from here on.
+    @property
+    def server(self) -> uvicorn.Server:
+        return self._server
+
+    async def listen(self, fd: int, keep_alive: float) -> None:
+        """Accept connections on `fd`, a listening TCP socket, which this server owns from here on, and keep those that
+        do nothing for `keep_alive` seconds.
 
         Raises:
             RuntimeError: called twice, or the server stopped at once (its log says why).
@@ -48,6 +56,8 @@ class HttpServer:
         if self._task is not None:
             listener.close()
             raise RuntimeError("already listening")
+        self.pool.begin()
+        self._server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # it goes to call_later
         self._gate.serving = Serving.OPEN
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         async with asyncio.timeout(_START_TIMEOUT):

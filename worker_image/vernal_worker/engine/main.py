@@ -40,7 +40,7 @@ class _Commands:
     async def handle(self, command: AnyCommand, fds: list[int]) -> Answer:
         if isinstance(command, protocol.Listen):
             (fd,) = fds
-            await self._http.listen(fd)
+            await self._http.listen(fd, command.keep_alive)
             return Done()
         for fd in fds:
             os.close(fd)
@@ -97,7 +97,8 @@ async def _run(spec: EngineSpec) -> None:
     engine = await vllm_adapter.load(spec)
     process.shield()  # again: whatever the libraries did meanwhile
     gate = Gate(engine.app)
-    http = HttpServer(gate, engine.keep_alive)
+    http = HttpServer(gate, engine.limits)
+    engine.app.state.server = http.server  # where vLLM's error handlers look for it
     api = ApiServer(engine.llm)
     commands = _Commands(engine, gate, http, api)
     async with engine.lifespan():

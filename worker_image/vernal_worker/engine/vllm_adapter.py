@@ -7,7 +7,6 @@ Where the two differ, the newer place is tried first: 0.27 and later moved the s
 import asyncio
 import functools
 import logging
-import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from vernal_worker.control.protocol import Canary, EngineSpec, StoredRank, Wake
 from vernal_worker.engine import process, worker_extension
+from vernal_worker.engine.connections import Limits
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -56,8 +56,8 @@ class Engine:
     app: FastAPI
     seed: int | None
     """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
-    keep_alive: int
-    """Seconds that an idle HTTP connection is kept open."""
+    limits: Limits
+    """Of HTTP headers, where the user gave vLLM's options for them."""
     sleeps: bool
     """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
 
@@ -191,7 +191,7 @@ async def load(spec: EngineSpec) -> Engine:
         app=app,
         seed=args.seed if "--seed" in spec.serve_arguments else None,
         sleeps=llm.model_config.enable_sleep_mode,
-        keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+        limits=_limits(args, spec),
     )
 
 
@@ -199,6 +199,16 @@ def _inspect_models_here() -> None:
     """vLLM has another process import the model's class and tell what it can do, so that its own main process does
     not touch CUDA. Without CUDA that is one more import of vLLM for nothing: a quarter of a cold start."""
     registry._run_in_subprocess = lambda ask: ask()
+
+
+def _limits(args: Namespace, spec: EngineSpec) -> Limits:
+    """vLLM has its own defaults for these two, which only h11 keeps to: not what runs there, nor here."""
+    given = {}
+    if "--h11-max-incomplete-event-size" in spec.serve_arguments:
+        given["header_bytes"] = int(args.h11_max_incomplete_event_size)
+    if "--h11-max-header-count" in spec.serve_arguments:
+        given["header_count"] = int(args.h11_max_header_count)
+    return Limits(**given)
 
 
 def _parse(spec: EngineSpec) -> Namespace:

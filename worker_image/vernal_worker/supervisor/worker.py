@@ -81,7 +81,7 @@ class Worker:
         port = self._context.settings.config.serving_port
         try:
             with open_listener(port, BACKLOG) as listener:  # the engine gets a duplicate; ours must not stay open
-                engine.patient_client.listen(listener, CALL_TIMEOUT)
+                engine.patient_client.listen(listener, self._context.settings.keep_alive, CALL_TIMEOUT)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)

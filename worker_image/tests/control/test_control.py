@@ -62,7 +62,7 @@ def test_commands_and_answers_survive_the_wire(serve: Callable[[Handle], str]) -
     assert client.status().in_flight == 2
     assert client.canary(5).answers == [[3]]
     assert client.metrics() == "line one\nline two\n"
-    assert client.abort_all(5) == 3
+    assert client.abort_all(5).requests == 3
     client.resume(pod, {"KEY": "ä\n"}, 5)
     client.shutdown(2.5)
     assert seen[-2:] == [protocol.Resume(pod=pod, secrets={"KEY": "ä\n"}), protocol.Shutdown(timeout=2.5)]

@@ -29,11 +29,15 @@ class App:
             if path in (STREAM, CHAT):
                 await self._stream(send)
             elif path == "/flood":
-                await send({"type": "http.response.start", "status": 200, "headers": []})
+                headers = [(b"content-type", b"text/event-stream")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
                 left = asyncio.ensure_future(self._left(receive))
                 while not left.done():
                     await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
                     await asyncio.sleep(0)
+            elif path == "/big":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": bytes(64 << 20)})
             elif path == "/echo":
                 message = await receive()
                 while message["type"] == "http.request" and message.get("more_body"):

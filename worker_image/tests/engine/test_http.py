@@ -85,7 +85,7 @@ def test_aborting_ends_each_request_in_its_own_format(served: Served) -> None:
     waiting = served.connect()
     waiting.request("GET", "/slow")
     served.until(lambda: served.gate.in_flight == 4)
-    assert served.wait(served.gate.abort_all()) == 4
+    assert served.wait(served.gate.abort_all(60.0)) == (4, 0)
     events = [line for line in stream.read().split(b"\n\n") if line]
     assert events[-1] == b"data: [DONE]"
     assert json.loads(events[-2].strip().removeprefix(b"data: "))["error"]["code"] == 503
@@ -120,3 +120,51 @@ def test_a_socket_is_taken_once(served: Served) -> None:
         fd = listener.detach()
     with pytest.raises(RuntimeError, match="already"):
         served.wait(served.http.listen(fd, 60.0))
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_drain_up(served: Served) -> None:
+    """Its answer waits in the kernel's and the server's buffers, and so would the error."""
+    reads, deaf = begin(served, STREAM), served.connect()
+    reads.readline()
+    deaf.request("GET", "/flood")
+    served.until(lambda: served.gate.in_flight == 2 and waits_for_client(served))
+    assert served.wait(served.gate.abort_all(0.5)) == (2, 1)
+    assert served.gate.in_flight == 0
+    assert reads.read().endswith(b"data: [DONE]\n\n"), "who reads is told in order"
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        deaf.getresponse().read()
+    served.wait(served.http.close(60.0))
+
+
+def waits_for_client(served: Served) -> bool:
+    connections = list(served.http.server.server_state.connections)
+    return any(connection.flow.write_paused for connection in connections if connection.flow)  # type: ignore[union-attr]
+
+
+def test_who_leaves_the_rest_of_an_answer_unread_is_reset_at_the_end(served: Served) -> None:
+    served.call(served.app.finish.set)
+    deaf = served.connect()
+    deaf.request("GET", "/big")
+    served.until(lambda: served.gate.accepted_total == 1 and served.gate.in_flight == 0)
+    served.wait(served.http.close(60.0))
+    served.until(lambda: not served.http.server.server_state.connections)
+
+
+@pytest.mark.parametrize("path", [PLAIN, STREAM, "/metrics", "/slow"])
+def test_a_worker_that_leaves_says_that_the_answer_is_the_last(served: Served, path: str) -> None:
+    """So that pools of connections are empty when the listener closes."""
+    connection = served.connect()
+    connection.request("GET", PLAIN)
+    first = connection.getresponse()
+    first.read()
+    assert first.headers["Connection"] is None
+    early = served.connect()
+    early.request("GET", "/slow")  # comes before, is answered after
+    served.until(lambda: served.gate.in_flight == 1)
+    served.call(served.http.leave, 30.0)
+    served.call(served.app.finish.set)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    answer.read()
+    assert early.getresponse().headers["Connection"] == "close"

@@ -13,6 +13,7 @@ from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, Command
 
 _A = TypeVar("_A", bound=Answer)
+_ABORT_SHARE = 0.6  # of the time for `AbortAll`, for clients that read slowly
 _SLICE = 0.2  # how late, in seconds, a call notices that it was cancelled
 
 
@@ -70,9 +71,8 @@ class EngineClient:
     def stop_listening(self, timeout: float) -> None:
         self._call(protocol.StopListening(), protocol.Done, timeout)
 
-    def abort_all(self, timeout: float) -> int:
-        """How many requests were ended."""
-        return self._call(protocol.AbortAll(), protocol.Aborted, timeout).requests
+    def abort_all(self, timeout: float) -> protocol.Aborted:
+        return self._call(protocol.AbortAll(seconds=timeout * _ABORT_SHARE), protocol.Aborted, timeout)
 
     def open_api(self, path: str, timeout: float) -> None:
         self._call(protocol.OpenApi(path=path), protocol.Done, timeout)

@@ -118,6 +118,8 @@ class StopListening(Command, frozen=True, kw_only=True, tag="stop_listening"):
 class AbortAll(Command, frozen=True, kw_only=True, tag="abort_all"):
     """End every request in flight with an error in its own format. Answered by `Aborted`."""
 
+    seconds: float  # for clients to take the error; the connections of those that do not are reset
+
 
 class OpenApi(Command, frozen=True, kw_only=True, tag="open_api"):
     """Serve the Python API (`vernal_worker.engine.wire`) on a ZMQ ROUTER socket that is made at `path`, in a directory
@@ -192,6 +194,7 @@ class Quiesced(Answer, frozen=True, kw_only=True, tag="quiesced"):
 
 class Aborted(Answer, frozen=True, kw_only=True, tag="aborted"):
     requests: int
+    reset: int = 0  # of these, whose clients did not read
 
 
 class Metrics(Answer, frozen=True, kw_only=True, tag="metrics"):

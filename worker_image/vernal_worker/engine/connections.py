@@ -16,9 +16,7 @@ from prometheus_client import Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vernal_worker import descriptors
-
-RESET = "vernal.reset"
-"""Key in an ASGI scope: a function that drops the request's connection, whatever has not been sent."""
+from vernal_worker.engine.gate import RESET
 
 _OWN_DESCRIPTORS = 256
 """Never given to clients: the control socket, vLLM's sockets to its processes, files, another log."""

@@ -13,6 +13,8 @@ from vernal_worker.engine.connections import Limits
 from vernal_worker.engine.gate import Gate
 
 _START_TIMEOUT = 30.0
+_FLUSH_SECONDS = 5.0
+"""For clients to take the rest of answers that are complete."""
 
 
 class _Server(uvicorn.Server):
@@ -80,8 +82,13 @@ class HttpServer:
                 server.close()
 
     async def close(self, seconds: float) -> None:
-        """Flush and close all connections, in `seconds` at most."""
+        """Flush and close all connections, in `seconds` at most: then those whose clients do not read are reset."""
         self.stop_listening()
         if self._task is not None:
             self._server.should_exit = True
-            await asyncio.wait([self._task], timeout=seconds)
+            _, running = await asyncio.wait([self._task], timeout=min(seconds, _FLUSH_SECONDS))
+            if running:
+                for connection in list(self._server.server_state.connections):
+                    if connection.transport is not None:
+                        connection.transport.abort()
+                await asyncio.wait([self._task], timeout=max(0.0, min(1.0, seconds - _FLUSH_SECONDS)))

@@ -67,7 +67,8 @@ class _Commands:
             case protocol.StopListening():
                 self._http.stop_listening()
             case protocol.AbortAll():
-                return protocol.Aborted(requests=await self._gate.abort_all())
+                requests, reset = await self._gate.abort_all(command.seconds)
+                return protocol.Aborted(requests=requests, reset=reset)
             case protocol.OpenApi():
                 await self._api.open(command.path)
             case protocol.CloseApi():

@@ -174,13 +174,18 @@ class Worker:
     def _abort(self, engine: Engine, kill_at: float) -> int:
         """Raises: EngineHungError."""
         try:
-            count = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
+            aborted = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
         except CallCancelledError:
             return 0  # a third signal
         except ControlError as error:
             raise EngineHungError(f"requests in flight could not be ended in order: {error}") from error
-        log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
-        return count
+        log.failure(
+            "aborted",
+            requests=aborted.requests,
+            reset=aborted.reset,
+            next_step="raise spec.drain.timeoutSeconds and the grace period",
+        )
+        return aborted.requests
 
     def _shut_down(self, engine: Engine, kill_at: float) -> None:
         """Let vLLM stop in order, and its KV connector finish its transfers.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
 PARENT = f"""
 import subprocess, sys
@@ -94,3 +96,61 @@ def test_a_process_that_leaves_runs_its_exit_handlers_and_frees_nothing(tmp_path
         )
         assert done.stdout.splitlines() == ["worked", "exit handler", *freed, "child 7"]
         assert done.returncode == 3
+
+
+FAILS = """
+import multiprocessing, os, signal, sys
+from vernal_worker.engine import process
+
+def grandchild(up):
+    print("up", flush=True)
+    up.set()
+    while True:
+        signal.pause()
+
+def child():
+    up = multiprocessing.Event()
+    if sys.argv[1] == "parent":
+        grandchild(up)
+    multiprocessing.Process(target=grandchild, args=[up], daemon=True).start()
+    up.wait()
+    raise ValueError("To serve at least one request")
+
+if __name__ == "__main__":
+    process.shield()
+    multiprocessing.set_start_method("spawn")
+    started = multiprocessing.Process(target=child)
+    started.start()
+    if sys.argv[1] == "child":
+        started.join()
+        assert started.exitcode == 1
+    os.read(0, 1)
+    process.leave(9)
+elif __name__ == "__mp_main__":
+    process.shield()
+    process.leave_when_done()
+"""
+
+
+@pytest.mark.parametrize("who", ["child", "parent"])
+def test_a_process_that_failed_does_not_wait_for_children_that_hear_no_signal(tmp_path: Path, who: str) -> None:
+    """As EngineCore does when its worker is up and its memory does not suffice."""
+    (tmp_path / "program.py").write_text(FAILS)
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), who],
+        stdin=read,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        try:
+            assert parent.stdout and parent.stdout.readline() == "up\n"
+            os.write(write, b"x")
+            _, errors = parent.communicate(timeout=120)
+        finally:
+            parent.kill()
+            os.close(read)
+            os.close(write)
+    assert parent.returncode == 9, errors
+    assert ("To serve at least one request" in errors) == (who == "child")

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from vernal_worker.supervisor import log, reaper
+from vernal_contract.reasons import Reason
+from vernal_worker.supervisor import log, reaper, worker
 from vernal_worker.supervisor.board import process_age
-from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.output import Output
 
 
@@ -64,4 +67,27 @@ def test_age_counts_from_the_start_of_the_process() -> None:
 
 def test_a_taken_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        open_listener(taken.getsockname()[1], 1)
+        bind(taken.getsockname()[1])
+
+
+def test_a_port_that_is_ours_refuses_until_it_listens() -> None:
+    with bind(0) as ours:
+        port = ours.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=60)
+        ours.listen(1)
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+
+
+def test_the_last_words_are_in_the_termination_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "termination-log"
+    place.touch()
+    monkeypatch.setattr(worker, "TERMINATION_LOG", place)
+    why = "the engine exited with code 1: ValueError: To serve at least one request"
+    worker.say_farewell(ExitCode.ENGINE_START_FAILED, why, Reason.ENGINE_START_FAILED)
+    text = place.read_text()
+    assert text.startswith(f"EngineStartFailed: {why}\n") and "spec.engineArgs" in text
+    worker.say_farewell(ExitCode.ENGINE_START_FAILED, "ä" * 5000, Reason.ENGINE_START_FAILED)
+    assert len(place.read_bytes()) <= 4096 and "spec.engineArgs" in place.read_text(), "the next step is not cut off"

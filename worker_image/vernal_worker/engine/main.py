@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import secrets
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -118,8 +119,15 @@ def main() -> None:
     spec = msgspec.json.decode(sys.argv[1], type=EngineSpec)
     import uvloop
 
-    uvloop.run(_run(spec))
-    process.leave(0)
+    code = 0
+    try:
+        uvloop.run(_run(spec))
+    except SystemExit as error:  # argparse, which has said why
+        code = error.code if isinstance(error.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    process.leave(code)
 
 
 if __name__ == "__main__":

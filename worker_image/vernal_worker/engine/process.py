@@ -6,6 +6,8 @@ Imports neither vllm nor torch, so that the first lines of a process can use it.
 import atexit
 import ctypes
 import gc
+import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
@@ -40,20 +42,39 @@ def unshield() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with its exit handlers run, its output written and nothing else.
+    """End this process with its exit handlers run, its output written and nothing else; if `code` is not 0, its
+    children first (`end_children`).
 
     What Python does beyond that is to free every object and module. With torch loaded it takes seconds of a core, in
     each process, and the kernel frees the memory anyway.
     """
+    if code != 0:
+        end_children()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
 
 
+def end_children() -> None:
+    """Kill what multiprocessing started here. Before it exits, a process waits for its children, to which it has sent
+    SIGTERM: shielded as they are, it would wait for ever. In an orderly end there are none any more."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def leave_when_done() -> None:
-    """Let this child of multiprocessing `leave` when its function has ended."""
+    """Let this child of multiprocessing `leave` when its function has ended; when it has failed, without waiting for
+    children of its own."""
     bootstrap = BaseProcess._bootstrap  # type: ignore[attr-defined]
+    wait_for_children = multiprocessing.util._exit_function  # type: ignore[attr-defined]
+
+    def exit_function() -> None:
+        if isinstance(sys.exc_info()[1], Exception):  # it is called while that passes through
+            end_children()
+        wait_for_children()
+
+    multiprocessing.util._exit_function = exit_function  # type: ignore[attr-defined]
 
     def run_and_leave(self: BaseProcess, *args: Any, **kwargs: Any) -> NoReturn:
         leave(bootstrap(self, *args, **kwargs))

@@ -14,7 +14,7 @@ from vernal_worker.supervisor import log, watchdog
 from vernal_worker.supervisor.board import Board, process_age
 from vernal_worker.supervisor.context import ConfigError, Context, Settings, read_settings
 from vernal_worker.supervisor.exits import ExitCode
-from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
 from vernal_worker.supervisor.worker import Worker, say_farewell
@@ -36,7 +36,8 @@ def run() -> ExitCode:
     watchdog.start(stop, settings.config.drain.grace_period_seconds, say_farewell)
     port = settings.config.admin_port
     try:
-        listener = open_listener(port, backlog=128)
+        listener = bind(port)
+        listener.listen(128)
     except OSError as error:
         say_farewell(ExitCode.PORT_UNAVAILABLE, f"cannot listen on the admin port {port}: {error}")
         return ExitCode.PORT_UNAVAILABLE

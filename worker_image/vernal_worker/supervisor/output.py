@@ -8,7 +8,7 @@ from vernal_worker import threads
 from vernal_worker.supervisor import log
 
 _LONGEST = 64 << 10  # bytes; a longer line is passed on in parts
-_KEPT = 30
+_KEPT = 400  # the reason is some hundred lines before the end
 
 
 class Output:
@@ -19,7 +19,7 @@ class Output:
         self._threads = [threads.keep_running("output", partial(self._pump, fd), log.thread_failed) for fd in fds]
 
     def tail(self) -> list[str]:
-        """The last lines, for an error message."""
+        """The last lines, to find out why it ended."""
         return list(self._tail)
 
     def join(self, timeout: float) -> None:

@@ -1,5 +1,6 @@
 """A worker's life from start to exit, and what the admin port shows of it."""
 
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine, Monitor
 from vernal_worker.supervisor.exits import ExitCode
-from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.start import Start, StartError
 
 BACKLOG = 2048
@@ -44,12 +45,24 @@ class Worker:
         self._context = context
         self._board, self._stop = context.board, context.stop
         self._monitor: Monitor | None = None
+        self._listener: (
+            socket.socket
+        )  # of the serving port, from the start of `run` to the moment when it is given away
         self._was_ready = False
 
     # --- life ---
 
     def run(self) -> ExitCode:
         """Start, serve, drain. Returns when no process and no file of the engine is left."""
+        port = self._context.settings.config.serving_port
+        try:
+            self._listener = bind(port)  # now: whether it is taken is no news after a start of minutes
+        except OSError as error:
+            return self._end(Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"the serving port {port} is taken: {error}")
+        with self._listener:
+            return self._run()
+
+    def _run(self) -> ExitCode:
         start = Start(self._context)
         try:
             engine = start.run()
@@ -78,10 +91,11 @@ class Worker:
 
         Raises: EngineDiedError, OSError (the port is taken).
         """
-        port = self._context.settings.config.serving_port
+        port, keep_alive = self._context.settings.config.serving_port, self._context.settings.keep_alive
         try:
-            with open_listener(port, BACKLOG) as listener:  # the engine gets a duplicate; ours must not stay open
-                engine.patient_client.listen(listener, self._context.settings.keep_alive, CALL_TIMEOUT)
+            with self._listener:  # the engine gets a duplicate; ours must not stay open
+                self._listener.listen(BACKLOG)
+                engine.patient_client.listen(self._listener, keep_alive, CALL_TIMEOUT)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
@@ -270,6 +284,9 @@ class Worker:
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes looks for a container's last words (`terminationMessagePath`)."""
 
+_TERMINATION_BYTES = 4096
+"""What the kubelet takes of it."""
+
 
 def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> None:
     """The last line of the log; if something is wrong, also the pod's termination message."""
@@ -280,6 +297,8 @@ def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> 
     log.failure("exit", code=int(code), name=code.name, reason=reason, message=message, next_step=next_step)
     if TERMINATION_LOG.exists():
         try:
-            TERMINATION_LOG.write_text(f"{reason or code.name}: {message}\n{next_step or ''}\n"[:4096])
+            end = f"\n{next_step or ''}\n".encode()
+            said = f"{reason or code.name}: {message}".encode()[: _TERMINATION_BYTES - len(end)]
+            TERMINATION_LOG.write_bytes(said.decode(errors="ignore").encode() + end)
         except OSError:
             pass  # it is a courtesy

@@ -1,4 +1,4 @@
-"""A thawed worker's HTTP surface beside that of `vllm serve`: the same routes, the same answer to each kind of error."""
+"""A thawed worker's HTTP surface beside `vllm serve`: the same routes, the same answer to each kind of error."""
 
 import json
 import os

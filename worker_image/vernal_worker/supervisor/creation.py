@@ -8,9 +8,10 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase
 
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.freeze import SHM, freeze
+from vernal_worker.checkpoint.freeze import freeze
 from vernal_worker.checkpoint.process import IMAGES
 from vernal_worker.control.client import CallCancelledError, ControlError
 from vernal_worker.store.errors import StoreError

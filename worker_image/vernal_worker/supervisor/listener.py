@@ -4,7 +4,7 @@ import socket
 
 
 def bind(port: int) -> socket.socket:
-    """A TCP socket on all interfaces, IPv4 and, where the host has it, IPv6, on which nobody listens yet: so that whoever
+    """A TCP socket on all interfaces, IPv4 and, where the host has it, IPv6. Nobody listens on it yet: so that whoever
     connects is refused until somebody answers.
 
     Raises:

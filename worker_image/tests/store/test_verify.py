@@ -163,3 +163,19 @@ def test_a_generation_moved_elsewhere_is_not_taken(
     assert artifacts.load(copy).generation == artifact.generation
     with pytest.raises(StoreError, match="another identity or host tuple"):
         store.find(identity, other_host)
+
+
+@pytest.mark.parametrize("moment", ["before", "while its bytes are read"])
+def test_an_artifact_that_is_deleted(artifact: Artifact, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By garbage collection, or by a person: its files are missing, and nothing is wrong with the storage."""
+    if moment == "before":
+        shutil.rmtree(artifact.path)
+    else:
+        read = artifacts.hash_all
+
+        def delete_and_read(*arguments: Any, **options: Any) -> None:
+            shutil.rmtree(artifact.path)
+            read(*arguments, **options)
+
+        monkeypatch.setattr(artifacts, "hash_all", delete_and_read)
+    assert refused(artifact).reason is Reason.FILE_MISSING

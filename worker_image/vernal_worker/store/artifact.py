@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class Artifact:
                 `STORE_UNAVAILABLE`; the message names the file.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with guard("verify"):
+        with guard("verify"), self._nothing_missing():
             self._check_sizes()
             if level is Verify.SIZES:
                 return
@@ -97,6 +98,14 @@ class Artifact:
                     raise self._error(Reason.STORE_SLOW, f"{done} of {self.bytes} bytes read in {timeout:g} s")
 
             hash_all(self.path, list(expected), found, threads=threads, tick=tick)
+
+    @contextmanager
+    def _nothing_missing(self) -> Iterator[None]:
+        """Somebody may delete the artifact while it is read."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise self._error(Reason.FILE_MISSING, f"{error.filename} is missing") from error
 
     def _check_sizes(self) -> None:
         there = list_files(self.path)

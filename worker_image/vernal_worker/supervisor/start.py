@@ -369,6 +369,10 @@ def _as_failure(stage: str, error: BaseException) -> _ThawError | None:
             return _ThawError("shm" if shm else "weights" if weights else stage, error.reason, error.message)
         case ControlError():
             return _ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))
-        case OSError() | msgspec.DecodeError():
+        case FileNotFoundError():  # somebody deleted the artifact meanwhile
+            return _ThawError(stage, Reason.FILE_MISSING, f"{error.filename} is missing")
+        case OSError():
+            return _ThawError(stage, Reason.STORE_UNAVAILABLE, f"{ORACLE} or {gpu.FILE}: {error}")
+        case msgspec.DecodeError():
             return _ThawError(stage, Reason.MANIFEST_INVALID, f"{ORACLE} or {gpu.FILE}: {error}")
     return None

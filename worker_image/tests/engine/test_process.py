@@ -154,3 +154,35 @@ def test_a_process_that_failed_does_not_wait_for_children_that_hear_no_signal(tm
             os.close(write)
     assert parent.returncode == 9, errors
     assert ("To serve at least one request" in errors) == (who == "child")
+
+
+TRACKER = """
+import asyncio, os, signal
+from multiprocessing import resource_tracker
+from vernal_worker.engine import process
+
+process.shield()
+process.shield()
+tracker = resource_tracker._resource_tracker
+first = tracker._pid
+
+async def main():
+    told = asyncio.Event()
+    count = []
+    process.watch_tracker(asyncio.get_running_loop(), lambda: (count.append(1), told.set()))
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(120):
+        await told.wait()
+    resource_tracker.register("/planted", "shared_memory")
+    resource_tracker.unregister("/planted", "shared_memory")
+    await asyncio.sleep(0)
+    print(len(count), tracker._pid != first, signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+asyncio.run(main())
+"""
+
+
+def test_a_resource_tracker_that_dies_is_said_once_and_opens_no_shield() -> None:
+    """Whoever starts the next one must not hear SIGTERM from then on."""
+    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", TRACKER], text=True, timeout=300)
+    assert output == "1 True True\n"

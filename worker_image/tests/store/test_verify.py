@@ -111,13 +111,6 @@ def test_extra_files(artifact: Artifact) -> None:
     assert "process/more is there" in error.message
 
 
-def test_gone_altogether(artifact: Artifact) -> None:
-    shutil.rmtree(artifact.path)
-    with pytest.raises(StoreError) as e:
-        artifact.verify()
-    assert e.value.reason == Reason.STORE_UNAVAILABLE
-
-
 def test_big_files_are_hashed_in_pieces(store: Any, identity: Any, host: Any) -> None:
     staging = store.stage(identity, host)
     with (staging.dir / "pages").open("wb") as f:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from vernal_contract.reasons import Reason
-from vernal_worker.supervisor import log, reaper, worker
+from vernal_worker.supervisor import farewell, log, reaper
 from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.listener import bind
@@ -84,10 +84,10 @@ def test_the_last_words_are_in_the_termination_message(
 ) -> None:
     place = tmp_path / "termination-log"
     place.touch()
-    monkeypatch.setattr(worker, "TERMINATION_LOG", place)
+    monkeypatch.setattr(farewell, "TERMINATION_LOG", place)
     why = "the engine exited with code 1: ValueError: To serve at least one request"
-    worker.say_farewell(ExitCode.ENGINE_START_FAILED, why, Reason.ENGINE_START_FAILED)
+    farewell.say_farewell(ExitCode.ENGINE_START_FAILED, why, Reason.ENGINE_START_FAILED)
     text = place.read_text()
     assert text.startswith(f"EngineStartFailed: {why}\n") and "spec.engineArgs" in text
-    worker.say_farewell(ExitCode.ENGINE_START_FAILED, "ä" * 5000, Reason.ENGINE_START_FAILED)
+    farewell.say_farewell(ExitCode.ENGINE_START_FAILED, "ä" * 5000, Reason.ENGINE_START_FAILED)
     assert len(place.read_bytes()) <= 4096 and "spec.engineArgs" in place.read_text(), "the next step is not cut off"

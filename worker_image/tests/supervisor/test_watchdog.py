@@ -12,7 +12,7 @@ STUCK = f"""
 import threading
 from vernal_worker.supervisor import watchdog
 from vernal_worker.supervisor.stop import Stop
-from vernal_worker.supervisor.worker import say_farewell
+from vernal_worker.supervisor.farewell import say_farewell
 stop = Stop()
 stop.install()
 watchdog.start(stop, {GRACE}, say_farewell)

@@ -102,6 +102,7 @@ def test_children_do_not_hear_the_signals_that_are_meant_for_process_one(thawed:
 
 
 def test_admin_port(thawed: Thawed) -> None:
+    launched = time.time() - 1  # the kernel counts a process's start in ticks, from a boot time in whole seconds
     pod = thawed()
     pod.complete()
     assert [pod.admin(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
@@ -111,6 +112,10 @@ def test_admin_port(thawed: Thawed) -> None:
     assert "vllm:" in text
     state = pod.state()
     assert (state.in_flight, state.accepted_total) == (0, 1)
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    finished = [float(value) for name, value in samples.items() if name.startswith("vllm:request_success_total")]
+    assert sum(finished) == 1, "the canary, and what the frozen worker did, do not count"
+    assert float(samples["process_start_time_seconds"]) > launched, "the process is this pod's"
     stream = pod.stream(prompt="x", max_tokens=900)
     assert pod.state().in_flight == 1
     stream.rest()

@@ -18,7 +18,7 @@ import msgspec
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, Serving
-from vernal_worker.engine import process
+from vernal_worker.engine import clean_metrics, process
 
 if TYPE_CHECKING:
     from vernal_worker.engine.api import ApiServer
@@ -41,6 +41,8 @@ class _Commands:
     async def handle(self, command: AnyCommand, fds: list[int]) -> Answer:
         if isinstance(command, protocol.Listen):
             (fd,) = fds
+            clean_metrics.begin()
+            process.watch_tracker(asyncio.get_running_loop(), _tracker_died)  # now: a frozen tree has no pidfd
             await self._http.listen(fd, command.keep_alive)
             return Done()
         for fd in fds:
@@ -71,6 +73,7 @@ class _Commands:
                 requests, reset = await self._gate.abort_all(command.seconds)
                 return protocol.Aborted(requests=requests, reset=reset)
             case protocol.OpenApi():
+                clean_metrics.begin()
                 await self._api.open(command.path)
             case protocol.CloseApi():
                 await self._api.close()
@@ -87,6 +90,13 @@ class _Commands:
         key = command.secrets.get(API_KEY_VARIABLE)
         self._gate.require_keys([key] if key else [])
         _logger.info("serving as pod %s/%s", command.pod.namespace, command.pod.name)
+
+
+def _tracker_died() -> None:
+    _logger.warning(
+        "multiprocessing's resource tracker died: requests go on; what it would have removed from /dev/shm, the worker "
+        "removes at its end"
+    )
 
 
 async def _run(spec: EngineSpec) -> None:

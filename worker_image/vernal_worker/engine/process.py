@@ -3,6 +3,7 @@
 Imports neither vllm nor torch, so that the first lines of a process can use it.
 """
 
+import asyncio
 import atexit
 import ctypes
 import gc
@@ -14,6 +15,7 @@ import signal
 import ssl
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -28,10 +30,39 @@ def shield() -> None:
 
     Blocked rather than ignored: vLLM's processes install handlers of their own, and a handler does not run
     while its signal is blocked. multiprocessing unblocks both signals when it starts its resource tracker,
-    hence that goes first.
+    hence that goes first, and is undone when it starts another one.
     """
-    resource_tracker.ensure_running()
+    tracker = resource_tracker._resource_tracker
+    tracker.ensure_running()
+    if not hasattr(tracker, "vernal_ensure_running"):
+        tracker.vernal_ensure_running = tracker.ensure_running  # type: ignore[attr-defined]
+        tracker.ensure_running = _ensure_tracker  # type: ignore[method-assign]
     signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+
+
+def _ensure_tracker() -> None:
+    """multiprocessing's way to start the tracker if there is none, with this thread's signals as they were."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        resource_tracker._resource_tracker.vernal_ensure_running()  # type: ignore[attr-defined]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def watch_tracker(loop: asyncio.AbstractEventLoop, died: Callable[[], None]) -> None:
+    """Call `died` once if the resource tracker of this tree ends. Nothing else would say so: nobody waits for it, and
+    whoever needs it next starts another one."""
+    pid = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    if pid is None:
+        return
+    handle = os.pidfd_open(pid)
+
+    def ended() -> None:
+        loop.remove_reader(handle)
+        os.close(handle)
+        died()
+
+    loop.add_reader(handle, ended)
 
 
 def unshield() -> None:

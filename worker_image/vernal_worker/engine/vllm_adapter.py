@@ -153,6 +153,9 @@ class Engine:
                 _logger.warning("KV transfers were not finished after %.1f s", time.monotonic() - began)
                 return  # EngineCore waits for its workers and listens to nothing: whoever owns the tree ends it
         await self.llm.engine_core.call_utility_async("vernal_unshield")
+        if (handler := self.llm.output_handler) is not None:  # EngineCore says goodbye, which it takes for a death
+            handler.cancel()
+            await asyncio.wait([handler])
         left = max(0.0, seconds - (time.monotonic() - began))
         await asyncio.to_thread(functools.partial(self.llm.shutdown, timeout=left))
 

@@ -14,10 +14,11 @@ from vernal_worker.supervisor import log, watchdog
 from vernal_worker.supervisor.board import Board, process_age
 from vernal_worker.supervisor.context import ConfigError, Context, Settings, read_settings
 from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.farewell import say_farewell
 from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
-from vernal_worker.supervisor.worker import Worker, say_farewell
+from vernal_worker.supervisor.worker import Worker
 
 
 def run() -> ExitCode:

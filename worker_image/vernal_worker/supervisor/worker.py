@@ -4,10 +4,9 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from vernal_contract.config import DrainConfig
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import DrainReport, Phase, WorkerState
 
 from vernal_worker.control.client import CallCancelledError, ControlError
@@ -17,6 +16,7 @@ from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine, Monitor
 from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.farewell import say_farewell
 from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.start import Start, StartError
 
@@ -27,6 +27,7 @@ CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
+ENGINE_DEATH_SECONDS = 3.0  # for the clients of an engine that died to be told
 ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
 
 
@@ -122,8 +123,19 @@ class Worker:
         if status is not None:
             self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
             if status.errored is not None:
+                self._let_errors_out(status)
                 raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
         return status
+
+    def _let_errors_out(self, status: EngineStatus | None) -> None:
+        """vLLM tells each client that its engine is dead: the server must live until that is written."""
+        assert self._monitor is not None
+        self._board.phase(Phase.FAILED, in_flight=status.in_flight if status is not None else None)
+        deadline = time.monotonic() + ENGINE_DEATH_SECONDS
+        while status is not None and status.in_flight > 0 and time.monotonic() < deadline:
+            if self._stop.at_once.wait(DRAIN_POLL_SECONDS):
+                return
+            status = self._monitor.refresh(CALL_SECONDS / 4)
 
     def _drain(self, engine: Engine) -> ExitCode:
         """Finish what was accepted, then stop the engine; all inside the grace period.
@@ -132,6 +144,7 @@ class Worker:
         """
         assert self._monitor is not None
         config = self._context.settings.config.drain
+        self._look_after(engine, CALL_SECONDS / 4)  # what is in flight now, and not when it was last asked
         # Before the phase, so that nobody sees a worker that drains and cannot say for how long.
         left = max(0.0, self._plan(config).abort_at - time.monotonic())
         self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=True, aborted=0))
@@ -279,26 +292,3 @@ class Worker:
             return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
         self._stop.ask_drain()
         return None
-
-
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes looks for a container's last words (`terminationMessagePath`)."""
-
-_TERMINATION_BYTES = 4096
-"""What the kubelet takes of it."""
-
-
-def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> None:
-    """The last line of the log; if something is wrong, also the pod's termination message."""
-    if code is ExitCode.OK:
-        log.event("exit", code=int(code), message=message)
-        return
-    next_step = NEXT_STEP.get(reason) if reason is not None else None
-    log.failure("exit", code=int(code), name=code.name, reason=reason, message=message, next_step=next_step)
-    if TERMINATION_LOG.exists():
-        try:
-            end = f"\n{next_step or ''}\n".encode()
-            said = f"{reason or code.name}: {message}".encode()[: _TERMINATION_BYTES - len(end)]
-            TERMINATION_LOG.write_bytes(said.decode(errors="ignore").encode() + end)
-        except OSError:
-            pass  # it is a courtesy

@@ -14,6 +14,7 @@ from vernal_worker.control.protocol import Answer, Command
 
 _A = TypeVar("_A", bound=Answer)
 _ABORT_SHARE = 0.6  # of the time for `AbortAll`, for clients that read slowly
+_MORE = 10.0  # seconds for an answer after the engine has used its time up
 _SLICE = 0.2  # how late, in seconds, a call notices that it was cancelled
 
 
@@ -50,6 +51,10 @@ class EngineClient:
 
     def canary(self, timeout: float) -> protocol.Canary:
         return self._call(protocol.RunCanary(), protocol.Canary, timeout)
+
+    def warm_up(self, seconds: float) -> dict[str, float]:
+        """Takes up to `seconds`. Returns how long the first request of each kind took."""
+        return self._call(protocol.WarmUp(seconds=seconds), protocol.Warmed, seconds + _MORE).seconds
 
     def quiesce(self, timeout: float, weights: str | None = None, piece: int = 0) -> list[protocol.StoredRank]:
         return self._call(protocol.Quiesce(weights=weights, piece=piece), protocol.Quiesced, timeout).ranks

@@ -71,6 +71,13 @@ class RunCanary(Command, frozen=True, kw_only=True, tag="canary"):
     """Generate greedily for fixed prompts. Answered by `Canary`."""
 
 
+class WarmUp(Command, frozen=True, kw_only=True, tag="warm_up"):
+    """Ask for one answer of each kind that compiles or loads something the first time. Before `Quiesce`. Answered by
+    `Warmed`, whatever became of it."""
+
+    seconds: float  # give up after so long
+
+
 class Quiesce(Command, frozen=True, kw_only=True, tag="quiesce"):
     """Make the tree fit to be frozen: nothing in flight, caches dropped, free memory handed back to the
     kernel, GPU memory let go of. Answered by `Quiesced`. Refused once the engine has listened."""
@@ -146,6 +153,7 @@ class Shutdown(Command, frozen=True, kw_only=True, tag="shutdown"):
 AnyCommand = (
     GetStatus
     | RunCanary
+    | WarmUp
     | Quiesce
     | Wake
     | Resume
@@ -180,6 +188,10 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
     answers: list[list[int]]
 
 
+class Warmed(Answer, frozen=True, kw_only=True, tag="warmed"):
+    seconds: dict[str, float]  # that the first of each kind took
+
+
 class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """GPU memory of one worker process that was written to files."""
 
@@ -211,7 +223,7 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-AnyAnswer = EngineStatus | Canary | Quiesced | Aborted | Metrics | Done | Failed
+AnyAnswer = EngineStatus | Canary | Warmed | Quiesced | Aborted | Metrics | Done | Failed
 
 _commands: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _answers: msgspec.json.Decoder[AnyAnswer] = msgspec.json.Decoder(AnyAnswer)

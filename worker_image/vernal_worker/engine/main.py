@@ -18,7 +18,7 @@ import msgspec
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, Serving
-from vernal_worker.engine import clean_metrics, process
+from vernal_worker.engine import clean_metrics, process, warm
 
 if TYPE_CHECKING:
     from vernal_worker.engine.api import ApiServer
@@ -57,9 +57,11 @@ class _Commands:
                 )
             case protocol.RunCanary():
                 return await self._engine.canary()
+            case protocol.WarmUp():
+                self._must_not_have_listened()
+                return protocol.Warmed(seconds=await warm.run(self._engine.app, command.seconds))
             case protocol.Quiesce():
-                if self._gate.serving is not Serving.CLOSED:
-                    raise RuntimeError("this engine has listened: it may hold connections and users' data")
+                self._must_not_have_listened()
                 return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
             case protocol.Wake():
                 await self._engine.wake(command)
@@ -83,6 +85,10 @@ class _Commands:
                 if not self.shutdown.done():
                     self.shutdown.set_result(command.timeout)
         return Done()
+
+    def _must_not_have_listened(self) -> None:
+        if self._gate.serving is not Serving.CLOSED:
+            raise RuntimeError("this engine has listened: it may hold connections and users' data")
 
     async def _resume(self, command: protocol.Resume) -> None:
         seed = self._engine.seed if self._engine.seed is not None else secrets.randbits(63)

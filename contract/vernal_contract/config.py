@@ -47,6 +47,7 @@ class CheckpointConfig(_Base, frozen=True):
     weights: WeightsPlacement = WeightsPlacement.EXTERNAL
     verify: Verify = Verify.FULL
     restore_attempts: int = 3  # failed thaws of one generation before it is quarantined
+    warm_up_seconds: float = 120.0  # before the freeze, for what compiles when it is first asked for; 0 for none
     freeze_timeout_seconds: float = 600.0
     thaw_timeout_seconds: float = 120.0
 

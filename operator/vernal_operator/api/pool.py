@@ -243,6 +243,12 @@ class CheckpointSpec(Model):
         ge=1,
         description="Longest time to freeze and publish; the worker then serves without. Seconds.",
     )
+    warm_up_seconds: int = Field(
+        default=120,
+        ge=0,
+        description="Longest time, before the freeze, for one request of each kind (logprobs, grammars, penalties, "
+        "adapters, pooling), so that what they compile is in the checkpoint; 0 for none. Seconds.",
+    )
     thaw_timeout_seconds: int = Field(
         default=120, ge=1, description="Longest time to thaw; the worker then starts cold. Seconds."
     )

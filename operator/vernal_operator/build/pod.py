@@ -35,7 +35,8 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     """The longest that a worker may take until it is started: a thaw that fails, a cold start, a freeze."""
     seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
-        seconds += spec.checkpoint.freeze_timeout_seconds + spec.checkpoint.thaw_timeout_seconds
+        checkpoint = spec.checkpoint
+        seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.thaw_timeout_seconds
     return seconds
 
 
@@ -56,6 +57,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
             verify=checkpoint.verify,
             restore_attempts=checkpoint.restore_attempts,
             freeze_timeout_seconds=checkpoint.freeze_timeout_seconds,
+            warm_up_seconds=checkpoint.warm_up_seconds,
             thaw_timeout_seconds=checkpoint.thaw_timeout_seconds,
         ),
         drain=config.DrainConfig(

@@ -32,10 +32,6 @@ ORACLE = "oracle.json"
 """What the canary answered before the freeze (`vernal_worker.control.protocol.Canary`)."""
 
 
-WARM_SECONDS = 120.0
-"""For what compiles when it is first asked for; the rest of it is left to the first client."""
-
-
 class EngineHarmedError(Exception):
     """The freeze failed in a way that leaves the engine unusable: it must be replaced."""
 
@@ -117,8 +113,9 @@ class Creation:
 
     def _freeze(self, engine: Engine) -> FreezeOutcome:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
-        with board.timed("warm"):
-            engine.client.warm_up(WARM_SECONDS)
+        if (seconds := settings.config.checkpoint.warm_up_seconds) > 0:
+            with board.timed("warm"):
+                engine.client.warm_up(seconds)
         with board.timed("oracle"):
             oracle = engine.client.canary(CALL_TIMEOUT)
         staging: Staging = self._store.stage(self._identity, self._host)

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
@@ -33,8 +33,8 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/cluster e2e/images e2e/kv_recovery e2e/models \
-	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/old_names.py
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/cluster e2e/front_door e2e/images e2e/kv_recovery \
+	  e2e/models e2e/scenarios e2e/shutdown e2e/lanes.py e2e/old_names.py
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
@@ -62,6 +62,12 @@ shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal sid
 
 shutdown-outcomes: venv ## every way in which Kubernetes ends a worker, on the embedded cluster (3 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown outcomes
+
+soak: venv ## a thawed worker, all that clients do wrong at once, eight that must lose nothing (30 min; SOAK="--minutes 5")
+	PYTHONPATH=e2e $(BIN)/python -m front_door soak $(SOAK)
+
+first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m front_door first
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy (5 min)
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster

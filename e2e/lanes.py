@@ -12,49 +12,78 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 KEPT_LINES = 80
 
 
-class Lanes:
-    """What runs, what is done and what failed. Safe to use from several threads."""
+@dataclass(frozen=True)
+class Result:
+    """What became of a step. `status`: its exit status; None if it was not run."""
 
-    def __init__(self) -> None:
+    step: str
+    status: int | None
+    minutes: float = 0.0
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return f"not run  {self.step}"
+        return f"{'FAILED' if self.status else 'passed'}   {self.step}  {self.minutes:.1f} min"
+
+
+def make(step: str) -> list[str]:
+    return ["make", "--no-print-directory", step]
+
+
+class Lanes:
+    """What runs, what is done and what failed. Safe to use from several threads.
+
+    Args:
+        command: what runs a step.
+        keep_going: start the others also when a step has failed.
+    """
+
+    def __init__(self, command: Callable[[str], Sequence[str]] = make, *, keep_going: bool = False) -> None:
+        self.results: list[Result] = []
+        """In the order in which they came."""
+        self.interrupted = False
+        self._command, self._keep_going = command, keep_going
         self._lock = threading.Lock()
         self._failed = False
         self._running: dict[str, subprocess.Popen[str]] = {}
-        self._summary: list[str] = []
         self._last_words: list[str] = []
 
-    def run(self, lanes: list[list[str]]) -> int:
+    def run(self, lanes: Sequence[Sequence[str]]) -> int:
         """Run all lanes to their end.
 
         Returns:
             The exit status.
         """
-        threads = [threading.Thread(target=self._lane, args=[lane]) for lane in lanes]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except KeyboardInterrupt:
-            self._stop()
-            for thread in threads:
-                thread.join()
-        print("\n".join([*self._last_words, *self._summary]), flush=True)
+        # Not Thread.join: of a thread whose join was interrupted it says ever after that it has ended (Python 3.11).
+        with ThreadPoolExecutor(max(1, len(lanes))) as pool:
+            running = [pool.submit(self._lane, lane) for lane in lanes]
+            try:
+                wait(running)
+            except KeyboardInterrupt:
+                self._stop()
+                wait(running)
+        for lane in running:
+            lane.result()
+        print("\n".join([*self._last_words, *map(str, self.results)]), flush=True)
         return int(self._failed)
 
-    def _lane(self, steps: list[str]) -> None:
+    def _lane(self, steps: Sequence[str]) -> None:
         for step in steps:
             start = time.monotonic()
             with self._lock:
-                if self._failed:
-                    self._summary.append(f"not run  {step}")
+                if self.interrupted or (self._failed and not self._keep_going):
+                    self.results.append(Result(step, None))
                     continue
                 # Its own session: a terminal's Ctrl-C reaches this process, which passes it on once.
                 process = subprocess.Popen(
-                    ["make", "--no-print-directory", step],
+                    self._command(step),
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
                     env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True,
                 )  # fmt: skip
@@ -68,19 +97,22 @@ class Lanes:
             status, minutes = process.wait(), (time.monotonic() - start) / 60
             with self._lock:
                 del self._running[step]
-                self._summary.append(f"{'FAILED' if status else 'passed'}   {step}  {minutes:.1f} min")
+                self.results.append(Result(step, status, minutes))
                 if status:
                     self._failed = True
                     self._last_words += [f"=== the end of make {step}", *kept]
 
     def _stop(self) -> None:
         with self._lock:
-            self._failed = True
+            self._failed = self.interrupted = True
             for process in self._running.values():
                 os.killpg(process.pid, signal.SIGINT)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0)
+    if not sys.argv[1:]:
         sys.exit(__doc__)
     sys.exit(Lanes().run([argument.split() for argument in sys.argv[1:]]))

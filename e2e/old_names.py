@@ -109,7 +109,10 @@ def find_in_path(path: str) -> list[Finding]:
 
 def _files() -> list[str]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    try:
+        listing = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"error: git lists no files here ({error}): name the files to look at") from error
     return [name for name in listing.split("\0") if name and name not in EXEMPT and (ROOT / name).is_file()]
 
 

@@ -10,20 +10,25 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.cache import cache_dir
+from common.progress import say
+
 from cluster import build, images, packages
 from cluster.apiserver import ApiServer
 from cluster.command import run
-from cluster.errors import ClusterError, say
-from cluster.layout import State, cache_dir, state_dir
+from cluster.errors import ClusterError
+from cluster.layout import State, state_dir
 from cluster.node import Cluster, foreign_kubeconfig
 
 _EPILOG = """\
 environment:
-  KUBECONFIG   a cluster of your own: `up` then only checks that it answers, and builds nothing
+  KUBECONFIG     a cluster of your own: `up` then only checks that it answers, and builds nothing
   VERNAL_STATE   the cluster's data, keys and logs (default /var/lib/vernal-cluster)
   VERNAL_CACHE   built and downloaded programs, safe to delete (default ~/.cache/vernal)
+  VERNAL_LOG     the file for what compilers and the like say (default: a new one in the cache)
 
 first use:
+  export PYTHONPATH=e2e
   python -m cluster up                              # compiles Kubernetes the first time
   export KUBECONFIG=$(python -m cluster kubeconfig)
   python -m cluster kubectl get nodes
@@ -53,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m cluster", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="A real Kubernetes on one machine, without a container registry.",
     )  # fmt: skip
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", help="what to do")
 
     def verb(name: str, help: str, run: object) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help, description=help)
@@ -66,14 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     verb("status", "print how each component is; exit status 0 if all is well", _status)
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
     load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
-    load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR")
+    load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR", help="as e2e/images/build.py prints it")
     load.add_argument("--name", help="name to give it, such as vernal.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
         verb(tool, f"run {tool} on the cluster with the arguments that follow", _tool)
-    verb("build", "only build the programs, and print the folder that they are in", _build)
+    verb("build", "only build the programs of both releases, and print the folders that they are in", _build)
     only = verb("api-only", "etcd and kube-apiserver alone, on free loopback ports, without root", _api_only)
-    only.add_argument("action", choices=("up", "down"))
+    only.add_argument("action", choices=("up", "down"), help="up prints a kubeconfig")
     where = Path(tempfile.gettempdir()) / f"vernal-api-only-{os.getuid()}"
+    only.add_argument("--oldest", action="store_true", help="the oldest Kubernetes that the chart supports")
     only.add_argument("--directory", type=Path, default=where, help="its data and logs (default: %(default)s)")
     return parser
 
@@ -89,7 +95,7 @@ def _check_foreign(kubeconfig: str) -> None:
     kubectl = shutil.which("kubectl")
     if not kubectl:
         raise ClusterError(f"KUBECONFIG is {kubeconfig}, and there is no kubectl on PATH to try it with")
-    done = run([kubectl, "version", "--request-timeout=15s"])
+    done = run([kubectl, "version", "--request-timeout=60s"])
     if done.returncode:
         raise ClusterError(f"the cluster of KUBECONFIG={kubeconfig} does not answer:\n{done.stderr.strip()}\n"
                            "Repair it, or unset KUBECONFIG to use the embedded cluster.")  # fmt: skip
@@ -139,7 +145,8 @@ def _tool(arguments: argparse.Namespace, state: State) -> None:
 def _build(_: argparse.Namespace, state: State) -> None:
     del state
     packages.ensure()
-    print(build.ensure().directory)
+    for release in (build.NEWEST, build.OLDEST):
+        print(build.ensure(release).directory)
     say(f"everything is in {cache_dir()}")
 
 
@@ -148,7 +155,7 @@ def _api_only(arguments: argparse.Namespace, _: State) -> None:
         say(f"nothing to take down: {arguments.directory} does not exist")
         return
     arguments.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    server = ApiServer(arguments.directory)
+    server = ApiServer(arguments.directory, build.OLDEST if arguments.oldest else build.NEWEST)
     if arguments.action == "up":
         server.start()
         print(server.kubeconfig)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from patience import GUARD_SECONDS
+
 from cluster.errors import ClusterError
 
 #: What a request raises while the server is not there or not ready; ValueError: the answer is no JSON.
@@ -25,12 +27,12 @@ class Api:
         self._tls = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         self._tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
 
-    def get(self, path: str, timeout: float = 5) -> Any:
+    def get(self, path: str, timeout: float = 60) -> Any:
         """The JSON at `path`. Raises OSError when there is no answer, or one with an error status."""
         with urllib.request.urlopen(self._url + path, timeout=timeout, context=self._tls) as answer:
             return json.load(answer)
 
-    def ready(self, timeout: float = 5) -> bool:
+    def ready(self, timeout: float = 60) -> bool:
         """Whether /readyz says ok."""
         try:
             with urllib.request.urlopen(self._url + "/readyz", timeout=timeout, context=self._tls) as answer:
@@ -39,16 +41,16 @@ class Api:
             return False
 
 
-def wait(what: str, condition: Callable[[], bool], timeout: float, check: Callable[[], None]) -> None:
+def wait(what: str, condition: Callable[[], bool], check: Callable[[], None]) -> None:
     """Poll `condition` until it holds. `check` runs between polls and raises when waiting is pointless.
 
-    Raises ClusterError naming `what` after `timeout` seconds.
+    Raises ClusterError naming `what` after `GUARD_SECONDS`.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + GUARD_SECONDS
     pause = 0.05
     while not condition():
         check()
         if time.monotonic() > deadline:
-            raise ClusterError(f"{what}: not after {timeout:.0f} s")
+            raise ClusterError(f"{what}: not after {GUARD_SECONDS:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.2, 0.5)

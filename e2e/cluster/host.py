@@ -10,9 +10,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from common.progress import say
+
 from cluster import proc
 from cluster.command import run
-from cluster.errors import ClusterError, say
+from cluster.errors import ClusterError
 from cluster.layout import NETWORK, NODE_IP, POD_CIDR, PORTS, SERVICE_CIDR, State
 from cluster.packages import Packages
 

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from common.progress import step
+
 from cluster.build import Binaries
 from cluster.command import run
-from cluster.errors import ClusterError, step
+from cluster.errors import ClusterError
 from cluster.layout import PAUSE_IMAGE, State
 from cluster.packages import Packages
 

@@ -33,14 +33,6 @@ PORTS = {
 PAUSE_IMAGE = "vernal.dev/cluster/pause:1"
 
 
-def cache_dir() -> Path:
-    """The directory for what can be made again, shared with the rest of the project (`VERNAL_CACHE`)."""
-    if own := os.environ.get("VERNAL_CACHE"):
-        return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "vernal"
-
-
 def state_dir() -> Path:
     """The directory of the cluster itself: its data, keys, logs and process records (`VERNAL_STATE`)."""
     return Path(os.environ.get("VERNAL_STATE") or "/var/lib/vernal-cluster").absolute()

@@ -1,7 +1,12 @@
-"""Tells what a cluster left on the machine: `snapshot FILE` before, `compare FILE` after.
+"""Tells what a cluster left on the machine.
 
-Run it as `python -m cluster.leftovers` with e2e on PYTHONPATH. It looks at everything that an `up` touches,
-by its own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
+  export PYTHONPATH=e2e
+  python -m cluster.leftovers snapshot before.json
+  python -m cluster up; python -m cluster down
+  python -m cluster.leftovers compare before.json
+
+It looks at everything that an `up` touches (processes, links, addresses, routes, mounts, cgroups, nftables, kernel
+settings, directories), by its own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from common.cache import cache_dir
 
 from cluster import host, layout, packages, proc
 from cluster.apiserver import API_ONLY
@@ -51,7 +58,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def _mounts() -> list[str]:
     """All mounts but those in the cache: image builds mount there, a cluster never does."""
-    cache = layout.cache_dir()
+    cache = cache_dir()
     return [point for point in host.mounts(Path("/")) if not Path(point).is_relative_to(cache)]
 
 
@@ -74,7 +81,7 @@ def _is_built(pid: int) -> bool:
         program = Path(f"/proc/{pid}/exe").readlink()
     except OSError:
         return False
-    cache = layout.cache_dir()
+    cache = cache_dir()
     return program.is_relative_to(cache / "kubernetes") or program.is_relative_to(cache / "node")
 
 
@@ -105,9 +112,11 @@ def _ip(*arguments: str) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m cluster.leftovers", description=__doc__)
-    parser.add_argument("action", choices=("snapshot", "compare"))
-    parser.add_argument("file", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.leftovers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("snapshot", "compare"), help="write FILE, or print what differs from it")
+    parser.add_argument("file", type=Path, metavar="FILE", help="JSON")
     arguments = parser.parse_args()
     if arguments.action == "snapshot":
         arguments.file.write_text(json.dumps(snapshot(), indent=2))

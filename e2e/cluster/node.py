@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from common.lock import locked
+from common.progress import say, step
+
 from cluster import api, build, config, host, images, layout, packages, pki, proc
 from cluster.build import Binaries
 from cluster.command import run
-from cluster.errors import ClusterError, say, step
+from cluster.errors import ClusterError
 from cluster.layout import State
-from cluster.lock import locked
 from cluster.packages import Packages
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -101,9 +103,9 @@ class Cluster:
             start("etcd", config.etcd(binaries, self._plane))
             start("kube-apiserver", config.apiserver(binaries, self._plane), state.pki / "apiserver.crt")
             start("containerd", config.containerd(tools, state), state.config / "containerd.toml")
-            self._until("containerd", lambda: self._containerd_answers(tools), 30, "containerd")
+            self._until("containerd", lambda: self._containerd_answers(tools), "containerd")
             images.load_pause(binaries, tools, state)
-            self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, 60, "etcd", "kube-apiserver")
+            self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, "etcd", "kube-apiserver")
         with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy"):
             start("kube-controller-manager", config.controller_manager(binaries, state))
             start("kube-scheduler", config.scheduler(binaries, state))
@@ -118,9 +120,9 @@ class Cluster:
     def _wait(self, binaries: Binaries) -> None:
         server = api.Api(self._plane.url, self.state.pki)
         with step("waiting for the node, the first service account and Services"):
-            self._until("the node to be Ready", lambda: self._node_ready(server), 120, "kubelet")
-            self._until("the default service account", lambda: _default_account(server), 60, "kube-controller-manager")
-            self._until("kube-proxy", _proxy_ready, 60, "kube-proxy")
+            self._until("the node to be Ready", lambda: self._node_ready(server), "kubelet")
+            self._until("the default service account", lambda: _default_account(server), "kube-controller-manager")
+            self._until("kube-proxy", _proxy_ready, "kube-proxy")
 
     def _node_ready(self, server: api.Api) -> bool:
         """Whether the kubelet that runs now has reported Ready; a report of an earlier one does not count."""
@@ -135,13 +137,13 @@ class Cluster:
             for condition in node["status"].get("conditions", [])
         )  # fmt: skip
 
-    def _until(self, what: str, condition: Callable[[], bool], timeout: float, *names: str) -> None:
+    def _until(self, what: str, condition: Callable[[], bool], *names: str) -> None:
         def check() -> None:
             for name in names:
                 self._processes.check(name)
 
         try:
-            api.wait(what, condition, timeout, check)
+            api.wait(what, condition, check)
         except ClusterError as error:
             logs = ", ".join(str(self._processes.log(name)) for name in names)
             raise ClusterError(f"{error}\nRead {logs}; `down` and `up` start it afresh.") from error
@@ -214,7 +216,7 @@ def _default_account(server: api.Api) -> bool:
 
 def _proxy_ready() -> bool:
     try:
-        with urllib.request.urlopen(f"http://{layout.NODE_IP}:10256/healthz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://{layout.NODE_IP}:10256/healthz", timeout=60) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -8,10 +8,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import step
+
 from cluster.command import run
-from cluster.errors import ClusterError, step
-from cluster.layout import cache_dir
-from cluster.lock import locked
+from cluster.errors import ClusterError
 
 PROGRAMS = ("containerd", "runc", "containernetworking-plugins", "nftables", "libseccomp2")
 # What nft needs beyond the C library: unpacked too, because a minimal machine has none of it.

@@ -147,7 +147,7 @@ def end(records: Sequence[Record], patience: float) -> None:
             _signal(fds, signal.SIGTERM)
             _wait(fds, patience)
         _signal(fds, signal.SIGKILL)
-        _wait(fds, 10)
+        _wait(fds, 120)
     finally:
         for fd in fds:
             os.close(fd)

@@ -3,7 +3,8 @@
 import json
 import time
 
-from shutdown.workers import Workers, say
+from common.progress import say
+from shutdown.workers import Workers
 from vernal_worker.engine import warm
 from worker_pod import Pod
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shutdown.workers import Workers, say
+from common.progress import say
+from shutdown.workers import Workers
 from worker_pod import Pod
 
 WARM_SECONDS = 45.0
@@ -95,7 +96,7 @@ def _judge(pod: Pod, report: Report) -> None:
         if lines := [line for line in pod.log().splitlines() if word in line]:
             report.problems.append(f"{len(lines)} lines with {word!r} in {pod.log_path}, the first: {lines[0]}")
     pod.signal()
-    if (code := pod.wait(300)) != 0:
+    if (code := pod.wait()) != 0:
         report.problems.append(f"the worker exited with {code}")
 
 

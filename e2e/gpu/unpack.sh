@@ -1,10 +1,11 @@
 #!/bin/bash
-# unpack.sh PIECES DEST: on a GPU machine without a network, put together what the GPU tests and bench/restore need.
+# `e2e/gpu/unpack.sh PIECES DEST`: on a GPU machine without a network, put together what the GPU tests and bench/restore need.
 #
 # PIECES holds what does not come with the machine: vllm-*.tar.xz (vLLM's package), whl/*.whl (what it needs),
 # criu.tar.xz (CRIU as e2e/images/criu.py brings it). Pieces may come one at a time: run it for each, then source
 # DEST/env.sh. Vernal's own code is copied to DEST/app, because a test's pod sees neither /tmp nor other mounts.
 set -euo pipefail
+case ${1:---help} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 pieces=$(cd "$1" && pwd) root=$(cd "$(dirname "$0")/../.." && pwd) python=${PYTHON:-$(command -v python3)}
 mkdir -p "$2/site" "$2/deps" "$2/criu" "$2/app"; dest=$(cd "$2" && pwd)
 for archive in "$pieces"/vllm-*.tar.xz; do [ ! -e "$archive" ] || tar xJf "$archive" -C "$dest/site" & done

@@ -5,19 +5,19 @@ It takes the place of docker.io/library/debian:…-slim: the packages that Debia
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from common.progress import step
+from common.tools import ToolError, run
+
 from images.registries import apt_options, apt_sources, ca_bundle
 from images.storage import Storage
-from images.tools import ToolError, content_key, step
+from images.tools import content_key
 
 NAME = "localhost/vernal-base"
-MMDEBSTRAP = ["mmdebstrap", "--variant=minbase", "--mode=root", "--quiet"]
+MMDEBSTRAP = ["mmdebstrap", "--variant=minbase", "--mode=root"]
 # As in Debian's own slim images: no documentation but the licences, no translations.
 MMDEBSTRAP += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
 MMDEBSTRAP += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
@@ -42,7 +42,7 @@ def ensure(storage: Storage) -> str:
             directory = Path(name)
             _bootstrap(codename, directory)
             (directory / "Containerfile").write_text('FROM scratch\nADD base.tar /\nCMD ["bash"]\n')
-            storage.buildah("build", "--quiet", "--tag", image, str(directory))
+            storage.buildah("build", "--tag", image, str(directory))
     return image
 
 
@@ -67,9 +67,5 @@ def _bootstrap(codename: str, directory: Path) -> None:
     options.write_text(apt_options(str(ca_bundle() or "")))
     command = [*MMDEBSTRAP, f"--aptopt={options}", codename, str(directory / "base.tar"), "-"]
     # The same bytes for the same packages.
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "TMPDIR": str(directory)}
-    done = subprocess.run(command, input=apt_sources(), text=True, stdout=sys.stderr, env=environment, check=False)
-    if done.returncode:
-        raise ToolError(
-            f"mmdebstrap exited with status {done.returncode}: see its messages above, and check apt's sources"
-        )
+    environment = {"SOURCE_DATE_EPOCH": "0", "TMPDIR": str(directory)}
+    run(command, "Check the network and apt's sources.", environment, apt_sources())

@@ -22,20 +22,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import say, step
+from common.tools import ToolError, fail
+
 from images import base
 from images.registries import MOUNT, ca_bundle, lent_settings, registry_hosts
 from images.storage import layers, open_storage
 from images.tools import (
     ROOT,
     UV_VERSION,
-    ToolError,
-    cache_directory,
     code_files,
     content_key,
-    fail,
-    locked,
-    say,
-    step,
     uv_environment,
 )
 from images.traces import traces
@@ -94,7 +93,7 @@ def planned(kind: Kind, base_image: str | None = None, root: Path = ROOT) -> Ima
         ToolError: this is no Debian, and no base image is given.
     """
     key = content_key(kind.inputs(root), base_image or base.key(), UV_VERSION, root=root)[:12]
-    return Image(cache_directory() / "images" / f"{kind.name}-{key}", f"vernal.local/{kind.name}:{key}")
+    return Image(cache_dir() / "images" / f"{kind.name}-{key}", f"vernal.local/{kind.name}:{key}")
 
 
 def build(kind: Kind, base_image: str | None = None) -> Image:
@@ -110,7 +109,7 @@ def build(kind: Kind, base_image: str | None = None) -> Image:
     if image.layout.exists():
         os.utime(image.layout)  # the newest are kept
         return image
-    with locked(cache_directory() / "images"), TemporaryDirectory(prefix="vernal-context-") as name:
+    with locked(cache_dir() / "images", "building images"), TemporaryDirectory(prefix="vernal-context-") as name:
         context = Path(name)
         _copy_inputs(kind, context)
         # What was copied counts, if the checkout is being edited meanwhile.
@@ -164,7 +163,7 @@ def _check(layout: Path, seen: frozenset[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=KINDS, help="the image")
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="also put the OCI layout here")
     parser.add_argument("--base", metavar="IMAGE", help="build on this image instead of a Debian made here")
     parser.add_argument("--print-ref", action="store_true", help="print the image's name and build nothing")

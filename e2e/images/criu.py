@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from images.tools import ROOT, ToolError, cache_directory, content_key, fail, load_script, locked, step
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import step
+from common.tools import ToolError, fail
+
+from images.tools import ROOT, content_key, load_script
 
 SCRIPT = ROOT / "worker_image" / "criu.py"
 
@@ -38,9 +43,9 @@ def criu_path() -> Path:
                 pass  # the distribution's own is often too old: a newer one is brought
             else:
                 return Path(found)
-        directory = cache_directory() / f"criu-{content_key([SCRIPT])[:12]}"
+        directory = cache_dir() / f"criu-{content_key([SCRIPT])[:12]}"
         if not (directory / "criu").exists():
-            with locked(directory):
+            with locked(directory, "bringing CRIU"):
                 if not (directory / "criu").exists():
                     with step("bringing CRIU from Debian unstable to the cache (15 s)"):
                         new = directory.with_name(directory.name + ".new")

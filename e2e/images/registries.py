@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from images.tools import ToolError
+from common.tools import ToolError, run
 
 MOUNT = "/run/vernal-build"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -85,7 +85,7 @@ def apt_sources() -> str:
     query = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Origin: Debian"]
     try:
         if not (targets := _output(query)):
-            subprocess.run(["apt-get", "--quiet=2", "update"], check=True)
+            run(["apt-get", "-q", "update"], "Check the network and apt's sources.")
             targets = _output(query)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ToolError(f"{error}. Images are built from Debian's packages, on Debian.") from error

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images.tools import ToolError, cache_directory, install, run
+from common.cache import cache_dir
+from common.tools import ToolError, run
+
+from images.tools import install
 
 PACKAGES = ("buildah", "mmdebstrap", "skopeo")
 KEPT = 2  # images of one kind, the newest
@@ -37,8 +40,8 @@ class Storage:
         return path
 
     def buildah(self, *arguments: str) -> None:
-        """Runs buildah, with its output as progress. Raises ToolError if it fails."""
-        run([*self._command(), *arguments], "See its message above.", self._environment())
+        """Runs buildah. Raises ToolError if it fails."""
+        run([*self._command(), *arguments], "Check the network and this machine's registries.", self._environment())
 
     def has(self, image: str) -> bool:
         """Whether the storage has an image of this name."""
@@ -60,7 +63,7 @@ class Storage:
         # layers told by their content alone, so that skopeo writes none that is there already. (buildah compresses.)
         source = f"containers-storage:[{self.driver}@{self.directory}/storage+{self.directory}/run]{image}"
         command = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{shared}:{tag}"]
-        run(command, "See its message above.", self._environment())
+        run(command, "Is the disk full?", self._environment())
         index = json.loads((shared / "index.json").read_text())
         entry = next(entry for entry in index["manifests"] if _tag(entry) == tag)
         entry["annotations"] = {
@@ -126,7 +129,7 @@ def open_storage() -> Storage:
     if os.geteuid() != 0:
         raise ToolError("building images needs root: they hold files of several users. Run this with sudo.")
     install({program: program for program in PACKAGES}, "Images are built with buildah and mmdebstrap")
-    directory = cache_directory() / "containers"
+    directory = cache_dir() / "containers"
     directory.mkdir(parents=True, exist_ok=True)
     for driver in (
         "overlay",

@@ -1,69 +1,24 @@
-"""What the scripts beside this file share: the cache, uv, progress, content hashes."""
+"""What the scripts beside this file share: uv, Debian packages, content hashes."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+
+from common.cache import cache_dir
+from common.lock import locked
+from common.progress import step
+from common.tools import run
 
 ROOT = Path(__file__).resolve().parents[2]
 UV_VERSION = "0.13.8"
 QUIET_PIP = {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-
-
-class ToolError(Exception):
-    """Something the user can act on; its text says what failed and what to do next."""
-
-
-def cache_directory() -> Path:
-    """Where all lives that can be made again: `VERNAL_CACHE`, or `vernal` in the user's cache directory."""
-    if own := os.environ.get("VERNAL_CACHE"):
-        return Path(own).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "vernal"
-
-
-def say(text: str) -> None:
-    """One line of progress to stderr: stdout carries answers such as a path."""
-    print(f"vernal: {text}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def step(text: str) -> Iterator[None]:
-    """Announces a step, with the time it is expected to take in its text, and says how long it took."""
-    say(text)
-    began = time.monotonic()
-    yield
-    say(f"{text.partition(' (')[0]}: {time.monotonic() - began:.1f} s")
-
-
-def fail(error: ToolError) -> NoReturn:
-    """Ends the program with the error's text."""
-    raise SystemExit(f"vernal: error: {error}")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One run at a time of what makes `path`: an advisory lock on a file that stays in the cache."""
-    locks = cache_directory() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    with (locks / name).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another run that makes {path}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def content_key(files: Iterable[Path], *more: str, root: Path = ROOT) -> str:
@@ -93,39 +48,6 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def run(
-    command: Sequence[str | Path],
-    failed: str,
-    env: Mapping[str, str] | None = None,
-    hide: tuple[str, ...] = (),
-) -> None:
-    """Runs a command whose output is progress: it goes to stderr, less the lines that begin as in `hide`.
-
-    Raises:
-        ToolError: it exited with a status other than 0, or does not exist; `failed` says what to do about it.
-    """
-    words = [str(word) for word in command]
-    environment = {**os.environ, **(env or {})}
-    try:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-        )
-    except FileNotFoundError as error:
-        raise ToolError(f"{words[0]} is not there. {failed}") from error
-    with process:
-        assert process.stdout
-        for line in process.stdout:
-            if not line.lstrip().startswith(hide or ("\0",)):
-                print(line, end="", file=sys.stderr, flush=True)
-    if process.returncode:
-        raise ToolError(f"`{' '.join(words)}` exited with status {process.returncode}. {failed}")
-
-
 def install(programs: Mapping[str, str], what: str) -> None:
     """Install those Debian packages whose program is missing on this machine.
 
@@ -139,11 +61,11 @@ def install(programs: Mapping[str, str], what: str) -> None:
     if missing := sorted({package for program, package in programs.items() if not shutil.which(program)}):
         with (
             step(f"installing Debian's {' and '.join(missing)} on this machine (20 s)"),
-            locked(cache_directory() / "apt"),
+            locked(cache_dir() / "apt", "installing Debian packages"),
         ):
             advice = f"{what}: install {' and '.join(missing)}, and run this again."
-            run(["apt-get", "-qq", "update"], advice)
-            command = ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing]
+            run(["apt-get", "-q", "update"], advice)
+            command = ["apt-get", "-q", "install", "-y", "--no-install-recommends", *missing]
             run([*command, "-o", "DPkg::Lock::Timeout=300"], advice, {"DEBIAN_FRONTEND": "noninteractive"})
 
 
@@ -153,25 +75,16 @@ def uv() -> Path:
     Raises:
         ToolError: pip cannot install it.
     """
-    directory = cache_directory() / f"uv-{UV_VERSION}"
+    directory = cache_dir() / f"uv-{UV_VERSION}"
     binary = directory / "bin" / "uv"
     if not binary.exists():
-        with locked(directory):
+        with locked(directory, f"installing uv {UV_VERSION}"):
             if not binary.exists():
                 with step(f"installing uv {UV_VERSION} into the cache (10 s)"):
                     # --target also works where the distribution manages its Python's packages (PEP 668).
                     new = directory.with_name(directory.name + ".new")
                     shutil.rmtree(new, ignore_errors=True)
-                    pip: list[str | Path] = [
-                        sys.executable,
-                        "-m",
-                        "pip",
-                        "install",
-                        "--quiet",
-                        "--no-deps",
-                        "--target",
-                        new,
-                    ]
+                    pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", new]
                     run([*pip, f"uv=={UV_VERSION}"], "On Debian: apt-get install python3-pip.", QUIET_PIP)
                     new.rename(directory)
     return binary
@@ -180,7 +93,7 @@ def uv() -> Path:
 def uv_environment() -> dict[str, str]:
     """What uv is run with. Its cache is in ours, unless the user chose one: images are built from it too."""
     return {
-        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(cache_directory() / "uv"),
+        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(cache_dir() / "uv"),
         "UV_HTTP_TIMEOUT": os.environ.get("UV_HTTP_TIMEOUT") or "300",
         "VIRTUAL_ENV": "",
     }

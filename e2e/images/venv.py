@@ -20,7 +20,11 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from images.tools import ROOT, ToolError, content_key, fail, locked, run, say, step, uv, uv_environment
+from common.lock import locked
+from common.progress import say, step
+from common.tools import ToolError, fail, run
+
+from images.tools import ROOT, content_key, uv, uv_environment
 
 PACKAGES = ("contract", "operator", "worker_image")
 STAMP = "vernal-stamp"
@@ -81,7 +85,7 @@ def resolve() -> None:
                 command += ["--constraint", constraints("dev")]
             command += [ROOT / "pyproject.toml"] + ([extra] if "worker-cpu" in extras else [])
             with step(f"resolving constraints/{name}.txt (10 s)"):
-                run(command, "See uv's message above.", uv_environment())
+                run(command, "Loosen what pyproject.toml asks for.", uv_environment())
 
 
 def ensure(directory: Path) -> None:
@@ -96,7 +100,7 @@ def ensure(directory: Path) -> None:
     stamp = directory / STAMP
     if _read(stamp) == key:
         return
-    with locked(directory):
+    with locked(directory, "making this environment"):
         if _read(stamp) == key:
             return
         stamp.unlink(missing_ok=True)
@@ -122,19 +126,10 @@ def _install(directory: Path) -> None:
     python = directory / "bin" / "python"
     with step(f"Python environment in {directory} (2 min; 4 with downloads of 1 GB)"):
         if not python.exists() or _version(python) != sys.version:
-            create: list[str | Path] = [
-                uv(),
-                "venv",
-                "--quiet",
-                "--clear",
-                "--python",
-                sys.executable,
-                directory,
-            ]
-            run(create, again, uv_environment())
+            run([uv(), "venv", "--clear", "--python", sys.executable, directory], again, uv_environment())
         sync: list[str | Path] = [uv(), "pip", "sync", "--python", python, constraints("dev")]
-        run(sync, again, uv_environment(), hide=("+", "-", "~"))
-        run([python, ROOT / "worker_image" / "vllm_cpu.py"], "Report this with the message above.")
+        run(sync, again, uv_environment())
+        run([python, ROOT / "worker_image" / "vllm_cpu.py"], "Please report this.")
         site = Path(_output(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
         (site / "vernal.pth").write_text("".join(f"{ROOT / name}\n" for name in PACKAGES))
 

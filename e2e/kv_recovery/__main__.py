@@ -16,6 +16,8 @@ def main() -> int:
         description="Prefill saves KV blocks to a store; decode loads them while storage fails in every known way, "
         "synchronously and asynchronously. Every answer must equal the baseline. Prints a table; exits with 1 and a "
         "unified diff if an answer differs. Takes 3 to 6 minutes on 2 cores and needs no GPU.",
+        epilog="Examples: `PYTHONPATH=e2e .venv/bin/python -m kv_recovery`, which is `make kv-recovery`; on a GPU "
+        "machine `e2e/kv_recovery/gpu.sh --only ttft`.",
     )
     parser.add_argument("--work", type=Path, help="keep models, stores and the engines' logs in this directory")
     on_gpu = parser.add_argument_group("on one NVIDIA GPU with 80 GB or more, 16 cores and vLLM 0.26 or newer")
@@ -23,7 +25,9 @@ def main() -> int:
         "--gpu", action="store_true", help="the same on a GPU, then time to first token with and without the store"
     )
     on_gpu.add_argument("--only", choices=["recovery", "ttft"], help="one of the two parts")
-    on_gpu.add_argument("--tokens", type=int, default=16384, help="prompt length for time to first token")
+    on_gpu.add_argument(
+        "--tokens", type=int, default=16384, help="of the prompt for time to first token (default: 16384)"
+    )
     arguments = parser.parse_args()
     if arguments.only and not arguments.gpu:
         parser.error("--only goes with --gpu")

@@ -70,18 +70,19 @@ _FAILURES: dict[Kind, frozenset[str]] = {
 }
 
 
-def recompute_cases(slow_seconds: float) -> list[Case]:
-    """With policy `recompute`: every kind of fault, sync and async, in different requests and blocks.
+_SLOW: dict[str, Any] = {"delay_seconds": 1.8, "load_timeout_seconds": 1.0}
 
-    Args:
-        slow_seconds: longer than the engine's time-out for loads.
-    """
+
+def recompute_cases() -> list[Case]:
+    """With policy `recompute`: every kind of fault, sync and async, in different requests and blocks."""
     cases: list[Case] = []
     for load_async in (False, True):
         cases.append(Case("no fault", Fault(load_async=load_async)))
         cases.append(Case("missing", Fault(kind=Kind.MISSING, load_async=load_async, which=Which.ALL)))
         cases += [
-            Case(str(kind), Fault(kind=kind, load_async=load_async, delay_seconds=slow_seconds), expected, True)
+            Case(
+                str(kind), Fault(kind=kind, load_async=load_async, **_SLOW if kind is Kind.SLOW else {}), expected, True
+            )
             for kind, expected in _FAILURES.items()
         ]
         flipped = _FAILURES[Kind.FLIPPED_BIT]

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+from patience import GUARD_SECONDS
 from vernal_worker.kv.faults import Fault
 
 from kv_recovery.cases import Run
@@ -80,11 +81,11 @@ class Child:
             self._process.kill()
         self._process.stdin.close()
         try:
-            self._process.wait(60)
+            self._process.wait(GUARD_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise EngineFailedError(f"the engine does not exit; see {self._log}") from None
+            raise EngineFailedError(f"the engine did not exit within {GUARD_SECONDS:.0f} s; see {self._log}") from None
 
     def run(self, prompts: Sequence[Sequence[int]], max_tokens: int, *, flush: bool = True) -> Run:
         """Generate greedily for all prompts at once, with an empty local prefix cache, as after a thaw.

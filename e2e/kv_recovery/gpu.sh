@@ -1,7 +1,9 @@
 #!/bin/bash
-# gpu.sh [OPTIONS]: KV load failures and time to first token on this machine's GPU, without a network.
+# `e2e/kv_recovery/gpu.sh [--only recovery|ttft] [--tokens N] [--work DIRECTORY]`: KV load failures and time to first token
+# on this machine's GPU, without a network; exits with 1 if an answer differs. `python -m kv_recovery --help` has the options.
 # Needs vLLM 0.26 or newer and blake3, msgspec, safetensors and tokenizers, in the environment or on PYTHONPATH.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$root/e2e:$root/worker_image:$root/contract${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python3}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.tiny import make_tiny_model
+from patience import GUARD_SECONDS
 from vernal_worker.kv.faults import Fault
 
 from kv_recovery import cases, report
@@ -14,8 +15,6 @@ from kv_recovery.cases import ANSWER_TOKENS, Case, Run
 from kv_recovery.child import Child, connector, write_fault
 from kv_recovery.report import Verdict
 
-LOAD_TIMEOUT_SECONDS = 1.0
-_SLOW_SECONDS = 1.8
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # the tiny model gains nothing by more, and a busy machine loses
 GPU_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}  # it would compile a kernel
 ENGINE: dict[str, Any] = {
@@ -27,12 +26,12 @@ ENGINE: dict[str, Any] = {
     "enforce_eager": True,
 }
 EXTRA: dict[str, Any] = {
-    "load_timeout_seconds": LOAD_TIMEOUT_SECONDS,
-    "lookup_timeout_seconds": 10,
+    "load_timeout_seconds": GUARD_SECONDS,
+    "lookup_timeout_seconds": GUARD_SECONDS,
     "cooldown_seconds": 0,
 }
 CASES = {
-    "recompute": [*cases.recompute_cases(_SLOW_SECONDS), *cases.control_cases()],
+    "recompute": [*cases.recompute_cases(), *cases.control_cases()],
     "fail": cases.fail_cases(),
 }
 """By policy."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from patience import GUARD_SECONDS
+
 from kv_recovery.child import Child, connector
 
 SHARED = 0.75
@@ -47,7 +49,11 @@ class Measurement:
         self._shared = int(setting.tokens * SHARED)
         self._prefixes = [self._text(self._shared) for _ in range(setting.rounds + 1)]
         self._store = work / "ttft-store"
-        extra = {"cooldown_seconds": 0, "lookup_timeout_seconds": 5, "load_timeout_seconds": 30} | setting.extra
+        extra = {
+            "cooldown_seconds": 0,
+            "lookup_timeout_seconds": GUARD_SECONDS,
+            "load_timeout_seconds": GUARD_SECONDS,
+        } | setting.extra
 
         def child(role: str) -> Child:
             kv = connector(self._store, role=role, **extra)

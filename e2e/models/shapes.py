@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.tiny import make_tiny_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -51,9 +53,9 @@ def make_shape(name: str, directory: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a model of a real shape, without weights.")
-    parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("directory", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=sorted(SHAPES), help="which of Qwen3's, in parameters")
+    parser.add_argument("directory", type=Path, help="where to write it")
     arguments = parser.parse_args()
     make_shape(arguments.shape, arguments.directory)
     print(arguments.directory)

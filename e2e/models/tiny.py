@@ -151,7 +151,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the tiny random Llama that Vernal's tests and demo serve.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where to write it, for example /tmp/tiny")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another model (default: 0)")
     arguments = parser.parse_args()

@@ -4,16 +4,19 @@ import argparse
 import sys
 import time
 
+from common.progress import duration, say
+
 from scenarios import setup
-from scenarios.kube import Kube, KubeError, ScenarioTimeoutError, say
+from scenarios.kube import Kube, KubeError, ScenarioTimeoutError
 from scenarios.lifecycle import Lifecycle
 from scenarios.report import Report
 
 _EPILOG = """\
-Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer); the first
-run takes about 40 minutes, most of it compiling Kubernetes and installing vLLM, later ones under 5. With KUBECONFIG
-set, that cluster is used: VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and
-VERNAL_STORAGE_CLASS a class of ReadWriteMany storage. `make clean-cluster` removes what the demo left running.
+Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer). The first run
+compiles it and installs vLLM: `make help` says how long that took. With KUBECONFIG set, that cluster is used:
+VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and VERNAL_STORAGE_CLASS a class of
+ReadWriteMany storage. VERNAL_LOG names the file for what apt, pip and buildah say. `make clean-cluster` removes what
+the demo left running. Exit status 1 if a check failed.
 """
 
 
@@ -30,7 +33,7 @@ def run_demo() -> Report:
             except (KubeError, ScenarioTimeoutError):
                 _explain(kube)
                 raise
-    say(f"done in {time.monotonic() - start:.0f} s")
+    say(f"done in {duration(time.monotonic() - start)}")
     return report
 
 

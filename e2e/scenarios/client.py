@@ -1,4 +1,5 @@
-"""Requests to a worker's OpenAI API: one greedy answer, a long stream, and the moment of a pod's first token."""
+"""Requests to a worker's OpenAI API: one greedy answer, a stream that can be held, and the moment of a pod's first
+token."""
 
 import http.client
 import json
@@ -8,8 +9,23 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any
 
+from patience import GUARD_SECONDS
+
+from scenarios.kube import Kube
+
 PROMPT = "the quick brown fox"
 ANSWER_TOKENS = 16
+STREAM_TOKENS = 64
+HELD = "/tmp/held"
+
+
+def hold(kube: Kube, pod: str) -> None:
+    """Have the streams to a pod that begin from now on stay in flight until `release`."""
+    kube.run("exec", pod, "-c", "worker", "--", "touch", HELD)
+
+
+def release(kube: Kube, pod: str) -> None:
+    kube.run("exec", pod, "-c", "worker", "--", "rm", "-f", HELD)
 
 
 def _post(url: str, body: dict[str, Any], timeout: float) -> http.client.HTTPResponse:
@@ -27,7 +43,7 @@ def greedy(base: str, model: str, prompt: str = PROMPT, tokens: int = ANSWER_TOK
         RuntimeError: any status but 200.
     """
     body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-    response = _post(f"{base}/v1/completions", body, timeout=120)
+    response = _post(f"{base}/v1/completions", body, timeout=GUARD_SECONDS)
     data = response.read()
     if response.status != 200:
         raise RuntimeError(f"HTTP {response.status}: {data[:300].decode(errors='replace')}")
@@ -36,11 +52,11 @@ def greedy(base: str, model: str, prompt: str = PROMPT, tokens: int = ANSWER_TOK
 
 @dataclass(eq=False)
 class Stream(threading.Thread):
-    """One streamed completion in the background; `whole` says whether it arrived to its end."""
+    """One streamed completion in the background; `whole` says whether it arrived to its end. It can be held."""
 
     base: str
     model: str
-    tokens: int
+    tokens: int = STREAM_TOKENS
     chunks: int = 0
     usage: int | None = None
     finish_reason: str | None = None
@@ -58,10 +74,10 @@ class Stream(threading.Thread):
     def run(self) -> None:
         body = {
             "model": self.model, "prompt": PROMPT, "max_tokens": self.tokens, "temperature": 0, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True},
+            "stream": True, "stream_options": {"include_usage": True}, "vllm_xargs": {"hold": HELD},
         }  # fmt: skip
         try:
-            response = _post(f"{self.base}/v1/completions", body, timeout=300)
+            response = _post(f"{self.base}/v1/completions", body, timeout=GUARD_SECONDS)
             if response.status != 200:
                 self.error = f"HTTP {response.status}: {response.read(300)!r}"
                 return

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from common.progress import alive, duration
+from patience import GUARD_SECONDS
+
 Object = dict[str, Any]
 T = TypeVar("T")
 
@@ -23,10 +26,6 @@ class ScenarioTimeoutError(RuntimeError):
     """Something that was waited for did not come; the message says what was seen last."""
 
 
-def say(message: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {message}", flush=True)
-
-
 class Kube:
     """kubectl bound to one kubeconfig and one namespace."""
 
@@ -34,7 +33,7 @@ class Kube:
         self._kubectl = list(kubectl)
         self.namespace = namespace
 
-    def run(self, *args: str, stdin: str | None = None, timeout: float = 120.0) -> str:
+    def run(self, *args: str, stdin: str | None = None, timeout: float = GUARD_SECONDS) -> str:
         command = [*self._kubectl, "--namespace", self.namespace, *args]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
@@ -60,14 +59,14 @@ class Kube:
         query = urllib.parse.urlencode({"labelSelector": selector})
         url = f"{base}/api/v1/namespaces/{self.namespace}/pods?{query}"
         try:
-            with urllib.request.urlopen(url, timeout=60) as response:
+            with urllib.request.urlopen(url, timeout=GUARD_SECONDS) as response:
                 items: list[Object] = json.load(response)["items"]
         except OSError as error:
             raise KubeError(f"asking for pods through kubectl proxy: {error}; is the cluster up?") from error
         return items
 
     def delete(self, kind: str, name: str, *, wait: bool = True) -> None:
-        self.run("delete", kind, name, "--ignore-not-found", f"--wait={'true' if wait else 'false'}", timeout=300)
+        self.run("delete", kind, name, "--ignore-not-found", f"--wait={'true' if wait else 'false'}")
 
     @contextmanager
     def proxy(self) -> Iterator[str]:
@@ -83,30 +82,27 @@ class Kube:
             yield f"http://127.0.0.1:{found.group(1)}"
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=GUARD_SECONDS)
 
     def pod_url(self, base: str, pod: str, port: int) -> str:
         return f"{base}/api/v1/namespaces/{self.namespace}/pods/{pod}:{port}/proxy"
 
 
-def wait(what: str, probe: Callable[[], T | None], *, timeout: float, every: float = 0.5) -> T:
-    """Call `probe` until it returns something true; a line every 10 s says what is waited for.
+def wait(what: str, probe: Callable[[], T | None], *, timeout: float = GUARD_SECONDS, every: float = 0.5) -> T:
+    """Call `probe` until it returns something true; signs of life say what is waited for.
 
     Raises:
         ScenarioTimeoutError: nothing came within `timeout` seconds.
     """
-    start = last = time.monotonic()
-    while True:
-        result = probe()
-        if result:
-            return result
-        now = time.monotonic()
-        if now - start > timeout:
-            raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s")
-        if now - last >= 10:
-            say(f"  waiting for {what} ({now - start:.0f} s of at most {timeout:.0f} s)")
-            last = now
-        time.sleep(every)
+    start = time.monotonic()
+    with alive(f"waiting for {what}, at most {duration(timeout)}"):
+        while True:
+            result = probe()
+            if result:
+                return result
+            if time.monotonic() - start > timeout:
+                raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s")
+            time.sleep(every)
 
 
 def condition(obj: Object, kind: str) -> Object | None:

@@ -5,22 +5,22 @@ Runs on any cluster on which Vernal is installed; what it needs besides is one s
 
 import json
 import pathlib
-import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from common.progress import show, step
+from patience import GUARD_SECONDS
+
 from scenarios import manifests
-from scenarios.client import FirstToken, Stream, greedy
-from scenarios.kube import Kube, Object, condition, is_true, say, wait
+from scenarios.client import STREAM_TOKENS, FirstToken, Stream, greedy, hold, release
+from scenarios.kube import Kube, Object, condition, is_true, wait
 from scenarios.report import Report, Row
 
 POOL_SELECTOR = f"vernal.dev/pool={manifests.POOL}"
 ADMIN_PORT, SERVING_PORT = 9100, 8000
-STREAM_TOKENS = 1500
-MIN_SPEEDUP = 5.0
 
 # Runs in a worker's container, which has the store mounted: one bit in the middle of the checkpoint's largest file.
 FLIP_ONE_BIT = """
@@ -61,21 +61,25 @@ class Lifecycle:
         self.answer = ""
 
     def run(self) -> Report:
-        first = self.first_worker_freezes()
-        thawed = self.autoscaler_adds_two()
-        self.check_speedup(first, thawed)
-        self.scale_down_loses_nothing()
-        self.corruption_is_found()
-        self.delete_cleans_up()
+        with step("1/5  one replica: starts vLLM the slow way, freezes itself, serves (1 min)"):
+            first = self.first_worker_freezes()
+        with step("2/5  an HPA on /scale takes the pool to 3: the new pods thaw (10 s)"):
+            thawed = self.autoscaler_adds_two()
+        self.tell_speedup(first, thawed)
+        with step("3/5  a streamed answer on every pod, held half-way, while the pool goes back to 1 (30 s)"):
+            self.scale_down_loses_nothing()
+        with step("4/5  one bit of the checkpoint is flipped: a new pod must notice and start cold (1 min)"):
+            self.corruption_is_found()
+        with step("5/5  the pool is deleted: its pods, Service and budget go (10 s)"):
+            self.delete_cleans_up()
         return self.report
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def first_worker_freezes(self) -> Worker:
-        say("1/5  one replica: starts vLLM the slow way, freezes itself, serves (about a minute)")
         self.kube.apply(manifests.pool(self.image, replicas=1))
-        worker = self._wait_ready(1, timeout=420)[0]
-        pool = wait("the checkpoint", self._pool_with_checkpoint, timeout=180)
+        worker = self._wait_ready(1)[0]
+        pool = wait("the checkpoint", self._pool_with_checkpoint)
         self._row(worker)
         found = condition(pool, "CheckpointReady")
         self.report.check(
@@ -83,55 +87,53 @@ class Lifecycle:
             worker.state.get("startMode") == "Cold",
         )
         self.answer = greedy(self._serving(worker), manifests.MODEL_NAME)
-        print(self.kube.run("get", "vwp"), end="", flush=True)
+        show(self.kube.run("get", "vwp"))
         return worker
 
     def autoscaler_adds_two(self) -> list[Worker]:
-        say("2/5  an HPA on /scale takes the pool to 3: the new pods thaw")
         self.kube.apply(manifests.hpa(3, 3))
         before = set(self.workers)
-        new = [w for w in self._wait_ready(3, timeout=300) if w.name not in before]
+        new = [w for w in self._wait_ready(3) if w.name not in before]
         for worker in new:
             self._row(worker)
         modes = [w.state.get("startMode") for w in new]
         self.report.check(f"the two pods that the HPA added thawed ({modes})", modes == ["Restored", "Restored"])
-        print(self.kube.run("get", "vwp"), end="", flush=True)
+        show(self.kube.run("get", "vwp"))
         return new
 
-    def check_speedup(self, cold: Worker, thawed: list[Worker]) -> None:
+    def tell_speedup(self, cold: Worker, thawed: list[Worker]) -> None:
+        """How fast depends on the machine, and on what else it does: it is shown, and no check."""
         slowest = max((w.ready or 1e9) for w in thawed)
         ratio = (cold.ready or 0.0) / slowest
-        self.report.check(
-            f"thawed pods are at least {MIN_SPEEDUP:.0f} times faster to ready than the cold one "
-            f"({cold.ready:.1f} s / {slowest:.1f} s = {ratio:.1f})",
-            ratio >= MIN_SPEEDUP,
+        self.report.note(
+            f"thawed pods were ready {ratio:.1f} times sooner than the cold one ({cold.ready:.1f} s / {slowest:.1f} s)"
         )
 
     def scale_down_loses_nothing(self) -> None:
-        say("3/5  a long streamed answer on every pod while the pool goes back to 1")
-        streams = {
-            name: Stream(self._serving(worker), manifests.MODEL_NAME, STREAM_TOKENS)
-            for name, worker in self.workers.items()
-        }
-        for stream in streams.values():
+        streams = {name: Stream(self._serving(worker), manifests.MODEL_NAME) for name, worker in self.workers.items()}
+        for name, stream in streams.items():
+            hold(self.kube, name)
             stream.start()
         for stream in streams.values():
-            stream.first.wait(60)
+            stream.first.wait(GUARD_SECONDS)
         self.kube.apply(manifests.hpa(1, 1))
-        leaving = wait("two pods to be terminating", lambda: self._terminating(2), timeout=90)
+        leaving = wait("two pods to be terminating", lambda: self._terminating(2))
+        for name in leaving:
+            wait(f"{name} to drain", lambda name=name: self._state(name)["phase"] == "Draining" or None)  # type: ignore[misc]
         in_flight = [name for name in leaving if streams[name].is_alive()]
-        self.report.check(f"answers were in flight on the pods that went ({len(in_flight)} of 2)", bool(in_flight))
+        self.report.check(f"answers were in flight on the pods that went ({len(in_flight)} of 2)", len(in_flight) == 2)
+        for name in streams:
+            release(self.kube, name)
         for stream in streams.values():
-            stream.join(manifests.DRAIN_SECONDS)
+            stream.join(GUARD_SECONDS)
         whole = sum(stream.whole for stream in streams.values())
         problems = "; ".join(f"{n}: {s.error or (s.finish_reason, s.usage)}" for n, s in streams.items() if not s.whole)
         text = f"{whole} of {len(streams)} streamed answers of {STREAM_TOKENS} tokens arrived whole"
         self.report.check(f"{text}: {problems}" if problems else text, whole == len(streams))
-        wait("the two pods to be gone", lambda: len(self._pods()) == 1, timeout=manifests.DRAIN_SECONDS)
+        wait("the two pods to be gone", lambda: len(self._pods()) == 1)
         self.workers = {p["metadata"]["name"]: self.workers[p["metadata"]["name"]] for p in self._pods()}
 
     def corruption_is_found(self) -> None:
-        say("4/5  one bit of the checkpoint is flipped; kubectl scale to 2: the new pod must notice and start cold")
         self.kube.delete("hpa", manifests.POOL)
         survivor = next(iter(self.workers.values()))
         artifact = survivor.state.get("artifact") or {}
@@ -140,7 +142,7 @@ class Lifecycle:
             artifact["generation"],
         ).strip()  # fmt: skip
         self.kube.run("scale", f"vwp/{manifests.POOL}", "--replicas=2")
-        worker = next(w for w in self._wait_ready(2, timeout=420) if w.name != survivor.name)
+        worker = next(w for w in self._wait_ready(2) if w.name != survivor.name)
         self._row(worker)
         failures = [f["reason"] for f in worker.state.get("restoreFailures", [])]
         self.report.check(
@@ -150,13 +152,11 @@ class Lifecycle:
         self.report.check("every worker gave the first one's answer", all(row.same_answer for row in self.report.rows))
 
     def delete_cleans_up(self) -> None:
-        say("5/5  the pool is deleted: its pods, Service and budget go")
         self.kube.delete("vwp", manifests.POOL)
-        wait("the pods to be gone", lambda: not self._pods(), timeout=150)
+        wait("the pods to be gone", lambda: not self._pods())
         left = wait(
             "owned objects to be gone",
             lambda: [0] if not self.kube.list("service,poddisruptionbudget", POOL_SELECTOR) else None,
-            timeout=60,
         )
         self.report.check("deleting the pool removed its pods, Service and PodDisruptionBudget", bool(left))
 
@@ -177,8 +177,15 @@ class Lifecycle:
         pool = self.kube.get("vwp", manifests.POOL)
         return pool if is_true(pool, "CheckpointReady") else None
 
-    def _wait_ready(self, count: int, *, timeout: float) -> list[Worker]:
-        return wait(f"{count} ready workers", lambda: self._look(count), timeout=timeout, every=0.3)
+    def _wait_ready(self, count: int) -> list[Worker]:
+        return wait(f"{count} ready workers", lambda: self._look(count), every=0.3)
+
+    def _state(self, pod: str) -> dict[str, Any]:
+        """What the worker says of itself."""
+        url = self.kube.pod_url(self.base, pod, ADMIN_PORT) + "/state"
+        with urllib.request.urlopen(url, timeout=GUARD_SECONDS) as response:
+            state: dict[str, Any] = json.load(response)
+        return state
 
     def _look(self, count: int) -> list[Worker] | None:
         """Meets new pods, starts their first-token probes, and returns all once `count` are ready."""
@@ -198,10 +205,9 @@ class Lifecycle:
         return done if len(done) >= count else None
 
     def _row(self, worker: Worker) -> None:
-        worker.prober.join(60)
+        worker.prober.join(GUARD_SECONDS)
         worker.prober.cancel()
-        with urllib.request.urlopen(self.kube.pod_url(self.base, worker.name, ADMIN_PORT) + "/state") as response:
-            worker.state = json.load(response)
+        worker.state = self._state(worker.name)
         first = None if worker.prober.at is None else worker.prober.at - worker.created
         same = not self.answer or greedy(self._serving(worker), manifests.MODEL_NAME) == self.answer
         failures = worker.state.get("restoreFailures") or []
@@ -212,10 +218,8 @@ class Lifecycle:
 
 def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
     """Make the tiny model on the claim, with a Job that runs in the worker image."""
-    say("making a tiny random model on the shared claim")
     kube.delete("job", "make-model")
     kube.apply(manifests.model_script(script), manifests.model_job(image))
-    start = time.monotonic()
 
     def finished() -> Object | None:
         job = kube.get("job", "make-model")
@@ -225,5 +229,5 @@ def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
             )
         return job if job and is_true(job, "Complete") else None
 
-    wait("the model", finished, timeout=300)
-    say(f"  model ready after {time.monotonic() - start:.0f} s")
+    with step("making a tiny random model on the shared claim (15 s)"):
+        wait("the model", finished)

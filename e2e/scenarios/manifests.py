@@ -9,7 +9,7 @@ POOL = "tiny"
 CLAIM = "vernal-store"
 MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
-DRAIN_SECONDS = 240  # far more than a stream takes: a busy machine must not look like a lost request
+DRAIN_SECONDS = 1800  # far more than anything here takes: a busy machine must not look like a lost request
 
 ENGINE_ARGS: dict[str, Any] = {
     "dtype": "float32",
@@ -19,6 +19,7 @@ ENGINE_ARGS: dict[str, Any] = {
     "enforce_eager": True,
     "max_num_seqs": 8,
     "seed": 0,
+    "scheduler_cls": "vernal_worker.engine.holding.HoldingScheduler",  # a request can be held in flight: `client.hold`
 }
 # Several workers share the one node: by default each would bind its threads to core 0, and threads that wait for each
 # other at every layer of a tiny model cost more than they win.

@@ -19,6 +19,11 @@ class Row:
 class Report:
     rows: list[Row] = field(default_factory=list)
     checks: list[tuple[str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """What was seen and decides nothing, such as speed."""
+        self.notes.append(text)
 
     def check(self, text: str, held: bool) -> None:
         self.checks.append((text, held))
@@ -39,5 +44,5 @@ class Report:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             for line in ([head, *body] if body else [])
         ]
-        lines += ["", *(f"[{'ok' if held else 'FAILED'}] {text}" for text, held in self.checks)]
+        lines += ["", *self.notes, *(f"[{'ok' if held else 'FAILED'}] {text}" for text, held in self.checks)]
         return "\n".join(line.rstrip() for line in lines)

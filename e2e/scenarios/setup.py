@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.layout import state_dir
+from common.progress import step
+from common.tools import log_file
+from patience import GUARD_SECONDS
 
 from scenarios import manifests
-from scenarios.kube import Kube, die, say, wait
+from scenarios.kube import Kube, die, wait
 from scenarios.lifecycle import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -39,13 +42,15 @@ def embedded() -> bool:
 
 
 def cluster_with_images() -> Images:
-    """Bring the cluster up and see that the images are on it. The first time takes half an hour, later ones seconds."""
+    """Bring the cluster up and see that the images are on it. The first time compiles and installs, later ones take
+    seconds."""
     if not embedded():
         worker, operator = os.environ.get("VERNAL_WORKER_IMAGE", ""), os.environ.get("VERNAL_OPERATOR_IMAGE", "")
         if not (worker and operator):
             die("with KUBECONFIG set, VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE must name images that it can pull")
         _run(*_CLUSTER, "up")
         return Images(worker, operator)
+    log_file()  # one for all that follows
     layouts = [_run(sys.executable, "e2e/images/build.py", kind, capture=True) for kind in ("worker-cpu", "operator")]
     _run(*_CLUSTER, "up")
     worker, operator = (_run(*_CLUSTER, "load-image", layout, capture=True) for layout in layouts)
@@ -59,12 +64,12 @@ def install(images: Images) -> None:
         _run(*_CLUSTER, "helm", "list", "--namespace", SYSTEM_NAMESPACE, "-a", "-o", "json", capture=True)
     )
     if any(release["status"].startswith("pending") for release in releases):
-        say("an earlier installation was interrupted: removing it first, since Helm would refuse to go on")
-        _run(*_CLUSTER, "helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", capture=True)
-    say("installing the chart with Helm")
-    _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
-         "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
-         "--wait", "--timeout", "180s", capture=True)  # fmt: skip
+        with step("removing an earlier installation that was interrupted: Helm would refuse to go on (10 s)"):
+            _run(*_CLUSTER, "helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", capture=True)
+    with step("installing the chart with Helm, and waiting for the operator (10 s)"):
+        _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
+             "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
+             "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
 
 
 @contextmanager
@@ -91,11 +96,11 @@ def namespace(name: str) -> Iterator[Kube]:
 def _remove(kube: Kube, volume: str) -> None:
     if kube.get("namespace", kube.namespace) is None:
         return
-    say(f"removing namespace {kube.namespace}")
-    for kind in ("vwp", "vck"):
-        kube.run("delete", kind, "--all", "--ignore-not-found", "--timeout=180s", timeout=200)
-    kube.run("delete", "namespace", kube.namespace, "--timeout=180s", timeout=200)
-    wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None, timeout=60)
+    with step(f"removing namespace {kube.namespace} (15 s)"):
+        for kind in ("vwp", "vck"):
+            kube.run("delete", kind, "--all", "--ignore-not-found")
+        kube.run("delete", "namespace", kube.namespace)
+        wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None)
     if embedded():
         kube.delete("persistentvolume", volume)
 

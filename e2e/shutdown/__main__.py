@@ -1,34 +1,47 @@
-"""`python -m shutdown`: how workers end, on a real vLLM."""
+"""How workers end, on a real vLLM."""
 
 import argparse
 import sys
 
 from scenarios.kube import KubeError, ScenarioTimeoutError
 
+_EPILOG = """\
+first use, as root (`make help` says how long each took):
+  make venv criu && export PYTHONPATH=e2e
+  .venv/bin/python -m shutdown matrix --half vernal      # Vernal's column of the table in docs/shutdown.md
+  .venv/bin/python -m shutdown kills --count 10 --seed 7 # the same kills again, given the same seed
+  .venv/bin/python -m shutdown outcomes                  # brings the embedded cluster up, if need be
+
+Exit status 1 if one of Vernal's promises does not hold. docs/shutdown.md has what was found.
+"""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m shutdown",
-        description="matrix (the default): every promise about shutdown, on plain `vllm serve` and on a worker of "
-        "Vernal, side by side (12 min); exits with 1 if one of Vernal's does not hold. kills: kill -9 of each process "
-        "at random moments. storm: scale-downs and rolls on the embedded cluster under constant load. outcomes: every "
-        "way in which Kubernetes ends a worker, on the embedded cluster (3 min).",
+        prog="python -m shutdown", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="matrix | kills | storm | outcomes")
-    matrix = commands.add_parser("matrix", help="the table of promises")
-    kills = commands.add_parser("kills", help="kill -9 at random moments")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="matrix if none is given")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    matrix = command("matrix", "every promise, vLLM alone and a worker side by side")
+    kills = command("kills", "kill -9 of each of a worker's processes at random moments")
     kills.add_argument("--count", type=int, default=100, help="how many (default 100)")
-    for command in (matrix, kills):
-        command.add_argument("--work", help="keep checkpoint, model and logs in this directory, and use them again")
+    for one in (matrix, kills):
+        one.add_argument("--work", help="keep checkpoint, model and logs in this directory, and use them again")
     matrix.add_argument("--half", choices=["alone", "vernal"], help="one of the two columns")
     matrix.add_argument("--only", help="scenarios whose names hold this text")
     matrix.add_argument("--markdown", help="write the table to this file, too")
-    storm = commands.add_parser("storm", help="scale-downs and rolls under load")
+    storm = command("storm", "scale-downs and rolls on the embedded cluster, under constant load")
     storm.add_argument("--count", type=int, default=200, help="scale-downs and rolls together (default 200)")
     storm.add_argument("--minutes", type=float, default=120.0, help="stop early after so long (default 120)")
-    commands.add_parser("outcomes", help="eviction, node drain, container restart, force deletion, pool deletion")
-    for command in (kills, storm):
-        command.add_argument("--seed", type=int, default=1, help="of what is drawn (default 1)")
+    command(
+        "outcomes", "on the embedded cluster: eviction, node drain, container restart, force deletion, pool deletion"
+    )
+    for one in (kills, storm):
+        one.add_argument("--seed", type=int, default=1, help="of what is drawn (default 1)")
     arguments = parser.parse_args(sys.argv[1:] or ["matrix"])
     try:
         return _run(arguments)

@@ -9,25 +9,22 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from patience import GUARD_SECONDS
 from vernal_worker.supervisor.exits import ExitCode
+from worker_pod import Pod
 
 from shutdown.load import HANGS, Load
-from shutdown.ours import StartPod, Thawed, engine_processes, leftovers
+from shutdown.ours import BUDGET, StartPod, Thawed, engine_processes, leftovers
 
-if TYPE_CHECKING:
-    from worker_pod import Pod
-
-NOTICE_SECONDS = 40.0
-"""From the kill of a process that the engine cannot do without to the exit."""
-DRAIN = {"propagation_seconds": 1.0, "timeout_seconds": 40.0, "grace_period_seconds": 60.0}
+DRAIN = BUDGET | {"propagation_seconds": 1.0}
 CHECKPOINT = {"policy": "Required", "restore_attempts": 1000}
 """Failed thaws are wanted here: they must not have the checkpoint quarantined."""
 PHASES = {"starting": 5, "thawing": 30, "ready": 35, "draining": 30}
 """How often each is drawn, in percent. A cold start takes ten times as long as a thaw."""
 LATEST_SECONDS = {"starting": 25.0, "thawing": 2.5, "ready": 1.5, "draining": 3.5}
-"""The kill comes up to so many seconds after the phase began."""
+"""The kill comes up to so many seconds after the phase began. What had happened by then, the log says, and with it what
+the worker must do."""
 
 _KINDS = {
     "_exec.py": "root",
@@ -106,7 +103,7 @@ def one(thawed: Thawed, start: StartPod, store: Path, phase: str, draw: random.R
         pod.wait_log("phase=Thawing")
     else:
         pod = thawed(checkpoint=CHECKPOINT, drain=DRAIN)
-        load = Load(pod, streams=2, plain=1, tokens=draw.randint(50, 900))
+        load = Load(pod, streams=2, plain=1, tokens=draw.randint(50, 900), hold=False)
     with leftovers(pod) as left:
         if phase == "draining":
             pod.signal()
@@ -116,24 +113,23 @@ def one(thawed: Thawed, start: StartPod, store: Path, phase: str, draw: random.R
         if phase != "draining" and victim in DISPENSABLE and _still_serves(pod):
             began = time.monotonic()
             pod.signal()
-        limit = NOTICE_SECONDS if "event=draining" not in pod.log() else DRAIN["grace_period_seconds"]
         try:
-            code = pod.wait(limit)
+            code = pod.wait()
             problem = _judge(code, phase, victim, pod.log())
         except AssertionError:
-            code, problem = -1, f"no exit within {limit:.0f} s; see {pod.log_path}"
+            code, problem = -1, f"no exit within {GUARD_SECONDS:.0f} s; see {pod.log_path}"
         seconds = time.monotonic() - began
         if problem is None and left():
             problem = f"left: {left()}"
-        if problem is None and load is not None and HANGS in load.outcomes(15):
+        if problem is None and load is not None and HANGS in load.outcomes():
             problem = "a client hangs"
     pod.end()
     return Kill(phase, victim, code, seconds, problem)
 
 
-def _kill(pod: "Pod", draw: random.Random) -> str:
+def _kill(pod: Pod, draw: random.Random) -> str:
     """Kill one of the processes there are; "nothing" if the worker has none any more."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + GUARD_SECONDS
     while pod.alive() and time.monotonic() < deadline:
         try:
             there = engine_processes(pod)
@@ -151,9 +147,9 @@ def _kill(pod: "Pod", draw: random.Random) -> str:
     return "nothing"
 
 
-def _still_serves(pod: "Pod") -> bool:
+def _still_serves(pod: Pod) -> bool:
     """Whether it becomes ready, and answers; not if it ends first, as a thaw does that lost a helper of CRIU."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + GUARD_SECONDS
     while pod.alive() and time.monotonic() < deadline:
         try:
             if pod.admin("/readyz")[0] == 200:

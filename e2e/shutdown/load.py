@@ -5,29 +5,29 @@ import http.client
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from worker_pod import Pod
+from patience import GUARD_SECONDS, until
+from worker_pod import HELD, Pod
 
 PROMPT = "A worker that has served before"
 WHOLE, HANGS, CUT = "whole", "hangs", "cut off"
+HELD_TOKENS = 24
+"""Of a request that is held: it is not its length that keeps it in flight."""
 
 
 class Asked(threading.Thread):
     """One completion. `outcome` is `WHOLE`, `HANGS` (no byte for `silence` seconds), `CUT`, or what the server said."""
 
-    def __init__(self, pod: "Pod", *, stream: bool, tokens: int, silence: float = 30.0) -> None:
+    def __init__(self, pod: Pod, body: dict[str, Any], *, stream: bool, silence: float) -> None:
         super().__init__(daemon=True)
         self._connection = pod.http(timeout=silence)
-        self._stream, self._tokens = stream, tokens
+        self._body, self._stream, self._tokens = body, stream, body["max_tokens"]
         self.first = threading.Event()
         self.outcome: str | None = None
-        self.seconds = 0.0
         self.start()
 
     def run(self) -> None:
-        began = time.monotonic()
         try:
             with contextlib.closing(self._connection):
                 self.outcome = self._ask()
@@ -35,13 +35,10 @@ class Asked(threading.Thread):
             self.outcome = HANGS
         except (OSError, http.client.HTTPException):
             self.outcome = CUT
-        self.seconds = time.monotonic() - began
         self.first.set()
 
     def _ask(self) -> str:
-        body: dict[str, Any] = {
-            "model": "tiny", "prompt": PROMPT, "max_tokens": self._tokens, "temperature": 0, "ignore_eos": True,
-        }  # fmt: skip
+        body = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "ignore_eos": True} | self._body
         if self._stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         self._connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -73,23 +70,49 @@ class Asked(threading.Thread):
 
 
 class Load:
-    """Some streamed and some plain completions at once; returns when all streams have begun."""
+    """Some streamed and some plain completions at once.
+
+    They are held: all are in flight when this returns, each stream with its first token, and stay so until `release`.
+    With `hold=False` they run freely, for `tokens` tokens each.
+    """
 
     def __init__(
-        self, pod: "Pod", *, streams: int = 4, plain: int = 2, tokens: int = 600, silence: float = 60.0
+        self,
+        pod: Pod,
+        *,
+        streams: int = 4,
+        plain: int = 2,
+        tokens: int = HELD_TOKENS,
+        hold: bool = True,
+        silence: float = GUARD_SECONDS,
     ) -> None:
-        self.asked = [Asked(pod, stream=True, tokens=tokens, silence=silence) for _ in range(streams)]
-        self.asked += [Asked(pod, stream=False, tokens=tokens, silence=silence) for _ in range(plain)]
+        self._pod = pod
+        body: dict[str, Any] = {"max_tokens": tokens}
+        if hold:
+            pod.hold()
+            body |= {"vllm_xargs": {"hold": HELD}}
+        self.asked = [Asked(pod, body, stream=True, silence=silence) for _ in range(streams)]
+        self.asked += [Asked(pod, body, stream=False, silence=silence) for _ in range(plain)]
         for each in self.asked:
-            each.first.wait(60)
-        time.sleep(0.3)  # the plain ones are with the server by now
+            assert each.first.wait(GUARD_SECONDS), f"no first token within {GUARD_SECONDS:.0f} s:\n{pod.log()}"
+        if hold:
+            until(f"{len(self.asked)} requests in flight", self._all_in_flight, more=pod.log)
+
+    def _all_in_flight(self) -> bool:
+        ended = [each.outcome for each in self.asked if each.outcome]
+        assert not ended, f"requests that are held ended: {ended}\n{self._pod.log()}"
+        return self._pod.in_flight() == len(self.asked)
+
+    def release(self) -> None:
+        """Let those that are held go on."""
+        self._pod.release()
 
     def running(self) -> int:
         return sum(each.is_alive() for each in self.asked)
 
-    def outcomes(self, timeout: float = 120.0) -> dict[str, int]:
-        """How many ended how; those that still run after `timeout` seconds hang."""
-        deadline = time.monotonic() + timeout
+    def outcomes(self) -> dict[str, int]:
+        """How many ended how; those that are silent for too long hang."""
+        deadline = time.monotonic() + GUARD_SECONDS
         counts: dict[str, int] = {}
         for each in self.asked:
             each.join(max(0.0, deadline - time.monotonic()))

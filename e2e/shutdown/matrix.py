@@ -5,9 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from common.progress import say
+
 from shutdown import alone, kills, kv, ours
 from shutdown.promises import Findings, markdown, table
-from shutdown.workers import Workers, say, workers
+from shutdown.workers import Workers, workers
 
 
 def run(work: str | None, half: str | None, only: str | None, file: str | None) -> int:

@@ -5,20 +5,22 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from common.progress import say
+from patience import GUARD_SECONDS
 from scenarios import manifests, setup
-from scenarios.client import Stream
-from scenarios.kube import Kube, KubeError, is_true, say, wait
+from scenarios.client import Stream, hold, release
+from scenarios.kube import Kube, KubeError, is_true, wait
 from scenarios.report import Report
 
-from shutdown.watch import Watch
+from shutdown.watch import Gone, Watch
 
 POOL = manifests.POOL
 SELECTOR = f"vernal.dev/pool={POOL}"
-GRACE, PROPAGATION, DRAIN, PRE_STOP = 60, 2, 40, 3  # seconds
-TOKENS = 700
-READY_SECONDS = 240.0
+PROPAGATION, DRAIN, PRE_STOP = 2, 1800, 3  # seconds: nothing ends because its time is over
+GRACE = PROPAGATION + DRAIN + PRE_STOP + 30
 KILL_ENGINE = """
 import os, pathlib, signal
 for entry in pathlib.Path("/proc").iterdir():
@@ -38,8 +40,8 @@ class Outcomes:
         self.too_short_a_grace_period_is_refused()
         self.kube.apply(pool(self.image, 1))
         say("the first worker starts cold and makes the checkpoint (about a minute)")
-        self._ready(1, 600)
-        wait("the checkpoint", lambda: is_true(self.kube.get("vwp", POOL), "CheckpointReady") or None, timeout=180)
+        self._ready(1)
+        wait("the checkpoint", lambda: is_true(self.kube.get("vwp", POOL), "CheckpointReady") or None)
         self.kube.run("scale", f"vwp/{POOL}", "--replicas=2")
         self._ready(2)
         self.eviction()
@@ -73,12 +75,13 @@ class Outcomes:
             second = "allowed"
         except KubeError as error:
             second = "refused" if "disruption budget" in str(error) else str(error)
+        release(self.kube, one)
         gone = self._gone(one)
-        stream.join(GRACE)
+        stream.join(GUARD_SECONDS)
         self.report.check(
             f"an evicted worker, with a preStop hook of {PRE_STOP} s, finishes its stream and is gone after "
-            f"{gone:.1f} of {GRACE} s: {_said(stream)}",
-            stream.whole and PRE_STOP <= gone < GRACE,
+            f"{gone.seconds:.1f} s, exit code {gone.exit_code}: {_said(stream)}",
+            stream.whole and gone.seconds >= PRE_STOP and gone.exit_code in (0, None),  # None: nobody saw it
         )
         self.report.check(f"meanwhile the budget has a second eviction {second}", second == "refused")
         self._ready(2)
@@ -87,34 +90,34 @@ class Outcomes:
         say("kubectl drain")
         pods = self.watch.ready()
         node = pods[0]["spec"]["nodeName"]
-        streams = [self._stream(pod["metadata"]["name"]) for pod in pods]
+        streams = {name: self._stream(name) for name in (pod["metadata"]["name"] for pod in pods)}
         drain = ("drain", node, f"--pod-selector={SELECTOR}", "--ignore-daemonsets", "--delete-emptydir-data")
         # One at a time, as the budget says, and the second only when its successor is ready, which needs a node.
         errors: list[str] = []
 
         def run() -> None:
             try:
-                self.kube.run(*drain, f"--timeout={GRACE + 120}s", timeout=GRACE + 150)
+                self.kube.run(*drain)
             except KubeError as error:
                 errors.append(str(error))
 
         draining = threading.Thread(target=run)
         draining.start()
         try:
-            self.watch.until(
-                "a pod to be evicted", lambda: len(self.watch.staying()) < 2 or len(self.watch.gone) > 1, 60
-            )
-            self.watch.until("a successor", lambda: len(self.watch.staying()) == 2, 60)
-            cordoned = not self._only_ready(2)
+            self.watch.until("a pod to be evicted", lambda: bool(self._leaving(streams)))
+            self.watch.until("a successor", lambda: len(self.watch.staying()) == 2)
+            alone = len(self._leaving(streams)) == 1
         finally:
             self.kube.run("uncordon", node)
-        draining.join(GRACE + 150)
-        for stream in streams:
-            stream.join(GRACE)
+        self.watch.until("the other pod to be evicted", lambda: len(self._leaving(streams)) == 2)
+        for name, stream in streams.items():
+            release(self.kube, name)
+            stream.join(GUARD_SECONDS)
+        draining.join(GUARD_SECONDS)
         self.report.check(
             f"a node drain takes the workers one after the other, as the budget says; their streams: "
-            f"{', '.join(_said(stream) for stream in streams)}{'; ' + errors[0] if errors else ''}",
-            cordoned and all(stream.whole for stream in streams) and not errors,
+            f"{', '.join(map(_said, streams.values()))}{'; ' + errors[0] if errors else ''}",
+            alone and all(stream.whole for stream in streams.values()) and not errors,
         )
         self._ready(2)
 
@@ -130,7 +133,7 @@ class Outcomes:
             status = (pod.get("status", {}).get("containerStatuses") or [{}])[0]
             return status.get("restartCount", 0) == 1 and any(p["metadata"]["name"] == name for p in self.watch.ready())
 
-        self.watch.until("the container to be back", again, READY_SECONDS)
+        self.watch.until("the container to be back", again)
         status = self.watch.pods[name]["status"]["containerStatuses"][0]
         last = status["lastState"]["terminated"]
         state = json.loads(
@@ -149,8 +152,8 @@ class Outcomes:
         name, uid = metadata["name"], metadata["uid"]
         stream = self._stream(name)
         self.kube.run("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
-        self.watch.until("the pod to be gone", lambda: any(gone.uid == uid for gone in self.watch.gone), 30)
-        stream.join(GRACE)
+        self.watch.until("the pod to be gone", lambda: any(gone.uid == uid for gone in self.watch.gone))
+        stream.join(GUARD_SECONDS)
         self._ready(2)
         now = {pod["metadata"]["uid"] for pod in self.watch.ready()}
         self.report.check(
@@ -160,28 +163,36 @@ class Outcomes:
 
     def pool_deletion(self) -> None:
         say("the pool is deleted")
-        streams = [self._stream(pod["metadata"]["name"]) for pod in self.watch.ready()]
+        streams = {name: self._stream(name) for name in (pod["metadata"]["name"] for pod in self.watch.ready())}
         self.kube.delete("vwp", POOL, wait=False)
-        for stream in streams:
-            stream.join(GRACE)
-        self.watch.until("the pods to be gone", lambda: not self.watch.pods, GRACE + 30)
+        self.watch.until("all pods to be terminating", lambda: len(self._leaving(streams)) == len(streams))
+        for name, stream in streams.items():
+            release(self.kube, name)
+            stream.join(GUARD_SECONDS)
+        self.watch.until("the pods to be gone", lambda: not self.watch.pods)
         self.report.check(
-            f"deleting a pool drains its workers: {', '.join(_said(stream) for stream in streams)}",
-            all(stream.whole for stream in streams),
+            f"deleting a pool drains its workers: {', '.join(map(_said, streams.values()))}",
+            all(stream.whole for stream in streams.values()),
         )
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
-    def _ready(self, count: int, timeout: float = READY_SECONDS) -> None:
-        self.watch.until(f"{count} workers", lambda: self._only_ready(count), timeout)
+    def _ready(self, count: int) -> None:
+        self.watch.until(f"{count} workers", lambda: self._only_ready(count))
 
     def _only_ready(self, count: int) -> bool:
         return len(self.watch.ready()) == count == len(self.watch.pods)
 
+    def _leaving(self, pods: Iterable[str]) -> list[str]:
+        staying = {pod["metadata"]["name"] for pod in self.watch.staying()}
+        return [pod for pod in pods if pod not in staying]
+
     def _stream(self, pod: str) -> Stream:
-        stream = Stream(self.kube.pod_url(self.base, pod, 8000), manifests.MODEL_NAME, TOKENS)
+        """One that is held until `release`."""
+        hold(self.kube, pod)
+        stream = Stream(self.kube.pod_url(self.base, pod, 8000), manifests.MODEL_NAME)
         stream.start()
-        stream.first.wait(60)
+        stream.first.wait(GUARD_SECONDS)
         return stream
 
     def _evict(self, pod: str) -> None:
@@ -193,9 +204,9 @@ class Outcomes:
         path = f"/api/v1/namespaces/{self.kube.namespace}/pods/{pod}/eviction"
         self.kube.run("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
-    def _gone(self, pod: str) -> float:
-        self.watch.until(f"{pod} to be gone", lambda: any(gone.name == pod for gone in self.watch.gone), GRACE + 30)
-        return next(gone.seconds for gone in self.watch.gone if gone.name == pod)
+    def _gone(self, pod: str) -> Gone:
+        self.watch.until(f"{pod} to be gone", lambda: any(gone.name == pod for gone in self.watch.gone))
+        return next(gone for gone in self.watch.gone if gone.name == pod)
 
 
 def _said(stream: Stream) -> str:

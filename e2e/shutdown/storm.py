@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from cluster.layout import State, state_dir
+from common.progress import say
+from patience import GUARD_SECONDS
 from scenarios import manifests, setup
 from scenarios.client import Stream
-from scenarios.kube import Kube, KubeError, is_true, say, wait
+from scenarios.kube import Kube, KubeError, is_true, wait
 
 from shutdown.watch import Watch
 
 POOL = manifests.POOL
 SELECTOR = f"vernal.dev/pool={POOL}"
-GRACE, PROPAGATION, DRAIN = 90, 3, 60  # seconds
+GRACE, PROPAGATION, DRAIN = 1830, 3, 1800  # seconds: a slow machine must not look like a lost request
 HIGH, LOW = 3, 1
 ROLL_EVERY = 8
 CLIENTS, TOKENS = 4, 120
 PAUSE_SECONDS = 0.4
 """Between a client's streams. Without it they alone would use two cores, and thaws would take four times as long."""
-READY_SECONDS = 240.0
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Outcome:
     @property
     def ok(self) -> bool:
         bad_codes = set(self.exit_codes) - {"0", "unseen"}
-        return not (self.lost or self.orphans or self.leaked or bad_codes) and self.whole > 0 and self.longest < GRACE
+        return not (self.lost or self.orphans or self.leaked or bad_codes) and self.whole > 0
 
     def render(self) -> str:
         codes = ", ".join(f"{count} times {code}" for code, count in sorted(self.exit_codes.items()))
@@ -54,7 +55,7 @@ class Outcome:
             f"{self.scale_downs} scale-downs and {self.rolls} rolls in {self.seconds / 60:.1f} min, "
             f"{self.workers_gone} workers gone",
             f"streams: {self.whole} whole, {len(self.lost)} lost; refused before they were accepted: {refused}",
-            f"longest termination {self.longest:.1f} s of a grace period of {GRACE} s; exit codes: {codes}",
+            f"longest termination {self.longest:.1f} s; exit codes: {codes}",
             f"processes left: {len(self.orphans)}; mounts and directories of /dev/shm left: {len(self.leaked)}",
             *(f"  lost: {each}" for each in self.lost[:20]),
             *(f"  left: {each}" for each in (self.orphans + self.leaked)[:20]),
@@ -75,7 +76,7 @@ class Clients:
     def stop(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(120)
+            thread.join(GUARD_SECONDS)
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -110,13 +111,13 @@ def run(count: int, seed: int, seconds: float) -> Outcome:
         kube.apply(pool(images.worker, replicas=1, turn=0))
         say("the first worker starts cold and makes the checkpoint (about a minute)")
         with Watch(kube, SELECTOR) as watch:
-            watch.until("the first worker", lambda: len(watch.ready()) == 1, 600)
-            wait("the checkpoint", lambda: is_true(kube.get("vwp", POOL), "CheckpointReady") or None, timeout=180)
+            watch.until("the first worker", lambda: len(watch.ready()) == 1)
+            wait("the checkpoint", lambda: is_true(kube.get("vwp", POOL), "CheckpointReady") or None)
             _storm(kube, watch, images.worker, outcome, count, seed, seconds)
             uids = [gone.uid for gone in watch.gone] + [pod["metadata"]["uid"] for pod in watch.pods.values()]
             say("deleting the pool")
             kube.delete("vwp", POOL)
-            watch.until("the pods to be gone", lambda: not watch.pods, GRACE + 60)
+            watch.until("the pods to be gone", lambda: not watch.pods)
             _look_back(watch, uids, outcome)
     return outcome
 
@@ -125,7 +126,7 @@ def _storm(kube: Kube, watch: Watch, image: str, outcome: Outcome, count: int, s
     draw = random.Random(seed)
     began = time.monotonic()
     _scale(kube, HIGH)
-    watch.until(f"{HIGH} workers", lambda: len(watch.ready()) == HIGH, READY_SECONDS)
+    watch.until(f"{HIGH} workers", lambda: len(watch.ready()) == HIGH)
     service = kube.get("service", POOL)
     assert service is not None
     clients = Clients(f"http://{service['spec']['clusterIP']}:8000", outcome)
@@ -154,9 +155,9 @@ def _storm(kube: Kube, watch: Watch, image: str, outcome: Outcome, count: int, s
 def _down_and_up(kube: Kube, watch: Watch, low: int) -> None:
     """The pods that go drain while their successors thaw."""
     _scale(kube, low)
-    watch.until(f"{low} workers that stay", lambda: len(watch.staying()) == low, 60)
+    watch.until(f"{low} workers that stay", lambda: len(watch.staying()) == low)
     _scale(kube, HIGH)
-    watch.until(f"{HIGH} workers", lambda: len(watch.ready()) == HIGH, READY_SECONDS)
+    watch.until(f"{HIGH} workers", lambda: len(watch.ready()) == HIGH)
 
 
 def _roll(kube: Kube, watch: Watch, image: str, turn: int) -> None:
@@ -167,7 +168,7 @@ def _roll(kube: Kube, watch: Watch, image: str, turn: int) -> None:
         new = [pod for pod in watch.ready() if pod["metadata"]["annotations"].get("storm.vernal.dev/turn") == str(turn)]
         return len(new) == HIGH and len(watch.staying()) == HIGH
 
-    watch.until(f"roll {turn}", rolled, READY_SECONDS)
+    watch.until(f"roll {turn}", rolled)
 
 
 def _scale(kube: Kube, replicas: int) -> None:
@@ -181,7 +182,7 @@ def _look_back(watch: Watch, uids: list[str], outcome: Outcome) -> None:
     for gone in watch.gone:
         outcome.exit_codes["unseen" if gone.exit_code is None else str(gone.exit_code)] += 1
     say("looking for what is left on the node")
-    deadline = time.monotonic() + 150  # the kubelet tidies up now and then
+    deadline = time.monotonic() + GUARD_SECONDS  # the kubelet tidies up now and then
     while True:
         outcome.orphans, outcome.leaked = _processes(uids), _places(uids)
         if not (outcome.orphans or outcome.leaked) or time.monotonic() > deadline:

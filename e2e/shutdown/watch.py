@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any
 
+from patience import GUARD_SECONDS
 from scenarios.kube import Kube, ScenarioTimeoutError
 
 
@@ -47,18 +48,18 @@ class Watch:
         self._process.terminate()
         self._thread.join()
 
-    def until(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds.
 
         Raises: ScenarioTimeoutError.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + GUARD_SECONDS
         with self._changed:
             while not condition():
                 if not self._thread.is_alive():
                     raise ScenarioTimeoutError(f"{what}: the watch on pods ended and could not be opened again")
                 if time.monotonic() > deadline:
-                    raise ScenarioTimeoutError(f"{what}: not within {timeout:.0f} s; pods: {sorted(self.pods)}")
+                    raise ScenarioTimeoutError(f"{what}: not within {GUARD_SECONDS:.0f} s; pods: {sorted(self.pods)}")
                 self._changed.wait(1.0)
 
     def ready(self) -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 import contextlib
 import itertools
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker_pod import Pod
+from common.progress import say
+from worker_pod import HOLDING, Pod
 
 
 class Workers:
@@ -35,6 +35,7 @@ class Workers:
 
     def start(self, store: Path, **settings: Any) -> Pod:
         name = f"pod-{next(self._numbers)}"
+        settings["engine_args"] = HOLDING | settings.pop("engine_args", {})
         return self.keep(Pod(name, self.log(name), store, self.model, self.criu, **settings))
 
     def make_checkpoint(self, store: Path | None = None, **settings: Any) -> None:
@@ -69,7 +70,3 @@ def workers(work: str | None) -> Iterator[Workers]:
         made = Workers(where)
         stack.callback(made.end)
         yield made
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)

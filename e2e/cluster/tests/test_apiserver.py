@@ -27,22 +27,21 @@ def kubectl(server: ApiServer, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_it_is_the_version_that_was_asked_for_and_enforces_rbac(server: ApiServer) -> None:
-    assert f"Server Version: {build.kubernetes_version((build.SOURCES / 'go.mod').read_text())}" in kubectl(
-        server, "version"
-    )
-    allowed = [
-        server.kubectl,
-        "--kubeconfig",
-        str(server.kubeconfig),
-        "auth",
-        "can-i",
-        "list",
-        "pods",
-        "--as",
-        "nobody",
-    ]
-    assert subprocess.run(allowed, check=False, capture_output=True, text=True).stdout.strip() == "no"
+def enforces_rbac(server: ApiServer) -> bool:
+    asked = ["auth", "can-i", "list", "pods", "--as", "nobody"]
+    command = [server.kubectl, "--kubeconfig", str(server.kubeconfig), *asked]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() == "no"
+
+
+def test_it_is_the_newest_release_and_enforces_rbac(server: ApiServer) -> None:
+    assert f"Server Version: {build.NEWEST}" in kubectl(server, "version")
+    assert enforces_rbac(server)
+
+
+def test_the_oldest_release_is_there_for_who_asks() -> None:
+    with ApiServer(release=build.OLDEST) as oldest:
+        assert f"Server Version: {build.OLDEST}" in kubectl(oldest, "version")
+        assert enforces_rbac(oldest)
 
 
 @pytest.mark.parametrize("component", ["kube-apiserver", "etcd"])

@@ -13,10 +13,11 @@ from cluster import config, layout
 from cluster.build import Binaries
 from cluster.layout import State
 from cluster.packages import Packages
+from common.cache import cache_dir
 
 STATE = State(Path("/somewhere/state"))
 PACKAGES = Packages(Path("/somewhere/packages"))
-BINARIES = Binaries(Path("/somewhere/binaries"), "v1.34.4")
+BINARIES = Binaries(Path("/somewhere/binaries"), "v1.37.2")
 
 
 def test_the_networks_are_disjoint_parts_of_one() -> None:
@@ -82,8 +83,8 @@ def test_a_kubeconfig_carries_its_certificates(tmp_path: Path) -> None:
 def test_places_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERNAL_CACHE", "/one")
     monkeypatch.setenv("VERNAL_STATE", "/two")
-    assert (layout.cache_dir(), layout.state_dir()) == (Path("/one"), Path("/two"))
+    assert (cache_dir(), layout.state_dir()) == (Path("/one"), Path("/two"))
     monkeypatch.delenv("VERNAL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/three")
     monkeypatch.delenv("VERNAL_STATE")
-    assert (layout.cache_dir(), layout.state_dir()) == (Path("/three/vernal"), Path("/var/lib/vernal-cluster"))
+    assert (cache_dir(), layout.state_dir()) == (Path("/three/vernal"), Path("/var/lib/vernal-cluster"))

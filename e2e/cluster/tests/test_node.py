@@ -9,14 +9,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import host, layout, leftovers, proc
+from patience import GUARD_SECONDS, until
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.scenario
 
 WEB = [
     {
@@ -97,24 +97,15 @@ def cluster(
     return done
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.2)
-    return condition()
-
-
 def nothing_left(before: leftovers.Snapshot) -> None:
-    """Fail if anything differs for longer than something that comes and goes on a busy machine."""
+    """Wait until what comes and goes on a busy machine is gone; what does not go is left."""
     found: list[str] = []
 
     def clean() -> bool:
         found[:] = leftovers.differences(before, leftovers.snapshot())
         return not found
 
-    assert eventually(clean), found
+    until("nothing to be left", clean, more=lambda: "\n".join(found))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +139,7 @@ def state(before: leftovers.Snapshot, tmp_path_factory: pytest.TempPathFactory) 
 def web(state: Path) -> str:
     """The address of a Service with two ready pods behind it."""
     cluster(state, "kubectl", "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": WEB}))
-    cluster(state, "kubectl", "rollout", "status", "deployment/web", "--timeout=60s")
+    cluster(state, "kubectl", "rollout", "status", "deployment/web", f"--timeout={GUARD_SECONDS:.0f}s")
     return cluster(state, "kubectl", "get", "service/web", "-o", "jsonpath={.spec.clusterIP}").stdout
 
 
@@ -157,20 +148,18 @@ def names(state: Path) -> set[str]:
 
 
 def curl(url: str) -> str:
-    done = subprocess.run(["curl", "--silent", "--max-time", "5", url], check=False, capture_output=True, text=True)
+    done = subprocess.run(["curl", "--silent", "--max-time", "60", url], check=False, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def test_a_second_up_does_nothing(state: Path) -> None:
     record = proc.Processes(state / "run", state / "logs", str(state)).running("kubelet")
-    began = time.monotonic()
     assert "was up already" in cluster(state, "up").stderr
-    assert time.monotonic() - began < 10  # about 0.7 s on an idle machine
     assert proc.Processes(state / "run", state / "logs", str(state)).running("kubelet") == record
 
 
 def test_a_service_is_reached_from_the_host(state: Path, web: str) -> None:
-    assert eventually(lambda: {f"pod/{curl(f'http://{web}')}" for _ in range(20)} == names(state))
+    until("both pods to answer", lambda: {f"pod/{curl(f'http://{web}')}" for _ in range(20)} == names(state))
 
 
 def test_a_service_is_reached_from_a_pod_and_so_is_the_api_with_its_own_account(state: Path, web: str) -> None:
@@ -200,7 +189,7 @@ def test_limits_are_enforced_by_the_kernel(state: Path, web: str) -> None:
 def test_a_pod_gets_capabilities_and_statically_bound_storage(state: Path, tmp_path: Path) -> None:
     items = {"apiVersion": "v1", "kind": "List", "items": checkpointer(tmp_path)}
     cluster(state, "kubectl", "apply", "-f", "-", stdin=json.dumps(items))
-    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/worker", "--timeout=60s")
+    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/worker", f"--timeout={GUARD_SECONDS:.0f}s")
     assert cluster(state, "kubectl", "get", "pvc/store", "-o", "jsonpath={.status.phase}").stdout == "Bound"
     (worker,) = [record for record in host.pod_processes() if str(tmp_path) in _mountinfo(record.pid)]
     status = dict(line.split(":", 1) for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines())
@@ -225,7 +214,7 @@ def test_an_image_that_is_there_is_not_loaded_again(state: Path, tmp_path: Path)
     renamed = cluster(state, "load-image", str(tmp_path / "image.tar"), "--name", "demo:3")
     assert renamed.stdout.strip() == "docker.io/library/demo:3"
     cluster(state, "kubectl", "run", "demo", "--image=demo:3", "--image-pull-policy=Never", "--restart=Never")
-    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/demo", "--timeout=60s")
+    cluster(state, "kubectl", "wait", "--for=condition=Ready", "pod/demo", f"--timeout={GUARD_SECONDS:.0f}s")
     cluster(state, "kubectl", "delete", "pod/demo", "--now")
 
 
@@ -251,7 +240,7 @@ def test_what_was_killed_is_repaired_and_pods_live_on(state: Path, web: str, kil
     cluster(state, "status")
     assert names(state) == pods
     assert {record.pid for record in host.pod_processes()} == containers
-    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in pods)
+    until("an answer", lambda: f"pod/{curl(f'http://{web}')}" in pods)
 
 
 def test_down_leaves_nothing_and_up_brings_the_pods_back(state: Path, web: str, before: leftovers.Snapshot) -> None:
@@ -260,7 +249,7 @@ def test_down_leaves_nothing_and_up_brings_the_pods_back(state: Path, web: str, 
     assert cluster(state, "status", check=False).returncode == 1
     cluster(state, "down")  # a second time is no error
     cluster(state, "up")
-    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in names(state), seconds=60)
+    until("an answer", lambda: f"pod/{curl(f'http://{web}')}" in names(state))
 
 
 def test_down_after_everything_was_killed_leaves_nothing(state: Path, web: str, before: leftovers.Snapshot) -> None:
@@ -268,4 +257,4 @@ def test_down_after_everything_was_killed_leaves_nothing(state: Path, web: str, 
     cluster(state, "down")
     nothing_left(before)
     cluster(state, "up")
-    assert eventually(lambda: f"pod/{curl(f'http://{web}')}" in names(state), seconds=60)
+    until("an answer", lambda: f"pod/{curl(f'http://{web}')}" in names(state))

@@ -13,7 +13,7 @@ from images.build import KINDS, build, planned
 from images.storage import layers
 from images.tools import ROOT
 
-COPIED = ("constraints", "contract", "operator", "worker_image", "e2e/images", ".containerignore")
+COPIED = ("constraints", "contract", "operator", "worker_image", "e2e/common", "e2e/images", ".containerignore")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_base_is_known_by_how_it_is_made(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.scenario
-@pytest.mark.timeout(1200)  # where nothing is in the cache yet
+@pytest.mark.timeout(10800)  # where nothing is in the cache yet
 def test_a_change_of_code_makes_small_layers(checkout: Path) -> None:
     first = layers(build(KINDS["operator"]).layout)
     with (checkout / "operator/vernal_operator/__init__.py").open("a") as file:

@@ -2,14 +2,15 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api.test_parse import BAD, GOOD
+from cluster import build
 from cluster.apiserver import ApiServer
+from patience import GUARD_SECONDS, until
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.build.checkpoint import checkpoint, janitor_job
@@ -38,17 +39,14 @@ class Kubectl:
         return text
 
 
-@pytest.fixture(scope="module")
-def kubectl() -> Iterator[Kubectl]:
-    with ApiServer() as server:
+@pytest.fixture(scope="module", params=[build.NEWEST, build.OLDEST], ids=str)
+def kubectl(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    with ApiServer(release=request.param) as server:
         run = Kubectl(server)
         run.good("apply", "-f", str(ROOT / "crds"))
-        run.good("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        run.good("wait", "--for=condition=Established", "crd", "--all", f"--timeout={GUARD_SECONDS:.0f}s")
         run.good("create", "serviceaccount", "default")
-        for _ in range(100):  # established is not yet served
-            if run("get", "vwp,vck")[0] == 0:
-                break
-            time.sleep(0.1)
+        until("established kinds to be served", lambda: run("get", "vwp,vck")[0] == 0)
         yield run
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import kubernetes
 import yaml
+from controlplane.node import Node
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
 from vernal_contract import names
@@ -17,6 +18,8 @@ from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
 
 POOL = "pool"
+PATIENCE = 300.0
+"""A guard against waiting for ever, in seconds: many times what anything here takes on a busy machine."""
 CORE = {
     "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
@@ -28,7 +31,7 @@ def admin(kubeconfig: Path) -> Client:
     configuration = kubernetes.client.Configuration()
     kubernetes.config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     configuration.connection_pool_maxsize = 256
-    return Client(kubernetes.client.ApiClient(configuration), timeout=30.0)
+    return Client(kubernetes.client.ApiClient(configuration), timeout=PATIENCE)
 
 
 def pool(**spec: Any) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class Server:
     ca: Path
     token: str
     zygote: Zygote
-    admin_port: int
+    node: Node
     directory: Path
     helm: str
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,7 +71,7 @@ class Case:
         self.server, self.namespace, self.client = server, namespace, server.client
         self.proxy = FaultProxy(server.url, server.ca)
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
-        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.admin_port}", *args]
+        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.node.port}", *args]
         self._kubeconfig = server.directory / f"{namespace}.kubeconfig"
         self.use(server.token)
         self.log = server.directory / f"{namespace}.log"
@@ -157,7 +160,7 @@ class Case:
             and len(self.items(PODS)) == replicas
         )
 
-    def wait(self, what: str, probe: Callable[[], bool], timeout: float = 30.0) -> None:
+    def wait(self, what: str, probe: Callable[[], bool], timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not probe():
             if time.monotonic() > deadline:
@@ -171,33 +174,34 @@ class Case:
                 )
             time.sleep(0.6)  # dozens of cases do this at a time
 
-    def wait_settled(self, replicas: int, timeout: float = 30.0) -> None:
+    def wait_settled(self, replicas: int, timeout: float = PATIENCE) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
 
-    def wait_same(self, reference: dict[str, Any], timeout: float = 30.0) -> None:
-        """Wait until all is as in another run."""
+    def wait_same(self, reference: dict[str, Any], timeout: float = PATIENCE) -> None:
+        """Wait until all is as in another run. A dead operator is started again."""
         deadline = time.monotonic() + timeout
         while (found := self.picture()) != reference:
+            if self.operator is None or not self.operator.alive:
+                self.restart()
             if time.monotonic() > deadline:
                 raise AssertionError(
                     f"{self.namespace}: {difference(reference, found)}\n{self.log.read_text()[-3000:]}"
                 )
             time.sleep(1.0)
 
-    def assert_quiet(self, seconds: float, patience: float = 0.0) -> None:
-        """From now on no call but watches and lists, and no worker is asked.
+    def assert_quiet(self, seconds: float, patience: float = PATIENCE) -> None:
+        """`seconds` go by without a call but watches and lists: at once, or when what is under way is over.
 
-        `patience`: how long an operator that was started a moment ago may still look around.
+        An operator that is slow is waited for. One that does not rest in `patience` fails.
         """
-        deadline = time.monotonic() + patience
+        began = time.monotonic()
         while True:
-            time.sleep(0.7)  # what was due because of the last change
-            since = time.monotonic()
-            time.sleep(seconds)
-            calls = [call for call in self.proxy.others(since) if not call.is_discovery]
-            if not calls:
+            calls = [call for call in self.proxy.others(began) if not call.is_discovery]
+            last = max([call.at for call in calls], default=began)
+            if (left := last + seconds - time.monotonic()) <= 0:
                 return
-            assert time.monotonic() < deadline, f"{self.namespace}: settled, yet: {[str(call) for call in calls]}"
+            assert last - began < patience, f"{self.namespace}: never quiet: {[str(call) for call in calls[-20:]]}"
+            time.sleep(left)
 
     def picture(self) -> dict[str, Any]:
         """All that the operator is answerable for, without what differs from run to run."""

@@ -1,11 +1,11 @@
 """The Helm chart's manifests, and as much of them as an operator outside of the cluster needs."""
 
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cluster import api, build
 from controlplane.cases import CORE
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, POOLS, Kind
@@ -26,7 +26,7 @@ KINDS = CORE | {
 
 def rendered(helm: str, release: str, *settings: str) -> list[dict[str, Any]]:
     """The chart's manifests."""
-    command = [helm, "template", release, str(CHART), "--namespace", SYSTEM, "--kube-version", "1.34.0"]
+    command = [helm, "template", release, str(CHART), "--namespace", SYSTEM, f"--kube-version={build.OLDEST}"]
     for setting in settings:
         command += ["--set", setting]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -40,12 +40,15 @@ def install(client: Client, documents: list[dict[str, Any]]) -> None:
         if kind is not None:
             client.apply(kind, document["metadata"].get("namespace", ""), document)
     for kind in (POOLS, CHECKPOINTS):
-        while True:
-            try:
-                client.list_page(kind, None, {})
-                break
-            except ApiError:
-                time.sleep(0.1)
+        api.wait(f"{kind.name} to be served", lambda kind=kind: _served(client, kind))  # type: ignore[misc]
+
+
+def _served(client: Client, kind: Kind) -> bool:
+    try:
+        client.list_page(kind, None, {})
+    except ApiError:
+        return False
+    return True
 
 
 def token(client: Client, account: str) -> str:

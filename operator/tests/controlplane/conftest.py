@@ -1,4 +1,7 @@
-"""A real etcd and kube-apiserver for all tests, with the CRDs and the chart's roles; a case of its own for each."""
+"""A real etcd and kube-apiserver for all tests, with the CRDs and the chart's roles; a case of its own for each.
+
+Tests marked `every_release` run twice: against the newest Kubernetes, and against the oldest that the chart supports.
+"""
 
 import itertools
 import socket
@@ -8,16 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster import build
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, Case, Server, admin
 from controlplane.chart import SYSTEM, install, rendered, token
 from controlplane.node import Node
 from controlplane.zygote import Zygote
 
+NEWEST = pytest.param(build.NEWEST, id=pytest.HIDDEN_PARAM)
+OLDEST = pytest.param(build.OLDEST, id=f"kubernetes-{build.OLDEST}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "api" in metafunc.fixturenames:  # which sorts tests by it, so that each server is started once
+        both = metafunc.definition.get_closest_marker("every_release") is not None
+        metafunc.parametrize("api", [NEWEST, OLDEST] if both else [NEWEST], indirect=True, scope="session")
+
 
 @pytest.fixture(scope="session")
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
+def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    with ApiServer(release=request.param) as server:
         yield server
 
 
@@ -39,7 +52,7 @@ def server(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             ca=api.pki / "ca.crt",
             token=token(client, "vernal"),
             zygote=zygote,
-            admin_port=node.port,
+            node=node,
             directory=tmp_path_factory.mktemp("controlplane"),
             helm=helm,
         )

@@ -46,8 +46,7 @@ class Node:
         self._answers: dict[str, bytes] = {}  # address -> body
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
-        self.reads = 0
-        self.before_ready: Callable[[dict[str, Any]], bool] = lambda pod: True  # False: it never becomes ready
+        self.reads = 0  # of all workers together
         with socket.create_server(("127.1.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._loop = asyncio.new_event_loop()
@@ -87,9 +86,8 @@ class Node:
             self._serve(address, self._state(pod, ready=False))
             self._status(pod, address, ready=False)
             time.sleep(self._start_seconds)
-            if self.before_ready(pod):
-                self._serve(address, self._state(pod, ready=True))
-                self._status(pod, address, ready=True)
+            self._serve(address, self._state(pod, ready=True))
+            self._status(pod, address, ready=True)
         except ApiError as error:
             if not (error.not_found or error.conflict):  # deleted meanwhile
                 raise
@@ -180,7 +178,7 @@ class Node:
             self._answers[address] = encode(state)
         if new:
             server = asyncio.start_server(partial(self._answer, address), address, self.port)
-            asyncio.run_coroutine_threadsafe(server, self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(server, self._loop).result(300)
 
     async def _answer(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 import urllib.parse
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,12 @@ class Call:
     @property
     def is_write(self) -> bool:
         return self.method in WRITES
+
+    @property
+    def what(self) -> str:
+        """What is done to which kind, such as `PATCH pods status`."""
+        _, _, resource = self.path.partition("/namespaces/")
+        return " ".join([self.method, *resource.split("/")[1::2]])
 
     @property
     def is_list(self) -> bool:
@@ -73,9 +80,13 @@ class Watches:
     """How watches are served."""
 
     delay: float = 0.0  # seconds that each event comes late
-    close_at_once: bool = False
+    close_at_once: bool = False  # without a single event
     expired_when_opened: bool = False
-    error: int | None = None  # of an ERROR event that ends each watch
+    error: int | None = None  # of an ERROR event, the first and last of each watch
+
+    @property
+    def end_at_once(self) -> bool:
+        return self.close_at_once or self.expired_when_opened or self.error is not None
 
 
 class FaultProxy:
@@ -89,6 +100,8 @@ class FaultProxy:
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         self.watches = Watches()
+        self.ended_at_once: Counter[str] = Counter()  # watches, by their path
+        self._healed: Callable[[], bool] = lambda: False
         self._open: set[http.client.HTTPSConnection] = set()  # upstream, of watches
         self.fault: Callable[[Call], Fault | None] = lambda call: None
         self._writes = 0
@@ -120,6 +133,12 @@ class FaultProxy:
         for connection in list(self._open):
             if connection.sock is not None:
                 connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def end_watches(self, watches: Watches, kinds: int, times: int) -> None:
+        """End watches at once until those of `kinds` kinds were ended `times` times each; then serve them well."""
+        self.ended_at_once.clear()
+        self._healed = lambda: len(self.ended_at_once) >= kinds and min(self.ended_at_once.values()) >= times
+        self.set_watches(watches)
 
     def close(self) -> None:
         self.set_watches(Watches(close_at_once=True))
@@ -192,7 +211,7 @@ class FaultProxy:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=300)
         try:
             connection.request(handler.command, handler.path, data or None, headers)
             return connection, connection.getresponse()
@@ -205,8 +224,9 @@ class FaultProxy:
         if fault is not None and fault.status is not None:
             _answer(handler, call, fault.status, fault.retry_after)
             return
-        if self.watches.expired_when_opened:
-            _answer(handler, call, 410)
+        watches = self.watches
+        if watches.end_at_once:
+            self._end_at_once(handler, call, watches)
             return
         connection, response = self._forward(handler, b"")
         call.status = response.status
@@ -217,23 +237,32 @@ class FaultProxy:
             handler.end_headers()
             handler.wfile.write(body)
             return
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        handler.wfile.flush()
+        _begin_watch(handler)
         self._open.add(connection)
         try:
-            for line in _delayed(response, self.watches.delay) if self.watches.delay else _lines(response):
-                if self.watches.close_at_once or self.watches.error is not None:
-                    break
+            lines = _delayed(response, watches.delay) if watches.delay else _lines(response)
+            while self.watches is watches and (line := next(lines, b"")):
                 _chunk(handler, line)
-            error = self.watches.error
-            if error is not None:
-                _chunk(handler, json.dumps({"type": "ERROR", "object": _status(error)}).encode() + b"\n")
             _chunk(handler, b"")
         finally:
             self._open.discard(connection)
             connection.close()
+
+    def _end_at_once(self, handler: Any, call: Call, watches: Watches) -> None:
+        if watches.expired_when_opened:
+            _answer(handler, call, 410)
+        else:
+            call.status = 200
+            _begin_watch(handler)
+            if watches.error is not None:
+                _chunk(handler, json.dumps({"type": "ERROR", "object": _status(watches.error)}).encode() + b"\n")
+            _chunk(handler, b"")
+        with self._lock:
+            self.ended_at_once[call.path] += 1
+            healed = self._healed()
+        if healed:
+            self._healed = lambda: False
+            self.set_watches(Watches())
 
 
 class _Server(ThreadingHTTPServer):
@@ -299,6 +328,13 @@ def _answer(handler: Any, call: Call, status: int, retry_after: int | None = Non
 def _break(handler: Any) -> None:
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _begin_watch(handler: Any) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.flush()
 
 
 def _chunk(handler: Any, data: bytes) -> None:

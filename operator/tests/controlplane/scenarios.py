@@ -81,11 +81,10 @@ class Reference:
 def reference(server: Server, scenario: Scenario, of: str) -> Reference:
     """A run without faults, after which nothing is called. `of` makes its namespace's name unique."""
     with Case(server, f"{of}-{scenario.name}") as case:
-        writes = run(case, scenario)
-        picture = case.picture()
+        since = run(case, scenario)
         case.assert_quiet(QUIET_SECONDS)
         case.invariants.check()
-        return Reference(writes, picture)
+        return Reference(case.proxy.writes(since), case.picture())
 
 
 def in_parallel(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -99,11 +98,11 @@ def run(
     scenario: Scenario,
     fault: Callable[[int, Call], Fault | None] = lambda index, call: None,
     begin: Callable[[], None] = lambda: None,
-) -> list[Call]:
+) -> float:
     """Run it. From `steps` on, which `begin` is called before, `fault` is asked about each call, with the number of
     the write (-1 for reads).
 
-    A dead operator is started again. Returns the writes of `steps`.
+    A dead operator is started again. Returns when `steps` began, in the time of `Call.at`.
     """
     case.start()
     for step in scenario.prepare:
@@ -118,7 +117,7 @@ def run(
     for step in scenario.steps:
         _go(case, step)
     _still(case)
-    return case.proxy.writes(since)
+    return since
 
 
 def _go(case: Case, step: Step) -> None:
@@ -129,7 +128,7 @@ def _go(case: Case, step: Step) -> None:
             case.restart()
         return done()
 
-    case.wait(step.__qualname__, probe, timeout=120)
+    case.wait(step.__qualname__, probe)
 
 
 def _still(case: Case) -> None:
@@ -142,4 +141,4 @@ def _still(case: Case) -> None:
         writes = case.proxy.writes()
         return not writes or time.monotonic() - writes[-1].at > 0.8
 
-    case.wait("no more writes", probe, timeout=60)
+    case.wait("no more writes", probe)

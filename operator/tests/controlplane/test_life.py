@@ -5,12 +5,13 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
-from controlplane.proxy import Watches
+from controlplane.proxy import Call, Watches
 from vernal_contract import names
 from vernal_operator.client import ApiError
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.apiserver
 QUOTAS = Kind("", "v1", "ResourceQuota", "resourcequotas")
 
 
+@pytest.mark.every_release
 def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
     case.invariants.most = 3
     case.start()
@@ -33,9 +35,15 @@ def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
         (child,) = case.items(kind)
         assert child["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
     case.invariants.check()
-    assert len(case.proxy.writes()) < 25, [str(call) for call in case.proxy.writes()]
+    before: dict[tuple[str, str], Any] = {}
+    for call in case.proxy.writes():
+        body = call.body | {"metadata": call.body["metadata"] | {"resourceVersion": None}}
+        assert before.get((call.method, call.path)) != body, f"{call} was written twice: {body}"
+        if call.status < 300:
+            before[call.method, call.path] = body
 
 
+@pytest.mark.every_release
 def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., str]) -> None:
     case.start()
     case.create(pool(replicas=1))
@@ -54,6 +62,7 @@ def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., s
     assert case.get_pool()["spec"]["replicas"] == 3, "the operator must not write spec.replicas"
 
 
+@pytest.mark.every_release
 def test_children_that_someone_changes_or_deletes_come_back(case: Case) -> None:
     case.start()
     case.create(pool(replicas=1, autoscaling={"maxReplicas": 2}))
@@ -80,6 +89,7 @@ def test_a_service_of_the_same_name_is_left_alone(case: Case) -> None:
     assert "rename the pool" in event["note"] and event["regarding"]["name"] == POOL
 
 
+@pytest.mark.every_release
 def test_a_quota_that_refuses_pods_is_told_once_and_lifted_later(case: Case) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     made = case.client.create(QUOTAS, case.namespace, quota)
@@ -90,7 +100,7 @@ def test_a_quota_that_refuses_pods_is_told_once_and_lifted_later(case: Case) -> 
     case.create(pool(replicas=2))
     case.wait("the Event", lambda: any("exceeded quota" in event["note"] for event in case.events()))
     case.wait("the status", lambda: case.get_pool().get("status", {}).get("replicas") == 0)
-    time.sleep(2)
+    case.wait("more refusals", lambda: len([call for call in case.proxy.calls if _refused_pod(call)]) >= 5)
     assert len([event for event in case.events() if "exceeded quota" in event["note"]]) == 1
     case.client.delete(QUOTAS, case.namespace, "none", made["metadata"]["uid"])
     case.wait_settled(2)
@@ -117,30 +127,31 @@ def test_a_pod_without_its_label_is_told_and_not_fought_over(case: Case) -> None
     name = case.items(PODS)[0]["metadata"]["name"]
     case.client.patch(PODS, case.namespace, name, {"metadata": {"labels": {names.LABEL_POOL: None}}})
     case.wait("the Event", lambda: any("lacks its label" in event["note"] for event in case.events()))
-    since = time.monotonic()
-    time.sleep(5)
-    assert len(case.proxy.writes(since)) < 10, [str(call) for call in case.proxy.writes(since)]
+    case.assert_quiet(5)
     case.client.patch(PODS, case.namespace, name, {"metadata": {"labels": {names.LABEL_POOL: POOL}}})
     case.wait_settled(1)
     case.assert_quiet(3)
 
 
+@pytest.mark.every_release
 def test_a_checkpoint_in_use_survives_its_deletion_and_a_restart(case: Case) -> None:
     case.start()
     case.create(pool(replicas=1))
     case.wait_settled(1)
     (checkpoint,) = case.items(CHECKPOINTS)
     case.client.delete(CHECKPOINTS, case.namespace, checkpoint["metadata"]["name"], checkpoint["metadata"]["uid"])
+    reads = case.server.node.reads
     case.restart()
-    case.wait("the new operator", lambda: case.log.read_text().count("; reconciling") == 2)
-    case.wait("its workers to be asked", lambda: case.settled(1))
+    case.wait("the new operator to ask the worker", lambda: case.server.node.reads > reads)
     case.assert_quiet(4)
     assert case.items(CHECKPOINTS)[0]["metadata"]["deletionTimestamp"]
     case.delete_pool()
     case.wait("the files to be removed and the checkpoint to go", lambda: not case.items(CHECKPOINTS))
 
 
-def test_probes_metrics_and_a_quick_end(make_case: Callable[..., Case], free_port: Callable[[], int]) -> None:
+def test_probes_metrics_and_an_end_without_complaint(
+    make_case: Callable[..., Case], free_port: Callable[[], int]
+) -> None:
     health, metrics = free_port(), free_port()
     case = make_case(f"--liveness=http://127.0.0.1:{health}/healthz", f"--metrics-port={metrics}")
     case.start()
@@ -148,15 +159,15 @@ def test_probes_metrics_and_a_quick_end(make_case: Callable[..., Case], free_por
     case.wait_settled(1)
     assert json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"}
     assert _get(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
-    text = _get(f"http://127.0.0.1:{metrics}/metrics")
-    assert 'vernal_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0' in text
-    assert 'vernal_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}' in text
-    assert 'vernal_operator_cached_objects{resource="pods"} 1.0' in text
+    for sample in (
+        'vernal_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0',
+        'vernal_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}',
+        'vernal_operator_cached_objects{resource="pods"} 1.0',
+    ):
+        case.wait(sample, lambda sample=sample: sample in _get(f"http://127.0.0.1:{metrics}/metrics"))  # type: ignore[misc]
     assert case.operator is not None
-    started = time.monotonic()
     case.operator.kill(15)
-    case.wait("the operator to end", lambda: case.operator is not None and not case.operator.alive, 10)
-    assert time.monotonic() - started < 5
+    case.wait("the operator to end", lambda: case.operator is not None and not case.operator.alive)
     assert "Traceback" not in case.log.read_text()
 
 
@@ -171,6 +182,7 @@ def test_all_namespaces_with_the_charts_cluster_role(make_case: Callable[..., Ca
     assert not _forbidden(case)
 
 
+@pytest.mark.every_release
 def test_one_namespace_with_the_charts_role(server: Server, make_case: Callable[..., Case]) -> None:
     case = make_case()
     install(server.client, rendered(server.helm, "small", f"watchNamespace={case.namespace}", "crds.install=false"))
@@ -188,14 +200,18 @@ def test_the_api_server_crashes_and_comes_back(api: ApiServer, case: Case) -> No
     case.create(pool(replicas=1))
     case.wait_settled(1)
     api.kill()
-    time.sleep(3)
+    killed = time.monotonic()
+    case.wait(
+        "calls that nobody answered", lambda: len([c for c in case.proxy.calls if c.at > killed and not c.status]) > 9
+    )
     api.start()
     case.change(replicas=2)
-    case.wait_settled(2, timeout=60)
+    case.wait_settled(2)
     assert case.starts == 1 and case.operator is not None and case.operator.alive
     case.assert_quiet(5)
 
 
+@pytest.mark.every_release
 def test_a_pool_whose_stored_spec_does_not_parse_is_told(case: Case) -> None:
     case.start()
     case.create(pool(replicas=1))
@@ -214,8 +230,12 @@ def _forbidden(case: Case) -> list[str]:
     ]
 
 
+def _refused_pod(call: Call) -> bool:
+    return call.method == "POST" and call.path.endswith("/pods") and call.status == 403
+
+
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=300) as response:
         text: str = response.read().decode()
     return text
 

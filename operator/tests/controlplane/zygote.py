@@ -56,7 +56,7 @@ class Zygote:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=300)
 
 
 def _child(command: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract.state import Phase, WorkerState, encode
 from vernal_operator.observe.workers import MAX_BYTES, Answer, Target, Workers
 
@@ -13,13 +15,14 @@ STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", p
 
 
 class Peer:
-    """Accepts on a loopback address and answers each connection with `data`, piece by piece, `pause` s apart."""
+    """Accepts on a loopback address and answers each connection with `data`, piece by piece, each of them when `wait`
+    has returned."""
 
-    def __init__(self, address: str, port: int, *data: bytes, pause: float = 0.0) -> None:
+    def __init__(self, address: str, port: int, data: Iterable[bytes], wait: Callable[[], object] = int) -> None:
         self._socket = socket.create_server((address, port))
-        self.port = self._socket.getsockname()[1]
+        self.address, self.port = self._socket.getsockname()
         self.connections = 0
-        self._data, self._pause = data, pause
+        self._data, self._wait = data, wait
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -36,8 +39,8 @@ class Peer:
             try:
                 connection.recv(65536)
                 for piece in self._data:
+                    self._wait()
                     connection.sendall(piece)
-                    time.sleep(self._pause)
             except OSError:
                 pass
 
@@ -54,17 +57,19 @@ def ok(body: bytes) -> bytes:
 def workers() -> Iterator[Workers]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    reader = Workers(port, timeout=0.5)
-    reader.test_port = port  # type: ignore[attr-defined]
+    reader = Workers(port, timeout=GUARD_SECONDS)
     yield reader
     reader.close()
 
 
-def ask(workers: Workers, *peers: bytes, pause: float = 0.0, address: str = "127.0.0.1", restarts: int = 0) -> Answer:
-    peer = Peer(address, workers.test_port, *peers, pause=pause)  # type: ignore[attr-defined]
+def ask(workers: Workers, *data: bytes, address: str = "127.0.0.1", restarts: int = 0) -> Answer:
+    return ask_peer(workers, Peer(address, workers._port, data), restarts)
+
+
+def ask_peer(workers: Workers, peer: Peer, restarts: int = 0) -> Answer:
     done = threading.Event()
-    workers.ask([Target("uid", restarts, "pod", address)], done.set)
-    assert done.wait(5)
+    workers.ask([Target("uid", restarts, "pod", peer.address)], done.set)
+    assert done.wait(GUARD_SECONDS)
     peer.close()
     answer = workers.answer("uid", restarts)
     assert answer is not None, "asked, answer or not"
@@ -98,7 +103,7 @@ def test_what_is_no_answer_counts_as_asked(workers: Workers, data: tuple[bytes, 
 
 
 def test_a_redirect_is_not_followed(workers: Workers) -> None:
-    other = Peer("127.0.0.2", workers.test_port, ok(STATE))  # type: ignore[attr-defined]
+    other = Peer("127.0.0.2", workers._port, [ok(STATE)])
     target = f"http://127.0.0.2:{other.port}/state".encode()
     ask(workers, b"HTTP/1.1 307 Go\r\nLocation: " + target + b"\r\nContent-Length: 0\r\n\r\n")
     assert other.connections == 0
@@ -106,10 +111,12 @@ def test_a_redirect_is_not_followed(workers: Workers) -> None:
 
 
 def test_the_time_out_covers_a_worker_that_drips(workers: Workers) -> None:
-    started = time.monotonic()
-    answer = ask(workers, *([b"HTTP/1.1 200 OK\r\n"] + [b"X: y\r\n"] * 100), pause=0.1)
+    """It would go on for ever."""
+    impatient = Workers(workers._port, timeout=0.5)
+    drips = chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"X: y\r\n"))
+    answer = ask_peer(impatient, Peer("127.0.0.1", workers._port, drips, lambda: time.sleep(0.01)))
     assert answer.worker is None
-    assert time.monotonic() - started < 2
+    impatient.close()
 
 
 def test_an_answer_outlives_a_read_that_failed_but_not_a_restart(workers: Workers) -> None:
@@ -125,27 +132,29 @@ def test_an_answer_outlives_a_read_that_failed_but_not_a_restart(workers: Worker
 
 
 def test_who_is_being_asked_is_not_asked_again(workers: Workers) -> None:
-    peer = Peer("127.0.0.1", workers.test_port, b"", pause=1.0)  # type: ignore[attr-defined]
+    answers = threading.Event()
+    peer = Peer("127.0.0.1", workers._port, [ok(STATE)], answers.wait)
     done = [threading.Event(), threading.Event()]
     for event in done:
         workers.ask([Target("uid", 0, "pod", "127.0.0.1")], event.set)
-    assert done[0].wait(5) and not done[1].is_set()
+    answers.set()
+    assert done[0].wait(GUARD_SECONDS) and not done[1].is_set()
     assert peer.connections == 1
     peer.close()
 
 
 def test_many_are_asked_at_once() -> None:
-    count, pause = 60, 0.3
+    """Nobody answers before all have been asked."""
+    count = 60
+    together = threading.Barrier(count, timeout=GUARD_SECONDS)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    peers = [Peer(f"127.0.1.{n}", port, b"", ok(STATE), pause=pause) for n in range(1, count + 1)]
-    workers, done = Workers(port, timeout=10.0), threading.Event()
-    started = time.monotonic()
+    peers = [Peer(f"127.0.1.{n}", port, [ok(STATE)], together.wait) for n in range(1, count + 1)]
+    workers, done = Workers(port, timeout=GUARD_SECONDS), threading.Event()
     workers.ask([Target(f"u{n}", 0, "pod", f"127.0.1.{n}") for n in range(1, count + 1)], done.set)
-    assert done.wait(20)
+    assert done.wait(GUARD_SECONDS)
     answers = [workers.answer(f"u{n}", 0) for n in range(1, count + 1)]
     assert all(answer is not None and answer.worker is not None for answer in answers)
-    assert time.monotonic() - started < count * pause / 2, "one after the other"
     workers.close()
     for peer in peers:
         peer.close()

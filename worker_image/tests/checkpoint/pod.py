@@ -19,6 +19,9 @@ WORK = Path("/run/vernal-test")
 SOCKET = "/run/tree/subject.sock"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SUBJECT = Path(__file__).with_name("subject.py")
+sys.path.append(str(Path(__file__).resolve().parents[3] / "e2e"))
+from patience import GUARD_SECONDS  # noqa: E402
+
 COVER = Path(__file__).resolve().parents[1] / "cover.sh"
 
 
@@ -48,13 +51,11 @@ class Agent:
     ) -> Any:
         from vernal_worker.checkpoint.freeze import freeze
 
-        self.cancel.clear()
-        if cancel_after is not None:
-            threading.Timer(cancel_after, self.cancel.set).start()
+        self._cancel_after(cancel_after)
         if carry is not None:
             options["carry"] = [Path(c) for c in carry]
         options.setdefault("criu", self.criu)
-        options.setdefault("timeout", 60)
+        options.setdefault("timeout", GUARD_SECONDS)
         result = freeze(self.tree, SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
         return {
             "timings": result.timings,
@@ -67,15 +68,21 @@ class Agent:
     def thaw(self, name: str, cancel_after: float | None = None, **options: Any) -> Any:
         from vernal_worker.checkpoint.thaw import thaw
 
-        self.cancel.clear()
-        if cancel_after is not None:
-            threading.Timer(cancel_after, self.cancel.set).start()
+        self._cancel_after(cancel_after)
         options.setdefault("criu", self.criu)
-        options.setdefault("timeout", 60)
+        options.setdefault("timeout", GUARD_SECONDS)
         result = thaw(SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
         self.tree = result.tree
         self.output = ""
         return result.timings
+
+    def _cancel_after(self, seconds: float | None) -> None:
+        """No seconds: before it begins."""
+        self.cancel.clear()
+        if seconds == 0:
+            self.cancel.set()
+        elif seconds is not None:
+            threading.Timer(seconds, self.cancel.set).start()
 
     def start_from_store(self, name: str) -> str:
         """A worker's start, as the supervisor goes about it; says how it ended."""
@@ -125,20 +132,20 @@ class Agent:
     def ask(self, *call: Any) -> Any:
         """Let the subject answer; the connection ends with the answer."""
         with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(60)
+            s.settimeout(GUARD_SECONDS)
             s.connect(SOCKET)
             with s.makefile("rw") as f:
                 f.write(json.dumps(call) + "\n")
                 f.flush()
                 return json.loads(f.readline())
 
-    def read_until(self, text: str, where: str = "stdout", timeout: float = 60) -> str:
+    def read_until(self, text: str, where: str = "stdout") -> str:
         """What the tree has written; waits until `text` is in it."""
         from vernal_worker.checkpoint.tree import readable
 
         assert self.tree
         fd = self.tree.stdout if where == "stdout" else self.tree.stderr
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + GUARD_SECONDS
         while text not in self.output:
             assert readable(fd, max(0.0, deadline - time.monotonic())), f"no {text!r} in {self.output!r}"
             data = os.read(fd, 4096)
@@ -150,9 +157,9 @@ class Agent:
         assert self.tree
         return self.tree.members()
 
-    def wait(self, timeout: float) -> int | None:
+    def wait(self) -> int | None:
         assert self.tree
-        return self.tree.wait(timeout)
+        return self.tree.wait(GUARD_SECONDS)
 
     def kill(self) -> int | None:
         assert self.tree

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ def test_program_that_is_not_there(pods: Any, pod_error: Any) -> None:
 def test_exit_codes(pods: Any, command: str, code: int) -> None:
     pod = pods()
     pod.launch(argv=["sh", "-c", command])
-    assert pod.wait(20) == code
+    assert pod.wait() == code
     assert pod.kill() == code
 
 
@@ -74,7 +74,7 @@ def test_kill_wins_against_a_tree_that_keeps_forking(pods: Any) -> None:
     pod = pods()
     for _ in range(5):
         pod.launch(argv=["sh", "-c", "while :; do (sleep 0.01 & sleep 0.01 &); done"])
-        time.sleep(0.1)
+        until("it to fork", lambda: len(pod.processes()) > 3)
         pod.kill()
         assert pod.processes() == []
 
@@ -84,10 +84,7 @@ def test_tree_dies_with_process_1(pods: Any) -> None:
     pod.launch(argv=["sleep", "98765"])
     assert _running("98765")
     pod.end()
-    deadline = time.monotonic() + 10
-    while _running("98765") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not _running("98765")
+    until("its end", lambda: not _running("98765"))
 
 
 def _running(argument: str) -> list[str]:

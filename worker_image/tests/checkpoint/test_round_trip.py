@@ -55,7 +55,7 @@ def test_exit_code_of_a_thawed_tree(pods: Any) -> None:
     pod.thaw("image")
     with pytest.raises(Exception, match="Expecting value"):  # it ends before it can answer
         pod.ask("exit", 7)
-    assert pod.wait(10) == 7
+    assert pod.wait() == 7
     assert pod.kill() == 7
 
 

@@ -16,6 +16,7 @@ ENGINE_ARGS = {
     "num_gpu_blocks_override": 64,
     "gpu_memory_utilization": 0.05,
     "enforce_eager": True,
+    "scheduler_cls": "vernal_worker.engine.holding.HoldingScheduler",  # requests can be held in flight
 }
 
 

@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import GUARD_SECONDS
 from programs import ENGINE_ARGS, Frozen, Namespace, keeper_of
 
 PROMPT = "A worker that has served before"
@@ -16,6 +18,21 @@ def greedy(**options: Any) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(**{"temperature": 0, "max_tokens": 24, "ignore_eos": True, **options})
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Path:
+    """What a request holds on to: `held(hold)` is in flight until it is unlinked."""
+    (tmp_path / "hold").touch()
+    return tmp_path / "hold"
+
+
+def held(hold: Path) -> Any:
+    return greedy(extra_args={"hold": str(hold)})
+
+
+def release(hold: Path) -> None:
+    hold.unlink()
 
 
 async def outputs(llm: Any, request_id: str, params: Any, prompt: Any = PROMPT) -> list[Any]:
@@ -37,7 +54,7 @@ async def llm(frozen: Frozen) -> AsyncIterator[Any]:
 
 async def running(llm: Any, count: int) -> None:
     """Wait until vLLM has so many requests."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_SECONDS):
         while True:
             await llm.check_health()  # brings the engine's count along
             if llm.get_num_unfinished_requests() == count:
@@ -86,26 +103,25 @@ async def test_many_at_once_each_get_their_own(llm: Any) -> None:
     assert [o[-1].outputs[0].token_ids for o in together[:3]] == [o.outputs[0].token_ids for o in alone]
 
 
-async def test_giving_up_reaches_the_engine(llm: Any) -> None:
-    long = greedy(max_tokens=900)
-    async for _ in (stream := llm.generate(PROMPT, long, "left")):
+async def test_giving_up_reaches_the_engine(llm: Any, hold: Path) -> None:
+    async for _ in (stream := llm.generate(PROMPT, held(hold), "left")):
         break
     await stream.aclose()
     await settled(llm)
 
-    task = asyncio.create_task(outputs(llm, "cancelled", long))
+    task = asyncio.create_task(outputs(llm, "cancelled", held(hold)))
     await running(llm, 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await settled(llm)
 
-    task = asyncio.create_task(outputs(llm, "aborted", long))
+    task = asyncio.create_task(outputs(llm, "aborted", held(hold)))
     await running(llm, 1)
     await llm.abort("aborted")
     assert (await task)[-1].outputs[0].finish_reason == "abort"
 
-    queue = await llm.add_request("collected", PROMPT, long)
+    queue = await llm.add_request("collected", PROMPT, held(hold))
     assert (await queue.get()).request_id == "collected"
     queue.close()
     await settled(llm)
@@ -138,11 +154,11 @@ async def test_the_rest_of_the_interface(llm: Any) -> None:
     assert await llm.is_tracing_enabled() is False
     await llm.pause_generation()
     assert await llm.is_paused() is True
-    held = asyncio.create_task(outputs(llm, "held", greedy()))
-    await asyncio.sleep(0.3)
-    assert not held.done()
+    paused = asyncio.create_task(outputs(llm, "paused", greedy()))
+    await running(llm, 1)
+    assert not paused.done()
     await llm.resume_generation()
-    assert whole(await held) and await llm.is_paused() is False
+    assert whole(await paused) and await llm.is_paused() is False
     await llm.sleep(1)
     assert await llm.is_sleeping() is True
     await llm.wake_up()
@@ -173,17 +189,17 @@ async def test_inputs_that_stream(llm: Any) -> None:
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "engine.main", "client.keeper"])
-async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
+async def test_a_dead_engine_is_an_error_for_all(llm: Any, hold: Path, victim: str) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    tasks = [asyncio.create_task(outputs(llm, f"r{n}", greedy(max_tokens=900))) for n in range(3)]
+    tasks = [asyncio.create_task(outputs(llm, f"r{n}", held(hold))) for n in range(3)]
     await running(llm, 3)
     namespace = Namespace(keeper_of(os.getpid()))
     (pid,) = [pid for pid, command in namespace.processes().items() if victim in command]
     os.kill(pid, signal.SIGKILL)
     for task in tasks:
         with pytest.raises(EngineDeadError):
-            await asyncio.wait_for(task, 30)
+            await asyncio.wait_for(task, GUARD_SECONDS)
     assert llm.errored and llm.is_stopped and isinstance(llm.dead_error, EngineDeadError)
     with pytest.raises(EngineDeadError):
         await outputs(llm, "late", greedy())
@@ -192,20 +208,23 @@ async def test_a_dead_engine_is_an_error_for_all(llm: Any, victim: str) -> None:
     namespace.close()
 
 
-async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Any) -> None:
+async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Path, hold: Path) -> None:
     """Running requests are waited for, new ones wait, and a freeze that fails changes nothing."""
     from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
 
     before = (await outputs(llm, "before", greedy()))[-1].outputs[0].text
-    running = asyncio.create_task(outputs(llm, "running", greedy(max_tokens=100)))
-    await asyncio.sleep(0.1)
+    task = asyncio.create_task(outputs(llm, "running", held(hold)))
+    await running(llm, 1)
     freezing = asyncio.create_task(llm.freeze(tmp_path / "again"))
     await asyncio.sleep(0)
     waiting = asyncio.create_task(outputs(llm, "waiting", greedy()))
+    await asyncio.sleep(0)
+    assert not freezing.done()
+    release(hold)
     report = await freezing
-    assert running.done() and not waiting.done()
+    assert task.done() and not waiting.done()
     assert report.freeze.outcome == "Published" and report.freeze.seconds > 0
-    assert len((await running)[-1].outputs[0].token_ids) == 100
+    assert whole(await task)
     assert (await waiting)[-1].outputs[0].text == before
     report = await llm.freeze(tmp_path / "again")
     assert report.freeze.reason == "PublishedByOther", "the checkpoint is there already"

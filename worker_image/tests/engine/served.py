@@ -4,11 +4,11 @@ import asyncio
 import http.client
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import uvloop
+from patience import GUARD_SECONDS
 from vernal_worker.engine.connections import Limits
 from vernal_worker.engine.gate import Gate, Receive, Scope, Send
 from vernal_worker.engine.http import HttpServer
@@ -96,13 +96,7 @@ class Served:
         return self.wait(run())
 
     def wait(self, awaitable: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(120)
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(GUARD_SECONDS)
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120  # against a hang
-        while not condition():
-            assert time.monotonic() < deadline, "it never came true"
-            time.sleep(0.01)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=GUARD_SECONDS)

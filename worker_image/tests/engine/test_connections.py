@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import GUARD_SECONDS, until
 from served import PLAIN, STREAM, Served
 from vernal_worker.engine import connections
 from vernal_worker.engine.connections import Limits
@@ -32,7 +33,7 @@ def counted() -> Callable[[str], float]:
 
 
 def open_one(served: Served, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=120)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=GUARD_SECONDS)
     connection.sendall(data)
     return connection
 
@@ -78,7 +79,7 @@ def test_those_who_never_asked_go_before_those_who_pause(serve: Serve, counted: 
         client.request("GET", PLAIN)
         client.getresponse().read()
         strangers = [open_one(served) for _ in range(8)]
-        served.until(lambda: counted("Evicted") >= wanted)  # noqa: B023
+        until("15 evictions", lambda: counted("Evicted") >= wanted)  # noqa: B023
         assert client.sock is not None, "the client was not evicted"
         for stranger in strangers:
             stranger.close()
@@ -97,7 +98,7 @@ def test_when_all_are_busy_a_newcomer_is_told_so(serve: Serve, counted: Callable
     assert counted("Refused") == 1
     served.call(served.app.finish.set)
     assert all(stream.read().endswith(b"[DONE]\n\n") for stream in streams)
-    served.until(lambda: ask(served) == 200)
+    until("room for a newcomer", lambda: ask(served) == 200)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +111,12 @@ def test_when_all_are_busy_a_newcomer_is_told_so(serve: Serve, counted: Callable
     ids=["a field of 300 MB", "an address of 3 MB", "400 fields"],
 )
 def test_a_large_header_is_refused_while_it_comes(served: Served, counted: Callable[[str], float], head: bytes) -> None:
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=120)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=GUARD_SECONDS)
     with contextlib.suppress(ConnectionError):
         connection.sendall(head + b"\r\n\r\n")
     answer = rest(connection)
     assert not answer or status_of(answer) == 431  # a reset may overtake the answer
-    served.until(lambda: counted("LargeHeader") == 1)
+    until("the large header is cut", lambda: counted("LargeHeader") == 1)
     assert ask(served) == 200
     assert served.gate.accepted_total == 1, "the application has not seen it"
 
@@ -152,14 +153,14 @@ def test_half_a_body_is_waited_for_only_so_long(serve: Serve, counted: Callable[
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"
     assert status_of(rest(open_one(served, head))) == 408
     assert counted("SlowBody") == 1
-    served.until(lambda: served.gate.in_flight == 0)
+    until("the request is over", lambda: served.gate.in_flight == 0)
 
 
 def test_who_reads_nothing_does_not_hold_a_request_for_ever(serve: Serve, counted: Callable[[str], float]) -> None:
     served = serve(limits=Limits(write_seconds=SOON))
     connection = open_one(served, b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-    served.until(lambda: counted("SlowReader") == 1)
-    served.until(lambda: served.gate.in_flight == 0)
+    until("the deaf client is cut", lambda: counted("SlowReader") == 1)
+    until("the request is over", lambda: served.gate.in_flight == 0)
     connection.close()
 
 
@@ -205,8 +206,8 @@ def test_more_connections_than_descriptors(serve: Serve) -> None:
         port, limit, descriptors = json.loads(server.stdout.readline())
         assert descriptors == [1024, 1024], "the soft limit was raised"
         assert 512 < limit < 1024 - 200
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=120) for _ in range(1100)]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) for _ in range(1100)]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=GUARD_SECONDS)
         connection.request("GET", "/")
         assert connection.getresponse().read() == b"ok"
         tell(server)

@@ -5,6 +5,7 @@ import json
 import socket
 
 import pytest
+from patience import GUARD_SECONDS, until
 from served import CHAT, HALF, PLAIN, STREAM, Served
 from vernal_worker.control.protocol import Serving
 
@@ -21,7 +22,7 @@ def test_requests_are_counted_until_their_last_byte(served: Served) -> None:
     assert (served.gate.in_flight, served.gate.accepted_total) == (1, 1)
     served.call(served.app.finish.set)
     assert answer.read().endswith(b"data: [DONE]\n\n")
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
     assert served.gate.accepted_total == 1
 
 
@@ -37,16 +38,16 @@ def test_a_client_that_goes_away_is_not_counted_for_ever(served: Served) -> None
     connection.getresponse().readline()
     connection.close()
     served.call(served.app.finish.set)
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
 
 
 def test_leaving_accepts_and_says_so_on_health(served: Served) -> None:
     stream = begin(served, STREAM)
-    served.call(served.http.leave, 30.0)
+    served.call(served.http.leave, 2 * GUARD_SECONDS)
     answer = begin(served, "/health")
     told = json.loads(answer.read())
     assert answer.status == 503 and told["status"] == "draining"
-    assert 25 < told["seconds_left"] <= 30 and told["in_flight"] == 1
+    assert GUARD_SECONDS < told["seconds_left"] <= 2 * GUARD_SECONDS and told["in_flight"] == 1
     served.call(served.http.leave, 5.0)
     assert json.loads(begin(served, "/health").read())["seconds_left"] <= 5, "a second signal shortens the wait"
     served.call(served.app.finish.set)
@@ -60,7 +61,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(served: Served
     idle.getresponse().read()
     answer = begin(served, STREAM)
     served.call(served.http.stop_listening)
-    served.until(lambda: refused(served.port))
+    until("a closed port", lambda: refused(served.port))
     idle.request("GET", PLAIN)
     refusal = idle.getresponse()
     assert refusal.status == 503
@@ -68,12 +69,12 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest(served: Served
     assert json.loads(refusal.read())["error"]["code"] == 503
     served.call(served.app.finish.set)
     assert answer.read().endswith(b"data: [DONE]\n\n")
-    served.until(lambda: served.gate.in_flight == 0)
+    until("nothing in flight", lambda: served.gate.in_flight == 0)
 
 
 def refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -84,7 +85,7 @@ def test_aborting_ends_each_request_in_its_own_format(served: Served) -> None:
     stream.readline()
     waiting = served.connect()
     waiting.request("GET", "/slow")
-    served.until(lambda: served.gate.in_flight == 4)
+    until("four in flight", lambda: served.gate.in_flight == 4)
     assert served.wait(served.gate.abort_all(60.0)) == (4, 0)
     events = [line for line in stream.read().split(b"\n\n") if line]
     assert events[-1] == b"data: [DONE]"
@@ -127,7 +128,7 @@ def test_a_client_that_does_not_read_does_not_hold_the_drain_up(served: Served) 
     reads, deaf = begin(served, STREAM), served.connect()
     reads.readline()
     deaf.request("GET", "/flood")
-    served.until(lambda: served.gate.in_flight == 2 and waits_for_client(served))
+    until("both in flight, one client deaf", lambda: served.gate.in_flight == 2 and waits_for_client(served))
     assert served.wait(served.gate.abort_all(0.5)) == (2, 1)
     assert served.gate.in_flight == 0
     assert reads.read().endswith(b"data: [DONE]\n\n"), "who reads is told in order"
@@ -145,9 +146,9 @@ def test_who_leaves_the_rest_of_an_answer_unread_is_reset_at_the_end(served: Ser
     served.call(served.app.finish.set)
     deaf = served.connect()
     deaf.request("GET", "/big")
-    served.until(lambda: served.gate.accepted_total == 1 and served.gate.in_flight == 0)
+    until("the answer is handed over", lambda: served.gate.accepted_total == 1 and served.gate.in_flight == 0)
     served.wait(served.http.close(60.0))
-    served.until(lambda: not served.http.server.server_state.connections)
+    until("all connections closed", lambda: not served.http.server.server_state.connections)
 
 
 @pytest.mark.parametrize("path", [PLAIN, STREAM, "/metrics", "/slow"])
@@ -160,7 +161,7 @@ def test_a_worker_that_leaves_says_that_the_answer_is_the_last(served: Served, p
     assert first.headers["Connection"] is None
     early = served.connect()
     early.request("GET", "/slow")  # comes before, is answered after
-    served.until(lambda: served.gate.in_flight == 1)
+    until("the early request", lambda: served.gate.in_flight == 1)
     served.call(served.http.leave, 30.0)
     served.call(served.app.finish.set)
     connection.request("GET", path)

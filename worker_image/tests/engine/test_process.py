@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
 
 CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
 PARENT = f"""
@@ -39,7 +40,7 @@ def test_a_shielded_tree_does_not_hear_sigterm() -> None:
         assert parent.stdout.readline() == "child 0\n"
         assert parent.stdout.readline() == "unshielded\n"  # what came meanwhile is forgotten
         os.kill(parent.pid, signal.SIGTERM)
-        assert parent.wait(10) == -signal.SIGTERM
+        assert parent.wait(GUARD_SECONDS) == -signal.SIGTERM
 
 
 DRAW = """

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 
 pytestmark = pytest.mark.two_gpus
@@ -14,7 +15,6 @@ pytestmark = pytest.mark.two_gpus
 RANK = Path(__file__).with_name("collectives_rank.py")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("carrier", ["nvlink", "host"])
 def test_ranks_get_the_right_sums_also_after_a_freeze(carrier: str, tmp_path: Path) -> None:
     ranks = [
@@ -31,13 +31,13 @@ def test_ranks_get_the_right_sums_also_after_a_freeze(carrier: str, tmp_path: Pa
     try:
         pids = tuple(rank.pid for rank in ranks)
         while {line := rank.stdout.readline() for rank in ranks if rank.stdout} == {"off\n"}:
-            helper.suspend(pids, 30)
-            helper.restore(OnGpu(pids=pids, gpus=helper.gpus()), 30)
+            helper.suspend(pids, GUARD_SECONDS)
+            helper.restore(OnGpu(pids=pids, gpus=helper.gpus()), GUARD_SECONDS)
             for rank in ranks:
                 assert rank.stdin is not None
                 rank.stdin.write("on\n")
                 rank.stdin.flush()
-        assert [rank.wait(60) for rank in ranks] == [0, 0]
+        assert [rank.wait(GUARD_SECONDS) for rank in ranks] == [0, 0]
         result = json.loads(line)
         print(result)
         assert result["carrier"] == {"nvlink": "Remote", "host": "Hosted"}[carrier]

@@ -1,14 +1,14 @@
 """One GPU: what is outside the image, what a thawed worker answers, and what it does about wrong bytes."""
 
 import shutil
-import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 from gpu_pods import StartPod, tokens
+from patience import until
 from vernal_worker.checkpoint.cuda.client import OnGpu
-from worker_pod import Pod
+from worker_pod import HOLD_CRIU, Pod
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def test_a_flipped_bit_of_the_weights_is_found_before_ready(
         file.seek(-1, 1)
         file.write(bytes([byte ^ 16]))
     pod = start_pod(copy, checkpoint={"policy": "Required"})
-    assert pod.wait(120) == 11, pod.log()
+    assert pod.wait() == 11, pod.log()
     assert "reason=DigestMismatch" in pod.log() and "stage=weights" in pod.log(), pod.log()
     assert "phase=Ready" not in pod.log()
     shutil.rmtree(copy)
@@ -75,17 +75,16 @@ def test_missing_weights_are_found_before_anything_starts(
     (weights,) = artifact(copy).glob("weights/*")
     weights.unlink()
     pod = start_pod(copy, checkpoint={"policy": "Required"})
-    assert pod.wait(60) == 11, pod.log()
+    assert pod.wait() == 11, pod.log()
     assert "reason=FileMissing" in pod.log(), pod.log()
     shutil.rmtree(copy)
 
 
 def test_a_stop_during_a_thaw_leaves_nothing_behind(creator: Pod, store: Path, start_pod: StartPod) -> None:
-    pod = start_pod(store)
-    pod.wait_log("phase=Thawing", 30)
-    threading.Event().wait(0.5)
+    pod = start_pod(store, setup=HOLD_CRIU)
+    until("CRIU to be started", lambda: "sleep infinity " in pod.processes().values(), more=pod.log)
     pod.signal()
-    assert pod.wait(30) == 0, pod.log()
+    assert pod.wait() == 0, pod.log()
     again = start_pod(store)
     assert again.wait_ready().start_mode == "Restored", again.log()
     again.end()

@@ -6,12 +6,14 @@ outcome of the last one is known, and blocks count as cached locally as soon as 
 """
 
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
+from patience import GUARD_SECONDS
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
@@ -114,13 +116,13 @@ class Engine:
 
     def __init__(
         self, root: Path, faults: Faults, *, blocks: int = 64, slots: int = 8, depth: int = 1, recompute: bool = True,
-        load_async: bool = True, load_timeout: float = 0.05, chunk: int = 12,
+        load_async: bool = True, load_timeout: float = GUARD_SECONDS, chunk: int = 12,
     ) -> None:  # fmt: skip
         settings = Settings(
             shared_storage_path=str(root),
             load_async=load_async,
             load_timeout_seconds=load_timeout,
-            lookup_timeout_seconds=10.0,
+            lookup_timeout_seconds=GUARD_SECONDS,
             cooldown_seconds=0.0,
             threads=4,
         )
@@ -150,7 +152,8 @@ class Engine:
         """Serve all prompts at once; returns when each has its answer or has failed."""
         known = len(self._requests)
         self._requests += [Request(f"r{known + i}", list(tokens)) for i, tokens in enumerate(prompts)]
-        for _ in range(20_000):
+        deadline = time.monotonic() + GUARD_SECONDS
+        while time.monotonic() < deadline:
             if all(request.answer or request.failed for request in self._requests):
                 while self._steps:
                     self._update(self._steps.popleft())
@@ -158,14 +161,14 @@ class Engine:
             self._steps.append(self._execute(self._schedule()))
             if len(self._steps) >= self._depth or not self._steps[-1].work:
                 self._update(self._steps.popleft())
-        raise AssertionError("the engine does not come to an end")
+        raise AssertionError(f"the engine did not come to an end within {GUARD_SECONDS:.0f} s")
 
     def reset_prefix_cache(self) -> None:
         self._cached.clear()
         self._key_of.clear()
 
     def close(self) -> None:
-        self.worker.release(10.0)
+        self.worker.release(GUARD_SECONDS)
         self.scheduler.release()
 
     # --- scheduling ---------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Loads end in time, with what was verified in place and all else reported; late reads change nothing."""
 
 import threading
-import time
 from collections.abc import Sequence
 
 import pytest
+from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.loader import Block, Loader, Move
@@ -26,7 +26,7 @@ class Storage:
     def read(self, request_id: str, key: bytes, into: memoryview) -> None:
         self.reads.append(key)
         if key in self.hang:
-            self.release.wait(10)
+            self.release.wait(GUARD_SECONDS)
         if key in self.fail:
             raise BlockError(self.fail[key], "of the test")
         into[:] = key
@@ -57,15 +57,15 @@ class Rig:
         self.workers = Workers("test", threads)
         self.loader = Loader(self.storage.read, self.slots, self.workers, self.counters)
 
-    def load(self, blocks: Sequence[Block] = BLOCKS, timeout: float = 5.0) -> dict[int, Failure]:
+    def load(self, blocks: Sequence[Block] = BLOCKS, timeout: float = GUARD_SECONDS) -> dict[int, Failure]:
         self.loader.start("r", blocks, timeout)
-        (loaded,) = self.loader.poll(self.cache.copy, 10)
+        (loaded,) = self.loader.poll(self.cache.copy, GUARD_SECONDS)
         assert loaded.request_id == "r"
         return loaded.failures
 
     def assert_nothing_is_held(self) -> None:
         self.storage.release.set()
-        assert self.workers.drain(5)
+        assert self.workers.drain(GUARD_SECONDS)
         self.loader.poll(self.cache.copy)
         assert all(self.slots.take() is not None for _ in range(self.slots.count)), "a slot was lost"
 
@@ -91,16 +91,20 @@ def test_a_failure_does_not_wait_for_slow_blocks_behind_it() -> None:
     rig = Rig(slots=8, threads=8)
     rig.storage.fail[BLOCKS[0].key] = Failure.MISSING
     rig.storage.hang = {block.key for block in BLOCKS[1:]}
-    start = time.monotonic()
-    assert len(rig.load(timeout=5.0)) == len(BLOCKS)
-    assert time.monotonic() - start < 2
+    failures = rig.load()
+    assert len(failures) == len(BLOCKS) and Failure.SLOW not in failures.values()
     rig.assert_nothing_is_held()
 
 
-def test_what_comes_after_the_deadline_is_not_copied() -> None:
+def test_what_comes_after_the_deadline_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(slots=8, threads=8)
     rig.storage.hang = {BLOCKS[2].key, BLOCKS[5].key}
-    failures = rig.load(timeout=0.2)
+
+    def clock() -> float:  # the deadline comes when all others are there
+        return 0.0 if len(rig.cache.blocks) < len(BLOCKS) - 2 else 3 * GUARD_SECONDS
+
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", clock)
+    failures = rig.load()
     assert {i: f for i, f in failures.items() if f is Failure.SLOW} == {
         BLOCKS[2].block_id: Failure.SLOW,
         BLOCKS[5].block_id: Failure.SLOW,
@@ -113,21 +117,19 @@ def test_what_comes_after_the_deadline_is_not_copied() -> None:
 def test_storage_that_hangs_for_good_costs_the_deadline_and_no_more() -> None:
     rig = Rig()
     rig.storage.hang = {block.key for block in BLOCKS}
-    start = time.monotonic()
     assert set(rig.load(timeout=0.2).values()) == {Failure.SLOW}
-    assert time.monotonic() - start < 1.5
     rig.assert_nothing_is_held()
 
 
 def test_loads_of_several_requests_end_each_on_its_own() -> None:
     rig = Rig(slots=8, threads=8)
     rig.storage.hang = {BLOCKS[0].key}
-    rig.loader.start("slow", BLOCKS[:1], 5)
-    rig.loader.start("fast", BLOCKS[1:3], 5)
-    ended = [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, 5)]
+    rig.loader.start("slow", BLOCKS[:1], GUARD_SECONDS)
+    rig.loader.start("fast", BLOCKS[1:3], GUARD_SECONDS)
+    ended = [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, GUARD_SECONDS)]
     assert ended == ["fast"]
     rig.storage.release.set()
-    assert [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, 5)] == ["slow"]
+    assert [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, GUARD_SECONDS)] == ["slow"]
     rig.assert_nothing_is_held()
 
 
@@ -146,11 +148,16 @@ def test_a_slot_is_not_used_again_before_its_copy_is_over() -> None:
     rig = Rig(slots=2)
     fence = ManualFence()
     rig.cache.fence = fence
-    rig.loader.start("r", BLOCKS[:3], 5)
-    assert rig.loader.poll(rig.cache.copy, 0.2) == []
-    assert len(rig.cache.blocks) == 2
+    rig.loader.start("r", BLOCKS[:3], GUARD_SECONDS)
+
+    def both_slots_are_used() -> bool:
+        assert rig.loader.poll(rig.cache.copy) == []
+        return len(rig.cache.blocks) == 2
+
+    until("two blocks", both_slots_are_used)
+    assert rig.loader.poll(rig.cache.copy, 0.2) == [] and len(rig.cache.blocks) == 2
     fence.over = True
-    (loaded,) = rig.loader.poll(rig.cache.copy, 5)
+    (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
     assert loaded.failures == {}
 
 
@@ -160,8 +167,8 @@ def test_a_copy_that_fails_is_a_failure_of_its_blocks() -> None:
     def copy(moves: Sequence[Move]) -> Fence:
         raise RuntimeError("of the test")
 
-    rig.loader.start("r", BLOCKS[:2], 5)
-    (loaded,) = rig.loader.poll(copy, 5)
+    rig.loader.start("r", BLOCKS[:2], GUARD_SECONDS)
+    (loaded,) = rig.loader.poll(copy, GUARD_SECONDS)
     assert loaded.failures[BLOCKS[0].block_id] in (Failure.INTERNAL, Failure.SKIPPED)
     assert len(loaded.failures) == 2
     rig.assert_nothing_is_held()

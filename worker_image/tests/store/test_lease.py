@@ -4,9 +4,11 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from patience import until
 from vernal_contract.reasons import Reason
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Lease, Owner
@@ -14,11 +16,30 @@ from vernal_worker.store.lease import Lease, Owner
 A, B = Owner(pod="a", node="n1"), Owner(pod="b", node="n2")
 
 
-def acquire(request: Any, timeout: float = 20.0) -> Lease:
-    deadline = time.monotonic() + timeout
-    while (lease := request.try_acquire()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+class Clock:
+    """The monotonic clock that leases of this process go by: it stands still but for `advance`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr("vernal_worker.store.lease.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def undo(self) -> None:
+        self._patch.undo()
+
+
+@pytest.fixture
+def clock() -> Any:
+    clock = Clock()
+    yield clock
+    clock.undo()
+
+
+def acquire(request: Any) -> Lease:
+    lease = until("the lease", request.try_acquire)
     assert isinstance(lease, Lease)
     return lease
 
@@ -53,14 +74,15 @@ def test_many_at_once(store: Any, identity: Any, host: Any, in_children: Any, tm
     assert in_children(run, list(range(6))) == [7] * 6
 
 
-def test_live_holder_keeps_it(store: Any, identity: Any, host: Any) -> None:
-    lease = store.lease(identity, host, A, ttl=2).try_acquire()
-    request = store.lease(identity, host, B, ttl=2)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+def test_live_holder_keeps_it(store: Any, identity: Any, host: Any, clock: Clock) -> None:
+    """Another looks just before the heartbeat would be too old, again and again."""
+    lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
+    request = store.lease(identity, host, B, ttl=0.3)
+    for _ in range(10):
         assert request.try_acquire() is None
         lease.check()
-        time.sleep(0.05)
+        clock.advance(0.29)
+        until("a heartbeat", lambda: lease._last_beat == clock.now)
     lease.release()
 
 
@@ -83,19 +105,22 @@ def test_dead_holder_loses_it_whatever_the_clocks_say(store: Any, identity: Any,
     os.waitpid(pid, 0)
     for path in leases.iterdir():  # as if written by a machine that is a year ahead
         os.utime(path, (time.time() + 3e7,) * 2)
-    since = time.monotonic()
+    clock = Clock()
+    request = store.lease(identity, host, B, ttl=0.5)  # who looks for the first time believes nothing else
     assert request.try_acquire() is None
-    lease = acquire(request)
-    waited = time.monotonic() - since
-    assert waited > 0.2
-    lease.check()
-    lease.release()
+    clock.advance(0.49)
+    assert request.try_acquire() is None
+    clock.advance(0.02)
+    with request.try_acquire() as lease:
+        lease.check()
+    clock.undo()
     assert list(leases.iterdir()) == []
 
 
 def test_stopped_holder_notices_that_it_lost(store: Any, identity: Any, host: Any, in_children: Any) -> None:
     """As a virtual machine that was paused: it goes on, and must not publish."""
     r, w = os.pipe()
+    looked, has_looked = os.pipe()
 
     def hold(_: int) -> int:
         lease = store.lease(identity, host, A, ttl=0.5).try_acquire()
@@ -105,14 +130,21 @@ def test_stopped_holder_notices_that_it_lost(store: Any, identity: Any, host: An
             lease.check()
         except StoreError as e:
             return 7 if e.reason == Reason.LEASE_LOST else 1
+        finally:
+            os.write(has_looked, b"x")
         return 2
 
     def steal(_: int) -> int:
         pid = int(os.read(r, 20))
+        until("it to stop", lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        clock = Clock()
         request = store.lease(identity, host, B, ttl=0.5)
-        lease = acquire(request)
+        if request.try_acquire() is not None:
+            return 3
+        clock.advance(0.5)
+        lease = request.try_acquire()
         os.kill(pid, signal.SIGCONT)
-        time.sleep(0.3)
+        os.read(looked, 1)
         lease.check()
         return 7
 
@@ -137,10 +169,16 @@ def test_no_heartbeat_for_too_long(store: Any, identity: Any, host: Any, monkeyp
 
     lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
     monkeypatch.setattr("vernal_worker.store.lease._write_beat", stale)
-    time.sleep(0.5)
-    with pytest.raises(StoreError, match="no heartbeat could be written") as e:
-        lease.check()
-    assert e.value.reason == Reason.LEASE_LOST
+
+    def lost() -> StoreError | None:
+        try:
+            lease.check()
+        except StoreError as error:
+            return error
+        return None
+
+    error = until("the loss", lost)
+    assert error.reason == Reason.LEASE_LOST and "no heartbeat could be written" in error.message
     lease.release()
 
 

@@ -1,14 +1,14 @@
 """Work on threads that hung storage must not hold back."""
 
 import threading
-import time
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_worker.parallel import for_each
 
 
 def test_every_item_once_on_several_threads() -> None:
-    together, done = threading.Barrier(4, timeout=20), list[int]()
+    together, done = threading.Barrier(4, timeout=GUARD_SECONDS), list[int]()
 
     def work(item: int) -> None:
         together.wait()
@@ -36,19 +36,18 @@ def test_work_that_hangs_is_left_behind() -> None:
 
     def work(item: int) -> None:
         hung.set()
-        free.wait(60)
+        free.wait(GUARD_SECONDS)
         done.append(item)
 
     def tick() -> None:
         if hung.is_set():
             raise TimeoutError("no longer")
 
-    began = time.monotonic()
     with pytest.raises(TimeoutError):
         for_each(range(100), work, 2, tick)
-    assert time.monotonic() - began < 20
+    assert done == [], "it returned while they hang"
     free.set()
     for thread in threading.enumerate():
         if thread.name.startswith("parallel-"):
-            thread.join(20)
+            thread.join(GUARD_SECONDS)
     assert len(done) <= 2, "they go on to the next item"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_worker.supervisor import farewell, log, reaper
 from vernal_worker.supervisor.board import process_age
@@ -39,7 +40,7 @@ def test_output_is_passed_on_by_lines(capfd: pytest.CaptureFixture[str]) -> None
         os.write(write, part) if len(part) < 1000 else threading.Thread(target=os.write, args=(write, part)).start()
         time.sleep(0.05)
     os.close(write)
-    output.join(5)
+    output.join(GUARD_SECONDS)
     lines = [line.partition(" engine ")[2] for line in capfd.readouterr().out.splitlines()]
     assert lines[:2] == ["one", "two"] and lines[-2:] == ["schräg", "no end"]
     assert "".join(lines[2:-2]) == "x" * 100_000
@@ -49,9 +50,7 @@ def test_output_is_passed_on_by_lines(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_a_dead_child_is_reaped_only_when_nobody_else_wants_it() -> None:
     child = subprocess.Popen(["true"])
-    deadline = time.monotonic() + 10
-    while child.pid not in reaper.dead_children():
-        assert time.monotonic() < deadline
+    until("it to be dead", lambda: child.pid in reaper.dead_children())
     assert child.wait() == 0
     assert child.pid not in reaper.dead_children()
     assert reaper.unwanted({7: 0.0, 8: 9.0}, 10.0) == [7]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
-from worker_pod import Pod
+from worker_pod import HOLDING, Pod
 
 HERE = Path(__file__).parent
 PLANTED = "planted-5f2c9e71d04b"
@@ -72,6 +72,7 @@ def _starter(criu: Path, model: Path, logs: Path) -> Iterator[StartPod]:
 
     def start(store: Path, **options: Any) -> Pod:
         name = f"pod-{next(_numbers)}"
+        options["engine_args"] = HOLDING | options.pop("engine_args", {})
         pods.append(Pod(name, logs / f"{name}.log", store, model, criu, **options))
         return pods[-1]
 
@@ -163,5 +164,5 @@ def cold_batch(
 
 def _signal_in_freeze(pod: Pod) -> None:
     """The moment comes while tests of the other pods run."""
-    pod.wait_log("phase=Freezing", timeout=900)
+    pod.wait_log("phase=Freezing")
     pod.signal()

@@ -46,7 +46,7 @@ def test_a_full_store_does_not_harm_the_source(creator: Pod, cold_batch: dict[st
 
 def test_a_signal_during_the_freeze_leaves_no_trace(cold_batch: dict[str, Pod]) -> None:
     pod = cold_batch["interrupted"]
-    assert pod.wait(900) == ExitCode.OK, pod.log()
+    assert pod.wait() == ExitCode.OK, pod.log()
     assert "phase=Freezing" in pod.log()
     assert "phase=Ready" not in pod.log()
     left = [path for path in pod.store.rglob("*") if not path.is_dir()]
@@ -116,7 +116,7 @@ def _starts_cold(pod: Pod, reason: str) -> None:
 
 def test_wrong_arguments_are_an_error_that_names_them(start_pod: StartPod, tmp_path: Path) -> None:
     pod = start_pod(tmp_path, engine_args={"noSuchArgument": 1}, checkpoint={"policy": "Disabled"})
-    assert pod.wait(120) == ExitCode.ENGINE_START_FAILED
+    assert pod.wait() == ExitCode.ENGINE_START_FAILED
     last = pod.log().splitlines()[-1]
     assert "reason=EngineStartFailed" in last and "--no-such-argument" in last
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from patience import until
+from shutdown.load import WHOLE, Load
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
 from worker_pod import Pod
 
@@ -30,13 +32,14 @@ def test_the_first_worker_starts_cold_and_publishes(creator: Pod, store: Path) -
     assert len(creator.complete()) > 0
 
 
-def test_a_thawed_worker_answers_the_same_and_much_sooner(creator: Pod, thawed: Thawed) -> None:
+def test_a_thawed_worker_answers_the_same(creator: Pod, thawed: Thawed, say: Callable[[str], None]) -> None:
     clone = thawed()
     state, origin = clone.state(), creator.state()
     assert state.start_reason == "Restored" and not state.restore_failures
     assert state.artifact == origin.artifact
     assert {"identity", "find", "verify", "files", "criu", "resume", "canary", "total"} <= state.timings.keys()
-    assert state.timings["total"] * 5 < origin.timings["total"], (state.timings, origin.timings)
+    assert "engine_start" not in state.timings, "vLLM was started after all"
+    say(f"ready after {state.timings['total']:.1f} s, cold after {origin.timings['total']:.1f} s")
     for prompt in ("hello", "A worker that has served before"):
         expected = creator.complete(prompt)
         assert clone.complete(prompt) == expected
@@ -96,9 +99,19 @@ def test_children_do_not_hear_the_signals_that_are_meant_for_process_one(thawed:
     for child in children:
         os.kill(child, signal.SIGTERM)
         os.kill(child, signal.SIGINT)
-    time.sleep(1)
+        assert deaf(child) >= {signal.SIGTERM, signal.SIGINT}, pod.processes()[child]
     assert len(pod.complete()) > 0
     assert children <= pod.processes().keys()
+
+
+def deaf(pid: int) -> set[int]:
+    """The signals that no thread of a process takes: blocked or ignored (proc(5))."""
+    found = set(range(1, 65))
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        mask = int(fields["SigBlk"], 16) | int(fields["SigIgn"], 16)
+        found &= {number for number in range(1, 65) if mask >> (number - 1) & 1}
+    return found
 
 
 def test_admin_port(thawed: Thawed) -> None:
@@ -110,12 +123,12 @@ def test_admin_port(thawed: Thawed) -> None:
     assert 'vernal_worker_start_info{mode="Restored",reason="Restored"} 1.0' in text
     assert 'vernal_worker_phase_seconds{phase="criu"}' in text
     assert "vllm:" in text
-    state = pod.state()
-    assert (state.in_flight, state.accepted_total) == (0, 1)
+    until("one answer", lambda: (pod.in_flight(), pod.state().accepted_total) == (0, 1), more=pod.log)
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     finished = [float(value) for name, value in samples.items() if name.startswith("vllm:request_success_total")]
     assert sum(finished) == 1, "the canary, and what the frozen worker did, do not count"
     assert float(samples["process_start_time_seconds"]) > launched, "the process is this pod's"
-    stream = pod.stream(prompt="x", max_tokens=900)
-    assert pod.state().in_flight == 1
-    stream.rest()
+    load = Load(pod, streams=1, plain=0)  # returns when one is in flight
+    load.release()
+    assert load.outcomes() == {WHOLE: 1}
+    until("nothing in flight", lambda: (pod.in_flight(), pod.state().accepted_total) == (0, 2), more=pod.log)

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import StartMode
 from vernal_worker.store import manifest
 from vernal_worker.store.artifact import load
 from vernal_worker.store.store import Store
-from worker_pod import Pod
+from worker_pod import HOLD_CRIU, Pod
 
 from conftest import BIG_FILE, flip_a_bit
 
@@ -116,12 +117,14 @@ def other_answers(artifact: Path) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """How a thaw is made impossible. `stage`: of the failed thaw; None if none was tried."""
+    """How a thaw is made impossible. `stage`: of the failed thaw; None if none was tried. `times`: what to give it as
+    `thaw_timeout_seconds`, one after the other, until it is enough to come to that stage on this machine."""
 
     damage: Callable[[Path], None] = nothing
     stage: str | None = None
     setup: str = ""
     checkpoint: dict[str, Any] = field(default_factory=dict)
+    times: tuple[float, ...] = (GUARD_SECONDS,)
 
 
 CASES: dict[Reason, Case] = {
@@ -137,11 +140,13 @@ CASES: dict[Reason, Case] = {
     Reason.FILE_SIZE_MISMATCH: Case(change("process/criu/pstree.img", cut), "verify"),
     Reason.DIGEST_MISMATCH: Case(change(BIG_FILE, flip_a_bit), "verify"),
     Reason.STORE_UNAVAILABLE: Case(checkpoint={"store_path": "/nonexistent"}),
-    Reason.STORE_SLOW: Case(stage="verify", checkpoint={"thaw_timeout_seconds": 0.05}),
+    Reason.STORE_SLOW: Case(stage="verify", times=(0.0,)),
     Reason.SHM_FAILED: Case(stage="shm", setup="mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm", checkpoint=SIZES),
     Reason.CRIU_RESTORE_FAILED: Case(change("process/criu/inventory.img", blank), "criu", checkpoint=SIZES),
-    Reason.THAW_TIMEOUT: Case(stage="criu", checkpoint={**SIZES, "thaw_timeout_seconds": 0.2}),
-    Reason.ENGINE_UNRESPONSIVE: Case(stopped, "resume", checkpoint={**SIZES, "thaw_timeout_seconds": 8.0}),
+    Reason.THAW_TIMEOUT: Case(stage="criu", setup=HOLD_CRIU, checkpoint=SIZES, times=(1.0,)),
+    Reason.ENGINE_UNRESPONSIVE: Case(
+        stopped, "resume", checkpoint={**SIZES, "restore_attempts": 10}, times=(8.0, 30.0, 120.0, 500.0)
+    ),
     Reason.CANARY_MISMATCH: Case(other_answers, "canary", checkpoint=SIZES),
 }
 
@@ -178,9 +183,15 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     case = CASES[reason]
     artifact = linked_copy(store, tmp_path / "store")
     case.damage(artifact)
-    pod = start_pod(tmp_path / "store", setup=case.setup, checkpoint=case.checkpoint)
-    pod.wait_log("event=engine_start", timeout=60)  # cold: the reason is on the board by now
-    state, log = pod.state(), pod.log()
+    for seconds in case.times:
+        checkpoint = case.checkpoint | {"thaw_timeout_seconds": seconds}
+        pod = start_pod(tmp_path / "store", setup=case.setup, checkpoint=checkpoint)
+        pod.wait_log("event=engine_start")  # cold: the reason is on the board by now
+        if (state := pod.state()).start_reason == reason or seconds == case.times[-1]:
+            break
+        assert state.start_reason == Reason.THAW_TIMEOUT, pod.log()
+        pod.end()
+    log = pod.log()
     metrics = pod.admin("/metrics")[1].decode()
     assert (state.start_mode, state.start_reason) == (StartMode.COLD, reason), log
     assert state.start_message

@@ -70,7 +70,7 @@ def failing(model: Path, criu: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("name", CASES)
 def test_a_start_that_fails_ends_with_vllms_reason(failing: dict[str, Pod], name: str) -> None:
     pod = failing[name]
-    assert pod.wait(900) == ExitCode.ENGINE_START_FAILED, pod.log()
+    assert pod.wait() == ExitCode.ENGINE_START_FAILED, pod.log()
     last = pod.log().splitlines()[-1]
     assert "reason=EngineStartFailed" in last and CASES[name][2] in last, last
 
@@ -79,5 +79,5 @@ def test_a_taken_port_is_said_before_anything_is_started(start_pod: StartPod, tm
     take = "python3 -c 'import socket, time; s = socket.create_server((\"\", 8000)); time.sleep(3600)' &"
     wait = "while ! grep -q 1F40 /proc/net/tcp; do sleep 0.05; done"
     pod = start_pod(tmp_path, setup=f"{take} {wait}", checkpoint=NO_CHECKPOINT)
-    assert pod.wait(300) == ExitCode.PORT_UNAVAILABLE, pod.log()
+    assert pod.wait() == ExitCode.PORT_UNAVAILABLE, pod.log()
     assert "serving port 8000" in pod.log() and "event=engine_start" not in pod.log()

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import GUARD_SECONDS, until
 from shutdown.alone import Server
+from shutdown.load import HELD
 from worker_pod import Pod
 
 Thawed = Callable[..., Pod]
@@ -48,7 +50,7 @@ def alone(model: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def worker(creator: Pod, store: Path, start_pod_for_session: Callable[..., Pod], alone: Server) -> Pod:
     pod = start_pod_for_session(store)
     assert pod.wait_ready().start_mode == "Restored", pod.log()
-    alone.wait_healthy(900)
+    alone.wait_healthy()
     return pod
 
 
@@ -58,7 +60,7 @@ def schema(pod: Pod) -> Any:
 
 
 def ask(pod: Pod, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, bytes]:
-    connection = pod.http(timeout=600)
+    connection = pod.http()
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     data = answer.read()
@@ -140,24 +142,29 @@ def test_unknown_paths(worker: Pod, alone: Server, path: str) -> None:
     assert ours == theirs
 
 
+def running(pod: Pod) -> bool:
+    text = pod.ask("GET", "/metrics")[1].decode()
+    return re.search(r"^vllm:num_requests_running\{.*\} [1-9]", text, re.MULTILINE) is not None
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_dead_engine_is_told_as_vllm_does(thawed: Thawed, alone: Server, stream: bool) -> None:
     """The last ones: they end both. What is under way gets vLLM's own error, and is not cut off."""
     pods = [thawed(), alone] if stream else [thawed()]
     answers: list[tuple[int, str, bytes]] = []
+    held = COMPLETE | {"max_tokens": 64, "ignore_eos": True, "stream": stream, "vllm_xargs": {"hold": HELD}}
     for pod in pods:
-        body = json.dumps(COMPLETE | {"max_tokens": 900, "ignore_eos": True, "stream": stream}).encode()
-        thread = threading.Thread(
-            target=lambda pod=pod, body=body: answers.append(ask(pod, "POST", "/v1/completions", body, **JSON))
-        )
+        pod.hold()
+
+        def answered(pod: Pod = pod) -> None:
+            answers.append(ask(pod, "POST", "/v1/completions", json.dumps(held).encode(), **JSON))
+
+        thread = threading.Thread(target=answered)
         thread.start()
-        while True:
-            text = pod.ask("GET", "/metrics")[1].decode()
-            if re.search(r"^vllm:num_requests_running\{.*\} [1-9]", text, re.MULTILINE):
-                break
+        until("a request that runs", lambda pod=pod: running(pod), more=pod.log)
         (core,) = [pid for pid, command in pod.processes().items() if "EngineCore" in command]
         os.kill(core, signal.SIGKILL)
-        thread.join(600)
+        thread.join(GUARD_SECONDS)
     for status, _, data in answers:
         assert status == (200 if stream else 500)
         error = data.rpartition(b"data: [DONE]")[0].rstrip().rpartition(b"data: ")[2] if stream else data

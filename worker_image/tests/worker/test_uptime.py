@@ -1,5 +1,6 @@
 """Clones on hosts that have been up for longer or shorter than the host of the freeze."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_clones_on_hosts_with_other_uptimes(creator: Pod, thawed: Thawed) -> Non
     assert len(hot) == 3
     assert len({pod.complete(**HOT, seed=7) for pod in (creator, late, early)}) == 1
     for pod in (late, early):
-        began = time.monotonic()
         pod.signal()
         assert pod.wait() == 0, pod.log()
-        assert time.monotonic() - began < 60, "the drain's times are durations, whatever the clock says"
+        said = re.search(r"event=draining seconds_left=(\S+)", pod.log())
+        assert said is not None and 0 < float(said[1]) <= 90.5, "durations, whatever the clock says"

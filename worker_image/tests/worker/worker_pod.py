@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from patience import GUARD_SECONDS, until
 from vernal_contract import config, names
 from vernal_contract.state import WorkerState, decode
 
@@ -31,7 +32,24 @@ ENGINE_ARGS = {
     "gpuMemoryUtilization": 0.05,
     "enforceEager": True,
 }
-ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}  # a tiny model, few cores
+ENGINE_ENV = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",  # a tiny model, few cores
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(int(GUARD_SECONDS)),  # no connection goes because a test was slow
+}  # fmt: skip
+HOLDING = {"schedulerCls": "vernal_worker.engine.holding.HoldingScheduler"}
+"""Engine arguments with which requests can be held (`Pod.hold`)."""
+HELD = "/tmp/held"
+"""As long as a pod has this file, requests that name it stay in flight."""
+HOLD_CRIU = r"""
+cat > /run/criu <<END
+#!/bin/sh
+case " \$* " in *" restore "*) exec sleep infinity ;; esac
+exec $VERNAL_CRIU "\$@"
+END
+chmod 755 /run/criu
+export VERNAL_CRIU=/run/criu
+"""
+"""A setup with which a thaw gets as far as CRIU, and no further."""
 
 # For machines without iproute2: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)).
 _LOOPBACK_UP = (
@@ -107,7 +125,9 @@ class Pod:
         self.log_path = log
         self.store = store
         secrets = secrets or {}
-        checkpoint = config.CheckpointConfig(**settings.pop("checkpoint", {}))
+        # No worker of a test gives up because the machine is slow.
+        patient = {"freeze_timeout_seconds": GUARD_SECONDS, "thaw_timeout_seconds": GUARD_SECONDS}
+        checkpoint = config.CheckpointConfig(**patient | settings.pop("checkpoint", {}))
         drain = config.DrainConfig(**{"propagation_seconds": 0.5, **settings.pop("drain", {})})
         self.config = config.WorkerConfig(
             pool="tests",
@@ -151,22 +171,23 @@ class Pod:
     @property
     def init(self) -> int:
         """This machine's PID of the pod's process 1."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            if children := Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split():
-                return int(children[0])
-            time.sleep(0.01)
-        raise AssertionError(f"the pod has no process 1:\n{self.log()}")
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
+
+        def first() -> str | None:
+            assert self.alive(), f"the pod has no process 1:\n{self.log()}"
+            return next(iter(children.read_text().split()), None)
+
+        return int(until("the pod's process 1", first, more=self.log))
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         os.kill(self.init, number)
 
-    def wait(self, timeout: float = 150.0) -> int:
-        """The worker's exit code. It may take its whole grace period, 120 s unless set, where cores are few."""
+    def wait(self) -> int:
+        """The worker's exit code."""
         try:
-            return self._outer.wait(timeout)
+            return self._outer.wait(GUARD_SECONDS)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the worker does not exit:\n{self.log()}") from None
+            raise AssertionError(f"the worker did not exit within {GUARD_SECONDS:.0f} s:\n{self.log()}") from None
 
     def alive(self) -> bool:
         return self._outer.poll() is None
@@ -194,16 +215,35 @@ class Pod:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def wait_log(self, text: str, timeout: float = 120.0) -> None:
+    def wait_log(self, text: str) -> None:
         """Wait until the worker has logged `text`."""
-        deadline = time.monotonic() + timeout
-        while text not in self.log():
-            assert time.monotonic() < deadline and self.alive(), f"no {text!r} in the log:\n{self.log()}"
-            time.sleep(0.005)
+
+        def logged() -> bool:
+            alive = self.alive()  # before the log is read: what it said last counts, too
+            found = text in self.log()
+            assert found or alive, f"it ended without {text!r} in the log:\n{self.log()}"
+            return found
+
+        until(f"{text!r} in the log", logged, more=self.log)
+
+    # --- requests that stay in flight ---
+
+    def hold(self) -> None:
+        """From now on requests that say `"vllm_xargs": {"hold": HELD}` get their first token and then no more, until
+        `release`. Needs the engine arguments `HOLDING`."""
+        Path(f"/proc/{self.init}/root{HELD}").touch()
+
+    def release(self) -> None:
+        """Let what is held go on."""
+        Path(f"/proc/{self.init}/root{HELD}").unlink(missing_ok=True)
+
+    def in_flight(self) -> int:
+        """Requests that the worker has accepted and not answered."""
+        return self.state().in_flight
 
     # --- HTTP ---
 
-    def connect(self, port: int, timeout: float = 60.0) -> socket.socket:
+    def connect(self, port: int, timeout: float = GUARD_SECONDS) -> socket.socket:
         """A TCP connection to the pod's loopback. Raises what `socket.connect` raises, and OSError if it has ended."""
         result: list[socket.socket | OSError] = []
 
@@ -237,7 +277,7 @@ class Pod:
             raise
         return connection
 
-    def http(self, port: int = names.PORT_SERVING, timeout: float = 60.0) -> http.client.HTTPConnection:
+    def http(self, port: int = names.PORT_SERVING, timeout: float = GUARD_SECONDS) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("pod", port, timeout=timeout)
         connection.sock = self.connect(port, timeout)
         return connection
@@ -258,16 +298,17 @@ class Pod:
     def state(self) -> WorkerState:
         return decode(self.admin("/state")[1])
 
-    def wait_ready(self, timeout: float = 900.0) -> WorkerState:
+    def wait_ready(self) -> WorkerState:
         """Wait until /readyz says yes; the state then."""
-        deadline = time.monotonic() + timeout
-        while True:
+
+        def ready() -> WorkerState | None:
             assert self.alive(), f"the worker exited with {self.wait()}:\n{self.log()}"
-            assert time.monotonic() < deadline, f"the worker is not ready:\n{self.log()}"
             with contextlib.suppress(OSError):
                 if self.admin("/readyz")[0] == 200:
                     return self.state()
-            time.sleep(0.05)
+            return None
+
+        return until("a ready worker", ready, more=self.log)
 
     def complete(self, prompt: str = "hello", *, key: str | None = None, **parameters: Any) -> str:
         """The text of one completion; greedy unless told otherwise."""
@@ -280,7 +321,7 @@ class Pod:
     def stream(self, path: str = "/v1/completions", **body: Any) -> "Stream":
         """Begin a streamed answer; returns when its headers are there."""
         greedy = {"model": "tiny", "temperature": 0, "ignore_eos": True, "stream": True}
-        return Stream(self.http(timeout=300), path, greedy | body)
+        return Stream(self.http(), path, greedy | body)
 
 
 class Stream:

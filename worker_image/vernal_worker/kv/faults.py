@@ -29,6 +29,7 @@ class Kind(StrEnum):
     SLOW_SAVE = "slow_save"  # no failure of the request either
 
 
+_POLL_SECONDS = 0.01
 _AT_LOOKUP = frozenset({Kind.MISSING})
 _AT_SAVE = frozenset({Kind.STORE_FULL, Kind.SLOW_SAVE})
 _AT_LOAD = frozenset(Kind) - _AT_LOOKUP - _AT_SAVE
@@ -59,7 +60,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         n: counted from 1, for `Which.NTH`.
         probability, seed: for `Which.RANDOM`; the seed also says which bit is flipped.
         delay_seconds: of `Kind.SLOW` and `Kind.SLOW_SAVE`.
-        load_async: overrides the connector's setting.
+        hold: a file; those two last as long as it is there instead.
+        load_async, load_timeout_seconds: override the connector's settings.
         report: False makes the connector keep its failures to itself, as a broken one would: for a control run, which
             must give wrong answers.
     """
@@ -71,7 +73,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seed: int = 0
     where: Where = Where.MIDDLE
     delay_seconds: float = 30.0
+    hold: str | None = None
     load_async: bool | None = None
+    load_timeout_seconds: float | None = None
     report: bool = True
 
 
@@ -168,7 +172,7 @@ class FaultyFiles(Files):
             case Kind.PERMISSION:
                 raise _error(errno.EACCES, path)
             case Kind.SLOW:
-                time.sleep(self._fault.delay_seconds)
+                self._be_slow()
             case Kind.SWAPPED:
                 path = _another(path)
         size = super().read(path, header, payload)
@@ -184,8 +188,15 @@ class FaultyFiles(Files):
         if self._fault.kind is Kind.STORE_FULL:
             raise _error(errno.ENOSPC, path)
         if self._fault.kind is Kind.SLOW_SAVE:
-            time.sleep(self._fault.delay_seconds)
+            self._be_slow()
         super().write(path, header, payload)
+
+    def _be_slow(self) -> None:
+        if self._fault.hold is None:
+            time.sleep(self._fault.delay_seconds)
+            return
+        while Path(self._fault.hold).exists():
+            time.sleep(_POLL_SECONDS)
 
     def _draw(self, path: Path, below: int) -> int:
         return random.Random(f"{self._fault.seed} {path.name}").randrange(below)  # noqa: S311 (nothing secret)

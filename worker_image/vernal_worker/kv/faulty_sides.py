@@ -57,6 +57,10 @@ class FaultyWorkerSide(WorkerSide):
         blocks = _FaultySaves(self._faults, settings.root, layout)
         return _FaultyStore(self._faults, self._hit, blocks, cache, settings, self._counters)
 
+    def load_timeout(self) -> float:
+        wanted = self._faults.fault.load_timeout_seconds
+        return super().load_timeout() if wanted is None else wanted
+
     def start(self, plan: StepPlan) -> None:
         for load in plan.loads:
             self._hit[load.request_id] = self._faults.at_load([block.key for block in load.blocks])

@@ -183,6 +183,9 @@ class WorkerSide:
             self._block_tokens,
         )
 
+    def load_timeout(self) -> float:
+        return self._settings.load_timeout_seconds
+
     def flush(self, timeout: float) -> bool:
         return self._store is None or self._store.flush(timeout)
 
@@ -204,12 +207,12 @@ class WorkerSide:
                 if self._store is None:
                     self._fail(load, Failure.CLOSED)
                 else:
-                    self._store.loader.start(load.request_id, load.blocks, self._settings.load_timeout_seconds)
+                    self._store.loader.start(load.request_id, load.blocks, self.load_timeout())
             except Exception:  # for example no memory for slots: serving goes on without
                 _logger.exception("KV blocks cannot be loaded")
                 self._fail(load, Failure.INTERNAL)
         while self._store is not None and any(load.wait for load in self._loads.values()):
-            for loaded in self._store.loader.poll(self._store.copy_in, self._settings.load_timeout_seconds):
+            for loaded in self._store.loader.poll(self._store.copy_in, self.load_timeout()):
                 self._end(loaded)
 
     def save(self, plan: StepPlan) -> None:

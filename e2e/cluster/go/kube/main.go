@@ -1,43 +1,31 @@
-// Command vernal-kube holds the whole control plane and node of one Kubernetes release in one binary.
+// Command vernal-kube holds the components of one Kubernetes release in one binary.
 // It acts as the component that it is called by (argv[0] of a link to it) or that its first argument names.
 // One binary, because the components share most of their code: linked once, they compile in minutes.
+//
+// Built with the tag apiserver_only, it holds what this file names and nothing of node.go: enough to run tests
+// against the API server of another release, at a third of the compiling.
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
-	_ "time/tzdata" // time zones of CronJobs, on machines without tzdata
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
-	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/component-base/cli"
-	"k8s.io/component-base/logs"
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
-	kubectl "k8s.io/kubectl/pkg/cmd"
-	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
-	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
-	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var components = map[string]func(){
-	"etcd":                    func() { etcdmain.Main(os.Args) },
-	"kube-apiserver":          server(apiserver.NewAPIServerCommand),
-	"kube-controller-manager": server(controllermanager.NewControllerManagerCommand),
-	"kube-scheduler":          server(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
-	"kube-proxy":              server(proxy.NewProxyCommand),
-	"kubelet":                 server(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
-	"kubectl":                 runKubectl,
-	"certs":                   runCerts,
+	"etcd":           func() { etcdmain.Main(os.Args) },
+	"kube-apiserver": server(apiserver.NewAPIServerCommand),
+	"certs":          runCerts,
 }
 
 func main() {
@@ -64,12 +52,4 @@ func names() []string {
 
 func server(command func() *cobra.Command) func() {
 	return func() { os.Exit(cli.Run(command())) }
-}
-
-func runKubectl() {
-	// kubectl reads its verbosity before cobra parses flags, as its own main does.
-	logs.GlogSetter(kubectl.GetLogVerbosity(os.Args)) //nolint:errcheck
-	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
-		kubectlutil.CheckErr(err)
-	}
 }

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.errors import say
+from common.progress import alive, say
 
 
 @contextmanager
 def locked(path: Path, purpose: str) -> Iterator[None]:
-    """Hold `path` + ".lock" exclusively; tells the user when it has to wait for another run."""
+    """Hold `path` + ".lock" exclusively; tells the user when it has to wait for another run.
+
+    `purpose` is what is done meanwhile, such as "building Kubernetes".
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
     while True:
@@ -23,7 +26,8 @@ def locked(path: Path, purpose: str) -> Iterator[None]:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 say(f"waiting for another run that does this now: {purpose} ({lock})")
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                with alive("waiting"):
+                    fcntl.flock(fd, fcntl.LOCK_EX)
             # Who holds the lock removes its file in the end: then ours is on nothing, and we try again.
             if lock.exists() and os.fstat(fd).st_ino == lock.stat().st_ino:
                 try:

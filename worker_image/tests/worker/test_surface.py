@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from patience import GUARD_SECONDS, until
 from shutdown.alone import Server
-from shutdown.load import HELD
-from worker_pod import Pod
+from worker_pod import HELD, Pod
 
 Thawed = Callable[..., Pod]
 CHANGES = [

@@ -264,6 +264,11 @@ class DrainSpec(Model):
     timeout_seconds: int = Field(
         default=90, ge=0, description="How long requests in flight may still run after that. Seconds."
     )
+    token_secret: KeyRef | None = Field(
+        default=None,
+        description="Key of a Secret: what POST /drain on a worker's admin port must bring as bearer token. Without it, "
+        "that is taken from inside the pod only.",
+    )
 
 
 class RolloutSpec(Model):

@@ -197,8 +197,15 @@ def _env(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> list[Manifest
     return [
         {"name": names.ENV_CONFIG, "value": text},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
+        *_drain_token(spec),
         *(_secret(variable) for variable in spec.env if variable.value_from is not None),
     ]
+
+
+def _drain_token(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
+    if (token := spec.drain.token_secret) is None:
+        return []
+    return [{"name": names.ENV_ADMIN_TOKEN, "valueFrom": {"secretKeyRef": _json(token)}}]
 
 
 def _secret(variable: EnvVar) -> Manifest:

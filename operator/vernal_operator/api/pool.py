@@ -266,7 +266,7 @@ class DrainSpec(Model):
     )
     token_secret: KeyRef | None = Field(
         default=None,
-        description="Key of a Secret: what POST /drain on a worker's admin port must bring as bearer token. Without it, "
+        description="Key of a Secret: what POST /drain on a worker's admin port must bring as bearer token. Without, "
         "that is taken from inside the pod only.",
     )
 

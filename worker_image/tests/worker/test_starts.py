@@ -46,6 +46,11 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any], str]] = {
     "no weights": (no_weights, {}, "RuntimeError: Cannot find any model weights"),
     "broken weights": (broken_weights, {}, "SafetensorError"),
     "architecture": (unknown_architecture, {}, "does not recognize this architecture"),
+    "tool parser": (
+        None,
+        {"engine_args": {"enableAutoToolChoice": True, "toolCallParser": "none-such"}},
+        "invalid tool call parser: none-such",
+    ),
     "shared memory": (None, {"setup": "mount -o remount,size=64m /dev/shm"}, "Insufficient space in /dev/shm"),
 }
 

@@ -22,6 +22,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -35,8 +37,9 @@ try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
 except ModuleNotFoundError:  # 0.26
-    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state, validate_api_server_args
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _CANARY_PROMPTS = 3
@@ -175,6 +178,7 @@ async def load(spec: EngineSpec) -> Engine:
     if current_platform.is_cpu():
         _inspect_models_here()
     args = _parse(spec)
+    _load_parsers(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     engine_args.worker_extension_cls = worker_extension.QUALIFIED_NAME
     engine_args.enable_sleep_mode = engine_args.enable_sleep_mode or spec.sleep_mode
@@ -202,6 +206,21 @@ def _inspect_models_here() -> None:
     """vLLM has another process import the model's class and tell what it can do, so that its own main process does
     not touch CUDA. Without CUDA that is one more import of vLLM for nothing: a quarter of a cold start."""
     registry._run_in_subprocess = lambda ask: ask()
+
+
+def _load_parsers(args: Namespace) -> None:
+    """What `vllm serve` does with its options before it starts the engine.
+
+    Raises:
+        KeyError: there is no tool or reasoning parser of that name.
+    """
+    for plugin, manager, load_plugin in (
+        (args.tool_parser_plugin, ToolParserManager, "import_tool_parser"),
+        (args.reasoning_parser_plugin, ReasoningParserManager, "import_reasoning_parser"),
+    ):
+        if plugin:
+            getattr(manager, load_plugin)(plugin)
+    validate_api_server_args(args)
 
 
 def _limits(args: Namespace, spec: EngineSpec) -> Limits:

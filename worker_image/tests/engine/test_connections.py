@@ -60,7 +60,7 @@ def ask(served: Served, path: str = PLAIN) -> int:
 
 
 def test_a_burst_of_idle_connections_locks_nobody_out(serve: Serve, counted: Callable[[str], float]) -> None:
-    served = serve(limits=Limits(connections=8))
+    served = serve(limits=Limits(connections=8, grace_seconds=0.0))
     stream = served.connect()
     stream.request("GET", STREAM)
     answer = stream.getresponse()
@@ -73,7 +73,7 @@ def test_a_burst_of_idle_connections_locks_nobody_out(serve: Serve, counted: Cal
 
 
 def test_those_who_never_asked_go_before_those_who_pause(serve: Serve, counted: Callable[[str], float]) -> None:
-    served = serve(limits=Limits(connections=4))
+    served = serve(limits=Limits(connections=4, grace_seconds=0.0))
     client = served.connect()
     for wanted in (5, 10, 15):
         client.request("GET", PLAIN)
@@ -86,7 +86,7 @@ def test_those_who_never_asked_go_before_those_who_pause(serve: Serve, counted: 
 
 
 def test_when_all_are_busy_a_newcomer_is_told_so(serve: Serve, counted: Callable[[str], float]) -> None:
-    served = serve(limits=Limits(connections=2))
+    served = serve(limits=Limits(connections=2, wait_seconds=0.0))
     streams = []
     for _ in range(2):
         connection = served.connect()
@@ -99,6 +99,34 @@ def test_when_all_are_busy_a_newcomer_is_told_so(serve: Serve, counted: Callable
     served.call(served.app.finish.set)
     assert all(stream.read().endswith(b"[DONE]\n\n") for stream in streams)
     until("room for a newcomer", lambda: ask(served) == 200)
+
+
+def test_who_has_just_come_is_not_sent_away_for_the_next_one(serve: Serve, counted: Callable[[str], float]) -> None:
+    """In a burst, a client whose request is on its way looks like all the others. Who comes later waits."""
+    served = serve(limits=Limits(connections=4, grace_seconds=GUARD_SECONDS, wait_seconds=GUARD_SECONDS))
+    silent = [open_one(served) for _ in range(4)]
+    until("four connections", lambda: len(served.http.server.server_state.connections) == 4)
+    latecomer = open_one(served, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    silent[3].sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert silent[3].recv(100).startswith(b"HTTP/1.1 200 "), "it got its chance"
+    assert served.gate.accepted_total == 1 and counted("Evicted") == counted("Refused") == 0
+    silent[0].close()
+    assert status_of(rest(latecomer)) == 200
+    for connection in silent[1:]:
+        connection.close()
+
+
+def test_who_connected_before_the_listener_closed_is_served_or_told(served: Served) -> None:
+    """Also one that the server had not accepted yet."""
+    served.call(served.http.leave, 30.0)
+
+    def connect_and_close() -> list[socket.socket]:  # in the event loop, which accepts nothing meanwhile
+        connected = [open_one(served, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(5)]
+        served.http.stop_listening()
+        return connected
+
+    for connection in served.call(connect_and_close):
+        assert status_of(rest(connection)) == 503
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ _OWN_DESCRIPTORS = 256
 
 _LOG_SECONDS = 10.0
 _CHECK_SECONDS = 5.0
+_ROOM_SECONDS = 0.02
 
 _logger = logging.getLogger(__name__)
 _closed = Counter("vernal_http_connections_closed", "Connections that the worker cut, and why.", ["reason"])
@@ -39,6 +40,8 @@ class Limits:
     header_seconds: float = 20.0  # from a header's first byte to its last
     body_seconds: float = 60.0  # without a byte of a body that is not complete
     write_seconds: float = 300.0  # without a byte taken by a client whose answer waits
+    grace_seconds: float = 1.0  # that a connection may do nothing though others wait for its place
+    wait_seconds: float = 2.0  # that a newcomer waits for a place
 
 
 class Pool:
@@ -47,8 +50,9 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.limit = limits.connections or descriptors.WANTED
-        self._strangers: dict[Connection, None] = {}  # no whole header yet; the oldest first
-        self._idle: dict[Connection, None] = {}  # between two requests; the longest idle first
+        self._strangers: dict[Connection, float] = {}  # no whole header yet, and since when; the oldest first
+        self._idle: dict[Connection, float] = {}  # between two requests, and since when; the longest idle first
+        self._dropped: set[Connection] = set()  # not gone yet
         self._said: dict[str, float] = {}
 
     def begin(self) -> None:
@@ -57,27 +61,51 @@ class Pool:
             spare = descriptors.raise_limit() - descriptors.in_use() - _OWN_DESCRIPTORS
             self.limit = max(16, spare)
 
-    def opened(self, connection: "Connection", count: int) -> bool:
-        """Whether there is room for `connection`, which is one of `count`: if need be that of one that does nothing."""
-        _open.set(count)
-        if count > self.limit:
-            victims = self._strangers or self._idle
-            if not victims:
+    async def room(self, count: Callable[[], int]) -> bool:
+        """Wait until one more connection may be taken beside the `count` that are open, if need be in the place of one
+        that does nothing. A moment's grace is everybody's: who has just come had no chance to ask yet, and newcomers
+        wait meanwhile where the kernel keeps them.
+
+        Returns: False if all are busy, for longer than a newcomer should wait.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.limits.wait_seconds
+        while count() - len(self._dropped) >= self.limit:
+            if (victim := self._victim(loop.time())) is not None:
+                victim.drop("Evicted")
+            elif loop.time() > deadline:
                 return False
-            next(iter(victims)).drop("Evicted")
-        self._strangers[connection] = None
+            else:
+                await asyncio.sleep(_ROOM_SECONDS)
         return True
+
+    def _victim(self, now: float) -> "Connection | None":
+        for place in (self._strangers, self._idle):
+            for connection, since in place.items():  # the first is the oldest
+                if now - since >= self.limits.grace_seconds:
+                    return connection
+                break
+        return None
+
+    def opened(self, connection: "Connection", count: int) -> None:
+        _open.set(count)
+        self._strangers[connection] = asyncio.get_running_loop().time()
 
     def busy(self, connection: "Connection") -> None:
         self._strangers.pop(connection, None)
         self._idle.pop(connection, None)
 
     def idle(self, connection: "Connection") -> None:
-        self._idle[connection] = None
+        self._idle[connection] = asyncio.get_running_loop().time()
+
+    def dropped(self, connection: "Connection") -> None:
+        self.busy(connection)
+        self._dropped.add(connection)
 
     def gone(self, connection: "Connection", count: int) -> None:
         _open.set(count)
         self.busy(connection)
+        self._dropped.discard(connection)
 
     def cut(self, reason: str) -> None:
         """Count it, and say it, but not for each of a burst."""
@@ -112,8 +140,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self._pool.opened(self, len(self.connections)):
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Refused", "this worker has too many connections")
+        self._pool.opened(self, len(self.connections))
         self._check_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,9 +153,13 @@ class Connection(HttpToolsProtocol):
     def drop(self, reason: str) -> None:
         """Close without an answer: nothing is under way."""
         self._refused = True
-        self._pool.busy(self)
+        self._pool.dropped(self)
         self._pool.cut(reason)
         self.transport.close()
+
+    def turn_away(self) -> None:
+        """Close, and say why."""
+        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Refused", "this worker has too many connections")
 
     def reset(self) -> None:
         """Close at once, whatever has not been sent."""
@@ -230,7 +261,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, reason: str, message: str) -> None:
         self._refused = True
-        self._pool.busy(self)
+        self._pool.dropped(self)
         self._pool.cut(reason)
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
             self.transport.abort()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator
 
 import uvicorn
 
@@ -48,8 +48,8 @@ class _Server(uvicorn.Server):
             task.cancel()
         for listener in self._listeners:
             with contextlib.suppress(OSError):
-                while len(self.server_state.connections) < self._pool.limit:
-                    self._track(self._connect(listener.accept()[0]))
+                while self._count() < self._pool.limit:
+                    self._take(listener.accept()[0])
             listener.close()
         self._accepting, self._listeners = [], []
 
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
 
     async def _accept_one(self, listener: socket.socket) -> None:
         await _readable(listener)
-        room = await self._pool.room(lambda: len(self.server_state.connections))
+        room = await self._pool.room(self._count)
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
@@ -76,9 +76,17 @@ class _Server(uvicorn.Server):
             _logger.warning("no connection can be taken now: %s", error)
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        await self._connect(connection, turn_away=not room)
+        self._take(connection, turn_away=not room)
 
-    async def _connect(self, connection: socket.socket, *, turn_away: bool = False) -> None:
+    def _count(self) -> int:
+        return len(self.server_state.connections) + len(self._connecting)
+
+    def _take(self, connection: socket.socket, *, turn_away: bool = False) -> None:
+        task = asyncio.create_task(self._connect(connection, turn_away))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket, turn_away: bool) -> None:
         loop = asyncio.get_running_loop()
 
         def make() -> Connection:
@@ -97,11 +105,6 @@ class _Server(uvicorn.Server):
             return
         if turn_away:
             made.turn_away()
-
-    def _track(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
 
 
 async def _readable(listener: socket.socket) -> None:

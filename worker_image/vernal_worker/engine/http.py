@@ -48,7 +48,7 @@ class _Server(uvicorn.Server):
             task.cancel()
         for listener in self._listeners:
             with contextlib.suppress(OSError):
-                while self._count() < self._pool.limit:
+                while len(self.server_state.connections) + len(self._connecting) < self._pool.limit:
                     self._take(listener.accept()[0])
             listener.close()
         self._accepting, self._listeners = [], []
@@ -67,7 +67,7 @@ class _Server(uvicorn.Server):
 
     async def _accept_one(self, listener: socket.socket) -> None:
         await _readable(listener)
-        room = await self._pool.room(self._count)
+        room = await self._pool.room(lambda: len(self.server_state.connections))
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
@@ -76,15 +76,15 @@ class _Server(uvicorn.Server):
             _logger.warning("no connection can be taken now: %s", error)
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        self._take(connection, turn_away=not room)
+        await asyncio.shield(
+            self._take(connection, turn_away=not room)
+        )  # it is ours now, whatever becomes of this task
 
-    def _count(self) -> int:
-        return len(self.server_state.connections) + len(self._connecting)
-
-    def _take(self, connection: socket.socket, *, turn_away: bool = False) -> None:
+    def _take(self, connection: socket.socket, *, turn_away: bool = False) -> "asyncio.Task[None]":
         task = asyncio.create_task(self._connect(connection, turn_away))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        return task
 
     async def _connect(self, connection: socket.socket, turn_away: bool) -> None:
         loop = asyncio.get_running_loop()

@@ -8,12 +8,15 @@ No test may pass or fail by speed. So the same steps must be green
 
 Under the quota (cgroups of version 1 or 2; needs root) is everything that a step starts: make, pytest, compilers,
 workers and the processes that CRIU brings back, API servers, and the embedded cluster's own components, which is why a
-cluster that runs is stopped before each condition. Its pods are not children of a step: they have half a core of their
-own, all of them together. Not under it are the kernel's threads, such as those that write files back.
+cluster that runs is stopped before each condition that uses it. Its pods are not children of a step: they have half a
+core of their own, all of them together. Not under it are the kernel's threads, such as those that write files back.
 
 Every line of output carries its step's name, as with e2e/lanes.py. A step that fails stops nothing; the ends of what
 failed come once more before the table, and the exit status is 1. After Ctrl-C the table shows what was done, and no
 cgroup is left.
+
+  make test-anywhere                                                              # all of it, hours
+  python3 e2e/anywhere.py --condition half --times 3 --step unit "unit" "lint"    # one step, three times
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from quota import Quota, QuotaError
 
 CONDITIONS = {"alone": "ALONE", "busy": "BESIDE BUSY LOOPS", "half": "HALF A CORE EACH"}
 """By name: the table's heading."""
+CLUSTER_STEPS = {"cluster-tests", "scenario-tests"}
 BUSY_LOOPS = 2
 CORES = 0.5
 _LOOP = (
@@ -126,7 +130,8 @@ class Run:
 
     def results(self) -> list[Result]:
         """Raises: QuotaError."""
-        subprocess.run(make("cluster-down"), stdin=subprocess.DEVNULL, check=False)
+        if CLUSTER_STEPS & {step for lane in self._lanes for step in lane}:
+            subprocess.run(make("cluster-down"), stdin=subprocess.DEVNULL, check=False)
         if self._condition == "half":
             with Quota(CORES) as quota, _limited_pods(quota):
                 return self._run(Lanes(lambda step: quota.enter(step, make(step)), keep_going=True), self._lanes)

@@ -34,7 +34,8 @@ class Result:
 
 
 def make(step: str) -> list[str]:
-    return ["make", "--no-print-directory", step]
+    # A shell's background jobs ignore SIGINT, and so would all that they start: a step must hear when it is to end.
+    return ["env", "--default-signal=INT", "make", "--no-print-directory", step]
 
 
 class Lanes:

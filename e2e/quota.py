@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-NAME = "vernal-anywhere"
+NAME = "vernal-quota-"
+"""How a group's name begins; the PID of who made it follows."""
 PERIOD = 100_000  # microseconds; the kernel's default
 _ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 
@@ -69,27 +71,29 @@ class Quota:
         """Raises: QuotaError."""
         self.cores = cores
         self.hierarchy = found or hierarchy(Path("/proc/self/mounts").read_text())
-        self._top = self.hierarchy.root / NAME
+        self.top = self.hierarchy.root / f"{NAME}{os.getpid()}"
 
     def __enter__(self) -> Quota:
-        self._remove()  # what a run left that was killed
+        for group in self.hierarchy.root.glob(f"{NAME}*"):  # what a run left that was killed
+            if not Path(f"/proc/{group.name.removeprefix(NAME)}").exists():
+                self._remove(group)
         try:
-            self._top.mkdir()
+            self.top.mkdir()
             if self.hierarchy.version == 2:
-                for group in (self.hierarchy.root, self._top):
+                for group in (self.hierarchy.root, self.top):
                     (group / "cgroup.subtree_control").write_text("+cpu")
         except OSError as error:
-            self._remove()
+            self._remove(self.top)
             raise QuotaError(f"{error.filename}: {error.strerror}; as root, on a machine whose cgroups may be written "
                              "to, this works") from error  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._remove()
+        self._remove(self.top)
 
     def enter(self, name: str, command: Sequence[str]) -> list[str]:
         """A command that runs `command`, and all that it starts, in the group `name`."""
-        group = self._top / name
+        group = self.top / name
         group.mkdir(exist_ok=True)
         self.hierarchy.write(group, self.cores)
         return ["sh", "-c", _ENTER, str(group), *command]
@@ -99,10 +103,10 @@ class Quota:
         with contextlib.suppress(FileNotFoundError):
             self.hierarchy.write(self.hierarchy.root / others, cores)
 
-    def _remove(self) -> None:
-        if not self._top.exists():
+    def _remove(self, top: Path) -> None:
+        if not top.exists():
             return
-        for group in [*(path for path in self._top.iterdir() if path.is_dir()), self._top]:
+        for group in [*(path for path in top.iterdir() if path.is_dir()), top]:
             self._empty(group)
             group.rmdir()
 

@@ -28,22 +28,26 @@ def phases(entry: dict[str, Any]) -> dict[str, float]:
 
 def table(results: dict[str, Any]) -> str:
     head = (
-        "| model, weights | artifact | cold start | freeze | thaw, warm: median (all) | thaw, dropped: s |"
-        " bytes / disk rate |\n|---|---|---|---|---|---|---|\n"
+        "| model, weights | artifact | cold start | freeze | thaw, warm: median (all) | on another GPU |"
+        " thaw, dropped: s | bytes / disk rate |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
     for name, run in results["runs"].items():
         size = sum(run["artifact"].values()) / 1e9
-        warm = [entry["first_token"] for entry in run["thaws"]]
         cold, freeze = run["cold"]["first_token"], run["cold"]["freeze"]["seconds"]
         dropped = ", ".join(f"{entry['first_token']:.2f}" for entry in run["dropped"]) or "-"
         floor = f"{size * 1e9 / run['disk_read']:.2f}" if "disk_read" in run else "-"
-        spread = ", ".join(f"{value:.2f}" for value in warm)
         rows.append(
             f"| {name} | {size:.1f} GB | {cold - freeze:.1f} | {freeze:.1f} "
-            f"| **{statistics.median(warm):.2f}** ({spread}) | {dropped} | {floor} |"
+            f"| {spread(run['thaws'])} | {spread(run.get('other_gpu', []))} | {dropped} | {floor} |"
         )
     return head + "\n".join(rows)
+
+
+def spread(thaws: list[dict[str, Any]]) -> str:
+    """Median and all of the seconds to the first token."""
+    seconds = [entry["first_token"] for entry in thaws]
+    return f"**{statistics.median(seconds):.2f}** ({', '.join(f'{s:.2f}' for s in seconds)})" if seconds else "-"
 
 
 def waterfall(found: dict[str, dict[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker"):
+for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "worker_image/tests/gpu"):
     sys.path.insert(0, str(ROOT / place))
 
 from vernal_contract.state import WorkerState  # noqa: E402

@@ -17,6 +17,7 @@ from typing import Any
 
 import ceilings
 import measure
+from gpu_pods import only
 from measure import Start
 from models.shapes import make_shape
 from models.tiny import make_tiny_model
@@ -75,6 +76,11 @@ class Bench:
             shutil.rmtree(store)
             self._keep()
             return
+        other = self._arguments.other
+        found["other_gpu"] = [
+            self._one(name, f"other-{number}", store, model, options | {"setup": only(other)})
+            for number in range(self._arguments.thaws if other is not None else 0)
+        ]
         unverified = options | {"checkpoint": options["checkpoint"] | {"verify": "Sizes"}}
         found["unverified"] = [
             self._one(name, f"unverified-{number}", store, model, unverified)
@@ -106,7 +112,7 @@ class Bench:
                 "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             }
             if self._arguments.gpu is not None:
-                options["environment"] = {"CUDA_VISIBLE_DEVICES": str(self._arguments.gpu)}
+                options["setup"] = only(self._arguments.gpu)
         return options
 
     def _one(
@@ -209,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["gpu", "cpu"], required=True)
     parser.add_argument("--gpu", type=int, help="use only this one of several GPUs; default: all that are there")
+    parser.add_argument("--other", type=int, help="with --gpu: thaw on this one too, which the frozen engine never saw")
     parser.add_argument("--shapes", nargs="*", default=None, help="default: 0.6b 8b 14b on a GPU, tiny on a CPU")
     parser.add_argument(
         "--in-image", nargs="*", default=None, help="shapes to measure with the weights in the image too"
@@ -224,6 +231,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="for results.json and logs")
     arguments = parser.parse_args()
+    if arguments.other is not None and arguments.gpu is None:
+        parser.error("--other needs --gpu: an engine that saw all GPUs has no other one")
     gpu = arguments.device == "gpu"
     arguments.shapes = (["0.6b", "8b", "14b"] if gpu else ["tiny"]) if arguments.shapes is None else arguments.shapes
     arguments.in_image = arguments.in_image or []

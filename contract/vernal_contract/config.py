@@ -49,7 +49,8 @@ class CheckpointConfig(_Base, frozen=True):
     restore_attempts: int = 3  # failed thaws of one generation before it is quarantined
     warm_up_seconds: float = 120.0  # before the freeze, for what compiles when it is first asked for; 0 for none
     freeze_timeout_seconds: float = 600.0
-    thaw_timeout_seconds: float = 120.0
+    thaw_timeout_seconds: float | None = None  # None: as long as the artifact's size makes it (see the worker's `pace`)
+    gpu_memory_wait_seconds: float = 60.0  # how long to wait for GPU memory that another process holds; then exit
 
 
 class DrainConfig(_Base, frozen=True):

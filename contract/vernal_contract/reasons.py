@@ -41,6 +41,7 @@ class Reason(StrEnum):
     CRIU_RESTORE_FAILED = "CriuRestoreFailed"
     CUDA_CHECKPOINT_FAILED = "CudaCheckpointFailed"
     CUDA_RESTORE_FAILED = "CudaRestoreFailed"
+    GPU_MEMORY_INSUFFICIENT = "GpuMemoryInsufficient"
     SHM_FAILED = "ShmFailed"
     FREEZE_TIMEOUT = "FreezeTimeout"
     THAW_TIMEOUT = "ThawTimeout"
@@ -57,6 +58,38 @@ class Reason(StrEnum):
     # The worker itself.
     CONFIG_INVALID = "ConfigInvalid"
     INTERNAL = "Internal"
+
+
+class About(StrEnum):
+    """What a failed thaw speaks against."""
+
+    ARTIFACT = "Artifact"  # each counts towards its quarantine
+    NODE = "Node"  # or the artifact: counts once a node, so that one broken node retires nothing
+    GPU = "Gpu"  # others hold its memory
+    STORAGE = "Storage"  # which may be back in a moment
+    WORKER = "Worker"  # told to stop, or older than the artifact
+
+
+_ABOUT: dict[Reason, About] = {
+    Reason.MANIFEST_MISSING: About.ARTIFACT,
+    Reason.MANIFEST_INVALID: About.ARTIFACT,
+    Reason.FILE_MISSING: About.ARTIFACT,
+    Reason.FILE_SIZE_MISMATCH: About.ARTIFACT,
+    Reason.DIGEST_MISMATCH: About.ARTIFACT,
+    Reason.CANARY_MISMATCH: About.ARTIFACT,
+    Reason.STORE_UNAVAILABLE: About.STORAGE,
+    Reason.STORE_FULL: About.STORAGE,
+    Reason.STORE_READ_ONLY: About.STORAGE,
+    Reason.STORE_SLOW: About.STORAGE,
+    Reason.GPU_MEMORY_INSUFFICIENT: About.GPU,
+    Reason.FORMAT_UNSUPPORTED: About.WORKER,
+    Reason.THAW_GIVEN_UP: About.WORKER,
+}
+
+
+def about(reason: Reason) -> About:
+    """What a thaw that failed for `reason` speaks against; where it is not known, the node it failed on."""
+    return _ABOUT.get(reason, About.NODE)
 
 
 NEXT_STEP: dict[Reason, str] = {
@@ -78,6 +111,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.CRIU_RESTORE_FAILED: "see restore.log lines in the pod's log; run `vernal-worker doctor` in the pod",
     Reason.CUDA_CHECKPOINT_FAILED: "check the driver (570 or newer) with `vernal-worker doctor`",
     Reason.CUDA_RESTORE_FAILED: "check the driver and the GPUs with `vernal-worker doctor`",
+    Reason.GPU_MEMORY_INSUFFICIENT: "another process holds the GPU's memory: `nvidia-smi` on the node names it",
     Reason.SHM_FAILED: "give the pod a larger /dev/shm (an emptyDir with medium Memory)",
     Reason.FREEZE_TIMEOUT: "check the storage's write throughput, or raise spec.checkpoint.freezeTimeoutSeconds",
     Reason.THAW_TIMEOUT: "check the storage's read throughput, or raise spec.checkpoint.thawTimeoutSeconds",

@@ -83,6 +83,7 @@ class WorkerState(_Base, kw_only=True):
     start_mode: StartMode | None = None
     start_reason: str | None = None  # reasons.Reason
     start_message: str = ""
+    waiting_for: str = ""  # what the start waits for, if it does: e.g. GPU memory that another process holds
     identity: str | None = None  # hex digest of identity_inputs
     identity_inputs: IdentityInputs | None = None
     host_tuple: str | None = None  # hex digest of host

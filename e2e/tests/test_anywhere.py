@@ -84,7 +84,7 @@ def test_a_limit_is_written_in_the_words_of_its_version(tmp_path: Path, version:
 def test_what_a_step_starts_is_under_the_limit_and_no_group_is_left() -> None:
     try:
         with Quota(0.5) as quota:
-            top = quota.hierarchy.root / NAME
+            top = quota.top
             process = subprocess.Popen(
                 quota.enter("step", ["sh", "-c", "sleep infinity & echo $!; wait"]), stdout=subprocess.PIPE, text=True
             )
@@ -98,6 +98,23 @@ def test_what_a_step_starts_is_under_the_limit_and_no_group_is_left() -> None:
     assert child in (quota.hierarchy.root / "cgroup.procs").read_text().split(), "it goes on without a limit"
     os.kill(int(child), signal.SIGKILL)
     process.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes cgroups")
+def test_groups_of_a_run_that_was_killed_are_removed_and_no_others() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    try:
+        with Quota(0.5) as mine:
+            dead = mine.hierarchy.root / f"{NAME}{process.pid}"
+            (dead / "step").mkdir(parents=True)
+            mine.enter("step", [])
+            other = Quota(0.5, mine.hierarchy)
+            other.top = mine.hierarchy.root / f"{NAME}{os.getppid()}"
+            with other:
+                assert not dead.exists() and (mine.top / "step").exists()
+    except QuotaError as error:
+        pytest.skip(f"this machine's cgroups may not be written to: {error}")
 
 
 def test_after_an_interrupt_nothing_more_is_started() -> None:

@@ -37,13 +37,14 @@ CLAIMS = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
 BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+REVISIONS = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 JOBS = Kind("batch", "v1", "Job", "jobs")
 EVENTS = Kind("events.k8s.io", "v1", "Event", "events")
 
 CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS)
 """What a pool owns besides pods: applied by the operator, watched by label."""
 
-BY_NAME = {kind.name: kind for kind in (POOLS, CHECKPOINTS, PODS, *CHILDREN, JOBS)}
+BY_NAME = {kind.name: kind for kind in (POOLS, CHECKPOINTS, PODS, *CHILDREN, REVISIONS, JOBS)}
 """The kinds that plans name in manifests and references."""
 
 

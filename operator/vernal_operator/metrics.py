@@ -41,3 +41,8 @@ STATE_READS = Counter(
 EVENTS_DROPPED = Counter(
     "vernal_operator_events_dropped", "Kubernetes Events that were refused and given up.", ["reason"]
 )
+ROLLBACKS = Counter(
+    "vernal_operator_rollbacks",
+    "Revisions that were rejected because they were not proven in time (ProgressDeadlineExceeded).",
+    ["namespace", "pool"],
+)

@@ -88,6 +88,8 @@ class Reconciler:
             return None
         decisions = plan(snapshot)
         outcome = self._actor.pool(key, snapshot.pool.uid, decisions)
+        if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
+            metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
         if decisions.poll:
             self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))
         return outcome, decisions.requeue_after

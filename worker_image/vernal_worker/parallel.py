@@ -8,6 +8,33 @@ T = TypeVar("T")
 TICK = 0.05
 
 
+def aside(work: Callable[[], T], tick: Callable[[], None]) -> T:
+    """Call `work` on a thread of its own; returns what it returns, raises what it raises.
+
+    `tick` is called in the caller's thread every `TICK` seconds or so; if it raises, that is raised at once, and the
+    thread (a daemon) is left behind. So the caller goes on when the storage does not.
+    """
+    done: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as e:
+            errors.append(e)
+
+    thread = threading.Thread(target=run, name="aside", daemon=True)
+    thread.start()
+    while True:
+        thread.join(TICK)
+        if not thread.is_alive():
+            break
+        tick()
+    if errors:
+        raise errors[0]
+    return done[0]
+
+
 def for_each(items: Iterable[T], work: Callable[[T], None], threads: int, tick: Callable[[], None]) -> None:
     """Call `work` on every item with `threads` threads; the first exception ends it and is raised.
 

@@ -7,20 +7,20 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster import proc
 from cluster.errors import ClusterError
+from patience import until
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+SLEEP = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
 def handling(sigterm: str) -> list[str]:
     """A component that prints `ready`, then waits for SIGTERM, which the expression or function `sigterm` handles."""
-    code = f"import signal, sys, time; signal.signal(15, {sigterm}); print('ready', flush=True); time.sleep(600)"
+    code = f"import signal, sys; signal.signal(15, {sigterm}); print('ready', flush=True)\nwhile True: signal.pause()"
     return [sys.executable, "-c", code]
 
 
@@ -28,13 +28,6 @@ def gated(gate: Path, code: str) -> list[str]:
     """A component that runs `code` once the file `gate` is there."""
     wait = f"import pathlib, subprocess, sys, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)"
     return [sys.executable, "-c", f"{wait}\n{code}"]
-
-
-def wait(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300  # against waiting for ever
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not after 300 s"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -104,7 +97,7 @@ def test_ensure_starts_again_what_was_killed_behind_its_back(processes: proc.Pro
 
 def test_stop_ends_what_ignores_sigterm(processes: proc.Processes) -> None:
     processes.ensure("component", handling("signal.SIG_IGN"))
-    wait("the component to ignore it", lambda: bool(processes.log("component").read_text()))
+    until("the component to ignore it", lambda: bool(processes.log("component").read_text()))
     record = processes.running("component")
     assert record
     processes.stop(["component"], patience=0.1)
@@ -113,7 +106,7 @@ def test_stop_ends_what_ignores_sigterm(processes: proc.Processes) -> None:
 
 def test_stop_lets_a_component_end_by_itself(processes: proc.Processes) -> None:
     processes.ensure("component", handling("lambda *_: sys.exit('the last words')"))
-    wait("the component to handle SIGTERM", lambda: bool(processes.log("component").read_text()))
+    until("the component to handle SIGTERM", lambda: bool(processes.log("component").read_text()))
     processes.stop(["component"], patience=300)
     assert "the last words" in processes.log("component").read_text()
 
@@ -121,7 +114,7 @@ def test_stop_lets_a_component_end_by_itself(processes: proc.Processes) -> None:
 def test_check_shows_the_end_of_the_log(processes: proc.Processes, tmp_path: Path) -> None:
     processes.ensure("component", gated(tmp_path / "gate", "sys.exit('the reason')"))
     (tmp_path / "gate").touch()
-    wait("the component to end", lambda: not processes.running("component"))
+    until("the component to end", lambda: not processes.running("component"))
     with pytest.raises(ClusterError, match="the reason"):
         processes.check("component")
 
@@ -137,7 +130,7 @@ def test_children_that_left_are_still_owned(processes: proc.Processes, tmp_path:
     leave = f"subprocess.Popen({SLEEP!r}, start_new_session=True)"
     processes.ensure("component", gated(tmp_path / "gate", leave))
     (tmp_path / "gate").touch()
-    wait("the component to end", lambda: not processes.running("component"))
+    until("the component to end", lambda: not processes.running("component"))
     left = [record for record in proc.owned(str(tmp_path)) if record.argv == SLEEP]
     assert len(left) == 1
     proc.end(left, patience=5)
@@ -150,5 +143,5 @@ def test_a_zombie_is_not_alive() -> None:
         assert record
         process.send_signal(signal.SIGKILL)
         stat = Path(f"/proc/{process.pid}/stat")
-        wait("the zombie", lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        until("the zombie", lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
         assert not proc.alive(record)

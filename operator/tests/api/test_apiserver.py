@@ -17,6 +17,8 @@ from vernal_operator.build.checkpoint import checkpoint, janitor_job
 from vernal_operator.build.children import children
 from vernal_operator.build.meta import checkpoint_owner, pool_owner
 from vernal_operator.build.pod import worker_pod
+from vernal_operator.build.revision import controller_revision, revision_data
+from vernal_operator.plan.revision import content
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -140,6 +142,15 @@ def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:
     kubectl.good("label", "vck", name, "a=b")
 
 
+METRIC = {
+    "type": "Pods",
+    "pods": {
+        "metric": {"name": "vernal_worker_requests_in_flight"},
+        "target": {"type": "AverageValue", "averageValue": "16"},
+    },
+}
+
+
 def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
     spec, error = parse_pool(
         {
@@ -153,7 +164,7 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
                     {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}},
                 ],
-                "autoscaling": {"minReplicas": 1, "maxReplicas": 3},
+                "autoscaling": {"minReplicas": 1, "maxReplicas": 3, "metrics": [METRIC]},
                 "disruptionBudget": {"maxUnavailable": "50%"},
                 "podTemplate": {"spec": {"tolerations": [{"operator": "Exists"}], "imagePullSecrets": [{"name": "x"}]}},
             }
@@ -175,6 +186,7 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
         worker_pod(owner, spec, "abcdef12", 0),
         worker_pod(owner, disabled, "abcdef13", 1),
         *children(owner, spec),
+        controller_revision(owner, "abcdef12", 1, revision_data(owner, spec, "abcdef12", content(spec))),
         janitor_job(checkpoint_owner("k", "default", "2c9b2c9b-0000-4000-8000-000000000001"), vck),
     ]
     items = {"apiVersion": "v1", "kind": "List", "items": built}

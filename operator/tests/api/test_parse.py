@@ -23,7 +23,16 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no room to exit": ({"terminationGracePeriodSeconds": 104}, "spec.drain.propagationSeconds"),
     "a roll that cannot move": ({"rollout": {"maxSurge": 0, "maxUnavailable": "0%"}}, "spec.rollout.maxSurge"),
     "not a percentage": ({"rollout": {"maxSurge": "many"}}, "spec.rollout.maxSurge"),
-    "autoscaling upside down": ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling.minReplicas"),
+    "autoscaling upside down": (
+        {"autoscaling": {"minReplicas": 3, "maxReplicas": 2, "metrics": [{"type": "Pods"}]}},
+        "spec.autoscaling.minReplicas",
+    ),
+    "autoscaling by nothing": ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling.metrics"),
+    "autoscaling by an empty list": ({"autoscaling": {"maxReplicas": 2, "metrics": []}}, "spec.autoscaling.metrics"),
+    "a deadline that nobody can meet": (
+        {"rollout": {"progressDeadlineSeconds": 60, "minReadySeconds": 60}},
+        "spec.rollout.progressDeadlineSeconds",
+    ),
     "two sources": (
         {"model": {"name": "m", "source": {"hub": {}, "image": {"path": "/m"}}}},
         "spec.model.source needs exactly one",

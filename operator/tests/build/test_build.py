@@ -203,7 +203,12 @@ def test_equal_specs_give_equal_pods() -> None:
 
 
 def test_children_are_owned_labelled_and_select_all_workers() -> None:
-    found = {child["kind"]: child for child in children(OWNER, spec(autoscaling={"minReplicas": 2, "maxReplicas": 5}))}
+    found = {
+        child["kind"]: child
+        for child in children(
+            OWNER, spec(autoscaling={"minReplicas": 2, "maxReplicas": 5, "metrics": [{"type": "Pods"}]})
+        )
+    }
     assert set(found) == {"Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"}
     for child in found.values():
         meta = child["metadata"]

@@ -15,7 +15,18 @@ from controlplane.proxy import FaultProxy
 from controlplane.zygote import Operator, Zygote
 from vernal_contract import names
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, EVENTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.kinds import (
+    AUTOSCALERS,
+    BUDGETS,
+    CHECKPOINTS,
+    EVENTS,
+    JOBS,
+    PODS,
+    POOLS,
+    REVISIONS,
+    SERVICES,
+    Kind,
+)
 
 POOL = "pool"
 PATIENCE = 300.0
@@ -24,6 +35,13 @@ CORE = {
     "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
     "Namespace": Kind("", "v1", "Namespace", "namespaces", namespaced=False),
+}
+METRIC = {
+    "type": "Pods",
+    "pods": {
+        "metric": {"name": "vernal_worker_requests_in_flight"},
+        "target": {"type": "AverageValue", "averageValue": "16"},
+    },
 }
 
 
@@ -130,7 +148,7 @@ class Case:
         """Delete the pool and, as the garbage collector would, what it owns."""
         found = self.client.get(POOLS, self.namespace, POOL)
         self.client.delete(POOLS, self.namespace, POOL, found["metadata"]["uid"])
-        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS):
+        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS):
             for item in self.items(kind):
                 if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
                     self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
@@ -158,6 +176,17 @@ class Case:
             and (replicas == 0 or condition(found, "CheckpointReady") == "True")
             and status["restoredReplicas"] + status["coldStartedReplicas"] == replicas
             and len(self.items(PODS)) == replicas
+        )
+
+    def serves(self, ready: int, starting: int) -> bool:
+        """So many pods are ready, so many of the wanted revision are not, no other is there, and status says so."""
+        found = self.get_pool()
+        status, pods = found.get("status", {}), self.items(PODS)
+        return (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and (status.get("readyReplicas"), status.get("replicas")) == (ready, ready + starting)
+            and status.get("updatedReplicas") == starting
+            and (sum(condition(pod, "Ready") == "True" for pod in pods), len(pods)) == (ready, ready + starting)
         )
 
     def wait(self, what: str, probe: Callable[[], bool], timeout: float = PATIENCE) -> None:
@@ -206,7 +235,8 @@ class Case:
     def picture(self) -> dict[str, Any]:
         """All that the operator is answerable for, without what differs from run to run."""
         found = {
-            kind.name: self.items(kind) for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, JOBS)
+            kind.name: self.items(kind)
+            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, JOBS)
         }
         for pod in found[PODS.name]:  # which of the slots are taken depends on the order of events
             del pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_SLOT]
@@ -301,6 +331,7 @@ _VOLATILE = frozenset(
         "startedAt",
         "completionTime",
         "lastUsedTime",
+        "provingSince",
         "unusedSince",
         "clusterIP",
         "clusterIPs",

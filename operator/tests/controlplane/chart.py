@@ -40,7 +40,7 @@ def install(client: Client, documents: list[dict[str, Any]]) -> None:
         if kind is not None:
             client.apply(kind, document["metadata"].get("namespace", ""), document)
     for kind in (POOLS, CHECKPOINTS):
-        api.wait(f"{kind.name} to be served", lambda kind=kind: _served(client, kind))  # type: ignore[misc]
+        api.wait(f"{kind.name} to be served", lambda kind=kind: _served(client, kind), lambda: None)  # type: ignore[misc]
 
 
 def _served(client: Client, kind: Kind) -> bool:

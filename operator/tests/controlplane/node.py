@@ -27,6 +27,9 @@ from vernal_contract.state import (
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import JOBS, PODS, Kind
 
+UNPULLABLE = "worker:unpullable"
+"""An image that no registry has."""
+
 BINDINGS = Kind("", "v1", "Binding", "bindings")
 HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")
 
@@ -83,6 +86,9 @@ class Node:
                 "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
             }
             self._client._json("create", PODS, PODS.path(namespace, name, "binding"), None, binding)
+            if pod["spec"]["containers"][0]["image"] == UNPULLABLE:
+                self._status(pod, None, ready=False)
+                return
             self._serve(address, self._state(pod, ready=False))
             self._status(pod, address, ready=False)
             time.sleep(self._start_seconds)
@@ -92,12 +98,13 @@ class Node:
             if not (error.not_found or error.conflict):  # deleted meanwhile
                 raise
 
-    def _status(self, pod: dict[str, Any], address: str, *, ready: bool) -> None:
+    def _status(self, pod: dict[str, Any], address: str | None, *, ready: bool) -> None:
+        """Without an address its image cannot be pulled."""
         flag = "True" if ready else "False"
+        waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
         status = {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
+            "phase": "Running" if address else "Pending",
+            **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
             "startTime": now(),
             "conditions": [
                 {"type": kind, "status": status, "lastTransitionTime": now()}
@@ -116,7 +123,7 @@ class Node:
                     "restartCount": 0,
                     "image": "x",
                     "imageID": "x",
-                    "state": {"running": {"startedAt": now()}},
+                    "state": {"running": {"startedAt": now()}} if address else waits,
                 }
             ],
         }

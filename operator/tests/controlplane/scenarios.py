@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from controlplane.cases import Case, Server, pool
+from controlplane.cases import METRIC, Case, Server, pool
+from controlplane.node import UNPULLABLE
 from controlplane.proxy import Call, Fault
-from vernal_operator.kinds import CHECKPOINTS
+from vernal_operator.kinds import CHECKPOINTS, PODS
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -57,17 +58,62 @@ def roll(replicas: int) -> Step:
     return step
 
 
+def break_image(case: Case) -> Callable[[], bool]:
+    """An image that cannot be pulled, and time enough for it."""
+    case.change(image=UNPULLABLE, rollout={"progressDeadlineSeconds": 86400})
+    return lambda: case.serves(2, starting=1)
+
+
+def lose_a_pod(case: Case) -> Callable[[], bool]:
+    """A pod that serves goes, its node with it."""
+    old = next(pod for pod in case.items(PODS) if pod["spec"]["containers"][0]["image"] != UNPULLABLE)
+    case.client.delete(PODS, case.namespace, old["metadata"]["name"], old["metadata"]["uid"])
+    gone = old["metadata"]["uid"]
+    return lambda: case.serves(2, starting=1) and gone not in {pod["metadata"]["uid"] for pod in case.items(PODS)}
+
+
+def scale_while_broken(replicas: int) -> Step:
+    def step(case: Case) -> Callable[[], bool]:
+        case.change(replicas=replicas)
+        return lambda: case.serves(replicas, starting=1)
+
+    return step
+
+
+def let_time_be_up(replicas: int) -> Step:
+    def step(case: Case) -> Callable[[], bool]:
+        case.change(rollout={"progressDeadlineSeconds": 1})
+        return lambda: case.serves(replicas, starting=0) and "rejected" in case.get_pool()["status"]
+
+    return step
+
+
+def fix_image(replicas: int) -> Step:
+    def step(case: Case) -> Callable[[], bool]:
+        case.change(image="worker:3", rollout={"progressDeadlineSeconds": None})
+        return lambda: case.settled(replicas) and "rejected" not in case.get_pool()["status"]
+
+    return step
+
+
 def delete(case: Case) -> Callable[[], bool]:
     case.delete_pool()
     return lambda: not case.items(CHECKPOINTS)
 
 
-UP = Scenario("up", steps=(create(2, autoscaling={"maxReplicas": 4}),), most=3)
+UP = Scenario("up", steps=(create(2, autoscaling={"maxReplicas": 4, "metrics": [METRIC]}),), most=3)
 SCALE = Scenario("scale", prepare=(create(1),), steps=(scale(3), scale(1)), most=4, fewest_ready=1)
 ROLL = Scenario("roll", prepare=(create(2),), steps=(roll(2),), most=3, fewest_ready=2)
+ROLLBACK = Scenario(
+    "rollback",
+    prepare=(create(2),),
+    steps=(break_image, lose_a_pod, scale_while_broken(4), let_time_be_up(4), fix_image(4)),
+    most=5,
+    fewest_ready=1,  # the one that is lost
+)
 NO_RETENTION = {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}
 DELETE = Scenario("delete", prepare=(create(1, checkpoint=NO_RETENTION),), steps=(delete,))
-ALL = (UP, SCALE, ROLL, DELETE)
+ALL = (UP, SCALE, ROLL, ROLLBACK, DELETE)
 
 
 @dataclass

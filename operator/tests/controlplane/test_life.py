@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, POOL, Case, Server, condition, pool
+from controlplane.cases import CORE, METRIC, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Call, Watches
 from vernal_contract import names
@@ -65,7 +65,7 @@ def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., s
 @pytest.mark.every_release
 def test_children_that_someone_changes_or_deletes_come_back(case: Case) -> None:
     case.start()
-    case.create(pool(replicas=1, autoscaling={"maxReplicas": 2}))
+    case.create(pool(replicas=1, autoscaling={"maxReplicas": 2, "metrics": [METRIC]}))
     case.wait_settled(1)
     for kind in (SERVICES, BUDGETS, AUTOSCALERS):
         (child,) = case.items(kind)

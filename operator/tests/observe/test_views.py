@@ -116,3 +116,21 @@ def test_jobs(conditions: list[dict[str, str]], succeeded: bool, failed: bool, m
     entry = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
     assert entry is not None
     assert (entry.view.succeeded, entry.view.failed, entry.view.message) == (succeeded, failed, message)
+
+
+@pytest.mark.parametrize(
+    ("data", "spec"),
+    [
+        ({"spec": "{}", "config": "c"}, "{}"),
+        ({"spec": {"template": {}}}, ""),
+        (None, ""),
+        ([1], ""),
+        ({"spec": None}, ""),
+    ],
+)
+def test_a_controller_revision_of_any_sort_stops_nobody(data: Any, spec: str) -> None:
+    labels = {"vernal.dev/pool": "p", "vernal.dev/revision": "abc"}
+    meta = {"name": "p-abc", "namespace": "ns", "uid": "u", "resourceVersion": "1", "labels": labels}
+    entry = views.REVISIONS_READER.convert({"metadata": meta, "data": data, "revision": 3})
+    assert entry is not None and entry.group == "p"
+    assert (entry.view.revision, entry.view.number, entry.view.spec) == ("abc", 3, spec)

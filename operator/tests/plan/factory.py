@@ -7,8 +7,10 @@ from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phas
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
-from vernal_operator.plan.model import CheckpointView, PodView, Pool, Snapshot
-from vernal_operator.plan.revision import revision
+from vernal_operator.build.meta import pool_owner
+from vernal_operator.build.revision import revision_data, revision_name
+from vernal_operator.plan.model import CheckpointView, PodView, Pool, RevisionView, Snapshot
+from vernal_operator.plan.revision import content, revision
 
 NOW = 1_800_000_000.0
 INPUTS = IdentityInputs(image_id="i", engine_args={"seed": 0}, engine_env={}, model="m", weights="InImage", versions={})
@@ -100,6 +102,20 @@ def failed_creator(pod: str = "p-0", **fields: Any) -> WorkerState:
     """A worker that started cold and could not be frozen."""
     report = FreezeReport(outcome=FreezeOutcome.FAILED, reason="CriuDumpFailed", message="no")
     return creator(pod, **({"freeze": report, "artifact": None} | fields))
+
+
+def kept(wanted: VLLMWorkerPoolSpec, number: int = 1) -> RevisionView:
+    """The ControllerRevision of a spec."""
+    rev = revision(wanted)
+    data = revision_data(pool_owner("p", "ns", "u"), wanted, rev, content(wanted))
+    return RevisionView(revision_name("p", rev), f"cr-{rev}", rev, number, data["spec"], data["config"])
+
+
+def applied(manifest: dict[str, Any]) -> RevisionView:
+    """The ControllerRevision that a plan asked for, as it is seen then."""
+    meta, data = manifest["metadata"], manifest["data"]
+    rev = meta["labels"]["vernal.dev/revision"]
+    return RevisionView(meta["name"], f"cr-{rev}", rev, manifest["revision"], data["spec"], data["config"])
 
 
 def condition(status: dict[str, Any] | None, kind: str) -> tuple[str, str]:

@@ -4,17 +4,17 @@ preconditions and loses answers; an operator whose view of all this may be old.
 It knows nothing of how a plan decides. After every plan it checks what must hold whatever happened before.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from plan.factory import published
+from plan.factory import applied, published
 from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.api.pool import Startup, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import digest
 from vernal_operator.plan import plan
-from vernal_operator.plan.census import LOST_AFTER_SECONDS
 from vernal_operator.plan.model import (
     CheckpointView,
     ChildKey,
@@ -22,8 +22,12 @@ from vernal_operator.plan.model import (
     Decisions,
     PodView,
     Pool,
+    RevisionView,
     Snapshot,
 )
+from vernal_operator.plan.pods import LOST_AFTER_SECONDS
+from vernal_operator.plan.pool import AT_ONCE
+from vernal_operator.plan.proving import deadline_seconds
 from vernal_operator.plan.revision import revision
 from vernal_operator.plan.rollout import bounds
 
@@ -34,11 +38,14 @@ LABEL_REVISION, LABEL_SLOT = "vernal.dev/revision", "vernal.dev/slot"
 
 @dataclass
 class Pod:
-    """A pod as it really is. `broken` ones never become ready, `silent` ones never answer."""
+    """A pod as it really is. `broken` ones never become ready, `silent` ones never answer, `refused` ones fail as soon
+    as a kubelet sees them.
+    """
 
     view: PodView
     broken: bool
     silent: bool
+    refused: bool = False
     worker: WorkerState | None = None
     gone_at: float | None = None
 
@@ -55,6 +62,7 @@ class World:
     status: dict[str, Any] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     children: dict[ChildKey, ChildView] = field(default_factory=dict)
+    revisions: dict[str, RevisionView] = field(default_factory=dict)
     checkpoints: dict[str, CheckpointView] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
     bad_revisions: set[str] = field(default_factory=set)
@@ -65,6 +73,8 @@ class World:
     counter: int = 0
     plans: int = 0
     calm: bool = False  # no new faults
+    wanted_since: float = START
+    rollbacks: int = 0
 
     def __post_init__(self) -> None:
         self.raw = {
@@ -85,9 +95,12 @@ class World:
 
     def edit(self, **fields: Any) -> None:
         """The user changes the spec."""
+        before = self.revision
         self.raw |= fields
         self.generation += 1
         self._parse()
+        if self.revision != before:
+            self.wanted_since = self.now
 
     def tick(self, seconds: float) -> None:
         """Time goes by; kubelet and scheduler do what is due."""
@@ -108,8 +121,12 @@ class World:
                 self._change(pod, scheduled=True, unschedulable="", node="n")
             else:
                 self._change(pod, unschedulable="no node has a free GPU")
+        elif pod.refused:
+            self._change(pod, phase="Failed")
+        elif pod.broken and int(view.revision, 16) % 2:
+            self._change(pod, waiting_reason="ImagePullBackOff")
         elif not view.running:
-            self._change(pod, running=True, phase="Running")
+            self._change(pod, running=True, phase="Running", waiting_reason="")
             pod.worker = WorkerState(
                 pod=view.name, namespace="ns", pool="p", revision=view.revision, phase=Phase.STARTING
             )
@@ -196,6 +213,7 @@ class World:
             pods=pods,
             checkpoints=tuple(self.checkpoints.values()),
             children=dict(self.children),
+            revisions=tuple(self.revisions.values()),
             announced=frozenset(self.announced),
         )
 
@@ -255,9 +273,16 @@ class World:
         for manifest in decisions.create:
             self._create(manifest)
         for child in decisions.apply:
+            if child["kind"] == "ControllerRevision":
+                view = applied(child)
+                there = self.revisions.get(view.name)
+                assert there is None or (there.spec, there.config) == (view.spec, view.config), "its data is immutable"
+                self.revisions[view.name] = view
+                continue
             key = ChildKey(child["kind"], child["metadata"]["name"])
             self.children[key] = ChildView("c", child["metadata"]["annotations"]["vernal.dev/spec-hash"])
         for gone in decisions.remove:
+            self.revisions.pop(gone.name, None)
             self.children.pop(ChildKey(gone.kind, gone.name), None)
         for manifest in decisions.create_checkpoints:
             name = manifest["metadata"]["name"]
@@ -286,31 +311,71 @@ class World:
             created=self.now,
         )
         self.pods[name] = Pod(
-            view, broken=view.revision in self.bad_revisions, silent=not self.calm and self.random.random() < 0.1
+            view,
+            broken=view.revision in self.bad_revisions,
+            silent=not self.calm and self.random.random() < 0.1,
+            refused=not self.calm and self.random.random() < 0.05,
         )
 
     # --- how it ends ------------------------------------------------------------------------------------------
 
-    def settle(self, rounds: int = 400) -> None:
-        """No more faults: the pool must become what its spec says, and then nothing more may be decided."""
+    def settle(self, rounds: int = 600) -> None:
+        """No more faults: the pool must become what its spec says, and then nothing more may be decided.
+
+        If the wanted revision does not work and there is another one to go back to, it must go back by itself; a fixed
+        spec, or the old one, must then end that.
+        """
         self.calm = True
         self.capacity = 99
-        self.bad_revisions.discard(self.revision)
+        before = self.status.get("currentRevision")
+        sick = self.revision in self.bad_revisions and before not in (None, self.revision) and self.spec.replicas > 0
+        self.bad_revisions = {self.revision} if sick else set()
         for pod in self.pods.values():
-            pod.silent = False
-            pod.broken = pod.broken and pod.view.revision in self.bad_revisions
+            pod.silent = pod.refused = False
+            pod.broken = pod.view.revision in self.bad_revisions
+            if pod.broken and pod.view.ready:
+                self._change(pod, ready=False, ready_since=None)
+        self.edit(rollout={key: value for key, value in self.raw.get("rollout", {}).items() if key != "paused"})
+        self._until_silent(rounds)
+        rejected = self.status.get("rejected", {}).get("revision")
+        assert rejected == self.revision or not sick, f"not rolled back: {self.describe()}"
+        self._check_end(self.status["currentRevision"] if rejected else self.revision)
+        conditions = {c["type"]: (c["status"], c["reason"]) for c in self.status["conditions"]}
+        told = ("False", "ProgressDeadlineExceeded"), ("True", "ProgressDeadlineExceeded")
+        assert not rejected or (conditions["Progressing"], conditions["Degraded"]) == told
+        if not rejected:
+            return
+        self.bad_revisions.clear()
+        if self.random.random() < 0.5:
+            self.edit(image="worker:fixed")
+        else:
+            self.edit(image=next(i for i in map("worker:{}".format, range(4)) if self._revision_of(i) == before))
+        self._until_silent(rounds)
+        assert "rejected" not in self.status
+        self._check_end(self.revision)
+
+    def _revision_of(self, image: str) -> str:
+        spec, error = parse_pool({"spec": self.raw | {"image": image}})
+        assert spec is not None, error
+        return revision(spec)
+
+    def _until_silent(self, rounds: int) -> None:
         for _ in range(rounds):
             decisions = self.reconcile()
             if not decisions and decisions.requeue_after is None and not self._busy():
-                break
+                return
             if not decisions.poll:
-                self.tick(20.0)
-        else:
-            raise AssertionError(f"not settled after {rounds} rounds: {self.describe()}")
+                self.tick(100.0 if self.bad_revisions else 20.0)  # on to the deadline
+        raise AssertionError(f"not settled after {rounds} rounds: {self.describe()}")
+
+    def _check_end(self, wanted: str) -> None:
         views = [pod.view for pod in self.pods.values()]
         assert len(views) == self.spec.replicas, self.describe()
-        assert all(view.ready and view.revision == self.revision for view in views), self.describe()
+        assert all(view.ready and view.revision == wanted for view in views), self.describe()
         assert {c["type"]: c["status"] for c in self.status["conditions"]}["Ready"] == "True"
+        assert not views or self.status["currentRevision"] == wanted
+        assert not views or "provingSince" not in self.status
+        assert len(self.revisions) <= self.spec.rollout.revision_history_limit + 2
 
     def _busy(self) -> bool:
         return any(not p.view.ready or p.view.deletion_time is not None for p in self.pods.values())
@@ -325,24 +390,29 @@ class World:
 
 
 def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
-    """The promises of `rollout`, `scale` and `startup`, from what the plan saw."""
-    spec, wanted = world.spec, world.revision
+    """The promises of `rollout`, `proving`, `scale` and `startup`, from what the plan saw."""
+    spec, status = world.spec, world.status
     limits = bounds(spec.replicas, spec.rollout)
+    current = status.get("currentRevision")
+    rolled_back = status.get("rejected", {}).get("revision") == world.revision
+    target = current if rolled_back else world.revision
     alive = [p for p in snapshot.pods if p.deletion_time is None and p.phase not in ("Failed", "Succeeded")]
-    new = [p for p in alive if p.revision == wanted]
-    old = [p for p in alive if p.revision != wanted]
+    new = [p for p in alive if p.revision == target]
+    old = [p for p in alive if p.revision != target]
     draining = [
         p
         for p in snapshot.pods
         if p.deletion_time is not None
-        and p.revision != wanted
+        and p.revision != target
         and p.scheduled
         and p.phase not in ("Failed", "Succeeded")
         and snapshot.now < p.deletion_time + LOST_AFTER_SECONDS
     ]
-    total = len(alive) + len(draining) + len(decisions.create)
-    assert not decisions.create or total <= limits.ceiling, "above replicas + maxSurge"
-    assert len(new) + len(decisions.create) <= max(limits.replicas, len(new)), "more new pods than replicas"
+    made = [m["metadata"]["labels"][LABEL_REVISION] for m in decisions.create]
+    total = len(alive) + len(draining) + len(made)
+    assert not made or total <= limits.ceiling, "above replicas + maxSurge"
+    assert len(new) + made.count(str(target)) <= max(limits.replicas, len(new)), "more new pods than replicas"
+    assert len(made) <= AT_ONCE and len(decisions.delete) <= AT_ONCE
     _check_really_there(world, decisions, limits.ceiling)
 
     by_uid = {p.uid: p for p in snapshot.pods}
@@ -350,19 +420,52 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
     assert len({v.uid for v in victims}) == len(victims)
     assert all(v.deletion_time is None for v in victims), "deleted twice"
     gone = {v.uid for v in victims}
-    before = sum(p.ready for p in alive)
-    after = sum(p.ready for p in alive if p.uid not in gone)
-    assert after == before or after >= limits.floor, "below replicas - maxUnavailable ready"
 
-    proven = any(p.ready for p in new)
-    if old and not proven:
-        assert len(new) + len(decisions.create) <= max(1, len(new)), "a second pod of a revision not proven"
+    def available(pod: PodView) -> bool:
+        return pod.ready and snapshot.now >= (pod.ready_since or 0.0) + spec.rollout.min_ready_seconds
+
+    for serves in (lambda pod: pod.ready, available):
+        before = sum(serves(p) for p in alive)
+        after = sum(serves(p) for p in alive if p.uid not in gone)
+        assert after == before or after >= limits.floor, "below replicas - maxUnavailable"
+
+    proven = target == current or any(available(p) for p in new)
+    known = world.revisions.get(f"p-{current}") if current is not None else None
+    if not proven and (old or known is not None):
+        assert len(new) + made.count(str(target)) <= max(1, len(new)), "a second pod of a revision not proven"
+    if not proven and known is not None:
+        assert set(made) <= {target, current}
+        held_back = status.get("failedPods") or any(p.phase == "Failed" for p in snapshot.pods)
+        if not held_back and len(made) < AT_ONCE and not _was_rejected(world, decisions):
+            assert total >= min(limits.replicas, limits.ceiling), "missing pods are made of the old revision"
+        assert not (spec.rollout.paused and target in made), "a new pod while paused"
+    _check_rejection(world, snapshot, decisions, any(available(p) for p in new))
+    assert not (rolled_back and world.revision in made), "a pod of a rejected revision"
+    written = {m["metadata"]["name"] for m in decisions.apply} | set(world.revisions)
+    assert all(f"p-{name}" in written for name in made), "a pod of a revision that nobody keeps"
     if spec.checkpoint.startup == Startup.WAIT_FOR_CHECKPOINT and not world.checkpoints and not world.status:
         assert len(new) + len(decisions.create) <= 1
 
-    for group in (new, old):
-        _check_order(snapshot.now, [p for p in group if p.uid in gone], [p for p in group if p.uid not in gone])
+    debris = {p.uid for p in old if p.revision != current and not p.ready}
+    for group in (new, [p for p in old if p.uid not in debris]):
+        went, stayed = [p for p in group if p.uid in gone], [p for p in group if p.uid not in gone]
+        _check_order(snapshot.now, went, stayed, available)
     _check_status(world, decisions, alive)
+
+
+def _was_rejected(world: World, decisions: Decisions) -> bool:
+    return decisions.status is not None and "rejected" in decisions.status and "rejected" not in world.status
+
+
+def _check_rejection(world: World, snapshot: Snapshot, decisions: Decisions, proof: bool) -> None:
+    if not _was_rejected(world, decisions):
+        return
+    world.rollbacks += 1
+    assert not proof, "a revision was rejected that works"
+    assert snapshot.now >= world.wanted_since + deadline_seconds(world.spec) - 1, "rejected too early"
+    assert not world.spec.rollout.paused and world.spec.replicas
+    assert not decisions.create and not decisions.delete, "acted upon before it was written down"
+    assert f"p-{world.status['currentRevision']}" in world.revisions, "nothing to go back to"
 
 
 def _check_really_there(world: World, decisions: Decisions, ceiling: int) -> None:
@@ -376,9 +479,10 @@ def _check_really_there(world: World, decisions: Decisions, ceiling: int) -> Non
     assert not names or len(there | names) <= ceiling, f"really above replicas + maxSurge: {world.describe()}"
 
 
-def _check_order(now: float, gone: list[PodView], kept: list[PodView]) -> None:
+def _check_order(now: float, gone: list[PodView], kept: list[PodView], available: Callable[[PodView], bool]) -> None:
     def known(p: PodView) -> tuple[int, int]:
-        return 0 if not p.scheduled else 1 if p.phase == "Pending" else 2 if not p.ready else 3, p.deletion_cost
+        rank = 0 if not p.scheduled else 1 if p.phase == "Pending" else 2 if not p.ready else 3 + available(p)
+        return rank, p.deletion_cost
 
     for victim in gone:
         for other in kept:

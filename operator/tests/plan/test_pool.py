@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from plan.factory import NOW, condition, creator, pending, pool, published, ready, snapshot, spec, starting
+from plan.factory import NOW, applied, condition, creator, pending, pool, published, ready, snapshot, spec, starting
 from vernal_operator.plan import plan
-from vernal_operator.plan.census import LOST_AFTER_SECONDS
 from vernal_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Snapshot
+from vernal_operator.plan.pods import LOST_AFTER_SECONDS
+from vernal_operator.plan.pool import AT_ONCE
 from vernal_operator.plan.revision import revision
 
-CREATED = {("Service", "p"), ("PodDisruptionBudget", "p")}
+CREATED = {("Service", "p"), ("PodDisruptionBudget", "p"), ("ControllerRevision", f"p-{revision(spec())}")}
+METRICS = [{"type": "Pods"}]
 
 
 def settle(first: Snapshot) -> tuple[Snapshot, Decisions]:
@@ -18,11 +20,14 @@ def settle(first: Snapshot) -> tuple[Snapshot, Decisions]:
     children = dict(first.children) | {
         ChildKey(c["kind"], c["metadata"]["name"]): ChildView("u", c["metadata"]["annotations"]["vernal.dev/spec-hash"])
         for c in done.apply
+        if c["kind"] != "ControllerRevision"
     }
+    written = [applied(c) for c in done.apply if c["kind"] == "ControllerRevision"]
     status = first.pool.status if done.status is None else done.status
     seen = replace(
         first,
         children=children,
+        revisions=tuple(v for v in first.revisions if v.name not in {w.name for w in written}) + tuple(written),
         pool=replace(first.pool, status=status),
         checkpoints=first.checkpoints + tuple(published(m) for m in done.create_checkpoints),
         announced=first.announced | {e.key for e in done.events},
@@ -89,11 +94,11 @@ def test_a_spec_that_does_not_parse_changes_nothing_but_the_condition() -> None:
 
 
 def test_children_follow_the_spec() -> None:
-    scaled = spec(autoscaling={"maxReplicas": 3})
+    scaled = spec(autoscaling={"maxReplicas": 3, "metrics": METRICS})
     seen, done = settle(snapshot(scaled, ready(0)))
     kinds = {key.kind for key in seen.children}
     assert kinds == {"Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"} and not done.apply
-    changed = plan(replace(seen, pool=pool(spec(autoscaling={"maxReplicas": 5}))))
+    changed = plan(replace(seen, pool=pool(spec(autoscaling={"maxReplicas": 5, "metrics": METRICS}))))
     assert [c["kind"] for c in changed.apply] == ["HorizontalPodAutoscaler"]
     dropped = plan(replace(seen, pool=pool(spec())))
     assert [(r.kind, r.name, r.uid) for r in dropped.remove] == [("HorizontalPodAutoscaler", "p", "u")]
@@ -104,7 +109,7 @@ def test_changes_that_no_pod_is_made_of_roll_nothing() -> None:
     free = spec(
         replicas=9,
         rollout={"maxSurge": 2},
-        autoscaling={"maxReplicas": 9},
+        autoscaling={"maxReplicas": 9, "metrics": METRICS},
         disruptionBudget={"maxUnavailable": 2},
         checkpoint={
             "storage": {"claimName": "store"},
@@ -191,13 +196,7 @@ def test_the_second_pod_of_a_roll_waits_for_the_checkpoint_of_the_first() -> Non
     assert len(goes_on.create) == 1 and len(goes_on.delete) == 1
 
 
-def test_going_back_to_the_old_spec_keeps_the_old_pods() -> None:
-    bad = spec(replicas=2, image="worker:bad")
-    stuck = starting(2, spec=bad, restarts=5, last_exit_code=1)
-    old = (ready(0), ready(1))
-    stalled = plan(snapshot(bad, *old, stuck))
-    assert not stalled.create and not stalled.delete
-    assert condition(stalled.status, "Degraded") == ("True", "RolloutStalled")
-    assert condition(stalled.status, "Progressing") == ("False", "RolloutStalled")
-    back = plan(snapshot(spec(replicas=2), *old, stuck))
-    assert [d.name for d in back.delete] == [stuck.name] and not back.create
+def test_what_one_plan_does_is_bounded() -> None:
+    assert len(plan(snapshot(spec(replicas=300))).create) == AT_ONCE
+    many = [ready(i) for i in range(300)]
+    assert len(plan(snapshot(spec(replicas=0), *many)).delete) == AT_ONCE

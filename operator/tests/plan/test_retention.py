@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from plan.factory import NOW, artifact, creator, failed_creator, published, ready, snapshot, spec, worker
 from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
 from vernal_operator.plan import plan, plan_checkpoint
@@ -28,8 +29,8 @@ def use(state: WorkerState, uid: str = "a", restarts: int = 0) -> WorkerUse:
     return WorkerUse(pool="p", pod=uid, pod_uid=uid, restarts=restarts, worker=state, answered_at=NOW)
 
 
-def failing(generation: str = "g1") -> WorkerState:
-    failure = RestoreFailure(generation=generation, stage="criu", reason="CriuRestoreFailed", message="no")
+def failing(generation: str = "g1", reason: str = "DigestMismatch") -> WorkerState:
+    failure = RestoreFailure(generation=generation, stage="verify", reason=reason, message="no")
     return worker(start_mode=StartMode.COLD, artifact=None, restore_failures=[failure])
 
 
@@ -115,6 +116,26 @@ def test_quarantine_after_as_many_failures_as_a_pool_allows_and_release_by_a_new
     assert renewed.status is not None and renewed.status["generation"] == "g2"
     assert conditions(renewed) == {"Ready": "True", "Failed": "False", "Quarantined": "False"}
     assert renewed.status["restoreFailures"] == 3 and renewed.status["generationFailures"] == 0
+
+
+@pytest.mark.parametrize("reason", ["StoreUnavailable", "GpuMemoryInsufficient", "CriuRestoreFailed", "OfANewerWorker"])
+def test_what_does_not_speak_against_the_artifact_is_shown_and_does_not_count(reason: str) -> None:
+    done = plan_checkpoint(seen(use(creator()), *(use(failing(reason=reason), f"f{number}") for number in range(9))))
+    assert done.status is not None
+    assert (done.status["restoreFailures"], done.status["generationFailures"]) == (9, 0)
+    assert conditions(done)["Quarantined"] == "False"
+
+
+def test_a_thaw_that_works_forgives() -> None:
+    """As the workers do among themselves."""
+    uses = [use(creator(), "c"), *(use(failing(), f"f{number}") for number in range(3))]
+    snap = seen(*uses)
+    done = plan_checkpoint(snap)
+    assert conditions(done)["Quarantined"] == "True"
+    works = replace(use(worker(artifact=artifact("g1"), uptime=1.0), "w"), answered_at=NOW + 100)
+    later = plan_checkpoint(replace(again(snap, done), workers=(*uses, works), now=NOW + 100))
+    assert later.status is not None and later.status["generationFailures"] == 0
+    assert conditions(later) == {"Ready": "True", "Failed": "False", "Quarantined": "False"}
 
 
 def test_the_worker_that_started_last_knows_the_current_generation() -> None:

@@ -1,16 +1,23 @@
 """Who goes first when there are too many."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
 from vernal_operator.plan import plan
+from vernal_operator.plan.census import census
 from vernal_operator.plan.model import PodView
 from vernal_operator.plan.revision import revision
-from vernal_operator.plan.scale import FRESH_SECONDS, choose
+from vernal_operator.plan.scale import FRESH_SECONDS, Choice
+from vernal_operator.plan.scale import choose as choose_among
 
 WANTED = revision(spec())
+
+
+def choose(pods: Sequence[PodView], count: int) -> Choice:
+    return choose_among(census(pods, WANTED, spec(), NOW), pods, count, NOW)
 
 
 def names(pods: tuple[PodView, ...]) -> list[str]:
@@ -30,41 +37,41 @@ def test_the_order() -> None:
         ready(8, name="dear", deletion_cost=5),
     ]
     for count in range(len(in_order) + 1):
-        choice = choose(list(reversed(in_order)), count, WANTED, NOW)
+        choice = choose(list(reversed(in_order)), count)
         assert set(names(choice.victims)) == {p.name for p in in_order[:count]} and not choice.ask
 
 
 def test_requests_in_flight_are_asked_for_only_where_they_decide() -> None:
     pods = [ready(i, polled_at=NOW - 1 - FRESH_SECONDS) for i in range(3)]
-    assert choose(pods, 0, WANTED, NOW).ask == frozenset()
-    assert choose(pods, 3, WANTED, NOW).ask == frozenset(), "all go"
-    some = choose([*pods, starting(7)], 2, WANTED, NOW)
+    assert choose(pods, 0).ask == frozenset()
+    assert choose(pods, 3).ask == frozenset(), "all go"
+    some = choose([*pods, starting(7)], 2)
     assert names(some.victims) == [starting(7).name], "what is certain is not held up"
     assert some.ask == frozenset(names(tuple(pods)))
-    assert choose([*pods, starting(7)], 1, WANTED, NOW).ask == frozenset()
+    assert choose([*pods, starting(7)], 1).ask == frozenset()
 
 
 def test_one_stale_answer_makes_all_be_asked_so_that_they_are_fresh_together() -> None:
     pods = [ready(0, polled_at=NOW - 2 * FRESH_SECONDS), ready(1), ready(2)]
-    assert choose(pods, 1, WANTED, NOW).ask == frozenset(names(tuple(pods)))
+    assert choose(pods, 1).ask == frozenset(names(tuple(pods)))
 
 
 def test_a_worker_that_does_not_answer_is_asked_once_and_counts_as_busiest() -> None:
     silent = replace(ready(0), worker=None, answered_at=None)
     busy = ready(1, in_flight=50)
-    assert names(choose([silent, busy], 1, WANTED, NOW).victims) == [busy.name]
+    assert names(choose([silent, busy], 1).victims) == [busy.name]
     both = [silent, replace(ready(2), worker=None, answered_at=None)]
-    assert len(choose(both, 1, WANTED, NOW).victims) == 1, "nothing waits for them for ever"
+    assert len(choose(both, 1).victims) == 1, "nothing waits for them for ever"
 
 
 def test_an_answer_from_before_the_last_attempt_does_not_count() -> None:
     gone_silent = ready(0, in_flight=0, answered_at=NOW - 60)
-    assert names(choose([gone_silent, ready(1, in_flight=5)], 1, WANTED, NOW).victims) == [ready(1).name]
+    assert names(choose([gone_silent, ready(1, in_flight=5)], 1).victims) == [ready(1).name]
 
 
 @given(st.permutations([ready(i, in_flight=i) for i in range(6)]), st.integers(0, 6))
 def test_the_order_of_the_list_does_not_matter(pods: list[PodView], count: int) -> None:
-    assert sorted(names(choose(pods, count, WANTED, NOW).victims)) == sorted(
+    assert sorted(names(choose(pods, count).victims)) == sorted(
         names(tuple(sorted(pods, key=lambda p: p.slot)[:count]))
     )
 

@@ -19,6 +19,9 @@ ROLLOUTS = (
     {"maxSurge": 2, "maxUnavailable": 2},
     {"maxSurge": "25%", "maxUnavailable": "25%"},
     {"maxSurge": "100%", "maxUnavailable": 0},
+    {"maxSurge": 1, "minReadySeconds": 30, "progressDeadlineSeconds": 900},
+    {"maxSurge": 1, "paused": True},
+    {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadlineSeconds": 600, "revisionHistoryLimit": 0},
 )
 CHECKPOINTS = (
     {"storage": {"claimName": "store"}},
@@ -60,11 +63,13 @@ def walk(seed: int, steps: int = STEPS) -> World:
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_seeded_walks(block: int) -> None:
+    rollbacks = 0
     for seed in range(block * WALKS_PER_BLOCK, (block + 1) * WALKS_PER_BLOCK):
         try:
-            walk(seed)
+            rollbacks += walk(seed).rollbacks
         except AssertionError as error:
             raise AssertionError(f"walk({seed}): {error}") from error
+    assert rollbacks > WALKS_PER_BLOCK // 20, "walks that never roll back show little"
 
 
 class PoolMachine(RuleBasedStateMachine):

@@ -236,7 +236,8 @@ class CheckpointSpec(Model):
         default=3,
         ge=1,
         le=100,
-        description="Failed thaws of one checkpoint before it is quarantined and made anew.",
+        description="Failed thaws that speak against one checkpoint before it is quarantined and made anew. Storage "
+        "that was gone and GPUs that were full do not count; what may be the node's fault counts once a node.",
     )
     freeze_timeout_seconds: int = Field(
         default=600,
@@ -249,8 +250,17 @@ class CheckpointSpec(Model):
         description="Longest time, before the freeze, for one request of each kind (logprobs, grammars, penalties, "
         "adapters, pooling), so that what they compile is in the checkpoint; 0 for none. Seconds.",
     )
-    thaw_timeout_seconds: int = Field(
-        default=120, ge=1, description="Longest time to thaw; the worker then starts cold. Seconds."
+    thaw_timeout_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="Longest time to thaw; the worker then starts cold. Seconds. Unset: two minutes, and ten seconds "
+        "more for each GB of the checkpoint; sooner if the rate at which the storage delivers cannot make it.",
+    )
+    gpu_memory_wait_seconds: int = Field(
+        default=60,
+        ge=0,
+        description="How long a start waits for GPU memory that another process holds; then the container exits with "
+        "GpuMemoryInsufficient. Seconds.",
     )
 
 
@@ -279,6 +289,28 @@ class RolloutSpec(Model):
         default=0,
         description="Ready pods below replicas that a roll may leave; a percentage is rounded down.",
     )
+    min_ready_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="How long a pod must have been ready before a roll counts on it: until then the new revision is "
+        "not proven, and no other pod is replaced. Seconds.",
+    )
+    progress_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="How long a new revision may be without a pod that has been ready for minReadySeconds; it is then "
+        "rejected, and the pool goes back to the revision before. By default as long as a worker may take to start "
+        "(startupTimeoutSeconds and, with checkpoints, freezeTimeoutSeconds and thawTimeoutSeconds, and a minute) plus "
+        "minReadySeconds. Seconds.",
+    )
+    paused: bool = Field(
+        default=False,
+        description="A roll stands still: no pod is replaced, and missing ones are made of the revision before. "
+        "Changes of scale go on.",
+    )
+    revision_history_limit: int = Field(
+        default=10, ge=0, description="ControllerRevisions to keep beside those that are in use."
+    )
 
 
 class AutoscalingSpec(Model):
@@ -293,7 +325,10 @@ class AutoscalingSpec(Model):
     min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
     max_replicas: int = Field(ge=1, description="Most replicas.")
     metrics: list[FreeForm] = Field(
-        default=[], description="MetricSpecs of autoscaling/v2; average CPU utilisation of 80% by default."
+        min_length=1,
+        description="MetricSpecs of autoscaling/v2, at least one, e.g. of the worker's own "
+        "vernal_worker_requests_in_flight. Kubernetes' default, CPU utilisation, needs a CPU request and says nothing "
+        "of a worker on a GPU.",
     )
     behavior: FreeForm | None = Field(
         default=None,
@@ -404,6 +439,16 @@ class VLLMWorkerPoolSpec(Model):
             ".rollout",
         ),
         Rule(
+            "!has(self.rollout.progressDeadlineSeconds) || "
+            "self.rollout.progressDeadlineSeconds > self.rollout.minReadySeconds",
+            lambda self: (
+                self.rollout.progress_deadline_seconds is None
+                or self.rollout.progress_deadline_seconds > self.rollout.min_ready_seconds
+            ),
+            "spec.rollout.progressDeadlineSeconds must be greater than spec.rollout.minReadySeconds",
+            ".rollout.progressDeadlineSeconds",
+        ),
+        Rule(
             "!has(self.kvTransfer) || !has(self.kvTransfer.storage) || !has(self.checkpoint.storage) || "
             "self.kvTransfer.storage.claimName != self.checkpoint.storage.claimName || "
             "self.kvTransfer.storage.subPath != self.checkpoint.storage.subPath",
@@ -419,8 +464,8 @@ class VLLMWorkerPoolSpec(Model):
     replicas: int = Field(
         default=1,
         ge=0,
-        description="How many workers. Left out when an autoscaler sets it through /scale; the operator "
-        "never writes it.",
+        description="How many workers. Leave it out where an autoscaler sets it through /scale, or each apply of the "
+        "manifest sets it back; the operator never writes it.",
     )
     image: str = Field(
         min_length=1, description="Worker image of Vernal's release. Its digest is part of the identity."

@@ -39,20 +39,46 @@ class CheckpointReference(Model):
     generation: str | None = Field(default=None, description="Generation of the artifact.")
 
 
+class RejectedRevision(Model):
+    revision: str = Field(description="The revision. A spec of another revision ends this.")
+    time: AwareDatetime = Field(description="When it was given up.")
+    message: str = Field(max_length=32768, description="What was wrong with its pods, and what to do.")
+
+
+class FailedPods(Model):
+    revision: str = Field(description="Revision of the pods.")
+    count: int = Field(description="How many times in a row a pod failed that was made after the one before had.")
+    last_time: AwareDatetime = Field(description="When the last one was found.")
+
+
 class VLLMWorkerPoolStatus(Model):
     """What the operator saw when it last looked."""
 
     observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
-    revision: str | None = Field(default=None, description="Revision that the spec asks for.")
+    update_revision: str | None = Field(default=None, description="Revision that the spec asks for.")
+    current_revision: str | None = Field(
+        default=None,
+        description="Revision that proved itself last, when all pods were of it. Until updateRevision is proven, "
+        "missing pods are made of it, and the pool goes back to it if updateRevision is rejected.",
+    )
+    proving_since: AwareDatetime | None = Field(
+        default=None,
+        description="Since when updateRevision has been without a pod that counts as proof; "
+        "spec.rollout.progressDeadlineSeconds runs from then.",
+    )
+    rejected: RejectedRevision | None = Field(
+        default=None, description="updateRevision, if it did not prove itself in time and the pool went back."
+    )
+    failed_pods: Annotated[list[FailedPods], extension(list_type="map", list_map_keys=["revision"])] = Field(
+        default=[], description="Failed pods by revision; the more in a row, the later the next pod is made."
+    )
     selector: str | None = Field(default=None, description="Label selector of the pool's pods, for autoscalers.")
     replicas: int = Field(default=0, description="Pods that are neither terminating nor failed.")
     ready_replicas: int = Field(default=0, description="Those that are ready.")
-    updated_replicas: int = Field(default=0, description="Those of the current revision.")
+    updated_replicas: int = Field(default=0, description="Those of updateRevision.")
     restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
     cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")
-    checkpoint: CheckpointReference | None = Field(
-        default=None, description="The checkpoint that new pods of the current revision thaw."
-    )
+    checkpoint: CheckpointReference | None = Field(default=None, description="The checkpoint that new pods thaw.")
     conditions: Conditions = Field(
         default=[],
         description="Ready, CheckpointReady, Progressing and Degraded, each with a one-word reason.",

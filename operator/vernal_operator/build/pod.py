@@ -28,6 +28,7 @@ CAPABILITIES = (
 )
 """What CRIU needs as root of a container that is not privileged."""
 
+_THAW_SECONDS = 1800  # where a thaw may take as long as the size of its checkpoint makes it
 _SLACK_SECONDS = 60  # for what the worker's own time-outs do not cover, before the kubelet steps in
 
 
@@ -36,7 +37,8 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
         checkpoint = spec.checkpoint
-        seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.thaw_timeout_seconds
+        seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
+        seconds += checkpoint.thaw_timeout_seconds or _THAW_SECONDS
     return seconds
 
 
@@ -59,6 +61,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
             freeze_timeout_seconds=checkpoint.freeze_timeout_seconds,
             warm_up_seconds=checkpoint.warm_up_seconds,
             thaw_timeout_seconds=checkpoint.thaw_timeout_seconds,
+            gpu_memory_wait_seconds=checkpoint.gpu_memory_wait_seconds,
         ),
         drain=config.DrainConfig(
             propagation_seconds=drain.propagation_seconds,
@@ -82,9 +85,13 @@ def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
     )
 
 
-def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int) -> Manifest:
-    """The Pod of one worker. The same arguments give the same manifest."""
-    overlay, base = spec.pod_template, _pod_spec(owner, spec, revision)
+def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int, told: str | None = None) -> Manifest:
+    """The Pod of one worker. The same arguments give the same manifest.
+
+    `told` is the text of `names.ENV_CONFIG`; without it, it is made from `spec`.
+    """
+    text = told or config.encode(worker_config(owner.name, owner.namespace, spec, revision))
+    overlay, base = spec.pod_template, _pod_spec(spec, text)
     own_labels = pod_labels(owner.name) | {names.LABEL_REVISION: revision, names.LABEL_SLOT: str(slot)}
     metadata: Manifest = {
         "name": pod_name(owner.name, revision, slot),
@@ -111,13 +118,13 @@ def store_mount(storage: Storage) -> Manifest:
     return mount | ({"subPath": storage.sub_path} if storage.sub_path else {})
 
 
-def _pod_spec(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> Manifest:
+def _pod_spec(spec: VLLMWorkerPoolSpec, told: str) -> Manifest:
     volumes, mounts = _volumes(spec)
     container: Manifest = {
         "name": names.CONTAINER_WORKER,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
-        "env": _env(owner, spec, revision),
+        "env": _env(spec, told),
         "ports": [
             {"name": names.PORT_NAME_SERVING, "containerPort": names.PORT_SERVING, "protocol": "TCP"},
             {"name": names.PORT_NAME_ADMIN, "containerPort": names.PORT_ADMIN, "protocol": "TCP"},
@@ -185,8 +192,7 @@ def _volumes(spec: VLLMWorkerPoolSpec) -> tuple[list[Manifest], list[Manifest]]:
     return volumes, mounts
 
 
-def _env(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> list[Manifest]:
-    text = config.encode(worker_config(owner.name, owner.namespace, spec, revision))
+def _env(spec: VLLMWorkerPoolSpec, told: str) -> list[Manifest]:
     fields = (
         (names.ENV_POD_NAME, "metadata.name"),
         (names.ENV_POD_NAMESPACE, "metadata.namespace"),
@@ -195,7 +201,7 @@ def _env(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str) -> list[Manifest
         (names.ENV_NODE_NAME, "spec.nodeName"),
     )
     return [
-        {"name": names.ENV_CONFIG, "value": text},
+        {"name": names.ENV_CONFIG, "value": told},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
         *_drain_token(spec),
         *(_secret(variable) for variable in spec.env if variable.value_from is not None),

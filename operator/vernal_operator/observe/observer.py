@@ -8,24 +8,21 @@ from typing import Any, cast
 from vernal_contract import names
 
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, Kind
+from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, Kind
 from vernal_operator.observe import views
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import Reader, SeenPod
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool
+from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool, RevisionView
 
 log = logging.getLogger(__name__)
 
 OnChange = Callable[[Kind, Entry[Any] | None, Entry[Any] | None], None]
 
-_SELECTORS = {
-    PODS: names.LABEL_POOL,
-    JOBS: f"{names.LABEL_COMPONENT}={names.COMPONENT_JANITOR}",
-} | dict.fromkeys(CHILDREN, names.LABEL_POOL)
-
-_LABELLED = (PODS, *CHILDREN)
+_LABELLED = (PODS, *CHILDREN, REVISIONS)
 """Kinds of which only labelled objects are watched. Others must not be cached: nothing would tell of their end."""
+
+_SELECTORS = dict.fromkeys(_LABELLED, names.LABEL_POOL) | {JOBS: f"{names.LABEL_COMPONENT}={names.COMPONENT_JANITOR}"}
 
 
 class Observer:
@@ -81,6 +78,10 @@ class Observer:
     @property
     def jobs(self) -> Cache[JobView]:
         return cast("Cache[JobView]", self._caches[JOBS])
+
+    @property
+    def revisions(self) -> Cache[RevisionView]:
+        return cast("Cache[RevisionView]", self._caches[REVISIONS])
 
     def children(self, kind: Kind) -> Cache[ChildView]:
         return cast("Cache[ChildView]", self._caches[kind])

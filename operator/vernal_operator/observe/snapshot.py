@@ -48,6 +48,9 @@ def pool_snapshot(
         ),
         checkpoints=tuple(entry.view for entry in observer.checkpoints.group(key.namespace, "")),
         children=children,
+        revisions=tuple(
+            entry.view for entry in observer.revisions.group(key.namespace, key.name) if entry.owner == found.uid
+        ),
         announced=announced,
     )
 

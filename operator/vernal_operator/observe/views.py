@@ -10,9 +10,9 @@ import msgspec
 from vernal_contract import names
 
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, REVISIONS, SERVICES, Kind
 from vernal_operator.observe.cache import Entry
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool
+from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool, RevisionView
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -234,6 +234,20 @@ def _child(raw: Raw) -> ChildView:
     return ChildView(uid=meta.uid, spec_hash=(meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, ""))
 
 
+class _Revision(Raw):
+    data: Any = None
+    revision: int = 0
+
+
+def _revision(raw: _Revision) -> RevisionView:
+    """Anybody's ControllerRevision may bear the label, a StatefulSet's say: what is no text is left out."""
+    meta, data = raw.metadata, raw.data if isinstance(raw.data, dict) else {}
+    spec, config = (text if isinstance(text := data.get(name), str) else "" for name in ("spec", "config"))
+    return RevisionView(
+        meta.name, meta.uid, (meta.labels or {}).get(names.LABEL_REVISION, ""), raw.revision, spec, config
+    )
+
+
 class _JobStatus(_Json):
     conditions: list[_Condition] | None = None
 
@@ -260,10 +274,12 @@ POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
 CHILD_READERS = tuple(Reader(kind, Raw, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
+REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
     POOLS_READER,
     CHECKPOINTS_READER,
     JOBS_READER,
     *CHILD_READERS,
+    REVISIONS_READER,
 )

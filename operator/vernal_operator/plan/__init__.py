@@ -4,15 +4,19 @@
 pools and is shared by them. Neither keeps state, reads a clock or talks to anything. Each question is
 answered in a file of its own:
 
-    revision     which pods are current
-    census       how many pods of which sort there are
+    pods         what a pod is
+    census       how many pods of which class and revision there are
+    revision     what a revision is, and how it is kept
+    proving      which revision pods are brought to, and when a new one is given up
     startup      whether pods 2..N wait for the first one's checkpoint
     rollout      how many to create, how many to delete and of which revision
+    backoff      when a failed pod is replaced
     scale        which ones to delete
     polling      whose /state to read
     checkpoints  which VLLMCheckpoints the pool's workers speak of
     conditions   what to tell people; status puts it together
     retention    the life of a VLLMCheckpoint
+    usage        its status: what workers say of it, and who uses it
 """
 
 from vernal_operator.plan.pool import plan

@@ -1,61 +1,78 @@
-"""Sorting a pool's pods."""
+"""Counting a pool's pods, by class and by revision."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.build.pod import startup_seconds
 from vernal_operator.plan.model import PodView
-
-LOST_AFTER_SECONDS = 30.0
-"""A pod that is still there this long after its grace period is on a node that is gone; it holds no GPU."""
+from vernal_operator.plan.pods import MEANING, Meaning, PodClass, classify
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """A pool's pods by what can be done with them.
+    """A pool's pods.
 
     Attributes:
-        new: alive and of the wanted revision.
+        target: the revision that pods are brought to.
+        new: alive and of that revision.
         old: alive and of another one.
-        failed: ended, though nobody asked them to (an eviction, a node shut down); to be deleted.
-        terminating: on their way out.
+        leaving: on their way out.
+        over: ended, though nobody asked them to; to be deleted.
+        classes: by uid.
     """
 
+    target: str
     new: tuple[PodView, ...]
     old: tuple[PodView, ...]
-    failed: tuple[PodView, ...]
-    terminating: tuple[PodView, ...]
+    leaving: tuple[PodView, ...]
+    over: tuple[PodView, ...]
+    classes: Mapping[str, PodClass]
 
     @property
     def alive(self) -> tuple[PodView, ...]:
         return self.new + self.old
 
+    @property
+    def draining(self) -> tuple[PodView, ...]:
+        """Pods that a roll replaces, or replaced, and that still hold their GPUs."""
+        gone = (pod for pod in self.leaving if pod.revision != self.target)
+        return tuple(pod for pod in gone if self.classes[pod.uid] is PodClass.DRAINING)
 
-def census(pods: Iterable[PodView], wanted_revision: str) -> Census:
-    new, old, failed, terminating = [], [], [], []
-    for pod in pods:
-        if pod.deletion_time is not None:
-            terminating.append(pod)
-        elif pod.phase in ("Succeeded", "Failed"):
-            failed.append(pod)
-        elif pod.revision == wanted_revision:
-            new.append(pod)
-        else:
-            old.append(pod)
-    return Census(tuple(new), tuple(old), tuple(failed), tuple(terminating))
+    def meaning(self, pod: PodView) -> Meaning:
+        return MEANING[self.classes[pod.uid]]
+
+    def among(self, pods: Iterable[PodView], wanted: PodClass) -> list[PodView]:
+        """Those of a class."""
+        return [pod for pod in pods if self.classes[pod.uid] is wanted]
+
+    def ready(self, pods: Iterable[PodView]) -> int:
+        return sum(self.meaning(pod).ready for pod in pods)
+
+    def available(self, pods: Iterable[PodView]) -> int:
+        return len(self.among(pods, PodClass.AVAILABLE))
+
+    def without(self, gone: Container[str]) -> "Census":
+        """As if pods of these uids were not there."""
+        return replace(
+            self,
+            new=tuple(pod for pod in self.new if pod.uid not in gone),
+            old=tuple(pod for pod in self.old if pod.uid not in gone),
+        )
 
 
-def ready(pods: Iterable[PodView]) -> int:
-    return sum(pod.ready for pod in pods)
-
-
-def still_draining(pods: Census, wanted_revision: str, now: float) -> list[PodView]:
-    """Terminating pods that a roll is replacing and that still hold their GPUs."""
-    return [
-        pod
-        for pod in pods.terminating
-        if pod.revision != wanted_revision
-        and pod.scheduled
-        and pod.phase not in ("Succeeded", "Failed")
-        and pod.deletion_time is not None
-        and now < pod.deletion_time + LOST_AFTER_SECONDS
-    ]
+def census(pods: Iterable[PodView], target: str, spec: VLLMWorkerPoolSpec, now: float) -> Census:
+    """Classify all pods, once. `spec` is that of the revision `target`."""
+    patience, settle = startup_seconds(spec), spec.rollout.min_ready_seconds
+    everyone = tuple(pods)
+    classes = {pod.uid: classify(pod, now, patience, settle) for pod in everyone}
+    alive = [pod for pod in everyone if MEANING[classes[pod.uid]].alive]
+    rest = [pod for pod in everyone if not MEANING[classes[pod.uid]].alive]
+    return Census(
+        target=target,
+        new=tuple(pod for pod in alive if pod.revision == target),
+        old=tuple(pod for pod in alive if pod.revision != target),
+        leaving=tuple(pod for pod in rest if classes[pod.uid] is not PodClass.OVER),
+        over=tuple(pod for pod in rest if classes[pod.uid] is PodClass.OVER),
+        classes=classes,
+    )

@@ -82,16 +82,22 @@ def _reference(
     reporters: dict[str, WorkerState],
     by_name: dict[str, CheckpointView],
 ) -> Manifest | None:
-    if not thawable:  # nobody speaks of one now (no pods, say): what was known stays true while it is there
-        old = pool.status.get("checkpoint")
-        known = isinstance(old, dict) and old.get("revision") == revision and old.get("name") in by_name
-        return dict(old) if known and isinstance(old, dict) else None
+    if not thawable:  # nobody speaks of one now (no pods, say)
+        return known_reference(pool, revision, by_name.values())
     name = min(thawable, key=lambda candidate: (-thawable[candidate], candidate))
     worker, view = reporters[name], by_name.get(name)
     generation = view.status.get("generation") if view else None
     if generation is None and worker.artifact is not None:
         generation = worker.artifact.generation
     return {"name": name, "identity": worker.identity, "revision": revision, "generation": generation}
+
+
+def known_reference(pool: Pool, revision: str, existing: Iterable[CheckpointView]) -> Manifest | None:
+    """`status.checkpoint` as it is, if it is about this revision: what was known stays true while it is there."""
+    old = pool.status.get("checkpoint")
+    if not isinstance(old, dict) or old.get("revision") != revision:
+        return None
+    return dict(old) if any(view.name == old.get("name") for view in existing) else None
 
 
 def _manifest(pool: Pool, spec: VLLMWorkerPoolSpec, storage: Storage, worker: WorkerState) -> Manifest:

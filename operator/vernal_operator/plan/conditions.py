@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from vernal_contract.config import CheckpointPolicy
@@ -10,11 +9,13 @@ from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, Phase, WorkerState
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
-from vernal_operator.plan.census import Census, ready
+from vernal_operator.plan.census import Census
 from vernal_operator.plan.checkpoints import Checkpoints
 from vernal_operator.plan.model import Manifest, PodView
-from vernal_operator.plan.polling import is_known, was_asked
-from vernal_operator.plan.startup import cannot_start
+from vernal_operator.plan.pods import MEANING, PodClass
+from vernal_operator.plan.polling import Heard, heard
+from vernal_operator.plan.proving import Standing
+from vernal_operator.plan.times import stamp
 
 _MAX_NAMED = 3
 
@@ -27,11 +28,6 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
-
-
-def stamp(moment: float) -> str:
-    """RFC 3339 in UTC, whole seconds, as the API server writes it."""
-    return datetime.fromtimestamp(int(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def conditions(
@@ -62,7 +58,7 @@ def conditions(
 def is_ready(pods: Census, replicas: int) -> Verdict:
     if replicas == 0:
         return Verdict("Ready", "True", "ScaledToZero", "spec.replicas is 0")
-    count = ready(pods.alive)
+    count = pods.ready(pods.alive)
     message = f"{min(count, replicas)} of {replicas} replicas are ready"
     if count >= replicas:
         return Verdict("Ready", "True", "AllReady", message)
@@ -86,10 +82,10 @@ def checkpoint_ready(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints)
     workers = [pod.worker for pod in pods.new if pod.worker is not None]
     if any(worker.phase == Phase.FREEZING for worker in workers):
         return Verdict(kind, "False", "Freezing", "the first worker is being frozen")
-    settled = [pod.worker for pod in pods.new if pod.ready and is_known(pod) and pod.worker is not None]
+    settled = [pod.worker for pod in pods.new if pod.ready and heard(pod) is Heard.READY and pod.worker]
     if settled:
         return _why_none(settled)
-    silent = [pod for pod in pods.new if pod.ready and was_asked(pod)]
+    silent = [pod for pod in pods.new if pod.ready and heard(pod) is Heard.SILENCE]
     if silent:
         message = f"{_named(silent)} did not answer on the admin port: check that the operator can reach it"
         return Verdict(kind, "Unknown", "WorkerUnreachable", message)
@@ -121,46 +117,39 @@ def next_step(reason: str) -> str:
 # --- Progressing --------------------------------------------------------------------------------------------
 
 
-def progressing(pods: Census, replicas: int, *, stalled: bool, waiting: bool) -> Verdict:
-    kind = "Progressing"
-    if pods.old and stalled:
-        return Verdict(kind, "False", "RolloutStalled", "the new revision does not become ready")
+def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool) -> Verdict:
+    kind, spec, count = "Progressing", at.target.spec, len(pods.new)
+    if at.rejected is not None:
+        return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
+    if held and spec.rollout.paused:
+        return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true")
+    if at.fallback is not None and at.deadline is not None:
+        message = f"missing pods are made of {at.fallback.revision} until one of {at.wanted} is proven"
+        return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")
     if pods.old:
-        message = f"{len(pods.new)} pods of the new revision, {len(pods.old)} of old ones"
-        return Verdict(kind, "True", "RollingOut", message)
-    if len(pods.new) > replicas:
-        return Verdict(kind, "True", "ScalingDown", f"from {len(pods.new)} to {replicas} pods")
-    if waiting and len(pods.new) < replicas:
+        return Verdict(kind, "True", "RollingOut", f"{count} pods of the new revision, {len(pods.old)} of old ones")
+    if count > spec.replicas:
+        return Verdict(kind, "True", "ScalingDown", f"from {count} to {spec.replicas} pods")
+    if waiting and count < spec.replicas:
         return Verdict(kind, "True", "WaitingForCheckpoint", "the other pods wait for the first one's checkpoint")
-    if len(pods.new) < replicas:
-        return Verdict(kind, "True", "ScalingUp", f"from {len(pods.new)} to {replicas} pods")
-    starting = len(pods.new) - ready(pods.new)
+    if count < spec.replicas:
+        return Verdict(kind, "True", "ScalingUp", f"from {count} to {spec.replicas} pods")
+    starting = count - pods.ready(pods.new)
     if starting:
-        return Verdict(kind, "True", "Starting", f"{starting} of {len(pods.new)} pods are not ready")
+        return Verdict(kind, "True", "Starting", f"{starting} of {count} pods are not ready")
     return Verdict(kind, "False", "Settled", "all pods are as they should be")
 
 
 # --- Degraded -----------------------------------------------------------------------------------------------
 
-_PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
-
-def degraded(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints, *, stalled: bool, now: float) -> Verdict:
+def degraded(pods: Census, at: Standing, found: Checkpoints) -> Verdict:
     """The worst thing that is wrong."""
-    if stalled:
-        return Verdict("Degraded", "True", "RolloutStalled", _stalled(pods))
-    waiting = [pod for pod in pods.alive if not pod.ready]
-    sorts = (
-        ("ImagePullFailed", [pod for pod in waiting if pod.waiting_reason in _PULL]),
-        ("ContainerConfigInvalid", [pod for pod in waiting if pod.waiting_reason in _CONFIG]),
-        ("Crashing", [pod for pod in waiting if pod.restarts and pod.last_exit_code is not None]),
-        ("Unschedulable", [pod for pod in waiting if pod.unschedulable]),
-        ("StartTimeout", [pod for pod in waiting if cannot_start(pod, spec, now)]),
-    )
-    for reason, affected in sorts:
-        if affected:
-            return Verdict("Degraded", "True", reason, f"{_named(affected)}: {_detail(affected[0])}")
+    if at.rejected is not None:
+        return Verdict("Degraded", "True", "ProgressDeadlineExceeded", at.rejected["message"])
+    fault = worst(pods, pods.alive)
+    if fault is not None:
+        return Verdict("Degraded", "True", *fault)
     doubted = [pod for pod in pods.alive if pod.ready and _failed_to_thaw(pod, found)]
     if doubted and doubted[0].worker is not None:
         failure = doubted[0].worker.restore_failures[-1]
@@ -185,11 +174,26 @@ def _failed_to_thaw(pod: PodView, found: Checkpoints) -> bool:
     return any(f.generation == found.reference.get("generation") for f in pod.worker.restore_failures)
 
 
-def _stalled(pods: Census) -> str:
-    keep = f"{ready(pods.old)} ready pods of the old one keep serving" if pods.old else "no old pod is left"
-    detail = _detail(pods.new[0])
-    what = f"the new revision does not become ready ({pods.new[0].name}: {detail})"
-    return f"{what}; {keep}: correct spec or revert it"
+def worst(pods: Census, among: Sequence[PodView]) -> tuple[str, str] | None:
+    """Reason and sentence of the worst fault of pods, or None if there is none."""
+    for sort in PodClass:
+        affected = pods.among(among, sort)
+        if affected and MEANING[sort].fault:
+            return MEANING[sort].fault, f"{_named(affected)}: {_detail(affected[0])}"
+    return None
+
+
+def what_failed(pods: Census) -> str:
+    """Why no new pod is proven, in a few words."""
+    fault = worst(pods, pods.new)
+    if fault is not None:
+        return f"{fault[0]}: {fault[1]}"
+    if not pods.new:
+        return "there is no pod of it"
+    settling = pods.among(pods.new, PodClass.SETTLING)
+    if settling:
+        return f"{_named(settling)}: ready for less than spec.rollout.minReadySeconds"
+    return f"{_named(pods.new)}: {_detail(pods.new[0])}"
 
 
 def _detail(pod: PodView) -> str:

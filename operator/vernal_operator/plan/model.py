@@ -118,6 +118,18 @@ class ChildView:
     spec_hash: str  # the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one
 
 
+@dataclass(frozen=True, slots=True)
+class RevisionView:
+    """A ControllerRevision whose controller is the pool. `spec` and `config`: see `build.revision`."""
+
+    name: str
+    uid: str
+    revision: str  # the label `vernal.dev/revision`
+    number: int
+    spec: str
+    config: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A pool and all that matters to it, at one moment.
@@ -136,6 +148,7 @@ class Snapshot:
     taken_slots: frozenset[int] = frozenset()
     checkpoints: tuple[CheckpointView, ...] = ()
     children: Mapping[ChildKey, ChildView] = field(default_factory=dict)
+    revisions: tuple[RevisionView, ...] = ()
     announced: frozenset[str] = frozenset()
 
 
@@ -256,8 +269,9 @@ class Decisions:
         create: Pods, by POST; 409 AlreadyExists counts as done.
         create_checkpoints: VLLMCheckpoints, by POST; 409 counts as done. Their status is `plan_checkpoint`'s.
         delete: pods; 404, and 409 because of a precondition, count as done (the next snapshot shows why).
-        apply: children, by server-side apply with force and field manager `names.FIELD_MANAGER`.
-        remove: children that are not wanted any more.
+        apply: children and ControllerRevisions, by server-side apply with force and field manager
+            `names.FIELD_MANAGER`.
+        remove: those that are not wanted any more.
         status: the whole status to write, or None where the observed one says it already.
         poll: names of pods whose `/state` the next plan wants read. Plan again once each was asked.
         requeue_after: plan again after this many seconds even if nothing happens; None if only an event can

@@ -1,6 +1,7 @@
 """Whose `/state` to read: pods in transition, at a bounded rate, and none of a settled pool."""
 
 from collections.abc import Iterable
+from enum import Enum, auto
 
 from vernal_operator.plan.model import PodView
 
@@ -12,34 +13,40 @@ SILENT_SECONDS = 30.0
 """Between two reads of a ready worker that does not answer, or that does not agree that it is ready."""
 
 
-def is_known(pod: PodView) -> bool:
-    """Whether a ready pod's worker has told how it started, which does not change any more."""
-    return pod.worker is not None and pod.worker.ready
+class Heard(Enum):
+    """What a pod's worker has said."""
+
+    NOTHING = auto()  # it was never asked
+    NOT_READY = auto()  # that it is not ready
+    SILENCE = auto()  # no answer; or that it is not ready, long after Kubernetes called it so
+    READY = auto()  # how it started, which does not change any more
+
+
+def heard(pod: PodView) -> Heard:
+    if pod.worker is not None and pod.worker.ready:
+        return Heard.READY
+    if pod.polled_at is None:
+        return Heard.NOTHING
+    disagrees = pod.ready and pod.polled_at > (pod.ready_since or pod.created) + SILENT_SECONDS
+    return Heard.SILENCE if pod.worker is None or disagrees else Heard.NOT_READY
 
 
 def was_asked(pod: PodView) -> bool:
-    """Whether there is an answer, or was an attempt at least: nothing waits for ever for a worker to
-    speak.
-    """
-    return is_known(pod) or (pod.polled_at is not None and (pod.worker is None or _disagrees(pod)))
+    """Whether there is an answer, or will be none: nothing waits for ever for a ready pod's worker to speak."""
+    return heard(pod) in (Heard.READY, Heard.SILENCE)
 
 
-def _disagrees(pod: PodView) -> bool:
-    """Ready for Kubernetes for a good while, yet not for itself when last asked."""
-    since = pod.ready_since or pod.created
-    return not is_known(pod) and pod.polled_at is not None and pod.polled_at > since + SILENT_SECONDS
+_PAUSE = {Heard.NOT_READY: SETTLING_SECONDS, Heard.SILENCE: SILENT_SECONDS}
 
 
 def next_read(pod: PodView) -> float | None:
     """When this pod's state is to be read next, or None if there is no need."""
-    if not pod.running or pod.deletion_time is not None or (pod.ready and is_known(pod)):
+    said = heard(pod)
+    if not pod.running or pod.deletion_time is not None or (pod.ready and said is Heard.READY):
         return None
     if pod.polled_at is None:
         return 0.0
-    if not pod.ready:
-        return pod.polled_at + STARTING_SECONDS
-    silent = pod.worker is None or _disagrees(pod)
-    return pod.polled_at + (SILENT_SECONDS if silent else SETTLING_SECONDS)
+    return pod.polled_at + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
 
 
 def due(pods: Iterable[PodView], now: float) -> tuple[frozenset[str], float | None]:

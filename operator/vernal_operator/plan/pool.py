@@ -8,9 +8,9 @@ from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.children import KINDS, children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
-from vernal_operator.plan import conditions, polling, rollout, startup
-from vernal_operator.plan.census import LOST_AFTER_SECONDS, Census, census, still_draining
-from vernal_operator.plan.checkpoints import checkpoints
+from vernal_operator.plan import backoff, conditions, polling, proving, rollout, startup
+from vernal_operator.plan.census import Census, census
+from vernal_operator.plan.checkpoints import checkpoints, known_reference
 from vernal_operator.plan.model import (
     ChildKey,
     Decisions,
@@ -20,64 +20,73 @@ from vernal_operator.plan.model import (
     PodView,
     Snapshot,
 )
-from vernal_operator.plan.revision import revision
+from vernal_operator.plan.pods import LOST_AFTER_SECONDS, PodClass
+from vernal_operator.plan.proving import Recipe, Standing
 from vernal_operator.plan.status import events, invalid_status, pool_status
 
+AT_ONCE = 10
+"""Pods that one plan makes or deletes at most: the next one sees what became of them, and a slow API server cannot hold
+a reconcile for minutes.
+"""
 _SOONEST = 0.5
 
 
 def plan(snapshot: Snapshot) -> Decisions:
     """Decide everything there is to do about a pool."""
-    pool, spec = snapshot.pool, snapshot.pool.spec
+    pool, live = snapshot.pool, snapshot.pool.spec
     if pool.deletion_time is not None:
         return Decisions()  # everything that it owns goes by owner references, also without an operator
-    if spec is None:
+    if live is None:
         return _invalid(snapshot)
 
-    now, wanted = snapshot.now, revision(spec)
+    now = snapshot.now
     owner = pool_owner(pool.name, pool.namespace, pool.uid)
-    pods = census(snapshot.pods, wanted)
-    found = checkpoints(pool, spec, wanted, pods.new, snapshot.checkpoints)
-    limits = rollout.bounds(spec.replicas, spec.rollout)
-    proven = startup.proven(pods, spec)
+    before = proving.standing(snapshot, live)
+    target, spec = before.target.revision, before.target.spec
+    pods = census(snapshot.pods, target, spec, now)
+    found = checkpoints(pool, spec, target, pods.new, snapshot.checkpoints)
     waiting = startup.waits_for_checkpoint(
         pods, spec, checkpoint_ready=found.is_ready and not found.is_quarantined, now=now
     )
-    draining = still_draining(pods, wanted, now)
-    step = rollout.step(
-        pods,
-        limits,
-        proven=proven,
+    proven = startup.proven(pods, spec)
+    after = proving.advanced(before, pods, proven=proven, what_failed=conditions.what_failed(pods), now=now)
+    rules = rollout.Rules(
+        released=proven or before.trusted,
+        paused=spec.rollout.paused and not before.trusted,
+        current=before.current,
+        can_fill=before.fallback is not None,
         one_at_first=waiting,
-        draining=len(draining),
-        wanted_revision=wanted,
-        now=now,
+        why="RolledBack" if before.rejected is not None else "Rollout",
     )
-    stalled = startup.is_stalled(pods, spec, now)
+    step = rollout.step(pods, rollout.bounds(spec.replicas, spec.rollout), rules, now)
+    if after.rejected is not None and before.rejected is None:
+        step = rollout.Step()  # the rejection is written down before the pods that show why go
+
+    failed = backoff.failures(pool.status.get("failedPods", []), pods.over, (before.wanted, before.current), now)
+    create, held_back = _create(snapshot, owner, before, step, failed)
     verdicts = (
         conditions.is_ready(pods, spec.replicas),
         conditions.checkpoint_ready(pods, spec, found),
-        conditions.progressing(pods, spec.replicas, stalled=stalled, waiting=waiting),
-        conditions.degraded(pods, spec, found, stalled=stalled, now=now),
+        conditions.progressing(pods, after, waiting=waiting, held=rollout.is_held(pods, rules)),
+        conditions.degraded(pods, after, found),
     )
-    status = pool_status(pool, wanted, pods, found, verdicts, now)
+    reference = found.reference
+    if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
+        reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
+    status = pool_status(pool, after, pods, reference, failed, verdicts, now)
     poll, next_poll = polling.due(pods.alive, now)
-    apply, remove = _children(snapshot, owner, spec)
+    apply, remove = _children(snapshot, owner, live)
+    kept, forgotten = proving.history(snapshot, owner, after, live)
     return Decisions(
-        create=tuple(worker_pod(owner, spec, wanted, slot) for slot in _free_slots(snapshot, step.create)),
+        create=create,
         create_checkpoints=found.create,
         delete=tuple(_delete(pods, step.delete)),
-        apply=apply,
-        remove=remove,
+        apply=kept + apply,
+        remove=remove + forgotten,
         status=None if status == pool.status else status,
-        events=tuple(events(pool, status, pods, snapshot.announced, now)),
+        events=tuple(events(pool, status, pods.alive, snapshot.announced, now)),
         poll=poll | step.ask,
-        requeue_after=_soonest(
-            now,
-            next_poll,
-            *(pod.deletion_time + LOST_AFTER_SECONDS for pod in draining if pod.deletion_time is not None),
-            *_deadlines(pods, spec, now),
-        ),
+        requeue_after=_soonest(now, next_poll, held_back, after.deadline, *_changes(pods, spec)),
     )
 
 
@@ -85,8 +94,27 @@ def _invalid(snapshot: Snapshot) -> Decisions:
     """Leave everything as it is and say what is wrong."""
     pool, now = snapshot.pool, snapshot.now
     status = invalid_status(pool, conditions.invalid_spec(pool.spec_error), now)
-    found = events(pool, status, census((), ""), snapshot.announced, now)
+    found = events(pool, status, (), snapshot.announced, now)
     return Decisions(status=None if status == pool.status else status, events=tuple(found))
+
+
+def _create(
+    snapshot: Snapshot, owner: Owner, at: Standing, step: rollout.Step, failed: Iterable[Manifest]
+) -> tuple[tuple[Manifest, ...], float | None]:
+    """Pods to make, those of the fallback first; and when one is due that a failure holds back now."""
+    wanted: list[Recipe] = []
+    later: list[float] = []
+    for recipe, count in ((at.fallback, step.fill), (at.target, step.grow)):
+        if recipe is None or not count:
+            continue
+        moment = backoff.not_before(failed, recipe.revision)
+        if snapshot.now < moment:
+            later.append(moment)
+        else:
+            wanted += [recipe] * count
+    slots = _free_slots(snapshot, min(len(wanted), AT_ONCE))
+    made = (worker_pod(owner, r.spec, r.revision, slot, r.told) for r, slot in zip(wanted, slots, strict=False))
+    return tuple(made), min(later, default=None)
 
 
 def _free_slots(snapshot: Snapshot, count: int) -> Iterator[int]:
@@ -103,7 +131,8 @@ def _free_slots(snapshot: Snapshot, count: int) -> Iterator[int]:
 
 
 def _delete(pods: Census, victims: Iterable[tuple[PodView, str]]) -> Iterator[DeletePod]:
-    for pod, reason in (*((pod, "Failed") for pod in pods.failed), *victims):
+    gone = [*((pod, "Failed") for pod in pods.over), *victims]
+    for pod, reason in gone[:AT_ONCE]:
         yield DeletePod(pod.name, pod.uid, pod.resource_version, reason)
 
 
@@ -125,11 +154,17 @@ def _children(
     return tuple(apply), tuple(unwanted)
 
 
-def _deadlines(pods: Census, spec: VLLMWorkerPoolSpec, now: float) -> Iterator[float]:
-    """When pods that are not ready will count as unable to start."""
+def _changes(pods: Census, spec: VLLMWorkerPoolSpec) -> Iterator[float]:
+    """When pods become of another class though nothing happens."""
+    for pod in pods.draining:
+        if pod.deletion_time is not None:
+            yield pod.deletion_time + LOST_AFTER_SECONDS
     for pod in pods.alive:
-        if not startup.cannot_start(pod, spec, now) and not pod.ready:
-            yield pod.created + startup_seconds(spec)
+        match pods.classes[pod.uid]:
+            case PodClass.UNSCHEDULED | PodClass.CREATING | PodClass.STARTING:
+                yield pod.created + startup_seconds(spec)
+            case PodClass.SETTLING:
+                yield (pod.ready_since or pod.created) + spec.rollout.min_ready_seconds
 
 
 def _soonest(now: float, *moments: float | None) -> float | None:

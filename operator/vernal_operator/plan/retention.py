@@ -4,26 +4,21 @@ Pools make checkpoints; only this plan writes their status, deletes them and let
 one it stays, even if someone deletes it (it is then gone as soon as no pool uses it).
 """
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
-
 from vernal_contract import names
-from vernal_contract.reasons import Reason
-from vernal_contract.state import FreezeOutcome, Phase, StartMode
 
 from vernal_operator.api.pool import Retention
 from vernal_operator.build.checkpoint import janitor_job
 from vernal_operator.build.meta import checkpoint_owner
-from vernal_operator.plan.conditions import Verdict, conditions, next_step, stamp
+from vernal_operator.plan.conditions import Verdict, conditions
 from vernal_operator.plan.model import (
     CheckpointDecisions,
     CheckpointSnapshot,
     Event,
     Manifest,
     ObjectRef,
-    WorkerUse,
 )
+from vernal_operator.plan.times import epoch
+from vernal_operator.plan.usage import checkpoint_events, checkpoint_status
 
 RETRY_SECONDS = 60.0
 """Between two tries of a janitor Job that failed."""
@@ -37,13 +32,13 @@ def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     if snapshot.checkpoint.deletion_time is not None and unused:
         return _let_go(snapshot)
     view, now = snapshot.checkpoint, snapshot.now
-    status = _status(snapshot)
+    status = checkpoint_status(snapshot)
     expires = _expires(status, snapshot)
     expired = expires is not None and now >= expires and view.deletion_time is None
     return CheckpointDecisions(
         delete=ObjectRef("VLLMCheckpoint", view.name, view.uid) if expired else None,
         status=None if status == view.status else status,
-        events=tuple(_events(snapshot, status)),
+        events=tuple(checkpoint_events(snapshot, status)),
         requeue_after=None if expires is None or expired else max(1.0, expires - now),
     )
 
@@ -81,7 +76,7 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     kept = [c for c in old if c.get("type") != "Failed"]
     written = conditions([verdict], old, view.generation, now)
     status = dict(view.status) | {"conditions": [*kept, *written]}
-    retry = _epoch(written[0]["lastTransitionTime"]) + RETRY_SECONDS
+    retry = epoch(written[0]["lastTransitionTime"]) + RETRY_SECONDS
     if now >= retry:
         # Said for long enough. Unknown until the new Job has ended, so that its failure is a new transition.
         trying = Verdict("Failed", "Unknown", "JanitorRetried", f"{job.name} is run again")
@@ -100,139 +95,4 @@ def _expires(status: Manifest, snapshot: CheckpointSnapshot) -> float | None:
     retention = status.get("retention") or {}
     if "unusedSince" not in status or not snapshot.workers_known or retention.get("retain", False):
         return None
-    return _epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))
-
-
-# --- status -------------------------------------------------------------------------------------------------
-
-
-def _status(snapshot: CheckpointSnapshot) -> Manifest:
-    view, old = snapshot.checkpoint, dict(snapshot.checkpoint.status)
-    workers = sorted(snapshot.workers, key=lambda use: use.started)
-    seen = set(old.get("counted", []))
-    fresh = [use for use in workers if _has_started(use) and use.key not in seen]
-    current = next((use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None), None)
-    generation = current.generation if current else old.get("generation")
-    failures = [f for use in fresh for f in use.worker.restore_failures]
-    carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
-    in_generation = carried + sum(f.generation == generation for f in failures)
-    status: Manifest = {
-        "observedGeneration": view.generation,
-        "generation": generation,
-        "sizeBytes": current.bytes if current else old.get("sizeBytes"),
-        "files": current.files if current else old.get("files"),
-        "timings": _timings(workers) or old.get("timings", {}),
-        "restores": int(old.get("restores", 0)) + sum(_restored(use) for use in fresh),
-        "restoreFailures": int(old.get("restoreFailures", 0)) + len(failures),
-        "generationFailures": in_generation,
-        "lastUsedTime": _last_used(fresh, snapshot) or old.get("lastUsedTime"),
-        "usedBy": sorted(pool.name for pool in snapshot.users),
-        "unusedSince": _unused_since(snapshot),
-        "retention": _retention(snapshot) or old.get("retention"),
-        "counted": _counted(snapshot),
-    }
-    verdicts = _verdicts(snapshot, generation, in_generation)
-    status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
-    return {key: value for key, value in status.items() if value is not None}
-
-
-def _has_started(use: WorkerUse) -> bool:
-    """Whether its start has come to an end, so that what it says about it does not change any more."""
-    return use.worker.ready or use.worker.phase in (Phase.READY, Phase.DRAINING, Phase.STOPPED, Phase.FAILED)
-
-
-def _restored(use: WorkerUse) -> bool:
-    return use.worker.start_mode == StartMode.RESTORED
-
-
-def _counted(snapshot: CheckpointSnapshot) -> list[str]:
-    """Starts that the counters hold. Only of live pods: what is gone cannot be counted again."""
-    live = {use.key for use in snapshot.workers if _has_started(use)}
-    kept = set() if snapshot.workers_known else set(snapshot.checkpoint.status.get("counted", []))
-    return sorted(live | kept)
-
-
-def _last_used(fresh: Sequence[WorkerUse], snapshot: CheckpointSnapshot) -> str | None:
-    return stamp(snapshot.now) if any(use.worker.artifact is not None for use in fresh) else None
-
-
-def _timings(workers: Sequence[WorkerUse]) -> dict[str, float]:
-    """What the worker that thawed last spent by phase, and how long the freeze took."""
-    out: dict[str, float] = {}
-    for use in workers:
-        if _restored(use):
-            out |= {f"thaw.{phase}": round(seconds, 3) for phase, seconds in use.worker.timings.items()}
-        report = use.worker.freeze
-        if report is not None and report.outcome == FreezeOutcome.PUBLISHED and report.seconds is not None:
-            out["freeze"] = round(report.seconds, 3)
-    return out
-
-
-def _unused_since(snapshot: CheckpointSnapshot) -> str | None:
-    """An operator that starts anew does not know who uses it until it asked all workers."""
-    if snapshot.users:
-        return None
-    old: str | None = snapshot.checkpoint.status.get("unusedSince")
-    return old or (stamp(snapshot.now) if snapshot.workers_known else None)
-
-
-def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
-    if not snapshot.users:
-        return None
-    return {
-        "retain": any(pool.retain for pool in snapshot.users),
-        "unusedSeconds": max(pool.unused_seconds for pool in snapshot.users),
-    }
-
-
-def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int) -> list[Verdict]:
-    attempts = min((pool.restore_attempts for pool in snapshot.users), default=None)
-    by_worker = any(use.worker.start_reason == Reason.QUARANTINED for use in snapshot.workers)
-    was = _condition(snapshot, "Quarantined")
-    same = generation == snapshot.checkpoint.status.get("generation")
-    tired = attempts is not None and failures >= attempts
-    quarantined = generation is not None and (tired or by_worker or (same and was.get("status") == "True"))
-    reports = [use.worker.freeze for use in snapshot.workers if use.worker.freeze is not None]
-    freeze = next((r for r in reports if r.outcome == FreezeOutcome.FAILED), None)
-    if generation is None:
-        reason = (freeze and freeze.reason) or "Pending"
-        ready = Verdict("Ready", "False", reason, "no worker has published it yet")
-    elif quarantined:
-        ready = Verdict("Ready", "False", str(Reason.QUARANTINED), next_step(str(Reason.QUARANTINED)))
-    else:
-        ready = Verdict("Ready", "True", "Published", f"generation {generation}")
-    if freeze is not None and generation is None:
-        step = next_step(freeze.reason or "")
-        text = ": ".join(part for part in (freeze.message, step) if part)
-        failed = Verdict("Failed", "True", freeze.reason or "FreezeFailed", text)
-    else:
-        failed = Verdict("Failed", "False", "AsExpected", "no freeze has failed")
-    if quarantined:
-        text = f"generation {generation} failed to thaw {failures} times; the next cold start makes a new one"
-        last = Verdict("Quarantined", "True", str(Reason.QUARANTINED), text)
-    else:
-        last = Verdict("Quarantined", "False", "AsExpected", "it may be thawed")
-    return [ready, failed, last]
-
-
-def _events(snapshot: CheckpointSnapshot, status: Manifest) -> list[Event]:
-    out = []
-    for condition in status["conditions"]:
-        kind = condition["type"]
-        if condition["status"] != "True" or _condition(snapshot, kind).get("status") == "True":
-            continue
-        key = f"{kind}/{condition['reason']}/{status.get('generation')}"
-        sort = "Normal" if kind == "Ready" else "Warning"
-        out.append(Event("Normal" if sort == "Normal" else "Warning", condition["reason"], condition["message"], key))
-    return [event for event in out if event.key not in snapshot.announced]
-
-
-def _condition(snapshot: CheckpointSnapshot, kind: str) -> dict[str, Any]:
-    for condition in snapshot.checkpoint.status.get("conditions", []):
-        if condition.get("type") == kind:
-            return dict(condition)
-    return {}
-
-
-def _epoch(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))

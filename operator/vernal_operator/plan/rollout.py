@@ -1,14 +1,29 @@
-"""How many pods to create and to delete, from what is there now. No step is stored anywhere.
+"""How many pods to make and to delete, and of which revision, from what is there now. No step is stored anywhere.
 
-With R replicas, surge S and unavailable U, at every moment:
+R replicas, surge S, unavailable U. `new` pods are of the revision that is wanted, `old` ones of any other; P counts the
+new ones that are available, once one of them is proof. A roll is *held* while no new pod is proven, or while it is
+paused, and *released* else.
 
-* Nothing is created that would make more than R + S pods, alive or (if a roll is replacing them) still
-  draining.
-* No pod that is ready is deleted if fewer than R - U would be left, except down to R when there are more than
-  R.
-* While pods of an old revision are alive, the second pod of the new revision waits for the first to prove
-  itself; until then old pods make room for that one only.
-* Pods that are not ready go before ready ones.
+Always
+    nothing is made that would make more than C = R + S pods, alive or (replaced by a roll) still draining
+    no available pod is deleted if fewer than F = R - U would be left, except down to R where there are more than R
+    pods that are not ready go before ready ones
+
+Held                                                            Released
+    new wanted = 1 (as many as there are, while paused)             new wanted = R
+    old wanted = min(R - P, C - max(new wanted, new))               old wanted = 0
+
+So a roll that is held keeps the whole capacity, follows changes of scale with old pods, and leaves the first new pod
+its place; and one whose proof is lost half-way is filled up with old pods again. It is hard where there is no place:
+with S = 0, and with S > 0 where no node has a GPU left for the surge. There the first new pod takes an old one's place,
+if U allows it.
+
+A step tries in this order; what an earlier one takes is not there for a later one:
+    trim    new pods above R go
+    clear   old pods that are of no revision to go back to, and never were ready, go
+    fill    old pods are made up to old wanted, where there is a fallback to make them of
+    grow    new pods are made up to new wanted
+    replace old pods above old wanted go, those that are not ready first
 """
 
 import math
@@ -16,8 +31,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vernal_operator.api.pool import RolloutSpec
-from vernal_operator.plan.census import Census, ready
+from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import PodView
+from vernal_operator.plan.pods import PodClass
+from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.scale import Choice, choose
 
 
@@ -55,61 +72,95 @@ def _pods(value: int | str, replicas: int, rounded: Callable[[float], int]) -> i
 class Step:
     """What a roll or a change of scale does now. `delete` holds pods with a one-word reason."""
 
-    create: int
-    delete: tuple[tuple[PodView, str], ...]
-    ask: frozenset[str]
+    fill: int = 0
+    grow: int = 0
+    delete: tuple[tuple[PodView, str], ...] = ()
+    ask: frozenset[str] = frozenset()
 
 
-def step(
-    pods: Census,
-    limits: Bounds,
-    *,
-    proven: bool,
-    one_at_first: bool,
-    draining: int,
-    wanted_revision: str,
-    now: float,
-) -> Step:
-    """What to do now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How far a step may go.
 
-    Args:
-        proven: a pod of the wanted revision is ready (`startup.proven`).
-        one_at_first: only one pod may start (`startup.waits_for_checkpoint`).
-        draining: terminating pods that count against the ceiling (`census.still_draining`).
+    Attributes:
+        released: a new pod is proven, or the wanted revision needs no proof.
+        paused: the roll is to stand still.
+        current: the revision that proved itself last, if it is known; wanted or an old one.
+        can_fill: old pods of it can be made.
+        one_at_first: only one new pod may start (`startup.waits_for_checkpoint`).
+        why: reason of a replacement, in one word.
     """
-    rolling = bool(pods.old)
-    wanted = limits.replicas
-    if one_at_first or (rolling and not proven):
-        wanted = min(1, wanted)
-    room = limits.ceiling - len(pods.alive) - draining
-    create = max(0, min(wanted - len(pods.new), room))
 
-    surplus = choose(pods.new, len(pods.new) - limits.replicas, wanted_revision, now)
-    gone = {pod.uid for pod in surplus.victims}
-    kept = Census(tuple(p for p in pods.new if p.uid not in gone), pods.old, pods.failed, pods.terminating)
-    replaced = _replaced(kept, limits, proven=proven, wanted_revision=wanted_revision, now=now)
-    delete = [(pod, "ScaleDown") for pod in surplus.victims]
-    delete += [(pod, "Rollout") for pod in replaced.victims]
-    return Step(create, tuple(delete), surplus.ask | replaced.ask)
+    released: bool
+    paused: bool = False
+    current: str | None = None
+    can_fill: bool = False
+    one_at_first: bool = False
+    why: str = "Rollout"
 
 
-def _replaced(pods: Census, limits: Bounds, *, proven: bool, wanted_revision: str, now: float) -> Choice:
-    """Pods of old revisions that can go."""
-    unready = [pod for pod in pods.old if not pod.ready]
-    serving = [pod for pod in pods.old if pod.ready]
-    surplus = len(pods.old) - (0 if proven else _old_to_keep(pods, limits))
+def step(pods: Census, limits: Bounds, rules: Rules, now: float) -> Step:
+    """What to do now."""
+    trim = choose(pods, pods.new, len(pods.new) - limits.replicas, now)
+    delete = [(pod, "ScaleDown") for pod in trim.victims]
+    left = pods.without({pod.uid for pod in trim.victims})
+
+    clear = [pod for pod in left.old if _is_debris(left, pod, rules)]
+    delete += [(pod, rules.why) for pod in clear]
+    left = left.without({pod.uid for pod in clear})
+
+    new_wanted, old_wanted = _wanted(left, limits, rules)
+    room = limits.ceiling - len(pods.alive) - len(pods.draining)
+    fill = max(0, min(old_wanted - len(left.old), room)) if rules.can_fill else 0
+    grow = max(0, min(new_wanted - len(pods.new), room - fill))
+
+    replace = _replace(left, limits, old_wanted, now)
+    delete += [(pod, rules.why) for pod in replace.victims]
+    return Step(fill, grow, tuple(delete), trim.ask | replace.ask)
+
+
+def is_held(pods: Census, rules: Rules) -> bool:
+    """Whether there is a roll, and it waits."""
+    rolling = bool(pods.old) or rules.can_fill
+    return rolling and (rules.paused or not rules.released)
+
+
+def _wanted(pods: Census, limits: Bounds, rules: Rules) -> tuple[int, int]:
+    """How many new and how many old pods there should be."""
+    if not is_held(pods, rules):
+        return (min(1, limits.replicas) if rules.one_at_first else limits.replicas), 0
+    first = min(1, limits.replicas)
+    new = first
+    if rules.paused:
+        new = len(pods.new)
+        if not rules.can_fill:  # missing pods can only be new ones
+            missing = limits.replicas - len(pods.old)
+            new = max(new, missing if rules.released else min(first, missing))
+    proof = pods.available(pods.new) if rules.released else 0
+    old = min(limits.replicas - proof, limits.ceiling - max(new, len(pods.new)))
+    if limits.unavailable > 0 and pods.among(pods.new, PodClass.UNSCHEDULABLE):
+        old = min(old, limits.replicas - 1)
+    return new, max(0, old)
+
+
+def _is_debris(pods: Census, pod: PodView, rules: Rules) -> bool:
+    """Whether it is what is left of a revision that was given up, and does not work: it holds a place that a pod that
+    works could have. A pod that runs and was ready, or may have been, is none: its network may come back.
+    """
+    given_up = rules.current is not None and pod.revision != rules.current
+    works = pods.meaning(pod).ready or (pod.running and heard(pod) is not Heard.NOT_READY)
+    return given_up and not works
+
+
+def _replace(pods: Census, limits: Bounds, old_wanted: int, now: float) -> Choice:
+    """Old pods that can go."""
+    unready = [pod for pod in pods.old if not pods.meaning(pod).ready]
+    serving = [pod for pod in pods.old if pods.meaning(pod).ready]
+    surplus = len(pods.old) - old_wanted
     # Old pods that are not ready may be about to be, all of them at once (a network that comes back): they
-    # count as if they were ready here, so that a blip cannot take a whole pool.
-    broken = max(0, min(len(unready), surplus, ready(pods.new) + len(pods.old) - limits.floor))
-    spare = max(0, min(surplus - broken, ready(pods.alive) - limits.floor))
-    first = choose(unready, broken, wanted_revision, now)
-    then = choose(serving, spare, wanted_revision, now)
+    # count as if they were available here, so that a blip cannot take a whole pool.
+    broken = max(0, min(len(unready), surplus, pods.available(pods.new) + len(pods.old) - limits.floor))
+    spare = max(0, min(surplus - broken, pods.available(pods.alive) - limits.floor))
+    first = choose(pods, unready, broken, now)
+    then = choose(pods, serving, spare, now)
     return Choice(first.victims + then.victims, first.ask | then.ask)
-
-
-def _old_to_keep(pods: Census, limits: Bounds) -> int:
-    """How many old pods stay until the new revision has proven itself: all but what its first pod needs."""
-    keep = min(limits.replicas, limits.ceiling - max(1, len(pods.new)))
-    if limits.unavailable > 0 and any(pod.unschedulable for pod in pods.new):
-        keep = min(keep, limits.replicas - 1)  # there is no node for a surge: the first pod takes an old one's place
-    return max(0, keep)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import PodView
 
 FRESH_SECONDS = 10.0
@@ -20,18 +21,6 @@ class Choice:
 
     victims: tuple[PodView, ...] = ()
     ask: frozenset[str] = frozenset()
-
-
-def _readiness(pod: PodView) -> int:
-    if not pod.scheduled:
-        return 0
-    if pod.phase == "Pending":
-        return 1
-    return 3 if pod.ready else 2
-
-
-def _known_order(pod: PodView, wanted_revision: str) -> tuple[int, int, bool]:
-    return _readiness(pod), pod.deletion_cost, pod.revision == wanted_revision
 
 
 def _in_flight(pod: PodView, now: float) -> float:
@@ -48,8 +37,8 @@ def _newest_first(pod: PodView) -> tuple[float, float, str]:
     return -(pod.ready_since or pod.created), -pod.created, pod.name
 
 
-def choose(pods: Sequence[PodView], count: int, wanted_revision: str, now: float) -> Choice:
-    """The `count` pods that go first.
+def choose(pods: Census, among: Sequence[PodView], count: int, now: float) -> Choice:
+    """The `count` pods of `among` that go first.
 
     Pods that are tied before requests in flight are looked at, and of which only some go, are to be asked
     first if they were not lately; all others are chosen at once.
@@ -57,14 +46,14 @@ def choose(pods: Sequence[PodView], count: int, wanted_revision: str, now: float
     victims: list[PodView] = []
 
     def order(pod: PodView) -> tuple[int, int, bool]:
-        return _known_order(pod, wanted_revision)
+        return pods.meaning(pod).rank, pod.deletion_cost, pod.revision == pods.target
 
-    for _, group in groupby(sorted(pods, key=order), key=order):
+    for _, group in groupby(sorted(among, key=order), key=order):
         tied = list(group)
         left = count - len(victims)
         if left <= 0:
             break
-        if len(tied) > left and tied[0].ready:
+        if len(tied) > left and pods.meaning(tied[0]).ready:
             # All or none are asked, so that the answers are of one moment and are all fresh when they are
             # compared.
             if not all(_was_asked_lately(pod, now) for pod in tied):

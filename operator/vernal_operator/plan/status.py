@@ -1,40 +1,47 @@
 """The status of a pool, and the Events that go with what changed in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vernal_contract.state import FreezeOutcome, StartMode
 
 from vernal_operator.build.meta import selector
-from vernal_operator.plan.census import Census, ready
-from vernal_operator.plan.checkpoints import Checkpoints
+from vernal_operator.plan.census import Census
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import Event, Manifest, PodView, Pool
-from vernal_operator.plan.polling import is_known
+from vernal_operator.plan.polling import Heard, heard
+from vernal_operator.plan.proving import Standing
 
 ANNOUNCE_SECONDS = 600.0
 """How old a start may be to be announced. After a restart of the operator nobody wants them all again."""
 
 
 def pool_status(
-    pool: Pool, revision: str, pods: Census, found: Checkpoints, verdicts: Sequence[Verdict], now: float
+    pool: Pool,
+    at: Standing,
+    pods: Census,
+    checkpoint: Manifest | None,
+    failed: Sequence[Manifest],
+    verdicts: Sequence[Verdict],
+    now: float,
 ) -> Manifest:
     """The whole status."""
     restored, cold = _starts(pool, pods)
-    status: Manifest = {
+    status: Manifest = at.status() | {
         "observedGeneration": pool.generation,
-        "revision": revision,
         "selector": selector(pool.name),
         "replicas": len(pods.alive),
-        "readyReplicas": ready(pods.alive),
-        "updatedReplicas": len(pods.new),
+        "readyReplicas": pods.ready(pods.alive),
+        "updatedReplicas": sum(pod.revision == at.wanted for pod in pods.alive),
         "restoredReplicas": restored,
         "coldStartedReplicas": cold,
         "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),
     }
-    if found.reference is not None:
-        status["checkpoint"] = {k: v for k, v in found.reference.items() if v is not None}
-    return status
+    if checkpoint is not None:
+        status["checkpoint"] = {k: v for k, v in checkpoint.items() if v is not None}
+    if failed:
+        status["failedPods"] = list(failed)
+    return {key: value for key, value in status.items() if value is not None}
 
 
 def invalid_status(pool: Pool, verdict: Verdict, now: float) -> Manifest:
@@ -54,14 +61,16 @@ def _starts(pool: Pool, pods: Census) -> tuple[int, int]:
     serving = [pod for pod in pods.alive if pod.ready]
     if any(pod.polled_at is None for pod in serving):
         return int(pool.status.get("restoredReplicas", 0)), int(pool.status.get("coldStartedReplicas", 0))
-    modes = [pod.worker.start_mode for pod in serving if is_known(pod) and pod.worker is not None]
+    modes = [pod.worker.start_mode for pod in serving if pod.worker and heard(pod) is Heard.READY]
     return modes.count(StartMode.RESTORED), modes.count(StartMode.COLD)
 
 
-def events(pool: Pool, status: Manifest, pods: Census, announced: frozenset[str], now: float) -> list[Event]:
+def events(
+    pool: Pool, status: Manifest, alive: Iterable[PodView], announced: frozenset[str], now: float
+) -> list[Event]:
     """What is worth an Event and was not announced."""
     out = _transitions(pool, status)
-    for pod in pods.alive:
+    for pod in alive:
         since = pod.ready_since or pod.created
         if pod.worker is not None and now - since <= ANNOUNCE_SECONDS:
             out += _worker(pod)
@@ -105,7 +114,7 @@ def _worker(pod: PodView) -> list[Event]:
         reason = report.reason or "FreezeFailed"
         text = f"pod {pod.name} could not be frozen: {report.message}"
         out.append(Event("Warning", reason, _with_step(text, reason), f"{start}/freeze/{reason}"))
-    if pod.ready and is_known(pod) and worker.start_mode is not None and worker.start_reason:
+    if pod.ready and heard(pod) is Heard.READY and worker.start_mode is not None and worker.start_reason:
         mode = "thawed" if worker.start_mode == StartMode.RESTORED else "started cold"
         seconds = worker.timings.get("total")
         text = f"pod {pod.name} {mode}" + (f" in {seconds:.1f} s" if seconds is not None else "")

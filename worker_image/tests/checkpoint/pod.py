@@ -202,7 +202,7 @@ class Agent:
         from vernal_worker.checkpoint import pids
 
         pids.set_last(pid - 1)
-        self.taker = subprocess.Popen(["sleep", "1000"])
+        self.taker = subprocess.Popen(["sleep", "infinity"])
         return self.taker.pid
 
     def set_criu(self, criu: str) -> None:

@@ -35,7 +35,7 @@ VERSIONS = {
 }
 INFORMATION = """Model: \t\t NVIDIA {model}
 IRQ:   \t\t 41
-GPU UUID: \t GPU-900a77e5-93dc-206f-c73f-d6f5d987bb41
+GPU UUID: \t GPU-{minor}
 Device Minor: \t {minor}
 GPU Excluded:\t No
 """
@@ -72,7 +72,7 @@ def test_gpus_of_this_container(tmp_path: Path, version: str) -> None:
     (driver / "version").write_text(version)
     for minor in (0, 2):
         (dev / f"nvidia{minor}").touch()
-    assert gpu.gpus(driver, dev) == gpu.Gpus("NVIDIA H200", 2, VERSIONS[version])
+    assert gpu.gpus(driver, dev) == gpu.Gpus("NVIDIA H200", 2, VERSIONS[version], ("GPU-0", "GPU-2"))
     assert gpu.gpus(tmp_path / "none", dev) == gpu.Gpus()
 
 

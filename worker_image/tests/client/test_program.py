@@ -22,12 +22,12 @@ def test_the_program_in_the_readme(frozen: Frozen) -> None:
 
 
 KILLED = """
-import asyncio, sys, time
+import asyncio, signal, sys
 from vernal_worker.client import CheckpointableAsyncLLM
 async def main():
     llm = await CheckpointableAsyncLLM.thaw(sys.argv[1])
     print("up", flush=True)
-    time.sleep(1000)
+    signal.pause()
 asyncio.run(main())
 """
 

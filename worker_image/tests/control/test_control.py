@@ -68,6 +68,27 @@ def test_commands_and_answers_survive_the_wire(serve: Callable[[Handle], str]) -
     assert seen[-2:] == [protocol.Resume(pod=pod, secrets={"KEY": "ä\n"}), protocol.Shutdown(timeout=2.5)]
 
 
+def test_a_command_that_is_larger_than_the_socket_s_buffer(serve: Callable[[Handle], str]) -> None:
+    seen: list[AnyCommand] = []
+
+    async def handle(command: AnyCommand, _: list[int]) -> Answer:
+        seen.append(command)
+        return protocol.Done()
+
+    secrets = {"KEY": "x" * 5_000_000}
+    EngineClient(serve(handle)).resume(protocol.PodIdentity(), secrets, 120)
+    assert seen == [protocol.Resume(pod=protocol.PodIdentity(), secrets=secrets)]
+
+
+def test_an_engine_that_reads_nothing_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    path = str(tmp_path / protocol.SOCKET_NAME)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()  # and never accepts
+        with pytest.raises(TimedOutError):
+            EngineClient(path).resume(protocol.PodIdentity(), {"KEY": "x" * 5_000_000}, 0.5)
+
+
 def test_a_listening_socket_changes_hands(serve: Callable[[Handle], str]) -> None:
     handed: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What of the collectives needs no GPU: how ranks meet, and how work is divided."""
+"""What of the collectives needs no GPU: how ranks meet, how work is divided, and what is added to what."""
 
 import os
 import threading
@@ -12,60 +12,66 @@ from hypothesis import strategies as st
 from vernal_worker.engine.collectives.kernel import BLOCKS, SLOT, UNIT, piece_of
 from vernal_worker.engine.collectives.rendezvous import Meeting, MeetingError
 
-
-def both(work: Callable[[int], object]) -> list[object]:
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(work, (0, 1)))
+counts = pytest.mark.parametrize("ranks", [2, 3, 8])
 
 
-def test_ranks_trade_descriptors(tmp_path: Path) -> None:
-    path = tmp_path / "meet.sock"
-    path.touch()  # left behind by one that was killed
+def together(ranks: int, work: Callable[[int], object]) -> list[object]:
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(work, range(ranks)))
 
-    def rank(number: int) -> bytes:
+
+@counts
+def test_ranks_trade_descriptors(tmp_path: Path, ranks: int) -> None:
+    """Each hands the writing end of a pipe to all others, and hears from each of them."""
+    (tmp_path / "meet-0-1.sock").touch()  # left behind by one that was killed
+    written = threading.Barrier(ranks)
+
+    def rank(number: int) -> set[bytes]:
         reader, writer = os.pipe()
-        with Meeting(path, number, 10) as meeting:
-            note, fd = meeting.trade(b"m", writer)
-            assert note == b"m" and fd is not None
-            assert meeting.trade(b"n") == (b"n", None)
+        with Meeting(tmp_path / "meet", number, ranks, 60) as meeting:
+            fds = meeting.trade(writer)
+            assert sorted(fds) == [other for other in range(ranks) if other != number]
+            assert meeting.trade(None) == {}
             assert meeting.agree(True)
-            assert not meeting.agree(number == 0)
-            os.write(fd, b"from %d" % number)
-            said = os.read(reader, 100)
-        for each in (fd, reader, writer):
+            assert not meeting.agree(number != ranks - 1), "one of them does not agree"
+        for fd in fds.values():
+            os.write(fd, b"%d" % number)
+        written.wait(60)
+        said = os.read(reader, 100)
+        for each in (*fds.values(), reader, writer):
             os.close(each)
-        return said
+        return {said[i : i + 1] for i in range(len(said))}
 
-    assert both(rank) == [b"from 1", b"from 0"]
-    assert not list(tmp_path.iterdir()), "the socket is left behind"
+    heard = together(ranks, rank)
+    assert heard == [{b"%d" % other for other in range(ranks) if other != number} for number in range(ranks)]
+    assert not list(tmp_path.iterdir()), "a socket is left behind"
 
 
-def test_a_rank_that_does_not_come_is_no_hang(tmp_path: Path) -> None:
-    for number in (0, 1):
-        with pytest.raises(MeetingError, match=r"did not come to .*meet\.sock"):
-            Meeting(tmp_path / "meet.sock", number, 0.1)
+@counts
+def test_a_rank_that_does_not_come_is_no_hang(tmp_path: Path, ranks: int) -> None:
+    for number in range(ranks):
+        with pytest.raises(MeetingError, match=r"did not come to .*meet-\d-\d\.sock"):
+            Meeting(tmp_path / "meet", number, ranks, 0.1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rank_that_goes_away_is_told(tmp_path: Path) -> None:
-    gone = threading.Event()
-
+@counts
+def test_a_rank_that_goes_away_is_told(tmp_path: Path, ranks: int) -> None:
     def rank(number: int) -> None:
-        with Meeting(tmp_path / "meet.sock", number, 10) as meeting:
+        with Meeting(tmp_path / "meet", number, ranks, 60) as meeting:
             if number == 0:
-                gone.set()
                 return
-            gone.wait()
-            with pytest.raises(MeetingError):
+            with pytest.raises(MeetingError, match="is lost"):
                 while True:
-                    meeting.trade(b"x")
+                    meeting.agree(True)
 
-    both(rank)
+    together(ranks, rank)
 
 
-@given(st.integers(1, 1 << 40))
-def test_pieces_fit_into_slots_and_small_tensors_use_many_blocks(count: int) -> None:
+@given(st.integers(1, 1 << 40), st.integers(2, 8))
+def test_pieces_fit_into_slots_and_small_tensors_use_many_blocks(count: int, ranks: int) -> None:
     piece = piece_of(count)
     assert 0 < piece <= SLOT // UNIT
-    pieces = -(-count // piece)
-    assert pieces >= min(BLOCKS, count // 512) // 2
+    assert -(-count // piece) >= min(BLOCKS, count // 512) // 2
+    share = -(-piece_of(count, ranks * SLOT // UNIT) // ranks)
+    assert 0 < share <= SLOT // UNIT, "a rank's share of a piece fits into a slot"

@@ -1,4 +1,4 @@
-"""One of two processes that use a `Link`: `python collectives_rank.py RANK CARRIER`. Prints a JSON object."""
+"""One of the processes that use a `Link`: `python collectives_rank.py RANK RANKS CARRIER`. Prints a JSON object."""
 
 import ctypes
 import json
@@ -20,22 +20,30 @@ def data(rank: int, size: int, kind: torch.dtype) -> torch.Tensor:
     return torch.randn(count, generator=generator).to(kind).cuda()
 
 
-def right(link: Link, rank: int) -> int:
+def right(link: Link, rank: int, ranks: int) -> int:
     """How many results were as expected; all are checked."""
     checked = 0
     stream = torch.cuda.current_stream().cuda_stream
     for size in SIZES:
         for kind in TYPES:
-            mine, other = data(rank, size, kind), data(1 - rank, size, kind)
+            every = [data(each, size, kind) for each in range(ranks)]
+            mine = every[rank]
             total = link.all_reduce(mine, None, stream)
             assert total is not None
-            assert torch.equal(total, (mine.float() + other.float()).to(kind)), f"sum of {size} bytes of {kind}"
-            both = torch.empty(2 * mine.numel(), dtype=kind, device="cuda")
-            assert link.all_gather(mine, both, stream)
-            first, second = (mine, other) if rank == 0 else (other, mine)
-            assert torch.equal(both, torch.cat([first, second])), f"gather of {size} bytes of {kind}"
+            assert torch.equal(total, summed(every)), f"sum of {size} bytes of {kind}"
+            row = torch.empty(ranks * mine.numel(), dtype=kind, device="cuda")
+            assert link.all_gather(mine, row, stream)
+            assert torch.equal(row, torch.cat(every)), f"gather of {size} bytes of {kind}"
             checked += 2
     return checked
+
+
+def summed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """In the order of ranks, in float32, rounded once."""
+    total = torch.zeros_like(tensors[0], dtype=torch.float32)
+    for tensor in tensors:
+        total += tensor.float()
+    return total.to(tensors[0].dtype)
 
 
 def microseconds(link: Link, size: int, rounds: int = 200) -> float:
@@ -71,12 +79,13 @@ def host_microseconds(link: Link, rounds: int = 500) -> float:
 
 
 def main() -> None:
-    rank, carrier = int(sys.argv[1]), sys.argv[2]
-    torch.cuda.set_device(rank)
+    rank, ranks, carrier = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    gpu = rank % torch.cuda.device_count()  # with more ranks than GPUs, several take turns on one
+    torch.cuda.set_device(gpu)
     result: dict[str, object] = {"rank": rank}
-    link = Link(rank, torch.device("cuda", rank), "test", nvlink=carrier == "nvlink")
+    link = Link(rank, ranks, torch.device("cuda", gpu), "test", nvlink=carrier == "nvlink")
     result["carrier"] = type(link._carrier).__name__
-    result["checked"] = right(link, rank)
+    result["checked"] = right(link, rank, ranks)
 
     x = data(rank, 1 << 20, torch.bfloat16)
     graph = torch.cuda.CUDAGraph()
@@ -89,13 +98,18 @@ def main() -> None:
         link.connect()
         graph.replay()
         torch.cuda.synchronize()
-        expected = data(0, 1 << 20, torch.bfloat16).float() + data(1, 1 << 20, torch.bfloat16).float()
-        assert torch.equal(y, expected.to(torch.bfloat16)), f"after {turn + 1} times"
+        expected = summed([data(each, 1 << 20, torch.bfloat16) for each in range(ranks)])
+        assert torch.equal(y, expected), f"after {turn + 1} times"
     result["reconnected"] = 3
-    result["microseconds"] = {size: microseconds(link, size) for size in (4096, 48 * 2048, 1 << 20, 16 << 20)}
-    result["host_microseconds"] = host_microseconds(link)
+    if ranks <= torch.cuda.device_count():
+        measure(link, result)
     link.disconnect()
     print(json.dumps(result), flush=True)
+
+
+def measure(link: Link, result: dict[str, object]) -> None:
+    result["microseconds"] = {size: microseconds(link, size) for size in (4096, 48 * 2048, 1 << 20, 16 << 20)}
+    result["host_microseconds"] = host_microseconds(link)
 
 
 def off_and_on() -> None:

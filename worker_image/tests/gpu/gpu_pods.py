@@ -22,6 +22,18 @@ PROMPT = list(range(100, 132))
 StartPod = Callable[..., Pod]
 
 
+def only(gpu: int) -> str:
+    """Shell: a /dev with one GPU, as a device plugin gives it to a container."""
+    return (
+        "mkdir /tmp/dev && mount -n -t tmpfs tmpfs /tmp/dev && "
+        "cp -a $(ls -d /dev/* | grep -vE '^/dev/(nvidia[0-9]+|shm|pts|mqueue|hugepages|vd.*|fd)$') /tmp/dev/ && "
+        f"cp -a /dev/nvidia{gpu} /tmp/dev/ && "
+        "mkdir -p /tmp/dev/shm /tmp/dev/pts && ln -sfn /proc/self/fd /tmp/dev/fd && "
+        "mount -n --bind /dev/pts /tmp/dev/pts && mount -n --move /dev/shm /tmp/dev/shm && "
+        "mount -n --move /tmp/dev /dev && mount -n -o remount,ro /dev"  # or the driver makes the other node
+    )
+
+
 def machine_settings() -> dict[str, str]:
     """What this machine says about its links, such as that NVLink multicast is off, for engines too."""
     return {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_"))}

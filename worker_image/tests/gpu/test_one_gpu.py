@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,12 +16,13 @@ from vernal_worker.engine import warm
 from worker_pod import HOLD_CRIU, Pod
 
 
-@pytest.fixture(scope="session")
-def creator(start_pod: StartPod, store: Path) -> Pod:
+@pytest.fixture(scope="module")
+def creator(start_pod: StartPod, store: Path) -> Iterator[Pod]:
     pod = start_pod(store)
     state = pod.wait_ready()
     assert state.freeze is not None and state.freeze.outcome == "Published", pod.log()
-    return pod
+    yield pod
+    pod.end()
 
 
 def artifact(store: Path) -> Path:

@@ -4,25 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_pods import StartPod, tokens
+from gpu_pods import StartPod, only, tokens
+from vernal_worker.checkpoint.cuda.client import CudaHelper
 from worker_pod import Pod
 
 pytestmark = pytest.mark.two_gpus
 
 
-def only(gpu: int) -> str:
-    """Shell: a /dev with one GPU, as a device plugin gives it to a container."""
-    return (
-        "mkdir /tmp/dev && mount -n -t tmpfs tmpfs /tmp/dev && "
-        "cp -a $(ls -d /dev/* | grep -vE '^/dev/(nvidia[0-9]+|shm|pts|mqueue|hugepages|vd.*|fd)$') /tmp/dev/ && "
-        f"cp -a /dev/nvidia{gpu} /tmp/dev/ && "
-        "mkdir -p /tmp/dev/shm /tmp/dev/pts && ln -sfn /proc/self/fd /tmp/dev/fd && "
-        "mount -n --bind /dev/pts /tmp/dev/pts && mount -n --move /dev/shm /tmp/dev/shm && "
-        "mount -n --move /tmp/dev /dev && mount -n -o remount,ro /dev"  # or the driver makes the other node
-    )
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def creator(start_pod: StartPod, store: Path) -> Pod:
     pod = start_pod(store, setup=only(0))
     assert pod.wait_ready().freeze is not None
@@ -36,10 +25,57 @@ def test_a_thaw_on_the_other_gpu_and_two_at_once(creator: Pod, store: Path, star
     for pod in thawed:
         state = pod.wait_ready()
         assert state.start_mode == "Restored", pod.log()
+        assert "weights" in state.timings, "the helper filled memory while CRIU worked, also on a GPU that is new to it"
         print("timings", state.timings)
         assert tokens(pod) == expected
     for pod in (creator, *thawed):
         pod.end()
+
+
+def by_environment(gpu: int) -> dict[str, Any]:
+    """A container that has both GPUs, as a privileged one, and is to use one of them."""
+    return {"environment": {"CUDA_VISIBLE_DEVICES": str(gpu)}}
+
+
+def free() -> list[int]:
+    """Bytes of each GPU, in CUDA's order."""
+    helper = CudaHelper()
+    try:
+        helper.ask_room(())
+        return list(helper.room().free)
+    finally:
+        helper.close()
+
+
+def test_selected_by_environment(work: Path, start_pod: StartPod) -> None:
+    """Frozen where device 0 was selected, thawed where it is device 1, and the other way round again."""
+    store = work / "store-environment"
+    store.mkdir()
+    before = free()
+    creator = start_pod(store, **by_environment(0))
+    state = creator.wait_ready()
+    assert state.freeze is not None and state.freeze.outcome == "Published", creator.log()
+    assert [old - new > 8 << 30 for old, new in zip(before, free(), strict=True)] == [True, False]
+    expected = tokens(creator)
+    for gpu in (1, 0):
+        between = free()
+        pod = start_pod(store, **by_environment(gpu))
+        state = pod.wait_ready()
+        assert state.start_mode == "Restored", pod.log()
+        print("selected", gpu, "timings", state.timings)
+        assert tokens(pod) == expected
+        taken = [old - new > 8 << 30 for old, new in zip(between, free(), strict=True)]
+        assert taken == [number == gpu for number in (0, 1)], f"it is on another GPU than {gpu}"
+        pod.end()
+    creator.end()
+
+
+def test_a_cold_start_that_is_not_to_be_frozen_is_on_the_gpu_that_is_selected(work: Path, start_pod: StartPod) -> None:
+    before = free()
+    pod = start_pod(work, checkpoint={"policy": "Disabled"}, **by_environment(1))
+    pod.wait_ready()
+    assert [old - new > 8 << 30 for old, new in zip(before, free(), strict=True)] == [False, True]
+    pod.end()
 
 
 TWO: dict[str, Any] = {"tensorParallelSize": 2}

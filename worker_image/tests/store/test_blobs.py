@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 from vernal_worker.store import blobs
 
@@ -45,3 +46,19 @@ def test_only_blobs_without_an_artifact_are_unused(tmp_path: Path) -> None:
     path.unlink()
     assert len(list(blobs.unused(tmp_path, later))) == 1
     assert list(blobs.unused(tmp_path, time.time() - 10)) == []
+
+
+def test_a_publisher_that_gives_up_does_not_read_a_large_blob_first(tmp_path: Path) -> None:
+    share(tmp_path, "a")
+    second = put(tmp_path, "b")
+
+    class GivenUpError(Exception):
+        pass
+
+    def tick(_: int) -> None:
+        raise GivenUpError
+
+    with pytest.raises(GivenUpError):
+        blobs.share(second, len(CONTENT), DIGESTS, tmp_path, tick)
+    assert second.stat().st_nlink == 1 and second.read_bytes() == CONTENT
+    assert [path for path in (tmp_path / "blobs").iterdir() if path.name.startswith(".")] == []

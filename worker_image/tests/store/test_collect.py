@@ -9,13 +9,15 @@ from vernal_contract.identity import digest
 from vernal_contract.reasons import Reason
 from vernal_worker.store.lease import Owner
 
+GRACE = 10_000.0  # seconds
+
 
 def replace(store: Any, identity: Any, host: Any, filled: Any) -> Any:
     """A new generation in place of the current one."""
     old = store.find(identity, host).artifact
     for _ in range(3):
         store.record_failure(
-            identity, host, old.generation, stage="criu", reason=Reason.INTERNAL, message="", worker="w"
+            identity, host, old.generation, stage="criu", reason=Reason.DIGEST_MISMATCH, message="", worker="w"
         )
     return filled(store.stage(identity, host), seed=1).publish(created_by="b").artifact
 
@@ -37,11 +39,11 @@ def test_nothing_in_use_is_deleted(store: Any, identity: Any, host: Any, other_h
 def test_a_reader_of_a_replaced_generation_has_time(store: Any, identity: Any, host: Any, filled: Any) -> None:
     old = filled(store.stage(identity, host)).publish(created_by="a").artifact
     new = replace(store, identity, host, filled)
-    assert store.gc(grace=100) == []
+    assert store.gc(grace=GRACE) == []
     old.verify()
     marker = old.path.parent / "retired" / old.generation
-    os.utime(marker, (time.time() - 101,) * 2)
-    deleted = store.gc(grace=100)
+    os.utime(marker, (time.time() - GRACE - 1,) * 2)
+    deleted = store.gc(grace=GRACE)
     assert str(old.path.relative_to(store.root)) in deleted
     assert not old.path.exists()
     assert not marker.exists()
@@ -55,24 +57,24 @@ def test_unreferenced_generation_is_marked_first(store: Any, identity: Any, host
     artifact = filled(store.stage(identity, host)).publish(created_by="a").artifact
     current = artifact.path.parent / "current"
     current.unlink()
-    assert store.gc(grace=100) == []
+    assert store.gc(grace=GRACE) == []
     marker = artifact.path.parent / "retired" / artifact.generation
     assert marker.exists()
     current.symlink_to(artifact.generation)
-    assert store.gc(grace=100) == []
+    assert store.gc(grace=GRACE) == []
     assert not marker.exists(), "current after all"
     assert store.find(identity, host).artifact == artifact
 
 
 def test_stagings_die_of_silence_not_of_age(store: Any, identity: Any, host: Any, filled: Any) -> None:
     dead, slow = filled(store.stage(identity, host)), filled(store.stage(identity, host))
-    long_ago = (time.time() - 1000,) * 2
+    long_ago = (time.time() - 10 * GRACE,) * 2
     for staging in (dead, slow):
         for path in [staging.dir, *staging.dir.rglob("*")]:
             os.utime(path, long_ago)
     with (slow.dir / "process" / "criu" / "pages-1.img").open("ab") as f:
         f.write(b"more")
-    assert store.gc(grace=100) == [str(dead.dir.relative_to(store.root))]
+    assert store.gc(grace=GRACE) == [str(dead.dir.relative_to(store.root))]
     assert slow.dir.exists()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,23 +164,38 @@ def test_release_does_not_touch_a_newer_lease(store: Any, identity: Any, host: A
     new.release()
 
 
-def test_no_heartbeat_for_too_long(store: Any, identity: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_heartbeat_alone_loses_nothing(
+    store: Any, identity: Any, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost when another has taken it, not before."""
+    late = threading.Event()
+
     def stale(*_: Any) -> None:
+        late.set()
         raise OSError(116, "Stale file handle")
 
-    lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
     monkeypatch.setattr("vernal_worker.store.lease._write_beat", stale)
-
-    def lost() -> StoreError | None:
-        try:
-            lease.check()
-        except StoreError as error:
-            return error
-        return None
-
-    error = until("the loss", lost)
-    assert error.reason == Reason.LEASE_LOST and "no heartbeat could be written" in error.message
+    lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
+    request = store.lease(identity, host, B, ttl=0.3)
+    assert request.try_acquire() is None
+    for _ in range(8):  # more than its ttl
+        late.clear()
+        assert late.wait(60)
+    lease.check()
+    other = acquire(request)
+    with pytest.raises(StoreError, match="b holds it now") as e:
+        lease.check()
+    assert e.value.reason == Reason.LEASE_LOST
     lease.release()
+    other.check()
+    other.release()
+
+
+def test_a_lease_that_was_given_back_is_held_no_more(store: Any, identity: Any, host: Any) -> None:
+    lease = store.lease(identity, host, A).try_acquire()
+    lease.release()
+    with pytest.raises(StoreError, match="given back"):
+        lease.check()
 
 
 def test_garbage_in_place_of_a_lease(store: Any, identity: Any, host: Any) -> None:

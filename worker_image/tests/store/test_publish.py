@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
-from vernal_worker.store import layout
+from vernal_worker.store import layout, quarantine
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
+from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
 
 CALLS = {
@@ -23,13 +24,13 @@ CALLS = {
 }
 
 
-def fail(store: Store, identity: Any, host: Any, generation: str, times: int = 3) -> int:
-    count = 0
+def fail(store: Store, identity: Any, host: Any, generation: str, times: int = 3) -> Quarantine | None:
+    given_up = None
     for _ in range(times):
-        count = store.record_failure(
-            identity, host, generation, stage="criu", reason=Reason.CRIU_RESTORE_FAILED, message="no", worker="pod-1"
+        given_up = store.record_failure(
+            identity, host, generation, stage="verify", reason=Reason.DIGEST_MISMATCH, message="no", worker="pod-1"
         )
-    return count
+    return given_up
 
 
 def test_find_what_was_published(store: Any, identity: Any, host: Any, filled: Any) -> None:
@@ -196,7 +197,7 @@ def assert_next_one_succeeds(store: Store, identity: Any, host: Any, filled: Any
         store.gc(grace=-10)
     assert list((store.root / layout.STAGING).iterdir()) == []
     left = {p.name for p in found.path.parent.iterdir()}
-    assert left <= {"current", found.generation, layout.FAILURES, layout.RETIRED}
+    assert left <= {"current", found.generation, layout.FAILURES, layout.RETIRED, quarantine.NAME}
     for directory in (layout.FAILURES, layout.RETIRED):
         assert not list((found.path.parent / directory).glob("*"))
     leases = store.root / layout.LEASES
@@ -236,14 +237,13 @@ def test_failures_quarantine_a_generation_and_the_next_publisher_replaces_it(
     store: Any, identity: Any, host: Any, filled: Any
 ) -> None:
     old = filled(store.stage(identity, host)).publish(created_by="a").artifact
-    assert fail(store, identity, host, old.generation, 2) == 2
+    assert fail(store, identity, host, old.generation, 2) is None
     assert store.find(identity, host).artifact == old
-    assert not store.quarantined(identity, host, old.generation)
-    assert fail(store, identity, host, old.generation, 1) == 3
+    given_up = fail(store, identity, host, old.generation, 1)
+    assert given_up is not None
     lookup = store.find(identity, host)
-    assert (lookup.artifact, lookup.reason) == (None, Reason.QUARANTINED)
-    assert "failed 3 times, last on pod-1: CriuRestoreFailed in stage criu: no" in lookup.message
-    assert store.quarantined(identity, host, old.generation)
+    assert (lookup.artifact, lookup.reason, lookup.message) == (None, Reason.QUARANTINED, given_up.message)
+    assert "failed 3 times, last on pod-1: DigestMismatch in stage verify: no" in lookup.message
     new = filled(store.stage(identity, host), seed=1).publish(created_by="b")
     assert new.outcome == FreezeOutcome.PUBLISHED
     assert store.find(identity, host).artifact == new.artifact

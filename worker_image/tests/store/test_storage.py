@@ -42,7 +42,7 @@ def test_full(small: Store, identity: Any, host: Any, filled: Any) -> None:
     artifact = filled(small.stage(identity, host)).publish(created_by="a").artifact
     for _ in range(3):
         small.record_failure(
-            identity, host, artifact.generation, stage="s", reason=Reason.INTERNAL, message="", worker="w"
+            identity, host, artifact.generation, stage="s", reason=Reason.DIGEST_MISMATCH, message="", worker="w"
         )
     staging = filled(small.stage(identity, host))
     with pytest.raises(OSError, match="No space left"):
@@ -77,7 +77,7 @@ def test_read_only(small: Store, identity: Any, host: Any, filled: Any) -> None:
         lambda: small.stage(identity, host),
         lambda: small.lease(identity, host, Owner(pod="p")).try_acquire(),
         lambda: small.record_failure(
-            identity, host, artifact.generation, stage="s", reason=Reason.INTERNAL, message="", worker="w"
+            identity, host, artifact.generation, stage="s", reason=Reason.DIGEST_MISMATCH, message="", worker="w"
         ),
         lambda: small.gc(),
     ):

@@ -9,6 +9,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Lookup
 from vernal_worker.supervisor import choose
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
@@ -58,9 +59,20 @@ def test_disabled() -> None:
 
 def test_after_a_failed_thaw_a_new_checkpoint_is_made_only_when_the_old_one_is_given_up() -> None:
     reason = Reason.DIGEST_MISMATCH
-    assert choose.after_failed_thaw(AUTO, reason, "bit", quarantined=False) == Cold(reason, "bit", freeze=False)
-    assert choose.after_failed_thaw(AUTO, reason, "bit", quarantined=True) == Cold(reason, "bit", freeze=True)
-    assert choose.after_failed_thaw(REQUIRED, reason, "bit", quarantined=True) == GiveUp(reason, "bit")
+    now, later = Quarantine("g7", "why", 0.0), Quarantine("g7", "why", 600.0)
+    assert choose.after_failed_thaw(AUTO, reason, "bit", None) == Cold(reason, "bit", freeze=False)
+    assert choose.after_failed_thaw(AUTO, reason, "bit", now) == Cold(reason, "bit", freeze=True)
+    assert choose.after_failed_thaw(AUTO, reason, "bit", later) == Cold(reason, "bit", freeze=False)
+    assert choose.after_failed_thaw(REQUIRED, reason, "bit", now) == GiveUp(reason, "bit")
+
+
+def test_while_a_new_one_may_not_be_made_yet_it_only_starts_cold() -> None:
+    found = choose.from_lookup(Lookup(None, Reason.QUARANTINED, "why", 600.0))
+    assert found == Cold(Reason.QUARANTINED, "why", freeze=False)
+
+
+def test_an_artifact_that_was_doubted_is_known_as_such() -> None:
+    assert choose.from_lookup(Lookup(ARTIFACT, doubted=True)) == Thaw(ARTIFACT, doubted=True)
 
 
 def test_who_freezes() -> None:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from vernal_worker.supervisor.gpu import unsupported
+from vernal_worker.supervisor.engine_args import unfreezable
 
 
 @pytest.mark.parametrize("arguments", [{}, {"tensor_parallel_size": 2}, {"distributed_executor_backend": "mp"}])
 def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
-    assert unsupported(arguments) is None
+    assert unfreezable(arguments) is None
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
 )
 def test_what_cannot_is_named(arguments: dict[str, Any]) -> None:
     (name,) = arguments
-    assert f"engineArgs.{name}" in (unsupported(arguments) or "")
+    assert f"engineArgs.{name}" in (unfreezable(arguments) or "")

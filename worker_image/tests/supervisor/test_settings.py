@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 from vernal_contract import names
-from vernal_contract.config import KVTransferConfig, ModelConfig, WorkerConfig, encode
+from vernal_contract.config import (
+    CheckpointConfig,
+    CheckpointPolicy,
+    KVTransferConfig,
+    ModelConfig,
+    WorkerConfig,
+    encode,
+)
+from vernal_worker.checkpoint.gpu import Gpus
 from vernal_worker.supervisor import engine_args, environment
 from vernal_worker.supervisor.context import ConfigError, Settings, read_settings
+
+DISABLED = CheckpointPolicy.DISABLED
 
 
 def config(**fields: Any) -> WorkerConfig:
@@ -163,3 +173,61 @@ def test_keep_alive_is_the_pools_or_what_vllm_is_told() -> None:
     assert settings(engine_env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "30"}).keep_alive == 30.0
     with pytest.raises(ConfigError):
         settings(engine_env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "long"})
+
+
+# --- GPUs ---
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Gpus("NVIDIA H100", 4, "580.159.04", tuple(f"GPU-{number}" for number in range(4)))
+    monkeypatch.setattr("vernal_worker.supervisor.context.gpus", lambda: found)
+
+
+def test_two_gpus_that_are_to_be_frozen(four_gpus: None) -> None:
+    setup = settings(engine_args={"tensorParallelSize": 2}).engine(freezable=True)
+    assert setup.arguments["disable_custom_all_reduce"] is True
+    assert setup.environment["NCCL_P2P_DISABLE"] == "1" and setup.environment["NCCL_SOCKET_IFNAME"] == "lo"
+
+
+@pytest.mark.parametrize(
+    ("fields", "freezable"),
+    [
+        ({"engine_args": {"tensorParallelSize": 4}}, False),  # more than can be frozen
+        ({"engine_args": {"tensorParallelSize": 2}}, False),  # could be, but this start will not be
+        ({"engine_args": {"tensorParallelSize": 2}, "checkpoint": CheckpointConfig(policy=DISABLED)}, False),
+    ],
+    ids=["refused", "this time not", "disabled"],
+)
+def test_what_is_not_frozen_is_untouched(four_gpus: None, fields: dict[str, Any], freezable: bool) -> None:
+    """Its ranks talk as vLLM and NCCL like best."""
+    setup = settings(**fields).engine(freezable=freezable)
+    ours = (*environment.SEVERAL_GPUS, *environment.FOR_FREEZING)
+    assert not [name for name in ours if name in setup.environment]
+    assert set(setup.arguments) == {"model", "served_model_name", "tensor_parallel_size"}
+
+
+def test_what_cannot_be_frozen_keeps_its_own_network_settings(four_gpus: None) -> None:
+    own = {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_HOST_IP": "10.9.8.7"}
+    told = settings(own, engine_args={"tensorParallelSize": 4}, engine_env={"GLOO_SOCKET_IFNAME": "eth2"})
+    seen = told.engine(freezable=False).environment
+    assert {**own, "GLOO_SOCKET_IFNAME": "eth2"}.items() <= seen.items()
+    with pytest.raises(ConfigError, match="GLOO_SOCKET_IFNAME"):
+        settings(engine_args={"tensorParallelSize": 2}, engine_env={"GLOO_SOCKET_IFNAME": "eth2"})
+
+
+def test_the_selected_gpus_come_first_and_an_engine_that_is_frozen_sees_all(four_gpus: None) -> None:
+    told = settings({"CUDA_VISIBLE_DEVICES": "2"})
+    assert told.engine(freezable=True).environment["CUDA_VISIBLE_DEVICES"] == "2,0,1,3"
+    assert told.engine(freezable=False).environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert told.resume_variables["CUDA_VISIBLE_DEVICES"] == "2,0,1,3", "in a thawed engine it is that of the creator"
+    assert "CUDA_VISIBLE_DEVICES" not in told.shaping, "it is this pod's"
+    free = settings()
+    assert "CUDA_VISIBLE_DEVICES" not in {**free.engine(freezable=True).environment, **free.resume_variables}
+
+
+def test_fewer_gpus_selected_than_the_engine_needs(four_gpus: None) -> None:
+    with pytest.raises(
+        ConfigError, match=r"CUDA_VISIBLE_DEVICES is '1', which selects 1 of 4 GPUs: the engine needs 2"
+    ):
+        settings({"CUDA_VISIBLE_DEVICES": "1"}, engine_args={"tensorParallelSize": 2})

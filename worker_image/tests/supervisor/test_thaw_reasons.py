@@ -5,7 +5,7 @@ import errno
 import msgspec
 import pytest
 from vernal_contract.reasons import Reason
-from vernal_worker.supervisor.start import _as_failure
+from vernal_worker.supervisor.thawing import _as_failure
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from vernal_worker.supervisor.start import _as_failure
 )
 @pytest.mark.parametrize("stage", ["cuda", "canary"])
 def test_an_artifact_that_went_away_is_not_called_wrong(error: Exception, reason: Reason, stage: str) -> None:
-    found = _as_failure(stage, error)
+    found = _as_failure(stage, error, ())
     assert found is not None and (found.stage, found.reason) == (stage, reason)
     if isinstance(error, FileNotFoundError):
         assert "oracle.json" in found.message

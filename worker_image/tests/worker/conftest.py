@@ -8,13 +8,16 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vernal_worker.control.client import EngineClient, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
 from worker_pod import HOLDING, Pod
@@ -151,14 +154,17 @@ def cold_batch(
     places = tmp_path_factory.mktemp("stores")
     (places / "full").mkdir()
     (places / "interrupted").mkdir()
+    (places / "refused").mkdir()
     flipped = damage(store, places / "flipped", BIG_FILE, flip_a_bit)
     start = start_pod_for_session
     pods = {
         "flipped": start(flipped, checkpoint={"restore_attempts": 1, **COLD}),
         "full": start(places / "full", checkpoint=COLD, setup="mount -t tmpfs -o size=64m tmpfs /var/lib/vernal/store"),
         "interrupted": start(places / "interrupted", checkpoint=COLD),
+        "refused": start(places / "refused", checkpoint=COLD),
     }
     threading.Thread(target=_signal_in_freeze, args=[pods["interrupted"]], daemon=True).start()
+    threading.Thread(target=_listen_too_early, args=[pods["refused"]], daemon=True).start()
     return pods
 
 
@@ -166,3 +172,19 @@ def _signal_in_freeze(pod: Pod) -> None:
     """The moment comes while tests of the other pods run."""
     pod.wait_log("phase=Freezing")
     pod.signal()
+
+
+def _listen_too_early(pod: Pod) -> None:
+    """Let the engine serve before process 1 comes to freeze it: it refuses to become quiet then. Process 1 stands still
+    meanwhile, and so does not ask first."""
+    pod.wait_log("event=engine_start", timeout=900)
+    os.kill(pod.init, signal.SIGSTOP)
+    client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        while pod.alive():
+            try:
+                client.listen(listener, 60)
+                break
+            except UnreachableError:
+                time.sleep(0.2)
+    os.kill(pod.init, signal.SIGCONT)

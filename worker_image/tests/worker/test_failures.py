@@ -53,6 +53,17 @@ def test_a_signal_during_the_freeze_leaves_no_trace(cold_batch: dict[str, Pod]) 
     assert left == [] and not list((pod.store / "staging").glob("*"))
 
 
+def test_an_engine_that_did_not_say_that_it_is_quiet_is_replaced(creator: Pod, cold_batch: dict[str, Pod]) -> None:
+    """Nobody knows what it would do later."""
+    pod = cold_batch["refused"]
+    state = pod.wait_ready()
+    assert state.freeze is not None and state.freeze.outcome is FreezeOutcome.FAILED, pod.log()
+    assert state.freeze.reason == "EngineUnresponsive" and "has listened" in state.freeze.message
+    assert pod.log().count("event=engine_start ") == 2 and "event=engine_replaced" in pod.log()
+    assert pod.complete() == creator.complete()
+    assert pod.files("/var/lib/vernal/store/staging") == []
+
+
 def test_policy_required_stops_instead(creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path) -> None:
     """The flipped bit is in a file that is compared while it is brought to the processes' memory."""
     (current,) = store.glob("artifacts/*/*/current")
@@ -71,7 +82,7 @@ def test_other_answers_than_before_the_freeze_are_found(
     """With sizes checked only, a changed byte gets as far as the canary."""
 
     def change(data: bytearray) -> None:
-        at = data.rindex(b"]]")
+        at = data.index(b"]]", data.index(b"answers"))
         data[at - 1] = ord("1") if data[at - 1] != ord("1") else ord("2")
 
     changed = damage(store, tmp_path / "store", "oracle.json", change)

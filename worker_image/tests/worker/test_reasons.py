@@ -84,8 +84,8 @@ def failed_before(artifact: Path) -> None:
         found.identity_inputs,
         found.host,
         found.generation,
-        stage="criu",
-        reason=Reason.CRIU_RESTORE_FAILED,
+        stage="verify",
+        reason=Reason.DIGEST_MISMATCH,
         message="planted",
         worker="pod-0",
     )
@@ -161,6 +161,7 @@ NOT_ON_THIS_WAY = {
     Reason.CRIU_DUMP_FAILED: "of a freeze",
     Reason.CUDA_CHECKPOINT_FAILED: "of a freeze",
     Reason.CUDA_RESTORE_FAILED: "needs a GPU",
+    Reason.GPU_MEMORY_INSUFFICIENT: "needs a GPU",
     Reason.FREEZE_TIMEOUT: "of a freeze",
     Reason.FREEZE_GIVEN_UP: "of a freeze",
     Reason.THAW_GIVEN_UP: "the worker was told to stop: it does not start at all",

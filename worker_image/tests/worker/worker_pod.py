@@ -10,6 +10,7 @@ import ctypes
 import http.client
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -193,10 +194,15 @@ class Pod:
         return self._outer.poll() is None
 
     def end(self) -> None:
-        """Take the pod away, whatever it does; the kernel ends all processes of its PID namespace."""
-        if self.alive():
-            self._outer.kill()
+        """Take the pod away, whatever it does; returns when the kernel has ended all processes of its PID namespace."""
+        init = -1
+        with contextlib.suppress(AssertionError, OSError):
+            init = os.pidfd_open(self.init) if self.alive() else -1
+        self._outer.kill()
         self._outer.wait()
+        if init >= 0:
+            assert select.select([init], [], [], 120)[0], f"{self.name} does not end"
+            os.close(init)
 
     def processes(self) -> dict[int, str]:
         """Everything in the pod's PID namespace: this machine's PID and the command line."""

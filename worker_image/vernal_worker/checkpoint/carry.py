@@ -78,8 +78,8 @@ def collect(roots: Sequence[Path], data: Path, tick: Callable[[], None]) -> list
     return entries
 
 
-def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None]) -> None:
-    """Make what `collect` took. A directory that is there already is kept as it is.
+def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, below: Path | None = None) -> None:
+    """Make what `collect` took, or only what was below a directory. A directory that is there already is kept as it is.
 
     Raises:
         CheckpointError: `SHM_FAILED`: a file is there already, or there is no room. What was made so far is left.
@@ -90,7 +90,9 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None]) -> Non
             for entry in entries:
                 tick()
                 path = Path(entry.path)
-                if not (stat.S_ISDIR(entry.mode) and path.is_dir()):
+                if below is not None and not path.is_relative_to(below):
+                    source.seek(sum(length for _, length in entry.extents), os.SEEK_CUR)
+                elif not (stat.S_ISDIR(entry.mode) and path.is_dir()):
                     _make(entry, path, source.fileno(), tick)
     except OSError as e:
         raise _failed("cannot lay back", e) from e

@@ -6,16 +6,18 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import procfs
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.tree import kill, reap
+from vernal_worker.parallel import aside
 
 COMMON = (
     "--ext-unix-sk",
@@ -29,6 +31,9 @@ TICK = 0.02
 """How often a deadline and a cancel event are looked at while CRIU runs, in seconds."""
 
 _TAIL = 40
+_KILL_TIMEOUT = 20.0
+
+T = TypeVar("T")
 
 
 def find(criu: str) -> str:
@@ -59,6 +64,14 @@ class Patience:
             raise CheckpointError(self._given_up, "criu", "cancelled")
         if time.monotonic() > self._deadline:
             raise CheckpointError(self._timeout, "criu", f"not done after {self._seconds:g} s")
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do what touches storage, which may hang, on a thread that is left behind then.
+
+        Raises:
+            CheckpointError: as `check`; what `work` raises.
+        """
+        return aside(work, self.check)
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,7 @@ class Criu:
                     *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherit),  # takes close-on-exec off
                 ],
                 setsid=True,
+                setsigmask=[],  # process 1 blocks signals that CRIU may need
             )
         except OSError as e:
             raise CheckpointError(Reason.CRIU_MISSING, "criu", f"cannot run {program}: {e.strerror}") from e
@@ -150,12 +164,15 @@ class Criu:
         return False
 
     def kill(self) -> None:
-        """SIGKILL to CRIU and its helpers; returns when they are gone."""
+        """SIGKILL to CRIU and its helpers; returns when they are gone, or when storage that hangs keeps them."""
         if self.returncode is None:
+            deadline = time.monotonic() + _KILL_TIMEOUT
             while helpers := {p.pid for p in procfs.scan().values() if p.sid == self.pid and p.state != "Z"}:
                 kill(helpers)
+                if time.monotonic() > deadline:
+                    return
                 time.sleep(0.002)
-            self.wait(60)
+            self.wait(_KILL_TIMEOUT)
             reap(p.pid for p in procfs.scan().values() if p.sid == self.pid)
 
     def failure(self, reason: Reason) -> CheckpointError:

@@ -76,16 +76,20 @@ def freeze(
     program = find(criu)
     timings: dict[str, float] = {}
     try:
-        (image_dir / process.IMAGES).mkdir(parents=True)
+        images = image_dir / process.IMAGES
+        patience.run(lambda: images.mkdir(parents=True))
         work_dir.mkdir(parents=True, exist_ok=True)
         frozen, areas = _run(tree, program, image_dir, work_dir, carry, patience, timings)
         before = time.monotonic()
-        images = image_dir / process.IMAGES
-        memory = take_out(images, image_dir, patience.check)
-        seen, used = mapped.collect(images, areas), mapped.code(areas)
-        process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=seen, code=used))
+
+        def finish() -> int:
+            memory = take_out(images, image_dir, patience.check)
+            seen, used = mapped.collect(images, areas), mapped.code(areas)
+            process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=seen, code=used))
+            return sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
+
+        size = patience.run(finish)
         timings["images"] = time.monotonic() - before
-        size = sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = Reason.STORE_FULL if full else Reason.STORE_UNAVAILABLE
@@ -150,7 +154,7 @@ def _dump(
         patience.check()
         if frozen is None and hook.is_asked():
             before = time.monotonic()
-            files = carrying.collect(carry, image_dir / process.DATA, patience.check)
+            files = patience.run(lambda: carrying.collect(carry, image_dir / process.DATA, patience.check))
             frozen = _describe(tree, carry, files)
             areas = {pid: procfs.file_areas(pid) for pid in frozen.pids}
             timings["files"] = time.monotonic() - before

@@ -15,19 +15,21 @@ class Gpus:
     product: str | None = None  # e.g. "NVIDIA H200"; of several kinds all names, with commas
     count: int = 0
     driver: str | None = None  # e.g. "580.159.04"
+    uuids: tuple[str, ...] = ()  # like "GPU-8d62…", in no particular order
 
 
 def gpus(driver: Path = DRIVER, dev: Path = DEV) -> Gpus:
     """What this container was given: a GPU counts if its device node is here (the host's others are in
     /proc too)."""
-    products = []
+    products, uuids = [], []
     for information in sorted(driver.glob("gpus/*/information")):
         fields = _fields(information.read_text())
         if (dev / f"nvidia{fields.get('Device Minor', '')}").exists():
             products.append(fields.get("Model", "unknown"))
+            uuids.append(fields.get("GPU UUID", "unknown"))
     if not products:
         return Gpus()
-    return Gpus(", ".join(sorted(set(products))), len(products), _driver(driver))
+    return Gpus(", ".join(sorted(set(products))), len(products), _driver(driver), tuple(uuids))
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -77,6 +77,7 @@ def fill(memories: Sequence[Memory], directory: Path, digests: Digests | None, t
             stack.callback(os.close, fd)
             stretches += _stretches(memory, fd, digests)
         stretches.sort(key=lambda stretch: -stretch.size)  # so that no thread begins a long one when others are done
+        tick()  # opening may have taken so long that others have these PIDs by now
         stack.callback(given_up.set)  # goes first: before the files are closed and others may get these PIDs
         for_each(stretches, lambda stretch: _fill(stretch, given_up), threads, tick)
 

@@ -62,9 +62,14 @@ def thaw(
     started = time.monotonic()
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
-    frozen = process.read(image_dir)
-    memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
-    read_ahead(frozen.mapped, [*memory, *frozen.code])
+
+    def read() -> process.Frozen:
+        found = process.read(image_dir)
+        memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in found.memory]
+        read_ahead(found.mapped, [*memory, *found.code])
+        return found
+
+    frozen = patience.run(read)
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(
@@ -78,7 +83,7 @@ def thaw(
     before = carry.contents(roots)
     timings: dict[str, float] = {}
     try:
-        carry.lay(frozen.files, image_dir / process.DATA, patience.check)
+        patience.run(lambda: carry.lay(frozen.files, image_dir / process.DATA, patience.check))
         timings["files"] = time.monotonic() - started
         tree = _restore(program, image_dir, frozen, work_dir, patience, digests, timings)
     except BaseException as e:
@@ -144,7 +149,7 @@ def _wait(
         if not filled and hook.is_asked():
             before = time.monotonic()
             try:
-                fill(frozen.memory, image_dir, digests, patience.check)
+                patience.run(lambda: fill(frozen.memory, image_dir, digests, patience.check))
             except OSError as e:
                 message = f"{e.filename or image_dir}: {e.strerror}"
                 raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e

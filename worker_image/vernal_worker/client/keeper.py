@@ -32,12 +32,14 @@ from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import gpu, identity, log
 from vernal_worker.supervisor.board import Board
-from vernal_worker.supervisor.choose import Cold, Thaw
+from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
 from vernal_worker.supervisor.creation import Creation, EngineHarmedError
 from vernal_worker.supervisor.engine import Engine
+from vernal_worker.supervisor.gpu import Gpu
+from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.reaper import Reaper
-from vernal_worker.supervisor.start import Start, StartError, _ThawError
+from vernal_worker.supervisor.start import Start
 from vernal_worker.supervisor.stop import Stop
 
 GIVE_UP_SECONDS = 10.0
@@ -53,27 +55,24 @@ class LibraryStart(Start):
         """Raises: StartError, StoppedError."""
         if how is How.AUTO:
             return self.run()
-        self._prepare_directories()
+        self._workspace.prepare()
         if how is How.COLD:
             return self.cold()
-        with self._gpus():
-            return self._thaw_or_fail()
+        with gpu.opened(self._context) as gpus:
+            return self._thaw_or_fail(gpus)
 
     def cold(self) -> Engine:
         """An engine that can be frozen later."""
         self._board.update(start_mode=StartMode.COLD, start_reason=Reason.POLICY_DISABLED)
-        with self._gpus():
-            return self._resumed(self._launch(freezable=True))
+        with gpu.opened(self._context) as gpus:
+            return self._resumed(self._launch(gpus, freezable=True))
 
-    def _thaw_or_fail(self) -> Engine:
-        choice = self._choose()
+    def _thaw_or_fail(self, gpus: Gpu | None) -> Engine:
+        choice: Thaw | Cold | GiveUp | Engine = self._choose(gpus)
         if isinstance(choice, Thaw):
-            try:
-                return self._thaw(choice.artifact)
-            except _ThawError as failure:
-                if self._stop.signalled.is_set():
-                    raise StoppedError from failure
-                choice = self._after_failure(choice.artifact.generation, failure)
+            choice = self._thaw(choice.artifact, gpus)
+        if isinstance(choice, Engine):
+            return choice
         message = choice.message
         if isinstance(choice, Cold) and choice.reason is Reason.NO_ARTIFACT:
             message = f"{message}; {self._nearest()}"
@@ -97,7 +96,7 @@ class LibraryStart(Start):
         inputs = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu, placement)
         here = host.host_tuple(settings.mounts)
         self._board.update(identity=digest(inputs), identity_inputs=inputs, host_tuple=digest(here), host=here)
-        with self._gpus(), Creation(self._context, store, inputs, here, self._gpu) as creation:
+        with gpu.opened(self._context) as gpus, Creation(self._context, store, inputs, here, gpus) as creation:
             creation.freeze(engine)
 
     def resume(self, engine: Engine) -> Engine:

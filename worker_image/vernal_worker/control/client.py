@@ -56,8 +56,11 @@ class EngineClient:
         """Takes up to `seconds`. Returns how long the first request of each kind took."""
         return self._call(protocol.WarmUp(seconds=seconds), protocol.Warmed, seconds + _MORE).seconds
 
-    def quiesce(self, timeout: float, weights: str | None = None, piece: int = 0) -> list[protocol.StoredRank]:
-        return self._call(protocol.Quiesce(weights=weights, piece=piece), protocol.Quiesced, timeout).ranks
+    def store_weights(self, directory: str, piece: int, timeout: float) -> list[protocol.StoredRank]:
+        return self._call(protocol.StoreWeights(directory=directory, piece=piece), protocol.Stored, timeout).ranks
+
+    def quiesce(self, timeout: float, weights: protocol.Weights = protocol.Weights.IN_HOST_MEMORY) -> None:
+        self._call(protocol.Quiesce(weights=weights), protocol.Done, timeout)
 
     def wake(self, how: protocol.Wake, timeout: float) -> None:
         self._call(how, protocol.Done, timeout)
@@ -104,9 +107,9 @@ class EngineClient:
             connection.settimeout(min(timeout, _SLICE))
             try:
                 connection.connect(self._path)
-                socket.send_fds(connection, [protocol.encode(command)], list(fds))
             except OSError as error:
                 raise UnreachableError(f"{what}: no engine at {self._path}: {error}") from error
+            self._send_all(connection, protocol.encode(command), fds, what, deadline)
             line = self._read_all(connection, what, deadline)
         try:
             answer = protocol.decode_answer(line)
@@ -118,17 +121,35 @@ class EngineClient:
             raise RefusedError(f"{what}: answered with {type(answer).__name__} instead of {wanted.__name__}")
         return answer
 
+    def _send_all(self, connection: socket.socket, data: bytes, fds: Sequence[int], what: str, deadline: float) -> None:
+        """A stream socket takes as much as it has room for: the rest follows when the engine has read. Descriptors go
+        with the first byte."""
+        view, left = memoryview(data), list(fds)
+        while view:
+            connection.settimeout(self._slice(what, deadline))
+            with contextlib.suppress(TimeoutError):
+                try:
+                    sent = socket.send_fds(connection, [view], left) if left else connection.send(view)
+                except OSError as error:
+                    if isinstance(error, TimeoutError):
+                        raise
+                    raise UnreachableError(f"{what}: the engine broke the connection: {error}") from error
+                view, left = view[sent:], []
+
+    def _slice(self, what: str, deadline: float) -> float:
+        """How long to wait before looking again whether to go on."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise CallCancelledError(f"{what}: given up")
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimedOutError(f"{what}: no answer from the engine in time")
+        return min(left, _SLICE)
+
     def _read_all(self, connection: socket.socket, what: str, deadline: float) -> bytes:
         """Up to the end of the stream, not only of the line: so the engine holds no connection when a call
         returns."""
         parts: list[bytes] = []
         while True:
-            if self._cancel is not None and self._cancel.is_set():
-                raise CallCancelledError(f"{what}: given up")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimedOutError(f"{what}: no answer from the engine in time")
-            connection.settimeout(min(left, _SLICE))
+            connection.settimeout(self._slice(what, deadline))
             with contextlib.suppress(TimeoutError):
                 try:
                     part = connection.recv(1 << 20)

@@ -78,22 +78,45 @@ class WarmUp(Command, frozen=True, kw_only=True, tag="warm_up"):
     seconds: float  # give up after so long
 
 
+class StoreWeights(Command, frozen=True, kw_only=True, tag="store_weights"):
+    """Write the weights to files, for a `Quiesce` that follows. Changes nothing of the engine. Answered by `Stored`.
+    Refused once the engine has listened."""
+
+    directory: str
+    piece: int  # bytes that one digest stands for
+
+
+class Weights(StrEnum):
+    """What becomes of the weights while the engine has no GPU memory."""
+
+    IN_FILES = "InFiles"  # dropped: `StoreWeights` has written them
+    IN_HOST_MEMORY = "InHostMemory"  # of the engine's processes, and so in the image
+
+
 class Quiesce(Command, frozen=True, kw_only=True, tag="quiesce"):
     """Make the tree fit to be frozen: nothing in flight, caches dropped, free memory handed back to the
-    kernel, GPU memory let go of. Answered by `Quiesced`. Refused once the engine has listened."""
+    kernel, GPU memory let go of. Answered by `Done`. Refused once the engine has listened. An engine of which this was
+    not answered is of no use any more: how far it came is not known."""
 
-    weights: str | None = None  # directory to write GPU memory's content to; None: it goes to host memory
-    piece: int = 0  # bytes that one digest stands for
+    weights: Weights = Weights.IN_HOST_MEMORY
+
+
+class FromHelper(_Message, frozen=True, kw_only=True, tag="helper", forbid_unknown_fields=True):
+    """GPU memory, with the weights in it, comes from the CUDA helper."""
+
+    socket: str  # where each worker fetches its memory
+    copies: bool = False  # whether it makes its memory itself and has the weights copied there
+
+
+class FromHostMemory(_Message, frozen=True, kw_only=True, tag="host", forbid_unknown_fields=True):
+    """Each worker makes its GPU memory itself; the weights are in its own host memory."""
 
 
 class Wake(Command, frozen=True, kw_only=True, tag="wake"):
-    """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one: from the helper, from files, or,
-    if neither is given, from host memory. Answered by `Done`."""
+    """Take GPU memory back after `Quiesce`, in the thawed engine as in the frozen one. Answered by `Done`. Refused if
+    the weights are not there."""
 
-    memory: str | None = None  # socket where each worker fetches its memory
-    files: list[str] = []  # what the paths of each rank's files begin with; the weights are read from there
-    piece: int = 0
-    digests: list[list[str]] | None = None  # of each rank's pieces; None to trust the storage
+    source: FromHelper | FromHostMemory = FromHostMemory()
 
 
 class Resume(Command, frozen=True, kw_only=True, tag="resume"):
@@ -154,6 +177,7 @@ AnyCommand = (
     GetStatus
     | RunCanary
     | WarmUp
+    | StoreWeights
     | Quiesce
     | Wake
     | Resume
@@ -186,6 +210,8 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
 
     prompts: list[list[int]]
     answers: list[list[int]]
+    margins: list[list[float]] = []
+    """By how much each token's log probability was above the next best one's; empty if the engine does not tell."""
 
 
 class Warmed(Answer, frozen=True, kw_only=True, tag="warmed"):
@@ -200,8 +226,8 @@ class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True
     digests: list[str]  # BLAKE3 of the content's pieces, in hex
 
 
-class Quiesced(Answer, frozen=True, kw_only=True, tag="quiesced"):
-    ranks: list[StoredRank] = []  # in the order of vLLM's ranks; empty if nothing was written
+class Stored(Answer, frozen=True, kw_only=True, tag="stored"):
+    ranks: list[StoredRank]  # in the order of vLLM's ranks
 
 
 class Aborted(Answer, frozen=True, kw_only=True, tag="aborted"):
@@ -223,7 +249,7 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-AnyAnswer = EngineStatus | Canary | Warmed | Quiesced | Aborted | Metrics | Done | Failed
+AnyAnswer = EngineStatus | Canary | Warmed | Stored | Aborted | Metrics | Done | Failed
 
 _commands: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _answers: msgspec.json.Decoder[AnyAnswer] = msgspec.json.Decoder(AnyAnswer)

@@ -41,6 +41,11 @@ class _Commands:
     async def handle(self, command: AnyCommand, fds: list[int]) -> Answer:
         if isinstance(command, protocol.Listen):
             (fd,) = fds
+            try:
+                self._engine.check_awake()
+            except RuntimeError:
+                os.close(fd)
+                raise
             clean_metrics.begin()
             process.watch_tracker(asyncio.get_running_loop(), _tracker_died)  # now: a frozen tree has no pidfd
             await self._http.listen(fd, command.keep_alive)
@@ -58,13 +63,16 @@ class _Commands:
             case protocol.RunCanary():
                 return await self._engine.canary()
             case protocol.WarmUp():
-                self._must_not_have_listened()
+                self._check_closed()
                 return protocol.Warmed(seconds=await warm.run(self._engine.app, command.seconds))
+            case protocol.StoreWeights():
+                self._check_closed()
+                return protocol.Stored(ranks=await self._engine.store_weights(command.directory, command.piece))
             case protocol.Quiesce():
-                self._must_not_have_listened()
-                return protocol.Quiesced(ranks=await self._engine.quiesce(command.weights, command.piece))
+                self._check_closed()
+                await self._engine.quiesce(command.weights)
             case protocol.Wake():
-                await self._engine.wake(command)
+                await self._engine.wake(command.source)
             case protocol.Resume():
                 await self._resume(command)
             case protocol.Leave():
@@ -75,6 +83,7 @@ class _Commands:
                 requests, reset = await self._gate.abort_all(command.seconds)
                 return protocol.Aborted(requests=requests, reset=reset)
             case protocol.OpenApi():
+                self._engine.check_awake()
                 clean_metrics.begin()
                 await self._api.open(command.path)
             case protocol.CloseApi():
@@ -86,7 +95,7 @@ class _Commands:
                     self.shutdown.set_result(command.timeout)
         return Done()
 
-    def _must_not_have_listened(self) -> None:
+    def _check_closed(self) -> None:
         if self._gate.serving is not Serving.CLOSED:
             raise RuntimeError("this engine has listened: it may hold connections and users' data")
 

@@ -29,7 +29,14 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from vernal_worker.control.protocol import Canary, EngineSpec, StoredRank, Wake
+from vernal_worker.control.protocol import (
+    Canary,
+    EngineSpec,
+    FromHelper,
+    FromHostMemory,
+    StoredRank,
+    Weights,
+)
 from vernal_worker.engine import process, worker_extension
 from vernal_worker.engine.connections import Limits
 
@@ -42,9 +49,10 @@ except ModuleNotFoundError:  # 0.26
     from vllm.entrypoints.openai.api_server import build_app, init_app_state, validate_api_server_args
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
-_CANARY_PROMPTS = 3
+_CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
-_CANARY_ANSWER_TOKENS = 12
+_CANARY_ANSWER_TOKENS = 8
+_MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
 """For vLLM's processes to exit, of the time that a shutdown may take."""
 
@@ -63,77 +71,109 @@ class Engine:
     """Of HTTP headers, where the user gave vLLM's options for them."""
     sleeps: bool
     """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
+    _weights: Weights | None = None
+    """Where the weights are while the engine has no GPU memory; None while it is awake."""
 
     @property
     def errored(self) -> str | None:
         """Why the engine cannot serve any more."""
         return str(self.llm.dead_error) if self.llm.errored else None
 
-    async def quiesce(self, weights: str | None, piece: int) -> list[StoredRank]:
+    async def store_weights(self, directory: str, piece: int) -> list[StoredRank]:
+        """Write the weights to files in a directory, with a digest for each `piece` bytes.
+
+        Raises:
+            RuntimeError: a request is still running, or this engine cannot drop its GPU memory.
+        """
+        self._check_idle()
+        if not self.sleeps:
+            raise RuntimeError("the engine was started without sleep mode")
+        count = self.llm.vllm_config.parallel_config.world_size
+        saved = await self.llm.collective_rpc("vernal_save_weights", args=(directory, piece, count))
+        return [msgspec.convert(rank, StoredRank) for rank in saved]
+
+    async def quiesce(self, weights: Weights) -> None:
         """Drop what need not be in a checkpoint, in all processes. With sleep mode that is all of the allocator's GPU
-        memory: weights go to files in the directory `weights` first, with a digest for each `piece` bytes, or, if that
-        is None, to host memory.
+        memory.
 
         Raises:
             RuntimeError: a request is still running.
         """
-        if self.llm.output_processor.has_unfinished_requests():
-            raise RuntimeError("a request is still running")
+        self._check_idle()
+        if self.sleeps:
+            self._weights = weights  # first: however far the rest comes, the engine is not awake
         await self.llm.reset_prefix_cache()
         await self.llm.reset_mm_cache()
-        ranks: list[StoredRank] = []
         if self.sleeps:
-            if weights is not None:
-                count = self.llm.vllm_config.parallel_config.world_size
-                saved = await self.llm.collective_rpc("vernal_save_weights", args=(weights, piece, count))
-                ranks = [msgspec.convert(rank, StoredRank) for rank in saved]
-            await self.llm.sleep(2 if weights is not None else 1)
+            await self.llm.sleep(2 if weights is Weights.IN_FILES else 1)
         await self._everywhere("vernal_quiesce")
         await asyncio.to_thread(process.trim)
-        return ranks
 
-    async def wake(self, how: Wake) -> None:
-        """Undo what `quiesce` did to GPU memory."""
-        if self.sleeps and await self.llm.is_sleeping():
-            await self._fill(how)
+    async def wake(self, source: FromHelper | FromHostMemory) -> None:
+        """Undo what `quiesce` did to GPU memory.
+
+        Raises:
+            RuntimeError: the weights are not there.
+        """
+        if self._weights is Weights.IN_FILES and isinstance(source, FromHostMemory):
+            raise RuntimeError("the weights were dropped: they must come from the helper or from files")
+        if self._weights is not None:
+            await self._fill(source)
         if self.llm.vllm_config.parallel_config.world_size > 1:
             await self.llm.collective_rpc("vernal_connect")
+        self._weights = None
 
-    async def _fill(self, how: Wake) -> None:
-        if how.memory is not None:
-            await self.llm.collective_rpc("vernal_adopt", args=(how.memory,))
+    async def _fill(self, source: FromHelper | FromHostMemory) -> None:
+        adopted = isinstance(source, FromHelper)
+        if isinstance(source, FromHelper):
+            await self.llm.collective_rpc("vernal_adopt", args=(source.socket, source.copies))
         try:
             await self.llm.wake_up()
         finally:
-            if how.memory is not None:
+            if adopted:
                 await self.llm.collective_rpc("vernal_adopted")
-        if how.files:
-            await self.llm.collective_rpc("vernal_load_weights", args=(how.files, how.piece, how.digests))
+
+    def check_awake(self) -> None:
+        """Raises: RuntimeError: the engine has no GPU memory, and can answer nobody."""
+        if self._weights is not None:
+            raise RuntimeError(f"the engine is not awake: its weights are {self._weights}")
+
+    def _check_idle(self) -> None:
+        if self.llm.output_processor.has_unfinished_requests():
+            raise RuntimeError("a request is still running")
 
     async def resume(self, environment: dict[str, str], seed: int) -> None:
         await self._everywhere("vernal_resume", environment, seed)
         process.become(environment, seed)
 
     async def canary(self) -> Canary:
-        """Greedy answers to prompts that depend on the vocabulary only."""
+        """Greedy answers to prompts that depend on the vocabulary only. One after the other: in a batch they may be
+        computed in another way each time, and tokens that are nearly as good as each other change places."""
         vocabulary = self.llm.model_config.get_vocab_size()
         length = min(_CANARY_PROMPT_TOKENS, self.llm.model_config.max_model_len // 2)
         prompts = [
             [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
             for number in range(_CANARY_PROMPTS)
         ]
-        answers = await asyncio.gather(*(self._greedy(number, prompt) for number, prompt in enumerate(prompts)))
-        return Canary(prompts=prompts, answers=answers)
+        found = [await self._greedy(number, prompt) for number, prompt in enumerate(prompts)]
+        return Canary(
+            prompts=prompts, answers=[answer for answer, _ in found], margins=[margins for _, margins in found]
+        )
 
-    async def _greedy(self, number: int, prompt: list[int]) -> list[int]:
+    async def _greedy(self, number: int, prompt: list[int]) -> tuple[list[int], list[float]]:
+        """An answer and its margins."""
         length = min(_CANARY_ANSWER_TOKENS, self.llm.model_config.max_model_len - len(prompt))
-        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False)
+        allowed = self.llm.model_config.max_logprobs  # -1: as many as there are tokens
+        two = 2 if allowed == -1 or allowed >= 2 else None
+        parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False, logprobs=two)
         answer: list[int] = []
+        margins: list[float] = []
         async for output in self.llm.generate(
             TokensPrompt(prompt_token_ids=prompt), parameters, request_id=f"vernal-canary-{number}"
         ):
             answer = list(output.outputs[0].token_ids)
-        return answer
+            margins = [_margin(position) for position in output.outputs[0].logprobs or ()]
+        return answer, margins
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """The application's start and end. Entered before the freeze, because its start collects all garbage
@@ -197,9 +237,15 @@ async def load(spec: EngineSpec) -> Engine:
         llm=llm,
         app=app,
         seed=args.seed if "--seed" in spec.serve_arguments else None,
-        sleeps=llm.model_config.enable_sleep_mode,
+        sleeps=llm.model_config.enable_sleep_mode and not current_platform.is_cpu(),
         limits=_limits(args, spec),
     )
+
+
+def _margin(position: Any) -> float:
+    """Of the logprobs of one position: how far the best is ahead of the second."""
+    best, second, *_ = sorted((one.logprob for one in position.values()), reverse=True)
+    return min(round(float(best - second), 4), _MOST_MARGIN)
 
 
 def _inspect_models_here() -> None:

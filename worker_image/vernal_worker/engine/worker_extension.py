@@ -38,7 +38,7 @@ class WorkerExtension:
         """All ranks at the same time; needed after `vernal_quiesce` if there are several on GPUs."""
         hook.connect()
 
-    # The next four on a GPU only. `rank` is vLLM's.
+    # The next three on a GPU only. `rank` is vLLM's.
     rank: int
 
     def vernal_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
@@ -48,19 +48,11 @@ class WorkerExtension:
 
         return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
 
-    def vernal_load_weights(self, files: list[str], piece: int, digests: list[list[str]] | None) -> None:
-        """See `weights.load.load`. Each rank takes its own of `files` and `digests`."""
-        from vernal_worker.checkpoint.cuda.transfer import default_threads
-        from vernal_worker.engine.weights.load import load
-
-        mine = digests[self.rank] if digests is not None else None
-        load(Path(files[self.rank]), piece, mine, max(1, default_threads() // len(files)))
-
-    def vernal_adopt(self, socket: str) -> None:
+    def vernal_adopt(self, socket: str, copies: bool) -> None:
         """See `weights.adopt.begin`."""
         from vernal_worker.engine.weights import adopt
 
-        adopt.begin(socket, self.rank)
+        adopt.begin(socket, self.rank, copies)
 
     def vernal_adopted(self) -> None:
         """See `weights.adopt.end`."""

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from vernal_contract.state import ArtifactRef
 
 from vernal_worker.store import manifest as manifests
 from vernal_worker.store.errors import StoreError, guard
-from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.manifest import FileEntry, Manifest
 from vernal_worker.store.pieces import Piece, hash_all, pieces
 
 
@@ -78,26 +78,48 @@ class Artifact:
             self._check_sizes()
             if level is Verify.SIZES:
                 return
-            expected = {
-                piece: digest
-                for entry in self.manifest.files
-                if entry.path not in except_content
-                for piece, digest in zip(pieces(entry.path, entry.size), entry.blake3, strict=True)
-            }
-
-            def found(piece: Piece, digest: str) -> None:
-                if digest != expected[piece]:
-                    raise self._error(Reason.DIGEST_MISMATCH, f"{piece} has other bytes than were written")
+            entries = [entry for entry in self.manifest.files if entry.path not in except_content]
+            total = sum(entry.size for entry in entries)
 
             def tick(done: int) -> None:
                 if on_progress:
-                    on_progress(done, self.bytes)
+                    on_progress(done, total)
                 if cancel is not None and cancel.is_set():
                     raise self._error(Reason.THAW_GIVEN_UP, "cancelled")
                 if deadline is not None and time.monotonic() > deadline:
-                    raise self._error(Reason.STORE_SLOW, f"{done} of {self.bytes} bytes read in {timeout:g} s")
+                    raise self._error(Reason.STORE_SLOW, f"{done} of {total} bytes read in {timeout:g} s")
 
-            hash_all(self.path, list(expected), found, threads=threads, tick=tick)
+            self._compare(entries, threads, tick)
+
+    def verify_files(self, names: Collection[str], *, timeout: float, cancel: threading.Event) -> None:
+        """Check every byte of some files, whatever the others are like.
+
+        Raises:
+            StoreError: as `verify`.
+        """
+        deadline = time.monotonic() + timeout
+
+        def tick(done: int) -> None:
+            if cancel.is_set():
+                raise self._error(Reason.THAW_GIVEN_UP, "cancelled")
+            if time.monotonic() > deadline:
+                raise self._error(Reason.STORE_SLOW, f"{done} bytes read in {timeout:g} s")
+
+        with guard("verify"), self._nothing_missing():
+            self._compare([entry for entry in self.manifest.files if entry.path in names], None, tick)
+
+    def _compare(self, entries: Sequence[FileEntry], threads: int | None, tick: Callable[[int], None]) -> None:
+        expected = {
+            piece: digest
+            for entry in entries
+            for piece, digest in zip(pieces(entry.path, entry.size), entry.blake3, strict=True)
+        }
+
+        def found(piece: Piece, digest: str) -> None:
+            if digest != expected[piece]:
+                raise self._error(Reason.DIGEST_MISMATCH, f"{piece} has other bytes than were written")
+
+        hash_all(self.path, list(expected), found, threads=threads, tick=tick)
 
     @contextmanager
     def _nothing_missing(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ belongs to no artifact any more, and `gc` deletes it.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -14,9 +14,12 @@ from vernal_worker.store import fs, layout
 from vernal_worker.store.pieces import Piece, hash_all, pieces
 
 
-def share(file: Path, size: int, digests: Sequence[str], root: Path) -> None:
+def share(
+    file: Path, size: int, digests: Sequence[str], root: Path, tick: Callable[[int], None] = lambda _: None
+) -> None:
     """Make `file`, of this size and with these digests of its pieces, and the blob of the same content one file. Where
-    the storage has no hard links, `file` stays as it is.
+    the storage has no hard links, `file` stays as it is. `tick` is called now and then with the bytes read, and may
+    raise to give up.
 
     Raises:
         OSError: the storage cannot be read or written.
@@ -25,7 +28,7 @@ def share(file: Path, size: int, digests: Sequence[str], root: Path) -> None:
     fs.make_directory(blob.parent, root)
     new = blob.with_name(f".{fs.unique()}")
     try:
-        if _is_sound(blob, size, digests):
+        if _is_sound(blob, size, digests, tick):
             os.link(blob, new)
             new.replace(file)
             fs.sync(file.parent)
@@ -48,7 +51,7 @@ def unused(root: Path, before: float) -> Iterator[Path]:
             yield path
 
 
-def _is_sound(blob: Path, size: int, digests: Sequence[str]) -> bool:
+def _is_sound(blob: Path, size: int, digests: Sequence[str], tick: Callable[[int], None]) -> bool:
     """A blob is read before it is trusted: what is shared harms every artifact if it is broken."""
     if not blob.is_file() or blob.stat().st_size != size:
         return False
@@ -59,5 +62,5 @@ def _is_sound(blob: Path, size: int, digests: Sequence[str]) -> bool:
         if digest != wanted[piece]:
             bad.append(piece)
 
-    hash_all(blob.parent, list(wanted), compare, threads=None, tick=lambda _: None)
+    hash_all(blob.parent, list(wanted), compare, threads=None, tick=tick)
     return not bad

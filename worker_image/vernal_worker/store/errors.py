@@ -1,10 +1,18 @@
 """The one exception of this package, and how errors of the storage become one."""
 
 import errno
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 from vernal_contract.reasons import Reason
+
+from vernal_worker.parallel import aside
+
+T = TypeVar("T")
 
 _REASONS = {
     errno.ENOSPC: Reason.STORE_FULL,
@@ -39,5 +47,37 @@ def guard(stage: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        reason = _REASONS.get(e.errno or 0, Reason.STORE_UNAVAILABLE)
-        raise StoreError(reason, stage, f"{e.filename or 'store'}: {e.strerror or e}") from e
+        raise from_os(e, stage) from e
+
+
+def from_os(error: OSError, stage: str) -> StoreError:
+    """What an error of the storage is called."""
+    reason = _REASONS.get(error.errno or 0, Reason.STORE_UNAVAILABLE)
+    return StoreError(reason, stage, f"{error.filename or 'store'}: {error.strerror or error}")
+
+
+@dataclass(frozen=True)
+class Touch:
+    """How long a call may wait for the storage: see `Store`."""
+
+    patience: float | None = None
+    cancel: threading.Event | None = None
+
+    def __call__(self, stage: str, work: Callable[[], T], *, patience: float | None = None) -> T:
+        """What `work` returns. `patience`: for this call.
+
+        Raises: StoreError.
+        """
+        seconds = self.patience if patience is None else patience
+        with guard(stage):
+            if seconds is None:
+                return work()
+            deadline = time.monotonic() + seconds
+
+            def tick() -> None:
+                if self.cancel is not None and self.cancel.is_set():
+                    raise StoreError(Reason.THAW_GIVEN_UP, stage, "cancelled")
+                if time.monotonic() > deadline:
+                    raise StoreError(Reason.STORE_SLOW, stage, f"the storage has not answered for {seconds:g} s")
+
+            return aside(work, tick)

@@ -14,15 +14,16 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     reason: Reason
     message: str
     worker: str
+    node: str = ""
     time: str  # RFC 3339, by the worker's clock: for people
 
 
-def record(key: Key, generation: str, *, stage: str, reason: Reason, message: str, worker: str) -> None:
+def record(key: Key, generation: str, *, stage: str, reason: Reason, message: str, worker: str, node: str = "") -> None:
     """Raises:
     OSError: the storage cannot be written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    failure = Failure(stage=stage, reason=reason, message=message, worker=worker, time=now)
+    failure = Failure(stage=stage, reason=reason, message=message, worker=worker, node=node, time=now)
     directory = key.failures(generation)
     fs.make_directory(directory, key.root)
     # Written under a name that is not counted: a reader never sees half of it.

@@ -16,10 +16,12 @@ import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import fs
-from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.layout import Key
 
 BEATS_PER_TTL = 6
+_RELEASE_SECONDS = 5.0
+"""For giving it back; a dead holder's lease goes to another anyway."""
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -37,35 +39,40 @@ class _Content(msgspec.Struct, frozen=True, kw_only=True):
 class Lease:
     """A held lease, kept alive by a thread until `release`. A context manager."""
 
-    def __init__(self, path: Path, token: str, beat: int, ttl: float) -> None:
-        self._path, self._token, self._beat, self._ttl = path, token, beat, ttl
+    def __init__(self, path: Path, token: str, beat: int, ttl: float, touch: Touch) -> None:
+        self._path, self._token, self._beat, self._ttl, self._touch = path, token, beat, ttl, touch
         self._last_beat = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises:
-        StoreError: stage lease: `LEASE_LOST`: another took it, or no heartbeat could be written for as long as the
-            lease lives, so that another may have.
+        """A heartbeat that came late is no reason: what counts is whether another has taken the lease meanwhile.
+
+        Raises:
+            StoreError: stage lease: `LEASE_LOST`: another has; or the store cannot be read.
         """
-        silent = time.monotonic() - self._last_beat
-        if silent > self._ttl:
-            raise StoreError(Reason.LEASE_LOST, "lease", f"no heartbeat could be written for {silent:.0f} s")
-        with guard("lease"):
-            content = _read(self._path)
-        if content is None or content.token != self._token:
-            raise StoreError(Reason.LEASE_LOST, "lease", f"{content.owner.pod if content else 'nobody'} holds it now")
+        content = self._touch("lease", lambda: _read(self._path))
+        if self._stop.is_set():
+            raise StoreError(Reason.LEASE_LOST, "lease", "it was given back")
+        if content is not None and content.token != self._token:
+            silent = f"{time.monotonic() - self._last_beat:.0f} s ago"
+            message = f"{content.owner.pod} holds it now; the last heartbeat was {silent}"
+            raise StoreError(Reason.LEASE_LOST, "lease", message)
 
     def release(self) -> None:
         """Give it back and stop the thread. Never raises; twice is fine."""
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join(1.0)
-            with suppress(OSError):
-                _take_away(self._path, self._token)
-            with suppress(OSError):
-                _beat_path(self._path, self._token).unlink()
+            with suppress(StoreError):
+                self._touch("lease", self._remove, patience=_RELEASE_SECONDS)
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            _take_away(self._path, self._token)
+        with suppress(OSError):
+            _beat_path(self._path, self._token).unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +85,7 @@ class Lease:
         try:
             while not self._stop.wait(self._ttl / BEATS_PER_TTL):
                 count += 1
-                with suppress(OSError):  # the storage may come back; `check` knows how long it was away
+                with suppress(OSError):  # the storage may come back
                     _write_beat(self._beat, count)
                     self._last_beat = time.monotonic()
         finally:
@@ -89,8 +96,8 @@ class LeaseRequest:
     """A wish for the lease. Ask early and again later: a dead holder's lease can be taken once its heartbeat has been
     seen to stand still for `ttl` seconds of this process's own clock, and the first `try_acquire` starts looking."""
 
-    def __init__(self, key: Key, owner: Owner, ttl: float) -> None:
-        self._key, self._owner, self._ttl = key, owner, ttl
+    def __init__(self, key: Key, owner: Owner, ttl: float, touch: Touch) -> None:
+        self._key, self._owner, self._ttl, self._touch = key, owner, ttl, touch
         self._seen: tuple[str, bytes] | None = None
         self._since = 0.0
         self.holder: Owner | None = None
@@ -102,18 +109,32 @@ class LeaseRequest:
         Raises:
             StoreError: stage lease: the store cannot be written.
         """
-        with guard("lease"):
-            fs.make_directory(self._key.lease.parent, self._key.root)
-            content = _read(self._key.lease)
-            if content is not None and self._looks_dead(content) and _take_away(self._key.lease, content.token):
-                with suppress(FileNotFoundError):
-                    _beat_path(self._key.lease, content.token).unlink()
-                content = None
-            if content is None and (lease := self._take()):
-                self.holder = None
-                return lease
-            self.holder = content.owner if content else None
-            return None
+        nobody_waits = threading.Event()
+
+        def acquire() -> Lease | None:
+            lease = self._try()
+            if lease is not None and nobody_waits.is_set():
+                lease.release()
+            return lease
+
+        try:
+            return self._touch("lease", acquire)
+        except StoreError:
+            nobody_waits.set()
+            raise
+
+    def _try(self) -> Lease | None:
+        fs.make_directory(self._key.lease.parent, self._key.root)
+        content = _read(self._key.lease)
+        if content is not None and self._looks_dead(content) and _take_away(self._key.lease, content.token):
+            with suppress(FileNotFoundError):
+                _beat_path(self._key.lease, content.token).unlink()
+            content = None
+        if content is None and (lease := self._take()):
+            self.holder = None
+            return lease
+        self.holder = content.owner if content else None
+        return None
 
     def _looks_dead(self, content: _Content) -> bool:
         try:
@@ -140,7 +161,7 @@ class LeaseRequest:
                 return None
         finally:
             content.unlink()
-        return Lease(path, token, os.open(beat_path, os.O_WRONLY | os.O_CLOEXEC), self._ttl)
+        return Lease(path, token, os.open(beat_path, os.O_WRONLY | os.O_CLOEXEC), self._ttl, self._touch)
 
 
 def _read(path: Path) -> _Content | None:

@@ -1,6 +1,7 @@
 """Writing an artifact: a private directory first, then one rename and one pointer."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,15 +12,18 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
 
-from vernal_worker.parallel import for_each
+from vernal_worker.parallel import aside, for_each
 from vernal_worker.store import artifact as artifacts
 from vernal_worker.store import fs, layout, manifest
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.blobs import share
-from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import Lease
 from vernal_worker.store.pieces import default_threads, hash_all, pieces
+
+_MOVE_SECONDS = 30.0
+"""For the renames that end a publication, on top of its time: they are not interrupted otherwise."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,29 @@ class Staging:
     """An artifact being written: put files under `dir`, then `publish` or `discard`."""
 
     def __init__(
-        self, root: Path, identity: IdentityInputs, host: HostTuple, usable: Callable[[Key], Artifact | None]
+        self,
+        root: Path,
+        identity: IdentityInputs,
+        host: HostTuple,
+        usable: Callable[[Key], Artifact | None],
+        touch: Touch,
     ) -> None:
         """Use `Store.stage`. `usable`: the current artifact if it may stay current."""
-        self._identity, self._host, self._usable = identity, host, usable
+        self._identity, self._host, self._usable, self._touch = identity, host, usable, touch
+        self._turn, self._moving = threading.Lock(), False
+        self._left_behind = False  # in the middle of a rename that the storage does not answer
         self._key = Key.of(root, identity, host)
         self.dir = root / layout.STAGING / fs.unique()
         fs.make_directory(self.dir, root)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make a file. Raises: StoreError: stage stage."""
+        self._touch("stage", lambda: (self.dir / name).write_bytes(data))
+
+    def make(self, name: str) -> Path:
+        """Make a directory. Raises: StoreError: stage stage."""
+        self._touch("stage", lambda: (self.dir / name).mkdir(mode=0o700))
+        return self.dir / name
 
     def publish(
         self,
@@ -50,6 +70,7 @@ class Staging:
         timings: Mapping[str, float] | None = None,
         blobs: Mapping[str, Sequence[str]] | None = None,
         threads: int | None = None,
+        timeout: float | None = None,
         cancel: threading.Event | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Publication:
@@ -65,49 +86,81 @@ class Staging:
             blobs: files with the digests of their pieces, which are not computed again: the same content is kept once
                 for all artifacts (see `store.blobs`).
             threads: None for one a core, 16 at most.
+            timeout: give up after so many seconds, even if the storage hangs; what it does later is not published.
             cancel: give up when set.
             on_progress: called now and then in the caller's thread with bytes hashed and bytes in all.
 
         Raises:
-            StoreError: stage publish: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`, `FREEZE_GIVEN_UP`
-                (cancelled), `INTERNAL` (something that is not a regular file in the staging); or `LEASE_LOST`.
+            StoreError: stage publish: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`, `STORE_SLOW` (timeout),
+                `FREEZE_GIVEN_UP` (cancelled), `INTERNAL` (something that is not a regular file in the staging); or
+                `LEASE_LOST`.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        size = [0, 0]
+
+        def check() -> None:
+            if cancel is not None and cancel.is_set():
+                raise StoreError(Reason.FREEZE_GIVEN_UP, "publish", "cancelled")
+            if deadline is not None and time.monotonic() > deadline:
+                message = f"{size[0]} of {size[1]} bytes on stable storage in {timeout:g} s"
+                raise StoreError(Reason.STORE_SLOW, "publish", message)
+
+        def tick(done: int, total: int) -> None:
+            size[:] = done, total
+            check()
+
+        def publish() -> Publication:
+            generation = layout.new_generation()
+            content = manifest.Manifest(
+                generation=generation,
+                identity=self._key.identity,
+                identity_inputs=self._identity,
+                host_tuple=self._key.host,
+                host=self._host,
+                files=self._seal(blobs or {}, threads or default_threads(), tick),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                created_by=created_by,
+                timings=dict(timings or {}),
+            )
+            fs.write_new(self.dir / manifest.NAME, manifest.encode(content))
+            fs.sync(self.dir)
+            if lease is not None:
+                lease.check()
+            with self._turn:
+                check()
+                self._moving = True
+            return self._make_current(content)
+
+        def watch() -> None:
+            if on_progress:
+                on_progress(*size)
+            with self._turn:
+                if not self._moving:
+                    check()
+                elif deadline is not None and time.monotonic() > deadline + _MOVE_SECONDS:
+                    self._left_behind = True
+                    check()
+
         try:
             with guard("publish"):
-                generation = layout.new_generation()
-                content = manifest.Manifest(
-                    generation=generation,
-                    identity=self._key.identity,
-                    identity_inputs=self._identity,
-                    host_tuple=self._key.host,
-                    host=self._host,
-                    files=self._seal(blobs or {}, threads or default_threads(), cancel, on_progress),
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    created_by=created_by,
-                    timings=dict(timings or {}),
-                )
-                fs.write_new(self.dir / manifest.NAME, manifest.encode(content))
-                fs.sync(self.dir)
-                if lease is not None:
-                    lease.check()
-                if cancel is not None and cancel.is_set():
-                    raise StoreError(Reason.FREEZE_GIVEN_UP, "publish", "cancelled")
-                return self._make_current(content)
+                return aside(publish, watch)
         finally:
             self.discard()
 
     def discard(self) -> None:
-        """Remove it. Never raises; twice is fine."""
-        fs.remove_tree(self.dir)
+        """Remove it, as far as the storage lets: `gc` removes the rest later. Never raises; twice is fine."""
+        if not self._left_behind:
+            with suppress(StoreError):
+                self._touch("stage", lambda: fs.remove_tree(self.dir))
 
     def _seal(
         self,
         blobs: Mapping[str, Sequence[str]],
         threads: int,
-        cancel: threading.Event | None,
-        on_progress: Callable[[int, int], None] | None,
+        tick: Callable[[int, int], None],
     ) -> tuple[manifest.FileEntry, ...]:
-        """Private modes, stable storage, digests."""
+        """Private modes, stable storage, digests. `tick` is called now and then with bytes done and in all, and may
+        raise to give up."""
         sizes: dict[str, int] = {}
         for name, size in sorted(artifacts.list_files(self.dir).items()):
             if size is None:
@@ -121,20 +174,14 @@ class Staging:
         wanted = [piece for name in sizes if name not in blobs for piece in every[name]]
         total = sum(sizes.values())
 
-        def tick(done: int) -> None:
-            if on_progress:
-                on_progress(done, total)
-            if cancel is not None and cancel.is_set():
-                raise StoreError(Reason.FREEZE_GIVEN_UP, "publish", "cancelled")
-
         def settle(name: str) -> None:
             (self.dir / name).chmod(0o600)
             fs.sync(self.dir / name)
 
-        hash_all(self.dir, wanted, digests.__setitem__, threads=threads, tick=tick)
-        for_each(sizes, settle, threads, lambda: tick(total))
+        hash_all(self.dir, wanted, digests.__setitem__, threads=threads, tick=lambda done: tick(done, total))
+        for_each(sizes, settle, threads, lambda: tick(total, total))
         for name in blobs:
-            share(self.dir / name, sizes[name], blobs[name], self._key.root)
+            share(self.dir / name, sizes[name], blobs[name], self._key.root, lambda _: tick(total, total))
         for directory in directories:
             fs.sync(directory)
         return tuple(

@@ -1,5 +1,6 @@
 """The store: look up, stage, lease, failures, clean-up."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,13 @@ from vernal_contract.identity import HostTuple, IdentityInputs, differences, dig
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import artifact as artifacts
-from vernal_worker.store import collect, failures, layout
+from vernal_worker.store import collect, failures, layout, quarantine
 from vernal_worker.store.artifact import Artifact
-from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.failures import Failure
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import LeaseRequest, Owner
+from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.staging import Staging
 
 LEASE_TTL = 15.0
@@ -28,6 +30,11 @@ class Lookup:
     artifact: Artifact | None
     reason: Reason | None = None  # NO_ARTIFACT, HOST_MISMATCH or QUARANTINED
     message: str = ""
+    seconds_left: float = 0.0
+    """If it is quarantined: until a new checkpoint may be made."""
+    doubted: bool = False
+    """Whether thaws of the artifact, or of one before it, have failed: to be forgiven (`Store.forgive`) if this one
+    works."""
 
 
 class Store:
@@ -35,11 +42,21 @@ class Store:
 
     Args:
         restore_attempts: failures of one generation before it is quarantined, that is, treated as absent.
+        patience: seconds after which a call that the storage does not answer ends with `STORE_SLOW`; None for ever.
+        cancel: such a call ends with `THAW_GIVEN_UP` when it is set.
     """
 
-    def __init__(self, root: Path, *, restore_attempts: int = 3) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        restore_attempts: int = 3,
+        patience: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
         self.root = root
         self.restore_attempts = restore_attempts
+        self._touch = Touch(patience, cancel)
 
     def find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         """The current artifact for exactly this identity and host tuple.
@@ -48,17 +65,18 @@ class Store:
             StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
                 with `generation` set where one is broken, for `record_failure`.
         """
+        return self._touch("find", lambda: self._find(identity, host))
+
+    def _find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         key = self._key(identity, host)
-        with guard("find"):
-            self.root.stat()
-            generation = layout.pointer(key.directory)
-            if generation is not None:
-                failed = failures.load(key, generation)
-                if len(failed) < self.restore_attempts:
-                    return Lookup(_load(key, generation))
-                last = f"{failed[-1].reason} in stage {failed[-1].stage}: {failed[-1].message}"
-                message = f"{generation} failed {len(failed)} times, last on {failed[-1].worker}: {last}"
-                return Lookup(None, Reason.QUARANTINED, message)
+        self.root.stat()
+        generation = layout.pointer(key.directory)
+        if generation is not None:
+            given_up = quarantine.look(key, generation, self.restore_attempts)
+            if given_up is not None:
+                return Lookup(None, Reason.QUARANTINED, given_up.message, given_up.seconds_left)
+            doubted = key.failures(generation).exists() or (key.directory / quarantine.NAME).exists()
+            return Lookup(_load(key, generation), doubted=doubted)
         if others := self.candidates(identity):
             other = others[0]
             lines = "; ".join(differences(other.manifest.host, host))
@@ -104,13 +122,16 @@ class Store:
         Raises:
             StoreError: stage stage: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`.
         """
-        with guard("stage"):
+
+        def make() -> Staging:
             self.root.stat()
-            return Staging(self.root, identity, host, self._usable)
+            return Staging(self.root, identity, host, self._usable, self._touch)
+
+        return self._touch("stage", make)
 
     def lease(self, identity: IdentityInputs, host: HostTuple, owner: Owner, *, ttl: float = LEASE_TTL) -> LeaseRequest:
         """Ask to be the one who freezes for this identity and host tuple. All workers must use the same `ttl`."""
-        return LeaseRequest(self._key(identity, host), owner, ttl)
+        return LeaseRequest(self._key(identity, host), owner, ttl, self._touch)
 
     def record_failure(
         self,
@@ -122,16 +143,28 @@ class Store:
         reason: Reason,
         message: str,
         worker: str,
-    ) -> int:
-        """Remember one thaw of `generation` that did not end in a ready worker; returns how many there are now.
+        node: str = "",
+    ) -> Quarantine | None:
+        """Remember one thaw of `generation` that did not end in a ready worker; returns whether it is given up now.
 
         Raises:
             StoreError: stage failures.
         """
         key = self._key(identity, host)
-        with guard("failures"):
-            failures.record(key, generation, stage=stage, reason=reason, message=message, worker=worker)
-            return len(failures.load(key, generation))
+
+        def record() -> Quarantine | None:
+            failures.record(key, generation, stage=stage, reason=reason, message=message, worker=worker, node=node)
+            return quarantine.look(key, generation, self.restore_attempts)
+
+        return self._touch("failures", record)
+
+    def forgive(self, identity: IdentityInputs, host: HostTuple, generation: str) -> None:
+        """A thaw of `generation` ended in a ready worker: what failed before does not count any more.
+
+        Raises:
+            StoreError: stage failures.
+        """
+        self._touch("failures", lambda: quarantine.forgive(self._key(identity, host), generation))
 
     def failures(self, identity: IdentityInputs, host: HostTuple, generation: str) -> list[Failure]:
         """What `record_failure` wrote, oldest first.
@@ -139,16 +172,7 @@ class Store:
         Raises:
             StoreError: stage failures.
         """
-        with guard("failures"):
-            return failures.load(self._key(identity, host), generation)
-
-    def quarantined(self, identity: IdentityInputs, host: HostTuple, generation: str) -> bool:
-        """Whether `generation` has failed `restore_attempts` times.
-
-        Raises:
-            StoreError: stage failures.
-        """
-        return len(self.failures(identity, host, generation)) >= self.restore_attempts
+        return self._touch("failures", lambda: failures.load(self._key(identity, host), generation))
 
     def remove(self, identity_digest: str) -> int:
         """Delete every artifact of an identity; returns the bytes freed. For the janitor: nothing uses it any more.
@@ -187,7 +211,7 @@ class Store:
     def _usable(self, key: Key) -> Artifact | None:
         """The current artifact, unless it is broken or quarantined and so to be replaced."""
         generation = layout.pointer(key.directory)
-        if generation is None or len(failures.load(key, generation)) >= self.restore_attempts:
+        if generation is None or quarantine.look(key, generation, self.restore_attempts) is not None:
             return None
         try:
             return _load(key, generation)

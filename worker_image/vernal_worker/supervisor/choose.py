@@ -7,14 +7,16 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Lookup
 
 
 @dataclass(frozen=True)
 class Thaw:
-    """Thaw `artifact`."""
+    """Thaw `artifact`. `doubted`: thaws of it have failed before, which is to be forgiven if this one works."""
 
     artifact: Artifact
+    doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ def unsupported(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
 
 
 def from_lookup(lookup: Lookup) -> Thaw | Cold:
-    """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease."""
+    """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease, and if one may
+    be made already in the place of one that was given up."""
     if lookup.artifact is not None:
-        return Thaw(lookup.artifact)
-    return Cold(lookup.reason or Reason.NO_ARTIFACT, lookup.message, freeze=True)
+        return Thaw(lookup.artifact, lookup.doubted)
+    return Cold(lookup.reason or Reason.NO_ARTIFACT, lookup.message, freeze=lookup.seconds_left <= 0)
 
 
 def from_store_error(policy: CheckpointPolicy, error: StoreError) -> Cold | GiveUp:
@@ -56,11 +59,13 @@ def from_store_error(policy: CheckpointPolicy, error: StoreError) -> Cold | Give
     return _no_checkpoint(policy, error.reason, error.message)
 
 
-def after_failed_thaw(policy: CheckpointPolicy, reason: Reason, message: str, quarantined: bool) -> Cold | GiveUp:
+def after_failed_thaw(
+    policy: CheckpointPolicy, reason: Reason, message: str, given_up: Quarantine | None
+) -> Cold | GiveUp:
     """A checkpoint that fitted did not come up. While it may still be good for others, no new one is made."""
     if policy is CheckpointPolicy.REQUIRED:
         return GiveUp(reason, message)
-    return Cold(reason, message, freeze=quarantined)
+    return Cold(reason, message, freeze=given_up is not None and given_up.seconds_left <= 0)
 
 
 def _no_checkpoint(policy: CheckpointPolicy, reason: Reason, message: str) -> Cold | GiveUp:

@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 from vernal_contract import names
-from vernal_contract.config import WorkerConfig, decode
+from vernal_contract.config import CheckpointPolicy, WorkerConfig, decode
 
+from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
+from vernal_worker.checkpoint.cuda.visible import Selection, select
+from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.control.protocol import PodIdentity
 from vernal_worker.supervisor import engine_args, environment
 from vernal_worker.supervisor.board import Board
@@ -30,6 +33,14 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True)
+class EngineSetup:
+    """What vLLM is started with."""
+
+    arguments: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that a worker is told, checked: made once, from the environment."""
 
@@ -40,11 +51,35 @@ class Settings:
     arguments: Mapping[str, Any]  # of vLLM, canonical
     keep_alive: float  # seconds that an idle HTTP connection is kept
     shaping: Mapping[str, str]  # environment variables that count towards the identity
-    environment: Mapping[str, str]  # the engine's
+    environment: Mapping[str, str]  # of an engine that can be frozen
+    untouched: Mapping[str, str]  # of one that is not
+    gpus: Selection
     paths: RunPaths
     criu: str
     mounts: tuple[str, ...] | None = None
     """Mount points for the host tuple; None for those of this container."""
+
+    def engine(self, *, freezable: bool) -> EngineSetup:
+        """What vLLM is started with."""
+        if freezable:
+            devices = self.gpus.every
+            return EngineSetup(engine_args.for_freezing(self.arguments), _with(self.environment, devices))
+        return EngineSetup(self.arguments, _with(self.untouched, self.gpus.given))
+
+    @property
+    def gpus_used(self) -> int:
+        """On how many GPUs the engine computes: the first ones that CUDA lists."""
+        return engine_args.gpus_used(self.arguments)
+
+    @property
+    def resume_variables(self) -> dict[str, str]:
+        """Variables that an engine gets when it becomes this pod's. The GPUs that a thawed one is on are not those that
+        its own variable names."""
+        return {**self.secrets, **({VISIBLE: self.gpus.every} if self.gpus.every is not None else {})}
+
+
+def _with(environment: Mapping[str, str], devices: str | None) -> Mapping[str, str]:
+    return environment if devices is None else {**environment, VISIBLE: devices}
 
 
 @dataclass(frozen=True)
@@ -75,10 +110,25 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     paths = RunPaths(Path(names.PATH_RUN))
     try:
         arguments = engine_args.engine_arguments(config)
-        shaping = environment.tuning(variables, config)
+        found = gpus()
+        freezable = config.checkpoint.policy is not CheckpointPolicy.DISABLED and not (
+            found.count and engine_args.unfreezable(arguments)
+        )
+        shaping = environment.tuning(variables, config, freezable=freezable)
         keep_alive = float(shaping.get(VLLM_KEEP_ALIVE, config.keep_alive_seconds))
     except (engine_args.ArgumentError, environment.VariableError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    selection = select(variables.get(VISIBLE), found.uuids)
+    if selection.given is not None and selection.count < (used := engine_args.gpus_used(arguments)) and found.count:
+        here = f"{selection.count} of {found.count} GPUs"
+        raise ConfigError(f"{VISIBLE} is {selection.given!r}, which selects {here}: the engine needs {used}")
+
+    def engine_environment(freezable: bool) -> dict[str, str]:
+        several = engine_args.several_gpus(arguments)
+        return environment.engine_environment(
+            variables, shaping, config, paths, freezable=freezable, several_gpus=several
+        )
+
     return Settings(
         config=config,
         pod=PodIdentity(
@@ -93,9 +143,9 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         arguments=arguments,
         keep_alive=keep_alive,
         shaping=shaping,
-        environment=environment.engine_environment(
-            variables, shaping, config, paths, several_gpus=engine_args.freezes_several_gpus(config, arguments)
-        ),
+        environment=engine_environment(freezable=True),
+        untouched=engine_environment(freezable=False),
+        gpus=selection,
         paths=paths,
         criu=variables.get(ENV_CRIU) or "criu",
     )

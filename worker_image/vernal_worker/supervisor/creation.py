@@ -1,6 +1,7 @@
 """Making a checkpoint during a cold start: lease, oracle, quiesce, freeze, publish. The engine goes on in any
 case."""
 
+import re
 import time
 
 import msgspec
@@ -13,17 +14,18 @@ from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.freeze import freeze
 from vernal_worker.checkpoint.process import IMAGES
-from vernal_worker.control.client import CallCancelledError, ControlError
+from vernal_worker.control.client import CallCancelledError, ControlError, TimedOutError, UnreachableError
+from vernal_worker.control.protocol import Canary, Weights
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Lease, LeaseRequest, Owner
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
-from vernal_worker.supervisor import choose, log
+from vernal_worker.supervisor import choose, log, oracle, pace
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
-from vernal_worker.supervisor.gpu import WEIGHTS, Emptied, Gpu
+from vernal_worker.supervisor.gpu import WEIGHTS, Gpu, Stored
 
 PROCESS = "process"
 """Directory of the frozen tree in an artifact."""
@@ -32,8 +34,16 @@ ORACLE = "oracle.json"
 """What the canary answered before the freeze (`vernal_worker.control.protocol.Canary`)."""
 
 
+_NO_SPACE = re.compile("No space left on device|Disk quota exceeded")
+"""How an engine that writes weights says it."""
+
+
 class EngineHarmedError(Exception):
-    """The freeze failed in a way that leaves the engine unusable: it must be replaced."""
+    """The freeze left the engine unusable, or in a state that is not known: it must be replaced."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
 
 
 class Creation:
@@ -85,19 +95,19 @@ class Creation:
                 return
             board.phase(Phase.FREEZING)
             outcome = self._freeze(engine)
-        except (StoreError, CheckpointError, ControlError) as error:
+        except (StoreError, CheckpointError, ControlError, EngineHarmedError) as error:
             if stop.signalled.is_set():
                 raise StoppedError from error
-            report = _report(error, time.monotonic() - began)
-            board.update(freeze=report)
-            log.failure(
-                "freeze_failed",
-                reason=report.reason,
-                message=report.message,
-                next_step=NEXT_STEP.get(Reason(report.reason)) if report.reason else None,
+            reason, message = _explained(error)
+            seconds = round(time.monotonic() - began, 3)
+            board.update(
+                freeze=FreezeReport(outcome=FreezeOutcome.FAILED, reason=reason, message=message, seconds=seconds)
             )
+            log.failure("freeze_failed", reason=reason, message=message, next_step=NEXT_STEP.get(reason))
+            if isinstance(error, EngineHarmedError):
+                raise
             if isinstance(error, CheckpointError) and not error.tree_intact:
-                raise EngineHarmedError from error
+                raise EngineHarmedError(reason, message) from error
             return
         seconds = time.monotonic() - began
         board.update(freeze=FreezeReport(outcome=outcome, seconds=round(seconds, 3)))
@@ -117,74 +127,106 @@ class Creation:
             with board.timed("warm"):
                 engine.client.warm_up(seconds)
         with board.timed("oracle"):
-            oracle = engine.client.canary(CALL_TIMEOUT)
+            expected = engine.client.canary(CALL_TIMEOUT)
         staging: Staging = self._store.stage(self._identity, self._host)
         blobs: dict[str, list[str]] = {}
         try:
             with write_back(staging.dir, skip=[staging.dir / PROCESS / IMAGES]):
                 if self._gpu is None:
-                    self._freeze_here(engine, staging)
+                    self._quiesce(engine, Weights.IN_HOST_MEMORY)
+                    self._dump(engine, staging)
                 else:
                     blobs = self._freeze_on_gpu(engine, staging, self._gpu)
-            (staging.dir / ORACLE).write_bytes(msgspec.json.encode(oracle))
+            self._check_answers(engine, expected)
+            staging.write(ORACLE, msgspec.json.encode(expected))
             with board.timed("publish"):
                 publication = staging.publish(
                     created_by=f"{settings.pod.namespace}/{settings.pod.name}",
                     lease=self._lease,
                     timings=board.snapshot().timings,
                     blobs=blobs,
+                    timeout=self._timeout,
                     cancel=cancel,
                 )
-        except OSError as error:
-            raise StoreError(Reason.STORE_UNAVAILABLE, "stage", f"cannot write {ORACLE}: {error}") from error
         finally:
             staging.discard()
         board.update(artifact=publication.artifact.ref())
         return publication.outcome
 
-    def _freeze_here(self, engine: Engine, staging: Staging) -> None:
-        with self._context.board.timed("quiesce"):
-            engine.client.quiesce(CALL_TIMEOUT)
-        self._dump(engine, staging)
+    def _quiesce(self, engine: Engine, weights: Weights) -> None:
+        """Raises: EngineHarmedError: it did not say that it is quiet: then it may become so at any later time."""
+        try:
+            with self._context.board.timed("quiesce"):
+                engine.client.quiesce(self._timeout, weights)
+        except ControlError as error:
+            raise EngineHarmedError(*_explained(error)) from error
 
     def _freeze_on_gpu(self, engine: Engine, staging: Staging, gpu: Gpu) -> dict[str, list[str]]:
-        """Returns the files that may be shared. The engine has its GPU memory again.
+        """Returns the files that may be shared. The engine is awake again.
 
-        Raises: EngineHarmedError: it has not.
+        Raises: EngineHarmedError: it is not; CheckpointError (if `tree_intact`), ControlError, StoreError: it is.
         """
-        timeout = self._context.settings.config.checkpoint.freeze_timeout_seconds
-        board = self._context.board
-        emptied: Emptied | None = None
-        on: OnGpu | None = None
         try:
-            with board.timed("quiesce"):
-                emptied = gpu.empty(engine, staging.dir, timeout)
-            with board.timed("cuda_suspend"):
-                on = gpu.suspend(engine.tree, emptied, timeout)
-            gpu.load(staging.dir / WEIGHTS, on, emptied.digests)
+            with self._context.board.timed("store_weights"):
+                stored = gpu.store(engine, staging, self._timeout)
+        except (TimedOutError, UnreachableError) as error:
+            # It may still be writing, and whoever waits for its worker processes waits too.
+            raise EngineHarmedError(*_explained(error)) from error
+        self._quiesce(engine, stored.weights)
+        try:
+            with self._context.board.timed("cuda_suspend"):
+                on = gpu.suspend(engine.tree, stored, self._timeout)
+        except CheckpointError as error:
+            if error.tree_intact:
+                self._wake(engine, staging, gpu, stored, None)
+            raise
+        intact = True
+        try:
+            gpu.load(staging.dir / WEIGHTS, on, stored.digests)
             self._dump(engine, staging)
-            (staging.dir / GPU_FILE).write_bytes(msgspec.json.encode(on))
+        except CheckpointError as error:
+            intact = error.tree_intact
+            raise
         finally:
-            self._back_on_gpu(engine, staging, gpu, emptied, on)
-        return emptied.blobs
+            if intact:
+                self._wake(engine, staging, gpu, stored, on)
+        staging.write(GPU_FILE, msgspec.json.encode(gpu.measured(on)))
+        return stored.blobs
 
-    def _back_on_gpu(
-        self, engine: Engine, staging: Staging, gpu: Gpu, emptied: Emptied | None, on: OnGpu | None
-    ) -> None:
-        """However far the freeze came."""
-        timeout = self._context.settings.config.checkpoint.thaw_timeout_seconds
+    def _wake(self, engine: Engine, staging: Staging, gpu: Gpu, stored: Stored, suspended: OnGpu | None) -> None:
+        """From quiet, or, if it was `suspended`, from off the GPUs.
+
+        Raises: EngineHarmedError: it is not awake.
+        """
+        size = sum(rank.bytes for rank in stored.memory.ranks) if stored.memory is not None else 0
+        timeout = pace.allowance(size, self._context.settings.config.checkpoint.thaw_timeout_seconds)
         try:
-            if on is not None:
-                gpu.restore(on, timeout)
-            elif emptied is not None:
-                on = OnGpu(pids=(), gpus=(), memory=emptied.memory)
-                gpu.load(staging.dir / WEIGHTS, on, emptied.digests)
+            if suspended is not None:
+                gpu.restore(suspended, timeout)
+                gpu.wake(engine, suspended, timeout)
             else:
-                on = OnGpu(pids=(), gpus=())
-            gpu.wake(engine, on, staging.dir / WEIGHTS, emptied.digests if emptied else [], timeout)
+                still_there = OnGpu(pids=(), gpus=gpu.helper.gpus(), memory=stored.memory)
+                gpu.load(staging.dir / WEIGHTS, still_there, stored.digests)
+                gpu.wake(engine, still_there, timeout)
         except (CheckpointError, ControlError) as error:
-            log.failure("not_back_on_gpu", message=str(error))
-            raise EngineHarmedError from error
+            raise EngineHarmedError(*_explained(error)) from error
+
+    def _check_answers(self, engine: Engine, expected: Canary) -> None:
+        """Before anybody else asks it, and before the artifact is anybody's.
+
+        Raises: EngineHarmedError: it does not answer as before the freeze.
+        """
+        try:
+            with self._context.board.timed("canary"):
+                problem = oracle.check(lambda: engine.client.canary(CALL_TIMEOUT), expected)
+        except ControlError as error:
+            raise EngineHarmedError(*_explained(error)) from error
+        if problem is not None:
+            raise EngineHarmedError(Reason.CANARY_MISMATCH, problem)
+
+    @property
+    def _timeout(self) -> float:
+        return self._context.settings.config.checkpoint.freeze_timeout_seconds
 
     def _dump(self, engine: Engine, staging: Staging) -> None:
         settings = self._context.settings
@@ -207,10 +249,11 @@ class Creation:
         )
 
 
-def _report(error: StoreError | CheckpointError | ControlError, seconds: float) -> FreezeReport:
-    if isinstance(error, ControlError):
-        reason = Reason.FREEZE_GIVEN_UP if isinstance(error, CallCancelledError) else Reason.ENGINE_UNRESPONSIVE
-        message = str(error)
-    else:
-        reason, message = error.reason, error.message
-    return FreezeReport(outcome=FreezeOutcome.FAILED, reason=reason, message=message, seconds=round(seconds, 3))
+def _explained(error: StoreError | CheckpointError | ControlError | EngineHarmedError) -> tuple[Reason, str]:
+    """Reason and message."""
+    if not isinstance(error, ControlError):
+        return error.reason, error.message
+    message = str(error)
+    if isinstance(error, CallCancelledError):
+        return Reason.FREEZE_GIVEN_UP, message
+    return Reason.STORE_FULL if _NO_SPACE.search(message) else Reason.ENGINE_UNRESPONSIVE, message

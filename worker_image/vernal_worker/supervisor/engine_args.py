@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vernal_contract.config import CheckpointPolicy, KVTransferConfig, WorkerConfig
+from vernal_contract.config import KVTransferConfig, WorkerConfig
 
 OWNED = {
     "model": "spec.model says which model",
@@ -21,6 +21,9 @@ OWNED = {
     "headless": "a worker serves HTTP",
 }
 """Arguments that a pool may not give, and why."""
+
+MOST_GPUS = 2
+"""On how many GPUs an engine can be that is to be frozen."""
 
 _CONNECTORS = {
     "VernalSharedStorageConnector": "vernal_worker.kv.connector",
@@ -65,17 +68,43 @@ def engine_arguments(config: WorkerConfig) -> dict[str, Any]:
     if config.model.path is None and config.model.revision is not None:
         arguments["revision"] = config.model.revision
     arguments.setdefault("served_model_name", [config.model.name])
-    if freezes_several_gpus(config, arguments):
-        arguments.setdefault("disable_custom_all_reduce", True)  # it shares memory between processes (CUDA IPC)
     arguments["model"] = config.model.path or config.model.name
     return dict(sorted(arguments.items()))
 
 
-def freezes_several_gpus(config: WorkerConfig, arguments: Mapping[str, Any]) -> bool:
-    """Whether the engine may be frozen with processes on more than one GPU."""
-    return (
-        config.checkpoint.policy is not CheckpointPolicy.DISABLED and int(arguments.get("tensor_parallel_size", 1)) > 1
-    )
+def unfreezable(arguments: Mapping[str, Any]) -> str | None:
+    """Why an engine on GPUs with these arguments (canonical) cannot be frozen; None if it can."""
+    most = {
+        "tensor_parallel_size": MOST_GPUS,
+        "pipeline_parallel_size": 1,
+        "data_parallel_size": 1,
+        "decode_context_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+    }
+    for name, limit in most.items():
+        if int(arguments.get(name, 1)) > limit:
+            return (
+                f"engineArgs.{name} is {arguments[name]}: up to {limit} can be frozen; set checkpoint.policy Disabled"
+            )
+    if arguments.get("distributed_executor_backend", "mp") not in ("mp", "uni"):
+        return "engineArgs.distributed_executor_backend must be mp for a checkpoint"
+    return None
+
+
+def for_freezing(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an engine that is to be frozen."""
+    several = {"disable_custom_all_reduce": True}  # it shares memory between processes (CUDA IPC)
+    return dict(sorted({**(several if several_gpus(arguments) else {}), **arguments}.items()))
+
+
+def several_gpus(arguments: Mapping[str, Any]) -> bool:
+    """Whether the engine has processes on more than one GPU."""
+    return gpus_used(arguments) > 1
+
+
+def gpus_used(arguments: Mapping[str, Any]) -> int:
+    """On how many GPUs an engine with these arguments (canonical) computes."""
+    return int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
 
 
 def options(arguments: Mapping[str, Any]) -> list[str]:

@@ -77,14 +77,19 @@ FORCED = {
     "PYTHONUNBUFFERED": "1",
     # With fork, vLLM's processes inherit open devices, which CRIU cannot dump.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # The pod's address and host name must not be in a checkpoint: everything inside talks over loopback.
-    "VLLM_HOST_IP": "127.0.0.1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
     # CRIU cannot dump io_uring.
     "UV_USE_IO_URING": "0",
 }
 
+"""For every engine."""
+
+FOR_FREEZING = {
+    # The pod's address and host name must not be in a checkpoint: everything inside talks over loopback.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+}
+"""For an engine that may be frozen."""
 
 SEVERAL_GPUS = {
     # All-reduce and all-gather over memory that is given up before a freeze (`vernal_worker.engine.collectives`).
@@ -110,21 +115,23 @@ class VariableError(ValueError):
     """A variable cannot be used; the message names it."""
 
 
-def tuning(parent: Mapping[str, str], config: WorkerConfig) -> dict[str, str]:
-    """The variables that shape the engine: the pool's own and those of `TUNING` that the container has.
+def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) -> dict[str, str]:
+    """The variables that shape the engine: the pool's own and those of `TUNING` that the container has. `freezable`:
+    whether the engine may be frozen at all.
 
     Raises:
-        VariableError: the pool sets a secret or a variable of `FORCED` openly.
+        VariableError: the pool sets a secret or a variable of `FORCED` (or, if it applies, `FOR_FREEZING`) openly.
     """
+    forced = {**FORCED, **(FOR_FREEZING if freezable else {})}
     for name in config.engine_env:
         if name in NEVER or name in config.secret_env:
             raise VariableError(f"engineEnv.{name} would be in the checkpoint; put it into the pool's secrets")
-        if name in FORCED:
-            raise VariableError(f"engineEnv.{name} cannot be set: Vernal sets it to {FORCED[name]!r}")
+        if name in forced:
+            raise VariableError(f"engineEnv.{name} cannot be set: Vernal sets it to {forced[name]!r}")
     inherited = {
         name: value
         for name, value in parent.items()
-        if name.startswith(TUNING) and name not in NEVER and name not in FORCED and name not in config.secret_env
+        if name.startswith(TUNING) and name not in NEVER and name not in forced and name not in config.secret_env
     }
     return dict(sorted({**inherited, **config.engine_env}.items()))
 
@@ -135,10 +142,11 @@ def engine_environment(
     config: WorkerConfig,
     paths: RunPaths,
     *,
+    freezable: bool,
     several_gpus: bool = False,
 ) -> dict[str, str]:
-    """The whole environment of the engine. `shaping` is from `tuning`; `several_gpus`: the engine is to be frozen with
-    processes on more than one."""
+    """The whole environment of the engine. `shaping` is from `tuning`; `freezable`: so that it can be frozen, and
+    `several_gpus`: with processes on more than one. One that is not frozen is left as the pool wants it."""
     kept = {name: parent[name] for name in KEPT if name in parent and name not in config.secret_env}
     home = kept.get("HOME", "/root")
     result = {
@@ -150,8 +158,9 @@ def engine_environment(
         "XDG_CACHE_HOME": str(paths.cache),
         "TORCHINDUCTOR_CACHE_DIR": str(paths.cache / "torchinductor"),
         "TRITON_CACHE_DIR": str(paths.cache / "triton"),
-        **(SEVERAL_GPUS if several_gpus else {}),
+        **(SEVERAL_GPUS if freezable and several_gpus else {}),
         **shaping,
+        **(FOR_FREEZING if freezable else {}),
         **FORCED,
     }
     if config.model.path is not None:

@@ -1,9 +1,10 @@
 """The GPU side of a start: what is kept about it in an artifact, and who does it (`checkpoint.cuda`)."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from vernal_contract.config import CheckpointPolicy, Verify, WeightsPlacement, WorkerConfig
@@ -13,16 +14,19 @@ from vernal_worker.checkpoint import procfs
 from vernal_worker.checkpoint.cuda import launch
 from vernal_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, Memory, Rank, Segment
-from vernal_worker.checkpoint.errors import OTHER_BYTES, CheckpointError
+from vernal_worker.checkpoint.cuda.messages import Room
+from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import RefusedError
-from vernal_worker.control.protocol import StoredRank, Wake
+from vernal_worker.control.protocol import FromHelper, FromHostMemory, StoredRank, Wake, Weights
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.pieces import PIECE
+from vernal_worker.store.staging import Staging
 from vernal_worker.supervisor import log
-from vernal_worker.supervisor.context import CALL_TIMEOUT, Context
+from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.engine import Engine
+from vernal_worker.supervisor.gpu_memory import insufficient
 
 FILE = "gpu.json"
 """`OnGpu` of a frozen tree; absent where no GPU was used."""
@@ -30,39 +34,13 @@ FILE = "gpu.json"
 WEIGHTS = "weights"
 """Directory of the files with GPU memory in an artifact."""
 
-MOST_GPUS = 2
-
-
-def unsupported(arguments: Mapping[str, Any]) -> str | None:
-    """Why an engine on GPUs with these arguments (canonical) cannot be frozen; None if it can."""
-    most = {
-        "tensor_parallel_size": MOST_GPUS,
-        "pipeline_parallel_size": 1,
-        "data_parallel_size": 1,
-        "decode_context_parallel_size": 1,
-        "prefill_context_parallel_size": 1,
-    }
-    for name, limit in most.items():
-        if int(arguments.get(name, 1)) > limit:
-            return (
-                f"engineArgs.{name} is {arguments[name]}: up to {limit} can be frozen; set checkpoint.policy Disabled"
-            )
-    if arguments.get("distributed_executor_backend", "mp") not in ("mp", "uni"):
-        return "engineArgs.distributed_executor_backend must be mp for a checkpoint"
-    return None
+_OUT_OF_MEMORY = re.compile(r"out.of.memory", re.IGNORECASE)
+"""How vLLM, torch and the driver say it."""
 
 
 def placement(config: WorkerConfig) -> WeightsPlacement:
     """Where the weights of this worker's checkpoint are: always in the image where there is no GPU."""
     return config.checkpoint.weights if gpus().count else WeightsPlacement.IN_IMAGE
-
-
-def start_helper(context: Context) -> CudaHelper | None:
-    """Start the CUDA helper if this worker has GPUs and may freeze or thaw."""
-    if context.settings.config.checkpoint.policy is CheckpointPolicy.DISABLED or not gpus().count:
-        launch.discard()
-        return None
-    return CudaHelper(context.stop.signalled)
 
 
 def weight_files(on: OnGpu | None) -> list[str]:
@@ -83,29 +61,66 @@ def read(artifact: Artifact) -> OnGpu:
     return msgspec.json.decode((artifact.path / FILE).read_bytes(), type=OnGpu)
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """The GPUs of one start."""
+@contextmanager
+def opened(context: Context) -> Iterator["Gpu | None"]:
+    """The GPUs of this worker, for as long as the block takes; None if it has none, or neither freezes nor thaws."""
+    if context.settings.config.checkpoint.policy is CheckpointPolicy.DISABLED or not gpus().count:
+        launch.discard()
+        yield None
+        return
+    found = Gpu(context)
+    try:
+        yield found
+    finally:
+        found.let_go()
 
-    helper: CudaHelper
-    context: Context
+
+class Gpu:
+    """The GPUs of one start, and the helper process that holds memory there and speaks with the driver."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._helper: CudaHelper | None = CudaHelper(context.stop.signalled)
+        self._off = Room()  # what the GPUs had free when the tree was off them
+
+    @property
+    def helper(self) -> CudaHelper:
+        """Started if there is none."""
+        if self._helper is None:
+            self._helper = CudaHelper(self.context.stop.signalled)
+        return self._helper
+
+    def let_go(self) -> None:
+        """End the helper and wait until it is gone, and with it all GPU memory that it holds. Never raises."""
+        helper, self._helper = self._helper, None
+        if helper is not None and not helper.close():
+            log.failure(
+                "helper_stuck",
+                pid=helper.pid,
+                message="the CUDA helper was killed and does not end: it is in a call of the driver",
+                next_step="look for Xid lines of the driver in the node's kernel log; reset the GPU or the node",
+            )
+
+    def room(self, wanted: Sequence[int] = ()) -> Room:
+        """What the GPUs have free now. Raises: CheckpointError."""
+        self.helper.ask_room(wanted)
+        return self.helper.room()
 
     # --- freezing ---
 
-    def empty(self, engine: Engine, staging: Path, timeout: float) -> "Emptied":
-        """Make the engine fit to be frozen, with its GPU memory in files of `staging` if it is to be outside the image.
+    def store(self, engine: Engine, staging: Staging, timeout: float) -> "Stored":
+        """Write the weights to files of `staging`, if they are to be outside of the image. The engine is as before.
 
-        Raises: ControlError, OSError.
+        Raises: ControlError, StoreError.
         """
-        external = placement(self.context.settings.config) is WeightsPlacement.EXTERNAL
-        directory = staging / WEIGHTS if external else None
-        if directory is not None:
-            directory.mkdir(mode=0o700)
-        ranks = engine.client.quiesce(timeout, str(directory) if directory else None, PIECE)
-        return Emptied(ranks, _memory(ranks) if external else None)
+        before = self._look()
+        if placement(self.context.settings.config) is WeightsPlacement.IN_IMAGE:
+            return Stored((), Weights.IN_HOST_MEMORY, before)
+        directory = staging.make(WEIGHTS)
+        return Stored(engine.client.store_weights(str(directory), PIECE, timeout), Weights.IN_FILES, before)
 
-    def suspend(self, tree: ProcessTree, emptied: "Emptied", timeout: float) -> OnGpu:
-        """Take the tree off the GPUs.
+    def suspend(self, tree: ProcessTree, stored: "Stored", timeout: float) -> OnGpu:
+        """Take the tree, which is quiet, off the GPUs.
 
         Raises: CheckpointError.
         """
@@ -116,66 +131,86 @@ class Gpu:
         log.event("off_gpu", pids=list(pids), resident=before, taken_over=sum(map(procfs.resident, members)) - before)
         for name, seconds in timings.items():
             self.context.board.timing(f"cuda_{name}", seconds)
-        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=emptied.memory)
+        self._off = self._look()
+        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=stored.memory, bytes=self._taken(stored.before))
+
+    def measured(self, on: OnGpu) -> OnGpu:
+        """After `wake`: what `suspend` made, with what the tree takes of the GPUs. It was looked at twice, when it went
+        and when it came back: others may come and go too, but hardly both times."""
+        again = self._taken(self._look())
+        smaller = tuple(map(min, on.bytes, again)) if len(again) == len(on.bytes) else ()
+        return msgspec.structs.replace(on, bytes=smaller)
+
+    def _look(self) -> Room:
+        """What there is free now, if that can be told: a freeze does not fail for want of it."""
+        try:
+            return self.room()
+        except CheckpointError as error:
+            log.failure("gpu_memory_unknown", reason=error.reason, message=error.message)
+            return Room()
+
+    def _taken(self, with_tree: Room) -> tuple[int, ...]:
+        """Bytes of each GPU that the engine uses."""
+        sizes = [without - there for without, there in zip(self._off.free, with_tree.free, strict=False)]
+        return tuple(max(0, size) for size in sizes[: self.context.settings.gpus_used])
 
     # --- after a freeze, and thawing ---
 
     def load(self, directory: Path, on: OnGpu, digests: Sequence[Sequence[str]]) -> None:
-        """Begin to bring GPU memory back from the files in `directory`. Returns at once.
+        """Begin to bring GPU memory back from the files in `directory`, if there is room. Returns at once.
 
         Raises: CheckpointError.
         """
+        self.helper.ask_room(on.bytes)
         if on.memory is None:
             return
         verify = self.context.settings.config.checkpoint.verify is Verify.FULL
-        known = on.gpus or self.helper.gpus()
         path = self.context.settings.paths.memory
-        self.helper.load(path, directory, on.memory, digests if verify else None, known)
+        self.helper.load(path, directory, on.memory, digests if verify else None, on.gpus)
 
     def restore(self, on: OnGpu, timeout: float) -> None:
-        """Put the tree back on the GPUs, without what `load` brings.
+        """After `load`: put the tree back on the GPUs, without what `load` brings.
 
         Raises: CheckpointError.
         """
+        if (problem := insufficient(on.bytes, self.helper.room())) is not None:
+            raise CheckpointError(Reason.GPU_MEMORY_INSUFFICIENT, "cuda", problem)
         for name, seconds in self.helper.restore(on, timeout).items():
             self.context.board.timing(f"cuda_{name}", seconds)
 
-    def wake(
-        self, engine: Engine, on: OnGpu, directory: Path, digests: Sequence[Sequence[str]], timeout: float
-    ) -> None:
-        """Give the engine its GPU memory: what `load` brought, or else the engine reads it from the files.
+    def wake(self, engine: Engine, on: OnGpu, timeout: float) -> None:
+        """After `restore`: give the engine its GPU memory, which `load` brought.
 
         Raises: CheckpointError (stage `weights`), ControlError.
         """
         board = self.context.board
-        how = Wake()
-        if on.memory is not None and self.helper.can_hand_over(on.gpus or self.helper.gpus()):
+        source: FromHelper | FromHostMemory = FromHostMemory()
+        if on.memory is not None:
             with board.timed("weights_wait"):
                 seconds = self.helper.wait_loaded(timeout)
             board.timing("weights", seconds.get("total", 0.0))
-            how = Wake(memory=str(self.context.settings.paths.memory))
-        elif on.memory is not None:
-            verify = self.context.settings.config.checkpoint.verify is Verify.FULL
-            how = Wake(
-                files=[str(directory / rank.file) for rank in on.memory.ranks],
-                piece=on.memory.piece,
-                digests=[list(rank) for rank in digests] if verify else None,
-            )
+            source = FromHelper(socket=str(self.context.settings.paths.memory), copies=not self.helper.knows(on))
         with board.timed("wake"):
             try:
-                engine.client.wake(how, max(timeout, CALL_TIMEOUT))
+                engine.client.wake(Wake(source=source), max(timeout, 1.0))
             except RefusedError as error:
-                if OTHER_BYTES not in str(error):
+                if (reason := _reason(str(error))) is None:
                     raise
-                raise CheckpointError(Reason.DIGEST_MISMATCH, "weights", str(error)) from error
+                raise CheckpointError(reason, "weights", str(error)) from error
 
 
 @dataclass(frozen=True)
-class Emptied:
-    """What came of `Gpu.empty`. `memory`: None if it is in the processes' images."""
+class Stored:
+    """What came of `Gpu.store`: each rank's files, where the weights are to be, what the GPUs had free before."""
 
     ranks: Sequence[StoredRank]
-    memory: Memory | None
+    weights: Weights
+    before: Room
+
+    @property
+    def memory(self) -> Memory | None:
+        """What is in files; None if nothing is."""
+        return _memory(self.ranks) if self.weights is Weights.IN_FILES else None
 
     @property
     def digests(self) -> list[list[str]]:
@@ -190,6 +225,11 @@ class Emptied:
             for rank, stored in zip(self.memory.ranks if self.memory else (), self.ranks, strict=True)
             for number, name in enumerate(rank.files)
         }
+
+
+def _reason(refusal: str) -> Reason | None:
+    """What an engine's own words mean, if they are known."""
+    return Reason.GPU_MEMORY_INSUFFICIENT if _OUT_OF_MEMORY.search(refusal) else None
 
 
 def _memory(ranks: Sequence[StoredRank]) -> Memory:

@@ -3,9 +3,10 @@
 import signal
 import threading
 import time
-from types import FrameType
 
 from vernal_worker.supervisor import log
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Stop:
@@ -22,9 +23,14 @@ class Stop:
         self.signals: tuple[float, ...] = ()
 
     def install(self) -> None:
-        """Handle SIGTERM and SIGINT. Must be called in the main thread."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        """Take SIGTERM and SIGINT from now on. Must be called in the main thread, before it starts another one.
+
+        A thread of its own waits for them: a handler runs in the main thread only, and not while that is in a call that
+        does not return, for instance of storage that is gone.
+        """
+        # Also where it is process 1: a signal that is blocked is never ignored for want of a handler.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
     def ask_drain(self) -> None:
         """What `POST /drain` does. Asking again changes nothing."""
@@ -33,10 +39,11 @@ class Stop:
             log.event("drain_asked", by="POST /drain")
             self.wished.set()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Runs between two steps of the main thread, which may hold the log's lock: so nothing is logged here.
-        self.signals = (*self.signals, time.monotonic())
-        self.signalled.set()
-        self.wished.set()
-        if len(self.signals) > 2:
-            self.at_once.set()
+    def _listen(self) -> None:
+        while True:
+            signal.sigwait(SIGNALS)
+            self.signals = (*self.signals, time.monotonic())
+            self.signalled.set()
+            self.wished.set()
+            if len(self.signals) > 2:
+                self.at_once.set()

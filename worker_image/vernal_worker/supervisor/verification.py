@@ -1,13 +1,18 @@
 """Looking at every byte of an artifact while CRIU already restores from it."""
 
 import threading
+import time
 from collections.abc import Collection
 
 from vernal_contract.config import Verify
+from vernal_contract.reasons import Reason
 
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.supervisor import pace
 from vernal_worker.supervisor.board import Board
+
+_LATE_SECONDS = 2.0
 
 
 class Verification:
@@ -24,14 +29,25 @@ class Verification:
         cancel: threading.Event,
     ) -> None:
         """The arguments are those of `Artifact.verify`; how long it took becomes timing `verify`."""
+        self._deadline = time.monotonic() + timeout
+        self._timeout = timeout
         self.give_up = _Either(cancel)
         """Set when `cancel` is, or when something is wrong: then there is no use in going on with the thaw."""
         self._error: BaseException | None = None
 
+        began = time.monotonic()
+
+        def progress(done: int, size: int) -> None:
+            now = time.monotonic()
+            if (problem := pace.hopeless(done, size, now - began, self._deadline - now)) is not None:
+                raise StoreError(Reason.STORE_SLOW, "verify", problem)
+
         def run() -> None:
             try:
                 with board.timed("verify"):
-                    artifact.verify(level, except_content=except_content, timeout=timeout, cancel=cancel)
+                    artifact.verify(
+                        level, except_content=except_content, timeout=timeout, cancel=cancel, on_progress=progress
+                    )
             except BaseException as error:
                 self._error = error
                 self.give_up.set()
@@ -45,14 +61,21 @@ class Verification:
         Raises:
             StoreError: see `Artifact.verify`.
         """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        if (error := self._wait()) is not None:
+            raise error
 
     def problem(self) -> StoreError | None:
         """What `finish` would raise about the artifact: the reason behind whatever else went wrong."""
-        self._thread.join()
-        return self._error if isinstance(self._error, StoreError) else None
+        error = self._wait()
+        return error if isinstance(error, StoreError) else None
+
+    def _wait(self) -> BaseException | None:
+        """It minds its time-out itself, unless the storage does not let it."""
+        self._thread.join(max(0.0, self._deadline - time.monotonic()) + _LATE_SECONDS)
+        if self._thread.is_alive():
+            message = f"the storage has not answered for {self._timeout:g} s"
+            return StoreError(Reason.STORE_SLOW, "verify", message)
+        return self._error
 
 
 class _Either(threading.Event):

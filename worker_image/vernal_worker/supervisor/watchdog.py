@@ -17,6 +17,9 @@ from vernal_worker.supervisor.stop import Stop
 MARGIN_SECONDS = 1.0
 """How long before SIGKILL it acts; less in a grace period so short that it would cut the drain's own end."""
 
+_FAREWELL_SECONDS = 0.5
+"""For last words. Who hangs may hold the log's lock, or nobody may read the log any more."""
+
 
 def start(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:
     """End the process with `ExitCode.OUT_OF_TIME` shortly before `grace_seconds` after the first signal."""
@@ -27,7 +30,14 @@ def _watch(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str],
     stop.signalled.wait()
     margin = min(MARGIN_SECONDS, grace_seconds / 20)
     time.sleep(max(0.0, stop.signals[0] + grace_seconds - margin - time.monotonic()))
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    log.failure("out_of_time", stack="".join(traceback.format_stack(frame)) if frame is not None else "")
-    farewell(ExitCode.OUT_OF_TIME, f"not done {margin:g} s before the end of the grace period of {grace_seconds:g} s")
+
+    def speak() -> None:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        log.failure("out_of_time", stack="".join(traceback.format_stack(frame)) if frame is not None else "")
+        said = f"not done {margin:g} s before the end of the grace period of {grace_seconds:g} s"
+        farewell(ExitCode.OUT_OF_TIME, said)
+
+    speaker = threading.Thread(target=speak, name="farewell", daemon=True)
+    speaker.start()
+    speaker.join(min(_FAREWELL_SECONDS, margin / 2))
     os._exit(ExitCode.OUT_OF_TIME)

@@ -17,8 +17,9 @@ from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine, Monitor
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.farewell import say_farewell
+from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.listener import bind
-from vernal_worker.supervisor.start import Start, StartError
+from vernal_worker.supervisor.start import Start
 
 BACKLOG = 2048
 POLL_SECONDS = 1.0  # while serving

@@ -23,6 +23,12 @@ LOCK_TIMEOUT = 10.0
 _START_TIMEOUT = 30.0
 _SLICE = 0.05
 
+_REASONS = {
+    messages.Cause.MEMORY: Reason.GPU_MEMORY_INSUFFICIENT,
+    messages.Cause.DIGEST: Reason.DIGEST_MISMATCH,
+    messages.Cause.STORAGE: Reason.STORE_UNAVAILABLE,
+}
+
 _A = TypeVar("_A", bound=messages.Answer)
 
 
@@ -32,6 +38,7 @@ class OnGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pids: tuple[int, ...]  # processes that use CUDA
     gpus: tuple[str, ...]  # UUIDs of all GPUs that they saw, in CUDA's order
     memory: Memory | None = None  # None: all of it is in the processes' images
+    bytes: tuple[int, ...] = ()  # of GPU memory that they had, by GPU; empty if nobody could tell
 
 
 class CudaHelper:
@@ -44,6 +51,8 @@ class CudaHelper:
         self._cancel = cancel
         self._process = launch.take()
         self._ready: messages.Ready | None = None
+        self._asked = False
+        self._received = b""
 
     @property
     def pid(self) -> int:
@@ -72,24 +81,45 @@ class CudaHelper:
         """
         self.gpus()
         command = messages.Suspend(pids=tuple(pids), timeout=min(timeout, LOCK_TIMEOUT))
-        return self._call(command, messages.Done, "checkpoint", Reason.CUDA_CHECKPOINT_FAILED, timeout).seconds
+        failed, slow = Reason.CUDA_CHECKPOINT_FAILED, Reason.FREEZE_TIMEOUT
+        return self._call(command, messages.Done, "checkpoint", failed, timeout, slow).seconds
 
     def restore(self, on: OnGpu, timeout: float) -> dict[str, float]:
         """Put processes back on GPUs: the ones they were on, or, in CUDA's order, the ones that are here.
 
-        Raises: CheckpointError: `CUDA_RESTORE_FAILED`.
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`, `GPU_MEMORY_INSUFFICIENT`, `THAW_TIMEOUT`, or `HOST_MISMATCH`:
+            they saw another number of GPUs.
         """
         here = self.gpus()
         if len(here) != len(on.gpus):
-            message = f"the frozen processes saw {len(on.gpus)} GPUs, this worker sees {len(here)}"
-            raise CheckpointError(Reason.CUDA_RESTORE_FAILED, "cuda", message)
+            message = f"gpuCount: the frozen processes saw {len(on.gpus)} GPUs, this worker sees {len(here)}"
+            raise CheckpointError(Reason.HOST_MISMATCH, "cuda", message)
         pairs = tuple(zip(on.gpus, here, strict=True)) if on.gpus != here else ()
         command = messages.Restore(pids=on.pids, pairs=pairs)
-        return self._call(command, messages.Done, "restore", Reason.CUDA_RESTORE_FAILED, timeout).seconds
+        failed, slow = Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT
+        return self._call(command, messages.Done, "restore", failed, timeout, slow).seconds
 
-    def can_hand_over(self, gpus: Sequence[str]) -> bool:
-        """Whether a tree that knows `gpus` can use memory that this process makes on the GPUs here."""
-        return not set(self.gpus()) - set(gpus)
+    def ask_room(self, wanted: Sequence[int]) -> None:
+        """Begin to find out how much memory the GPUs have free. If that is less than `wanted` (bytes by GPU, in CUDA's
+        order), a `load` that follows makes nothing. Returns at once.
+
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`: the process has ended.
+        """
+        self._send(messages.Check(wanted=tuple(wanted)), "room", Reason.CUDA_RESTORE_FAILED)
+        self._asked = True
+
+    def room(self) -> messages.Room:
+        """What `ask_room` found out; empty if nobody can tell.
+
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`: no GPU can be used.
+        """
+        self.gpus()
+        self._asked = False
+        return self._answer(messages.Room, "room", Reason.CUDA_RESTORE_FAILED, LOCK_TIMEOUT)
+
+    def knows(self, on: OnGpu) -> bool:
+        """Whether the tree knew the GPUs here when it was frozen, so that it can use memory that this process makes."""
+        return not set(self.gpus()) - set(on.gpus)
 
     def load(
         self,
@@ -97,17 +127,17 @@ class CudaHelper:
         directory: Path,
         memory: Memory,
         digests: Sequence[Sequence[str]] | None,
-        gpus: Sequence[str],
+        known: Sequence[str],
     ) -> None:
         """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
         `wait_loaded` says what did.
 
         Args:
             digests: of each rank's pieces, None to trust the storage.
-            gpus: those that the engine knows (see `can_hand_over`).
+            known: the GPUs that the tree saw when it was frozen (see `knows`).
         """
         command = messages.Load(
-            gpus=tuple(gpus),
+            known=tuple(known),
             socket=str(socket),
             directory=str(directory),
             memory=memory,
@@ -118,8 +148,8 @@ class CudaHelper:
     def wait_loaded(self, timeout: float) -> dict[str, float]:
         """Until it is on the GPU and verified; returns seconds by step.
 
-        Raises: CheckpointError: stage `weights`: `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`, `STORE_SLOW` (time-out) or
-            `CUDA_RESTORE_FAILED`.
+        Raises: CheckpointError: stage `weights`: `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`, `STORE_SLOW` (time-out),
+            `GPU_MEMORY_INSUFFICIENT` or `CUDA_RESTORE_FAILED`.
         """
         try:
             self.gpus()
@@ -130,9 +160,10 @@ class CudaHelper:
             error.stage = "weights"
             raise
 
-    def close(self) -> None:
-        """End the process; what was not fetched from it is gone. Twice is fine."""
-        launch.end(self._process)
+    def close(self) -> bool:
+        """End the process and wait for it: what was not fetched from it is gone then, and its GPU memory free. Twice is
+        fine. False: the driver does not let go of it."""
+        return launch.end(self._process)
 
     def _call(
         self,
@@ -143,6 +174,8 @@ class CudaHelper:
         timeout: float,
         slow: Reason | None = None,
     ) -> _A:
+        if self._asked:  # its answer comes first
+            self.room()
         self._send(command, what, reason)
         return self._answer(wanted, what, reason, timeout, slow)
 
@@ -158,19 +191,17 @@ class CudaHelper:
         line = self._line(what, reason, timeout, slow or reason)
         answer = msgspec.json.decode(line, type=messages.AnyAnswer)
         if isinstance(answer, messages.Failed):
-            if answer.digest:
-                reason = Reason.DIGEST_MISMATCH
-            elif answer.storage:
-                reason = Reason.STORE_UNAVAILABLE
+            reason = _REASONS.get(answer.cause, reason)
             raise CheckpointError(reason, "cuda", answer.message, tree_intact=answer.undone)
         if not isinstance(answer, wanted):
             raise CheckpointError(Reason.INTERNAL, "cuda", f"{what}: answered with {type(answer).__name__}")
         return answer
 
     def _line(self, what: str, reason: Reason, timeout: float, slow: Reason) -> bytes:
+        """The next answer. Several may come at once, because not every command is waited for before the next."""
         assert self._process.stdout is not None
-        fd, deadline, data = self._process.stdout.fileno(), time.monotonic() + timeout, b""
-        while not data.endswith(b"\n"):
+        fd, deadline = self._process.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._received:
             if self._cancel is not None and self._cancel.is_set():
                 raise CheckpointError(Reason.THAW_GIVEN_UP, "cuda", "cancelled", tree_intact=False)
             if time.monotonic() > deadline:
@@ -179,8 +210,9 @@ class CudaHelper:
                 part = os.read(fd, 1 << 20)
                 if not part:
                     raise self._gone(reason, what)
-                data += part
-        return data
+                self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def _gone(self, reason: Reason, what: str) -> CheckpointError:
         try:

@@ -12,6 +12,10 @@ class DriverError(Exception):
         self.code = code
         """Like "CUDA_ERROR_OUT_OF_MEMORY"."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        return self.code == "CUDA_ERROR_OUT_OF_MEMORY"
+
 
 def bindings() -> Any:
     """The module `cuda.bindings.driver`: loaded when first needed, because it takes 0.1 s and a GPU host."""

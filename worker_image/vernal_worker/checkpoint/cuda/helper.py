@@ -5,15 +5,18 @@ is frozen.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from vernal_worker.checkpoint.cuda import messages, processes
+from vernal_worker.checkpoint.cuda import messages, nvml, processes
 from vernal_worker.checkpoint.cuda.driver import DriverError, call
+from vernal_worker.checkpoint.cuda.layout import short
 from vernal_worker.checkpoint.cuda.memory import Broker
+from vernal_worker.checkpoint.cuda.messages import Cause
 from vernal_worker.checkpoint.cuda.transfer import DigestError
 
 
@@ -22,6 +25,7 @@ class Helper:
 
     def __init__(self) -> None:
         self._broker: Broker | None = None
+        self._too_full = False
 
     def do(self, command: messages.AnyCommand) -> messages.AnyAnswer | None:
         match command:
@@ -34,13 +38,21 @@ class Helper:
                     restore=lambda: processes.restore(command.pids, command.pairs),
                     unlock=lambda: processes.unlock(command.pids),
                 )
+            case messages.Check():
+                room = _room()
+                self._too_full = bool(short(command.wanted, room.free))
+                return room
             case messages.Load():
-                if set(processes.gpus()) - set(command.gpus):
+                if self._too_full:
                     return None
                 if self._broker is not None:
                     self._broker.close()
                 self._broker = Broker(
-                    command.memory.ranks, Path(command.directory), command.memory.piece, command.digests
+                    command.memory.ranks,
+                    Path(command.directory),
+                    command.memory.piece,
+                    command.digests,
+                    copies=bool(set(processes.gpus()) - set(command.known)),
                 )
                 self._broker.start(Path(command.socket))
                 return None
@@ -60,6 +72,11 @@ class Helper:
             return messages.Failed(message="; ".join([str(error), *problems]), undone=not problems)
 
 
+def _room() -> messages.Room:
+    found = nvml.memory(processes.gpus())
+    return messages.Room(free=tuple(free for free, _ in found), total=tuple(total for _, total in found))
+
+
 def _timed(**steps: Callable[[], None]) -> messages.Done:
     seconds = {}
     for name, step in steps.items():
@@ -77,6 +94,7 @@ def _say(answer: messages.AnyAnswer) -> None:
 def main() -> None:
     decoder = msgspec.json.Decoder(messages.AnyCommand)
     helper = Helper()
+    threading.Thread(target=nvml.load, daemon=True).start()  # beside cuInit, which takes longer
     try:
         began = time.monotonic()
         call("cuInit", 0)
@@ -89,10 +107,13 @@ def main() -> None:
             if (answer := helper.do(decoder.decode(line))) is not None:
                 _say(answer)
         except DigestError as error:
-            _say(messages.Failed(message=str(error), digest=True))
+            _say(messages.Failed(message=str(error), cause=Cause.DIGEST))
         except OSError as error:
-            _say(messages.Failed(message=f"{error.filename or 'weights'}: {error.strerror or error}", storage=True))
-        except (DriverError, AttributeError) as error:
+            message = f"{error.filename or 'weights'}: {error.strerror or error}"
+            _say(messages.Failed(message=message, cause=Cause.STORAGE))
+        except DriverError as error:
+            _say(messages.Failed(message=str(error), cause=Cause.MEMORY if error.out_of_memory else Cause.DRIVER))
+        except AttributeError as error:
             _say(messages.Failed(message=str(error)))
 
 

@@ -60,6 +60,11 @@ class Span(msgspec.Struct, frozen=True):
     length: int
 
 
+def short(wanted: Sequence[int], free: Sequence[int]) -> list[int]:
+    """Numbers of the GPUs that have less than the bytes wanted; none if it is not known what is free."""
+    return [number for number, (want, have) in enumerate(zip(wanted, free, strict=False)) if want > have]
+
+
 def file_names(file: str, size: int) -> list[str]:
     """Names of the files for `size` stored bytes of the rank whose names begin with `file`."""
     return [f"{file}-{number}.bin" for number in range((size + FILE_BYTES - 1) // FILE_BYTES)]

@@ -3,6 +3,10 @@
 Each allocation can be shared (a POSIX file descriptor stands for it); a process of the tree imports it and maps it
 where its own was (`vernal_worker.engine.weights`). So the weights are on the GPU by the time that CRIU is done. The
 memory lives on in the process that mapped it when this one ends.
+
+On a GPU that the process did not know when it was frozen, the driver refuses the import (seen with driver 580), but not
+the way back: there the process makes memory of its own and shares it with this one, which copies the content over on
+the GPU. `Fetch` says which.
 """
 
 import contextlib
@@ -25,11 +29,28 @@ FDS_A_MESSAGE = 200
 """The kernel passes at most 253 descriptors in one message (SCM_MAX_FD, unix(7))."""
 
 
+class Fetch(msgspec.Struct, frozen=True):
+    """What a rank asks for. `copies`: it sends `Copy` after `Copy` and hangs up; else it gets descriptors."""
+
+    rank: int
+    copies: bool
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Fill the rank's own memory, of which a descriptor for each of these segments comes along."""
+
+    segments: tuple[int, ...]
+
+
 class Handover(msgspec.Struct, frozen=True):
-    """First line of the answer to a rank; `made[i]` says whether a descriptor for segment i follows."""
+    """The answer to each of them. `made[i]`, to a `Fetch`: whether a descriptor for segment i follows."""
 
     made: tuple[bool, ...] = ()
     problem: str | None = None
+
+
+MESSAGE = 1 << 16
+"""The longest of these on the socket (SOCK_SEQPACKET keeps them apart), in bytes."""
 
 
 class RankMemory:
@@ -41,6 +62,8 @@ class RankMemory:
         self._properties = shareable(device)
         self._device = device
         self._handles: list[Any | None] = [None] * len(rank.segments)
+        self._places: dict[int, int] = {}
+        """Addresses of the segments that are mapped here, by number."""
         self._base = 0
 
     def make_stored(self) -> None:
@@ -58,6 +81,7 @@ class RankMemory:
                 handle = call("cuMemCreate", segment.size, self._properties, 0)
                 call("cuMemMap", self._base + offset, segment.size, 0, handle, 0)
                 self._handles[number] = handle
+                self._places[number] = self._base + offset
                 offset += segment.size
         set_access(self._device, self._base, self._rank.bytes)
 
@@ -95,39 +119,91 @@ class RankMemory:
         """Send a descriptor for each segment, and let go of the memory."""
         call("cuCtxSetCurrent", self.context)
         made = tuple(handle is not None for handle in self._handles)
-        connection.sendall(msgspec.json.encode(Handover(made=made)) + b"\n")
-        kind = bindings().CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        connection.send(msgspec.json.encode(Handover(made=made)))
         handles = [handle for handle in self._handles if handle is not None]
         for start, count in ranges(len(handles), FDS_A_MESSAGE):
-            fds = [int(call("cuMemExportToShareableHandle", h, kind, 0)) for h in handles[start : start + count]]
+            fds = [export(handle) for handle in handles[start : start + count]]
             try:
                 socket.send_fds(connection, [b"."], fds)
             finally:
-                for fd in fds:
-                    os.close(fd)
+                _close(fds)
         self.let_go()
+
+    def copy_over(self, connection: socket.socket) -> None:
+        """Copy segments into the memory that the rank sends, until it hangs up, and let go of the rest."""
+        call("cuCtxSetCurrent", self.context)
+        connection.send(msgspec.json.encode(Handover()))
+        while True:
+            data, fds, _, _ = socket.recv_fds(connection, MESSAGE, FDS_A_MESSAGE)
+            if not data:
+                break
+            try:
+                self._copy(msgspec.json.decode(data, type=Copy).segments, fds)
+            finally:
+                _close(fds)
+            connection.send(msgspec.json.encode(Handover()))
+        self.let_go()
+
+    def _copy(self, numbers: Sequence[int], fds: Sequence[int]) -> None:
+        """What was copied is let go of at once: weights that fill more than half of a GPU are there twice only little
+        by little."""
+        sizes = [self._rank.segments[number].size for number in numbers]
+        base, handles = int(call("cuMemAddressReserve", sum(sizes), 0, 0, 0)), list[Any]()
+        at = base
+        try:
+            for fd, size in zip(fds, sizes, strict=True):
+                handles.append(take(fd))
+                call("cuMemMap", at, size, 0, handles[-1], 0)
+                at += size
+            set_access(self._device, base, sum(sizes))
+            at = base
+            for number, size in zip(numbers, sizes, strict=True):
+                call("cuMemcpyDtoDAsync", at, self._places[number], size, 0)
+                at += size
+            call("cuStreamSynchronize", 0)
+        finally:
+            at = base
+            for handle, size in zip(handles, sizes, strict=False):
+                call("cuMemUnmap", at, size)
+                call("cuMemRelease", handle)
+                at += size
+            call("cuMemAddressFree", base, sum(sizes))
+        for number in numbers:
+            self._release(number)
 
     def let_go(self) -> None:
         """Unmap and release; what another process has mapped stays."""
         call("cuCtxSetCurrent", self.context)
+        for number in range(len(self._handles)):
+            self._release(number)
         if self._base:
-            call("cuMemUnmap", self._base, self._rank.bytes)
             call("cuMemAddressFree", self._base, self._rank.bytes)
             self._base = 0
-        for number, handle in enumerate(self._handles):
-            if handle is not None:
-                call("cuMemRelease", handle)
-                self._handles[number] = None
+
+    def _release(self, number: int) -> None:
+        handle, self._handles[number] = self._handles[number], None
+        if (place := self._places.pop(number, None)) is not None:
+            call("cuMemUnmap", place, self._rank.segments[number].size)
+        if handle is not None:
+            call("cuMemRelease", handle)
 
 
 class Broker:
     """The memory of all ranks: filled in the background, handed out on a Unix socket."""
 
     def __init__(
-        self, ranks: Sequence[Rank], directory: Path, piece: int, digests: Sequence[Sequence[str]] | None
+        self,
+        ranks: Sequence[Rank],
+        directory: Path,
+        piece: int,
+        digests: Sequence[Sequence[str]] | None,
+        *,
+        copies: bool,
     ) -> None:
-        """`digests`: of each rank's pieces, None to trust the storage."""
+        """`digests`: of each rank's pieces, None to trust the storage. `copies`: ranks will want copies, so that what
+        has no content is not made here."""
         self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
+        self._copies = copies
         self._memories: list[RankMemory] = []
         self._stop = threading.Event()
         self._done = threading.Event()
@@ -135,11 +211,11 @@ class Broker:
         self.seconds: dict[str, float] = {}
 
     def start(self, path: Path) -> None:
-        """Begin, and listen on `path`. Each connection is one rank: it sends its number and a newline. Raises nothing:
-        see `wait`."""
+        """Begin, and listen on `path`. Each connection is one rank, which begins with a `Fetch`. Raises nothing: see
+        `wait`."""
         try:
             path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             listener.bind(str(path))
             listener.listen(len(self._ranks))
         except OSError as error:
@@ -172,9 +248,10 @@ class Broker:
             fillers = [threading.Thread(target=self._fill, args=[number]) for number in range(len(self._ranks))]
             for filler in fillers:
                 filler.start()
-            for memory in self._memories:
-                memory.make_others()
-            self.seconds["allocate_others"] = time.monotonic() - began
+            if not self._copies:
+                for memory in self._memories:
+                    memory.make_others()
+                self.seconds["allocate_others"] = time.monotonic() - began
             for filler in fillers:
                 filler.join()
             self.seconds["total"] = time.monotonic() - began
@@ -202,13 +279,17 @@ class Broker:
     def _answer(self, connection: socket.socket) -> None:
         with connection:
             try:
-                rank = int(connection.recv(64))
+                fetch = msgspec.json.decode(connection.recv(MESSAGE), type=Fetch)
                 self.wait()
-                self._memories[rank].hand_over(connection)
+                memory = self._memories[fetch.rank]
+                if fetch.copies:
+                    memory.copy_over(connection)
+                else:
+                    memory.hand_over(connection)
             except Exception as error:
                 problem = Handover(problem=f"{type(error).__name__}: {error}")
                 with contextlib.suppress(OSError):
-                    connection.sendall(msgspec.json.encode(problem) + b"\n")
+                    connection.send(msgspec.json.encode(problem))
 
 
 def shareable(device: int) -> Any:
@@ -230,3 +311,23 @@ def set_access(device: int, address: int, size: int) -> None:
     access.location.id = device
     access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
     call("cuMemSetAccess", address, size, [access], 1)
+
+
+def export(handle: Any) -> int:
+    """A new file descriptor that stands for an allocation, which is of `shareable` properties. Raises: DriverError."""
+    kind = bindings().CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    return int(call("cuMemExportToShareableHandle", handle, kind, 0))
+
+
+def take(fd: int) -> Any:
+    """The allocation of another process that a descriptor stands for; the descriptor stays open.
+
+    Raises: DriverError: e.g. this process does not know the GPU.
+    """
+    kind = bindings().CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    return call("cuMemImportFromShareableHandle", fd, kind)
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,5 +1,7 @@
 """What supervisor and helper say to each other: a line of JSON each way, over the helper's stdin and stdout."""
 
+from enum import StrEnum
+
 import msgspec
 
 from vernal_worker.checkpoint.cuda.layout import Memory
@@ -29,11 +31,17 @@ class Restore(Command, frozen=True, kw_only=True, tag="restore"):
     pairs: tuple[tuple[str, str], ...]
 
 
-class Load(Command, frozen=True, kw_only=True, tag="load"):
-    """Begin to make and fill GPU memory; ranks fetch it at `socket`. Not answered: see `WaitLoaded`. Nothing is done if
-    a GPU here is none of `gpus`: the tree could not import its memory."""
+class Check(Command, frozen=True, kw_only=True, tag="check"):
+    """Is there so much room? Answered by `Room`. If not, a `Load` that follows does nothing."""
 
-    gpus: tuple[str, ...]
+    wanted: tuple[int, ...]  # bytes by GPU, in CUDA's order
+
+
+class Load(Command, frozen=True, kw_only=True, tag="load"):
+    """Begin to make and fill GPU memory; ranks fetch it at `socket`, or, if a GPU here is none of the
+    `known` ones, have it copied from there into memory of their own. Not answered: see `WaitLoaded`."""
+
+    known: tuple[str, ...]
     socket: str
     directory: str
     memory: Memory
@@ -63,12 +71,27 @@ class Done(Answer, frozen=True, kw_only=True, tag="done"):
     seconds: dict[str, float]  # by step
 
 
+class Room(Answer, frozen=True, kw_only=True, tag="room"):
+    """Bytes by GPU, in CUDA's order; both empty if nobody can tell."""
+
+    free: tuple[int, ...] = ()
+    total: tuple[int, ...] = ()
+
+
+class Cause(StrEnum):
+    """What a failure is about."""
+
+    DRIVER = "Driver"
+    MEMORY = "Memory"  # the GPU has too little that is free
+    DIGEST = "Digest"  # the storage's bytes are wrong
+    STORAGE = "Storage"  # the storage cannot be read
+
+
 class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     message: str
-    digest: bool = False  # the storage's bytes are wrong
-    storage: bool = False  # the storage cannot be read
+    cause: Cause = Cause.DRIVER
     undone: bool = True  # of `Suspend`: whether the processes run as before
 
 
-AnyCommand = Find | Suspend | Restore | Load | WaitLoaded
-AnyAnswer = Ready | Processes | Done | Failed
+AnyCommand = Find | Suspend | Restore | Check | Load | WaitLoaded
+AnyAnswer = Ready | Processes | Done | Room | Failed

@@ -1,4 +1,4 @@
-"""All-reduce and all-gather between two ranks of one engine, over memory that they can give up before a freeze.
+"""All-reduce and all-gather between the ranks of one engine, over memory that they can give up before a freeze.
 
 NCCL and vLLM's own all-reduce use NVLink through memory that processes share for as long as they live, and a driver
 before 610 cannot freeze a process that has such memory. Here it is a small inbox a rank (`link`): unmapped before the

@@ -1,4 +1,4 @@
-"""Memory of two ranks that both can write: on the GPUs over NVLink (`Remote`), or pinned in the host (`Hosted`)."""
+"""Memory of ranks that all of them can write: on the GPUs over NVLink (`Remote`), or pinned in the host (`Hosted`)."""
 
 import ctypes
 import mmap
@@ -12,23 +12,23 @@ GRANULARITY = 2 << 20
 
 
 class Carrier(Protocol):
-    """This rank's inbox, which starts as zeros, and the other rank's."""
+    """This rank's inbox, which starts as zeros, and the other ranks'."""
 
     mine: int
     """Address on the GPU of this rank's inbox."""
 
     def offer(self) -> int:
-        """A descriptor of this rank's inbox for the other rank; the caller closes it. Raises: DriverError."""
+        """A descriptor of this rank's inbox for other ranks; the caller closes it. Raises: DriverError."""
 
     def accept(self, fd: int) -> int:
-        """The address on the GPU of the inbox that the other rank offered. Raises: DriverError, OSError."""
+        """The address on the GPU of an inbox that another rank offered. Raises: DriverError, OSError."""
 
     def close(self) -> None:
-        """Let go of both: afterwards nothing is left that could not be frozen. Raises: DriverError."""
+        """Let go of all: afterwards nothing is left that could not be frozen. Raises: DriverError."""
 
 
 class Remote:
-    """GPU memory, written by the other GPU."""
+    """GPU memory, written by the other GPUs."""
 
     def __init__(self, device: int, size: int) -> None:
         """Raises: DriverError."""
@@ -65,7 +65,7 @@ class Remote:
 
 
 class Hosted:
-    """Pinned memory of the host, which works with any two GPUs."""
+    """Pinned memory of the host, which works with any GPUs."""
 
     def __init__(self, size: int) -> None:
         """Raises: DriverError, OSError."""

@@ -42,13 +42,14 @@ def _wrap(communicator: Any, *, nvlink: bool) -> None:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         number = next(_numbers)  # communicators are made in the same order everywhere
-        if self.world_size == 2 and not self.disabled:
+        if self.world_size > 1 and not self.disabled:
             import torch
 
             from vernal_worker.engine.collectives.link import Link
 
             with torch.cuda.device(self.device):
-                self.vernal_link = Link(self.rank, self.device, f"link-{number}", nvlink=nvlink)
+                name = f"link-{number}-{_first(args[0] if args else kwargs['group'])}"
+                self.vernal_link = Link(self.rank, self.world_size, self.device, name, nvlink=nvlink)
             _links.append(self.vernal_link)
 
     @functools.wraps(all_reduce)
@@ -68,6 +69,13 @@ def _wrap(communicator: Any, *, nvlink: bool) -> None:
             all_gather(self, output_tensor, input_tensor, stream)
 
     communicator.__init__, communicator.all_reduce, communicator.all_gather = init, reduce, gather
+
+
+def _first(group: Any) -> int:
+    """The lowest rank of a group: tells the groups of one worker apart, such as the stages of a pipeline."""
+    from torch.distributed import ProcessGroup, get_process_group_ranks
+
+    return min(get_process_group_ranks(group)) if isinstance(group, ProcessGroup) else 0
 
 
 def _stream(stream: Any) -> int:

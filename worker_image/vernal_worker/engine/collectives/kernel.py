@@ -12,35 +12,44 @@ SLOT = 64 << 10
 UNIT = 16
 """Bytes: sizes and addresses must be multiples of it."""
 
-INBOX = 2 * BLOCKS * SLOT + 128 * BLOCKS
-"""Bytes of one rank's inbox: two slots a block, then a flag a block."""
-
-STATE = 64 + 4 * BLOCKS
-"""Bytes of `State` in exchange.cu: addresses of the two inboxes, then every block's turn."""
+_AT_ONCE = 256 << 10
+"""Bytes up to which more than two ranks send all of a tensor to each other: fewer steps, more bytes."""
 
 _STATUS_SUCCESS = 0
+
+
+def inbox_bytes(ranks: int) -> int:
+    """Of one rank's inbox: for each rank two slots a block, then a flag a block."""
+    return ranks * (2 * BLOCKS * SLOT + 128 * BLOCKS)
+
+
+def state_bytes(ranks: int) -> int:
+    """Of `State` in exchange.cu: addresses of the inboxes, then every block's turn."""
+    return 8 * ranks + 4 * BLOCKS
 
 
 class _Launcher:
     """One kernel. Its arguments lie in memory of their own and are only overwritten, because a large prompt has two
     launches a layer that no CUDA graph holds. For one thread at a time."""
 
-    def __init__(self, function: Any, more: tuple[int, ...] = ()) -> None:
+    def __init__(self, function: Any, rank: int, most: int = SLOT // UNIT) -> None:
+        """`most`: units that a block may take at a time."""
+        self._most = most
         self._launch = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
         number, pointer = ctypes.c_uint, ctypes.c_void_p
         self._launch.argtypes = [pointer, *[number] * 7, pointer, pointer, pointer]
         self._function = int(function)
         self._x, self._y, self._state = pointer(), pointer(), pointer()
         self._count, self._piece = ctypes.c_longlong(), ctypes.c_int()
-        self._more = [ctypes.c_int(value) for value in more]
-        values = [self._x, self._y, self._count, self._piece, self._state, *self._more]
+        values = [self._x, self._y, self._count, self._piece, self._state, ctypes.c_int(rank)]
+        self._values = values
         self._arguments = (pointer * len(values))(*map(ctypes.addressof, values))
         self._address = ctypes.addressof(self._arguments)
 
     def __call__(self, x: int, y: int, size: int, state: int, stream: int) -> None:
         """Raises: DriverError."""
         count = size // UNIT
-        piece = piece_of(count)
+        piece = piece_of(count, self._most)
         self._x.value, self._y.value, self._state.value = x, y, state
         self._count.value, self._piece.value = count, piece
         grid = min(BLOCKS, -(-count // piece))
@@ -52,33 +61,40 @@ class _Launcher:
 class Kernels:
     """For the current context's GPU.
 
-    `reduce` has, for each type of elements that can be added, the function that adds this rank's and the other's;
-    `gather` puts rank 0's and then rank 1's into a row. Their arguments: addresses of what goes in and of what comes
-    out, bytes that go in, address of the state, and the stream.
+    `gather` puts the ranks' data into a row, in their order. Its arguments, and those of what `reduce` finds: addresses
+    of what goes in and of what comes out, bytes that go in, address of the state, and the stream.
     """
 
     TYPES = ("float32", "bfloat16", "float16")
     """Of elements, as torch names them."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, ranks: int) -> None:
         """Raises: DriverError."""
-        module = call("cuModuleLoadData", _compile())
+        device = call("cuCtxGetDevice")
+        major, minor = (call("cuDeviceGetAttribute", _attribute(name), device) for name in ("MAJOR", "MINOR"))
+        module = call("cuModuleLoadData", compiled(f"sm_{major}{minor}", ranks))
 
-        def kernel(name: str, *more: int) -> _Launcher:
-            return _Launcher(call("cuModuleGetFunction", module, name.encode()), more)
+        def kernel(name: str, most: int = SLOT // UNIT) -> _Launcher:
+            return _Launcher(call("cuModuleGetFunction", module, name.encode()), rank, most)
 
-        self.reduce = {name: kernel(f"reduce_{name}") for name in self.TYPES}
-        self.gather = kernel("gather", rank)
+        self._at_once = {name: kernel(f"reduce_{name}") for name in self.TYPES}
+        self._by_shares = {name: kernel(f"shared_reduce_{name}", ranks * SLOT // UNIT) for name in self.TYPES}
+        self._always_at_once = ranks == 2  # both ways send the same bytes then
+        self.gather = kernel("gather")
+
+    def reduce(self, kind: str, size: int) -> _Launcher:
+        """What adds the ranks' tensors of `size` bytes, of elements `kind` (one of `TYPES`)."""
+        return (self._at_once if self._always_at_once or size <= _AT_ONCE else self._by_shares)[kind]
 
 
-def piece_of(count: int) -> int:
+def piece_of(count: int, most: int = SLOT // UNIT) -> int:
     """How many units a block takes at a time: small tensors are spread over many blocks, large ones fill slots."""
     spread = -(-count // BLOCKS)
-    return min(-(-spread // _THREADS) * _THREADS, SLOT // UNIT)
+    return min(-(-spread // _THREADS) * _THREADS, most)
 
 
-def _compile() -> bytes:
-    """Machine code for the current context's GPU. Raises: DriverError: what the compiler says is its message."""
+def compiled(architecture: str, ranks: int) -> bytes:
+    """Machine code for a GPU such as "sm_90". Raises: DriverError: what the compiler says is its message."""
     from cuda.bindings import nvrtc
 
     def rtc(function: str, *arguments: Any) -> Any:
@@ -90,10 +106,8 @@ def _compile() -> bytes:
     program: Any = None
     source = Path(__file__).with_name("exchange.cu").read_bytes()
     program = rtc("nvrtcCreateProgram", source, b"exchange.cu", 0, [], [])
-    device = call("cuCtxGetDevice")
-    major, minor = (call("cuDeviceGetAttribute", _attribute(name), device) for name in ("MAJOR", "MINOR"))
-    sizes = {"BLOCKS": BLOCKS, "THREADS": _THREADS, "SLOT": SLOT}
-    options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *(f"-D{k}={v}" for k, v in sizes.items())]
+    sizes = {"RANKS": ranks, "BLOCKS": BLOCKS, "THREADS": _THREADS, "SLOT": SLOT}
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{k}={v}" for k, v in sizes.items())]
     rtc("nvrtcCompileProgram", program, len(options), [option.encode() for option in options])
     code = b" " * int(rtc("nvrtcGetCUBINSize", program))
     rtc("nvrtcGetCUBIN", program, code)

@@ -1,68 +1,132 @@
-"""Two processes of one worker meet on a Unix socket and pass descriptors to each other."""
+"""The processes of one worker meet on Unix sockets and pass descriptors to each other."""
 
+import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _RETRY = 0.002
 
 
 class MeetingError(Exception):
-    """The other rank did not come, or went away."""
+    """Another rank did not come, or went away."""
 
 
 class Meeting:
-    """A connection between rank 0 and rank 1, for a `with` statement."""
+    """A connection between each two ranks, for a `with` statement. All call the same methods in the same order."""
 
-    def __init__(self, path: Path, rank: int, timeout: float) -> None:
-        """Both ranks name the same `path`, which is free again afterwards; rank 0 may come later.
+    def __init__(self, path: Path, rank: int, ranks: int, timeout: float) -> None:
+        """All ranks name the same `path`, of which nothing is left afterwards; they may come in any order.
 
         Raises:
-            MeetingError: the other one did not come within `timeout` seconds.
-            OSError: the socket cannot be made.
+            MeetingError: one did not come within `timeout` seconds.
+            OSError: a socket cannot be made.
         """
         deadline = time.monotonic() + timeout
-        self._connection = _accept(path, timeout) if rank == 0 else _connect(path, deadline)
-        self._connection.settimeout(timeout)
+        self._others: dict[int, socket.socket] = {}
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            # Of two ranks the lower one listens, before it connects anywhere: so nobody waits in a circle.
+            higher = range(rank + 1, ranks)
+            listeners = {other: stack.enter_context(_Listener(_between(path, rank, other))) for other in higher}
+            for other in range(rank):
+                self._others[other] = _connect(_between(path, other, rank), deadline)
+            for other, listener in listeners.items():
+                self._others[other] = listener.accept(deadline)
+            for connection in self._others.values():
+                connection.settimeout(timeout)
+            stack.pop_all()
+            for listener in listeners.values():
+                listener.close()
 
     def __enter__(self) -> "Meeting":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.close()
 
-    def trade(self, note: bytes, fd: int | None = None) -> tuple[bytes, int | None]:
-        """Send one byte, with a descriptor or without, and return what the other one sends.
+    def close(self) -> None:
+        for connection in self._others.values():
+            connection.close()
 
-        Raises: MeetingError: it has gone, or says nothing.
+    def trade(self, fd: int | None) -> dict[int, int]:
+        """Offer a descriptor, or nothing, to all others; returns theirs, by rank, for the caller to close.
+
+        Raises: MeetingError: one has gone, or says nothing.
         """
-        try:
-            socket.send_fds(self._connection, [note], [] if fd is None else [fd])
-            answer, fds, _, _ = socket.recv_fds(self._connection, 1, 1)
-        except OSError as error:
-            raise MeetingError(f"the other rank is lost: {error}") from error
-        if not answer:
-            raise MeetingError("the other rank has gone")
-        return answer, fds[0] if fds else None
+        return {rank: fd for rank, (_, fd) in self._exchange(b"m", fd).items() if fd is not None}
 
     def agree(self, good: bool) -> bool:
-        """Whether it is good on both sides. Raises: see `trade`."""
-        return self.trade(b"+" if good else b"-")[0] == b"+" and good
+        """Whether it is good on all sides. Raises: see `trade`."""
+        answers = self._exchange(b"+" if good else b"-", None)
+        return good and all(note == b"+" for note, _ in answers.values())
 
-
-def _accept(path: Path, timeout: float) -> socket.socket:
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.settimeout(timeout)
-        listener.bind(str(path))
+    def _exchange(self, note: bytes, fd: int | None) -> dict[int, tuple[bytes, int | None]]:
+        """A byte to each, with a descriptor or without, and one from each."""
+        answers: dict[int, tuple[bytes, int | None]] = {}
         try:
+            for rank, connection in self._others.items():
+                with _lost(rank):
+                    socket.send_fds(connection, [note], [] if fd is None else [fd])
+            for rank, connection in self._others.items():
+                with _lost(rank):
+                    answer, fds, _, _ = socket.recv_fds(connection, 1, 1)
+                if not answer:
+                    raise MeetingError(f"rank {rank} is lost: it has gone")
+                answers[rank] = answer, fds[0] if fds else None
+        except MeetingError:
+            for _, received in answers.values():
+                if received is not None:
+                    os.close(received)
+            raise
+        return answers
+
+
+@contextmanager
+def _lost(rank: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MeetingError(f"rank {rank} is lost: {error}") from error
+
+
+class _Listener:
+    """Where one other rank comes to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.unlink(missing_ok=True)  # left behind by one that was killed
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(str(path))
             path.chmod(0o600)
-            listener.listen(1)
-            return listener.accept()[0]
-        except TimeoutError as error:
-            raise MeetingError(f"the other rank did not come to {path} within {timeout:g} s") from error
-        finally:
-            path.unlink(missing_ok=True)
+            self._socket.listen(1)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "_Listener":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def accept(self, deadline: float) -> socket.socket:
+        self._socket.settimeout(max(0.0, deadline - time.monotonic()))
+        try:
+            return self._socket.accept()[0]
+        except (TimeoutError, BlockingIOError) as error:
+            raise MeetingError(f"the other rank did not come to {self._path}") from error
+
+    def close(self) -> None:
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _between(path: Path, low: int, high: int) -> Path:
+    return path.with_name(f"{path.name}-{low}-{high}.sock")
 
 
 def _connect(path: Path, deadline: float) -> socket.socket:

@@ -1,0 +1,105 @@
+"""A roll that cannot work, against a real API server: the pool keeps serving, goes back, and a fixed spec goes on."""
+
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from controlplane.cases import Case, condition, pool
+from controlplane.node import UNPULLABLE
+from controlplane.scenarios import (
+    Step,
+    break_image,
+    fix_image,
+    let_time_be_up,
+    lose_a_pod,
+    scale_while_broken,
+)
+from vernal_operator.kinds import PODS, REVISIONS
+
+pytestmark = pytest.mark.apiserver
+
+
+def go(case: Case, step: Step) -> None:
+    case.wait(step.__qualname__, step(case))
+
+
+def images(case: Case) -> list[str]:
+    return sorted(pod["spec"]["containers"][0]["image"] for pod in case.items(PODS))
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "operator killed before each step"])
+def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], int], killed: bool) -> None:
+    port = free_port()
+    case = make_case(f"--metrics-port={port}")
+
+    def step(then: Step) -> None:
+        if killed:
+            case.restart()
+        go(case, then)
+
+    case.invariants.most = 5
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    case.invariants.fewest_ready = 1  # the one that is lost
+    before = case.get_pool()["status"]["currentRevision"]
+    step(break_image)
+    step(lose_a_pod)
+    assert images(case) == ["worker:1", "worker:1", UNPULLABLE]
+    step(scale_while_broken(4))
+    assert images(case) == ["worker:1"] * 4 + [UNPULLABLE]
+    found = case.get_pool()
+    assert condition(found, "Ready") == "True" and condition(found, "Degraded") == "True"
+    step(let_time_be_up(4))
+    assert images(case) == ["worker:1"] * 4
+    case.assert_quiet(5)
+    status = case.get_pool()["status"]
+    assert status["currentRevision"] == before != status["updateRevision"] == status["rejected"]["revision"]
+    told = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    assert told["Ready"] == ("True", "AllReady")
+    assert told["Degraded"] == ("True", "ProgressDeadlineExceeded")
+    assert told["Progressing"] == ("False", "ProgressDeadlineExceeded")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        counted = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
+        assert counted in response.read().decode()
+    [event] = [event for event in case.events() if event["reason"] == "ProgressDeadlineExceeded"]
+    assert event["type"] == "Warning" and "ImagePullBackOff" in event["note"] and "revert it" in event["note"]
+    step(fix_image(4))
+    assert images(case) == ["worker:3"] * 4
+    kept = sorted(
+        (item["revision"], item["metadata"]["labels"]["vernal.dev/revision"]) for item in case.items(REVISIONS)
+    )
+    status = case.get_pool()["status"]
+    assert [number for number, _ in kept] == [1, 2, 3]
+    assert kept[0][1] == before and kept[2][1] == status["currentRevision"] == status["updateRevision"]
+    case.invariants.check()
+
+
+def test_the_old_spec_ends_a_roll_at_once(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    uids = {pod["metadata"]["uid"] for pod in case.items(PODS)}
+    case.invariants.fewest_ready = 2
+    go(case, break_image)
+    case.change(image="worker:1")
+    case.wait_settled(2)
+    assert {pod["metadata"]["uid"] for pod in case.items(PODS)} == uids
+    numbers = {item["metadata"]["labels"]["vernal.dev/revision"]: item["revision"] for item in case.items(REVISIONS)}
+    assert numbers[case.get_pool()["status"]["currentRevision"]] == 3, "the newest again, written over its old number"
+    case.assert_quiet(5)
+    case.invariants.check()
+
+
+def test_a_paused_roll_stands_still_and_scales(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    case.change(image="worker:2", replicas=3, rollout={"paused": True})
+    case.wait("two more of the old revision", lambda: case.serves(3, starting=0))
+    assert images(case) == ["worker:1"] * 3
+    assert condition(case.get_pool(), "Progressing") == "False"
+    case.assert_quiet(5)
+    case.change(rollout={"paused": False})
+    case.wait_settled(3)
+    assert images(case) == ["worker:2"] * 3

@@ -1,0 +1,13 @@
+"""Moments as the API server writes them."""
+
+from datetime import UTC, datetime
+
+
+def stamp(moment: float) -> str:
+    """RFC 3339 in UTC, whole seconds."""
+    return datetime.fromtimestamp(int(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def epoch(text: str) -> float:
+    """Seconds since the epoch of what `stamp` wrote."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -1,0 +1,157 @@
+"""The status of a VLLMCheckpoint: what its workers say of it, each start counted once, and who uses it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vernal_contract.reasons import About, Reason, about
+from vernal_contract.state import FreezeOutcome, Phase, StartMode
+
+from vernal_operator.plan.conditions import Verdict, conditions, next_step
+from vernal_operator.plan.model import CheckpointSnapshot, Event, Manifest, WorkerUse
+from vernal_operator.plan.times import stamp
+
+
+def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
+    """The whole status."""
+    view, old = snapshot.checkpoint, dict(snapshot.checkpoint.status)
+    workers = sorted(snapshot.workers, key=lambda use: use.started)
+    seen = set(old.get("counted", []))
+    fresh = [use for use in workers if _has_started(use) and use.key not in seen]
+    current = next((use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None), None)
+    generation = current.generation if current else old.get("generation")
+    failures = [f for use in fresh for f in use.worker.restore_failures]
+    carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
+    counted = [f for f in failures if f.generation == generation and _speaks_against_it(f.reason)]
+    forgiven = _works_again(fresh, generation)
+    in_generation = 0 if forgiven else carried + len(counted)
+    status: Manifest = {
+        "observedGeneration": view.generation,
+        "generation": generation,
+        "sizeBytes": current.bytes if current else old.get("sizeBytes"),
+        "files": current.files if current else old.get("files"),
+        "timings": _timings(workers) or old.get("timings", {}),
+        "restores": int(old.get("restores", 0)) + sum(_restored(use) for use in fresh),
+        "restoreFailures": int(old.get("restoreFailures", 0)) + len(failures),
+        "generationFailures": in_generation,
+        "lastUsedTime": _last_used(fresh, snapshot) or old.get("lastUsedTime"),
+        "usedBy": sorted(pool.name for pool in snapshot.users),
+        "unusedSince": _unused_since(snapshot),
+        "retention": _retention(snapshot) or old.get("retention"),
+        "counted": _counted(snapshot),
+    }
+    verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
+    status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
+    return {key: value for key, value in status.items() if value is not None}
+
+
+def _speaks_against_it(reason: str) -> bool:
+    """Whether a thaw that failed for this reason counts against the artifact; one of a newer worker does not."""
+    return reason in set(Reason) and about(Reason(reason)) is About.ARTIFACT
+
+
+def _has_started(use: WorkerUse) -> bool:
+    """Whether its start has come to an end, so that what it says about it does not change any more."""
+    return use.worker.ready or use.worker.phase in (Phase.READY, Phase.DRAINING, Phase.STOPPED, Phase.FAILED)
+
+
+def _restored(use: WorkerUse) -> bool:
+    return use.worker.start_mode == StartMode.RESTORED
+
+
+def _works_again(fresh: Sequence[WorkerUse], generation: str | None) -> bool:
+    """Whether the last of the starts, in order, that tried to thaw this generation did: as workers do, one that works
+    forgives those that failed before."""
+    tried = [use for use in fresh if _restored(use) or use.worker.restore_failures]
+    last = tried[-1].worker if tried else None
+    return last is not None and last.artifact is not None and last.artifact.generation == generation
+
+
+def _counted(snapshot: CheckpointSnapshot) -> list[str]:
+    """Starts that the counters hold. Only of live pods: what is gone cannot be counted again."""
+    live = {use.key for use in snapshot.workers if _has_started(use)}
+    kept = set() if snapshot.workers_known else set(snapshot.checkpoint.status.get("counted", []))
+    return sorted(live | kept)
+
+
+def _last_used(fresh: Sequence[WorkerUse], snapshot: CheckpointSnapshot) -> str | None:
+    return stamp(snapshot.now) if any(use.worker.artifact is not None for use in fresh) else None
+
+
+def _timings(workers: Sequence[WorkerUse]) -> dict[str, float]:
+    """What the worker that thawed last spent by phase, and how long the freeze took."""
+    out: dict[str, float] = {}
+    for use in workers:
+        if _restored(use):
+            out |= {f"thaw.{phase}": round(seconds, 3) for phase, seconds in use.worker.timings.items()}
+        report = use.worker.freeze
+        if report is not None and report.outcome == FreezeOutcome.PUBLISHED and report.seconds is not None:
+            out["freeze"] = round(report.seconds, 3)
+    return out
+
+
+def _unused_since(snapshot: CheckpointSnapshot) -> str | None:
+    """An operator that starts anew does not know who uses it until it asked all workers."""
+    if snapshot.users:
+        return None
+    old: str | None = snapshot.checkpoint.status.get("unusedSince")
+    return old or (stamp(snapshot.now) if snapshot.workers_known else None)
+
+
+def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
+    if not snapshot.users:
+        return None
+    return {
+        "retain": any(pool.retain for pool in snapshot.users),
+        "unusedSeconds": max(pool.unused_seconds for pool in snapshot.users),
+    }
+
+
+def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:
+    attempts = min((pool.restore_attempts for pool in snapshot.users), default=None)
+    by_worker = any(use.worker.start_reason == Reason.QUARANTINED for use in snapshot.workers)
+    was = _condition(snapshot, "Quarantined")
+    same = generation == snapshot.checkpoint.status.get("generation")
+    tired = attempts is not None and failures >= attempts
+    before = same and was.get("status") == "True"
+    quarantined = generation is not None and not forgiven and (tired or by_worker or before)
+    reports = [use.worker.freeze for use in snapshot.workers if use.worker.freeze is not None]
+    freeze = next((r for r in reports if r.outcome == FreezeOutcome.FAILED), None)
+    if generation is None:
+        reason = (freeze and freeze.reason) or "Pending"
+        ready = Verdict("Ready", "False", reason, "no worker has published it yet")
+    elif quarantined:
+        ready = Verdict("Ready", "False", str(Reason.QUARANTINED), next_step(str(Reason.QUARANTINED)))
+    else:
+        ready = Verdict("Ready", "True", "Published", f"generation {generation}")
+    if freeze is not None and generation is None:
+        step = next_step(freeze.reason or "")
+        text = ": ".join(part for part in (freeze.message, step) if part)
+        failed = Verdict("Failed", "True", freeze.reason or "FreezeFailed", text)
+    else:
+        failed = Verdict("Failed", "False", "AsExpected", "no freeze has failed")
+    if quarantined:
+        text = f"generation {generation} failed to thaw {failures} times; the next cold start makes a new one"
+        last = Verdict("Quarantined", "True", str(Reason.QUARANTINED), text)
+    else:
+        last = Verdict("Quarantined", "False", "AsExpected", "it may be thawed")
+    return [ready, failed, last]
+
+
+def checkpoint_events(snapshot: CheckpointSnapshot, status: Manifest) -> list[Event]:
+    """What turned True in it and was not announced."""
+    out = []
+    for condition in status["conditions"]:
+        kind = condition["type"]
+        if condition["status"] != "True" or _condition(snapshot, kind).get("status") == "True":
+            continue
+        key = f"{kind}/{condition['reason']}/{status.get('generation')}"
+        sort = "Normal" if kind == "Ready" else "Warning"
+        out.append(Event("Normal" if sort == "Normal" else "Warning", condition["reason"], condition["message"], key))
+    return [event for event in out if event.key not in snapshot.announced]
+
+
+def _condition(snapshot: CheckpointSnapshot, kind: str) -> dict[str, Any]:
+    for condition in snapshot.checkpoint.status.get("conditions", []):
+        if condition.get("type") == kind:
+            return dict(condition)
+    return {}

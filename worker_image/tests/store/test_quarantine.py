@@ -1,0 +1,117 @@
+"""What speaks against an artifact, when it is given up, when another is made, and what is forgiven."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vernal_contract.reasons import NEXT_STEP, About, Reason, about
+from vernal_worker.store import quarantine
+from vernal_worker.store.failures import Failure
+from vernal_worker.store.quarantine import FIRST_DELAY, LONGEST_DELAY, counted, delay
+from vernal_worker.store.store import Store
+
+OF_THE_ARTIFACT = Reason.DIGEST_MISMATCH
+OF_THE_NODE = Reason.CRIU_RESTORE_FAILED
+
+
+def failure(reason: Reason, node: str = "n1") -> Failure:
+    return Failure(stage="s", reason=reason, message="m", worker="w", node=node, time="2026-01-01T00:00:00+00:00")
+
+
+def fail(store: Store, identity: Any, host: Any, generation: str, reason: Reason, node: str = "n1") -> Any:
+    return store.record_failure(
+        identity, host, generation, stage="s", reason=reason, message="m", worker="w", node=node
+    )
+
+
+def publish(store: Store, identity: Any, host: Any, filled: Any, seed: int = 0) -> str:
+    generation: str = filled(store.stage(identity, host), seed=seed).publish(created_by="a").artifact.generation
+    return generation
+
+
+def test_the_table() -> None:
+    """Whoever adds a reason decides here what it speaks against."""
+    against = {kind: {reason for reason in NEXT_STEP if about(reason) is kind} for kind in About}
+    assert against[About.ARTIFACT] == {
+        Reason.MANIFEST_MISSING,
+        Reason.MANIFEST_INVALID,
+        Reason.FILE_MISSING,
+        Reason.FILE_SIZE_MISMATCH,
+        Reason.DIGEST_MISMATCH,
+        Reason.CANARY_MISMATCH,
+    }
+    assert against[About.STORAGE] == {reason for reason in Reason if reason.value.startswith("Store")}
+    assert against[About.GPU] == {Reason.GPU_MEMORY_INSUFFICIENT}
+    assert {Reason.CRIU_RESTORE_FAILED, Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT} <= against[About.NODE]
+
+
+@given(st.lists(st.builds(failure, st.sampled_from(Reason), st.sampled_from(["n1", "n2", "n3"]))))
+def test_what_counts(failures: list[Failure]) -> None:
+    kinds = [about(each.reason) for each in failures]
+    count = counted(failures)
+    assert count >= kinds.count(About.ARTIFACT)
+    assert count <= kinds.count(About.ARTIFACT) + min(3, kinds.count(About.NODE))
+    innocent = [each for each in failures if about(each.reason) in (About.STORAGE, About.GPU, About.WORKER)]
+    assert counted(innocent) == 0
+    assert counted([each for each in failures if each not in innocent]) == count
+
+
+def test_one_storage_blip_with_three_pods_retires_nothing(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    generation = publish(store, identity, host, filled)
+    for node in ("n1", "n2", "n3"):
+        assert fail(store, identity, host, generation, Reason.STORE_UNAVAILABLE, node) is None
+        assert fail(store, identity, host, generation, Reason.GPU_MEMORY_INSUFFICIENT, node) is None
+    assert store.find(identity, host).artifact.generation == generation
+
+
+def test_one_broken_node_retires_nothing_and_three_do(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    generation = publish(store, identity, host, filled)
+    for _ in range(10):
+        assert fail(store, identity, host, generation, OF_THE_NODE, "n1") is None
+    assert fail(store, identity, host, generation, OF_THE_NODE, "n2") is None
+    assert fail(store, identity, host, generation, OF_THE_NODE, "n3") is not None
+
+
+def test_a_thaw_that_works_forgives(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    generation = publish(store, identity, host, filled)
+    assert not store.find(identity, host).doubted
+    for _ in range(5):
+        assert fail(store, identity, host, generation, OF_THE_ARTIFACT) is None
+        assert fail(store, identity, host, generation, OF_THE_ARTIFACT) is None
+        assert store.find(identity, host).doubted
+        store.forgive(identity, host, generation)
+        assert not store.find(identity, host).doubted and store.failures(identity, host, generation) == []
+
+
+def test_each_next_one_is_made_later_until_one_works(store: Any, identity: Any, host: Any, filled: Any) -> None:
+    """Three failures, freeze, three failures, freeze: not for ever."""
+    expected = [0.0, FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
+    record = None
+    for seed, seconds in enumerate(expected):
+        generation = publish(store, identity, host, filled, seed)
+        assert store.find(identity, host).doubted == (seed > 0)
+        for _ in range(3):
+            given_up = fail(store, identity, host, generation, OF_THE_ARTIFACT)
+        assert given_up is not None and seconds - 120 < given_up.seconds_left <= seconds
+        lookup = store.find(identity, host)
+        assert lookup.reason is Reason.QUARANTINED
+        if seconds:
+            assert f"{seed + 1} in a row were given up, a new one is made after 20" in lookup.message
+            (record,) = store.root.glob(f"artifacts/*/*/{quarantine.NAME}")
+            os.utime(record, (time.time() - seconds - 1,) * 2)  # the time has come, by the storage's clock
+            assert store.find(identity, host).seconds_left == 0.0
+    generation = publish(store, identity, host, filled, 99)
+    store.forgive(identity, host, generation)
+    assert record is not None and not record.exists()
+    for _ in range(3):
+        given_up = fail(store, identity, host, generation, OF_THE_ARTIFACT)
+    assert given_up is not None and given_up.seconds_left == 0.0, "it begins anew"
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 9, 10, 1000])
+def test_delays_grow_and_end(rounds: int) -> None:
+    assert 0.0 <= delay(rounds) <= delay(rounds + 1) <= LONGEST_DELAY
+    assert delay(1000) == LONGEST_DELAY

@@ -1,0 +1,96 @@
+"""When an artifact is given up, and when a new one is made in its place.
+
+Beside the artifacts of a key is one small file that says which generation was given up and how many were in a row. The
+first is replaced at once; if its successors cannot be thawed either, there is a reason that making another does not
+mend, and each next try is twice as far away. A thaw that works forgives everything.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from vernal_contract.reasons import About, about
+
+from vernal_worker.store import failures, fs
+from vernal_worker.store.failures import Failure
+from vernal_worker.store.layout import Key
+
+NAME = "quarantine.json"
+FIRST_DELAY = 600.0
+LONGEST_DELAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """`generation` is not thawed any more. `message`: for people, with what failed; `seconds_left`: until a new
+    checkpoint may be made."""
+
+    generation: str
+    message: str
+    seconds_left: float
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    generation: str  # the last one that was given up
+    rounds: int  # how many were, in a row
+
+
+def counted(found: Sequence[Failure]) -> int:
+    """How much failed thaws speak against their artifact: each that is about the artifact, and each node on which
+    something else went wrong once. Storage that was gone and GPUs that were full do not count."""
+    own = sum(about(failure.reason) is About.ARTIFACT for failure in found)
+    return own + len({failure.node for failure in found if about(failure.reason) is About.NODE})
+
+
+def delay(rounds: int) -> float:
+    """Seconds from the time that the last of `rounds` generations was given up until another may be made."""
+    return 0.0 if rounds <= 1 else min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(rounds - 2, 16))
+
+
+def look(key: Key, generation: str, attempts: int) -> Quarantine | None:
+    """Whether `generation` is given up after so many failures; the first who sees that it is notes it down.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    found = failures.load(key, generation)
+    if (count := counted(found)) < attempts:
+        return None
+    path = key.directory / NAME
+    record = _read(key)
+    if record is None or record.generation != generation:
+        record = _Record(generation=generation, rounds=1 + (record.rounds if record is not None else 0))
+        with suppress(OSError):  # full or read-only: then no new one can be made either
+            new = path.with_name(f".{fs.unique()}")
+            fs.write_new(new, msgspec.json.encode(record))
+            new.rename(path)
+    left = delay(record.rounds)
+    if left:
+        with suppress(OSError):
+            left = max(0.0, left - (fs.clock(key.directory) - path.stat().st_mtime))
+    last = found[-1]
+    where = f"last on {last.worker}: {last.reason} in stage {last.stage}: {last.message}"
+    again = "the next cold start makes a new checkpoint"
+    if left:
+        then = datetime.now(UTC) + timedelta(seconds=left)
+        again = f"{record.rounds} in a row were given up, a new one is made after {then:%Y-%m-%dT%H:%M:%SZ}"
+    return Quarantine(generation, f"{generation} failed {count} times, {where}; {again}", left)
+
+
+def forgive(key: Key, generation: str) -> None:
+    """`generation` was thawed: forget its failures, and those of its predecessors.
+
+    Raises:
+        OSError: the storage cannot be written.
+    """
+    (key.directory / NAME).unlink(missing_ok=True)
+    fs.remove_tree(key.failures(generation))
+
+
+def _read(key: Key) -> _Record | None:
+    try:
+        return msgspec.json.decode((key.directory / NAME).read_bytes(), type=_Record)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None

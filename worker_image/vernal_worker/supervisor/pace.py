@@ -1,0 +1,30 @@
+"""How long a thaw may take: as long as the size of its artifact makes it, as long as the storage keeps up. Pure."""
+
+BASE_SECONDS = 120.0
+"""For all of it but reading."""
+
+LEAST_RATE = 100e6
+"""Bytes a second. Storage that is slower is slower than a cold start."""
+
+JUDGED_AFTER = 20.0
+"""Seconds after which the rate that was seen counts. Before, caches and mounts may only be waking up."""
+
+
+def allowance(size: int, configured: float | None) -> float:
+    """Seconds for a thaw of `size` bytes; `configured`: what the pool says, if it does."""
+    return configured if configured is not None else BASE_SECONDS + size / LEAST_RATE
+
+
+def hopeless(done: int, size: int, elapsed: float, left: float) -> str | None:
+    """Why `size` bytes, of which `done` were read in `elapsed` seconds, will not be there in `left` more; None if they
+    may be."""
+    if elapsed < JUDGED_AFTER or done >= size:
+        return None
+    rate = done / elapsed
+    if rate * left >= size - done:
+        return None
+    needed = f"{(size - done) / rate:.0f} s" if rate else "for ever"
+    return (
+        f"{done} of {size} bytes read in {elapsed:.0f} s ({rate / 1e6:.1f} MB/s): the rest would take {needed}, "
+        f"and {left:.0f} s are left"
+    )

@@ -1,0 +1,183 @@
+"""From an artifact to an engine that gives the frozen one's answers."""
+
+import time
+from pathlib import Path
+
+import msgspec
+from vernal_contract.config import Verify
+from vernal_contract.reasons import Reason
+from vernal_contract.state import Phase, StartMode
+
+from vernal_worker.checkpoint.cuda.client import OnGpu
+from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.images import MEMORY
+from vernal_worker.checkpoint.memory import Digests
+from vernal_worker.checkpoint.thaw import thaw
+from vernal_worker.control.client import ControlError
+from vernal_worker.control.protocol import Canary
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError, Touch
+from vernal_worker.store.pieces import PIECE
+from vernal_worker.supervisor import gpu as gpus
+from vernal_worker.supervisor import leftovers, oracle, pace
+from vernal_worker.supervisor.context import Context
+from vernal_worker.supervisor.creation import ORACLE, PROCESS
+from vernal_worker.supervisor.engine import Engine
+from vernal_worker.supervisor.gpu import Gpu
+from vernal_worker.supervisor.verification import Verification
+from vernal_worker.supervisor.workspace import Workspace
+
+
+class ThawError(Exception):
+    """A thaw that did not come to be; nothing of it is left."""
+
+    def __init__(self, stage: str, reason: Reason, message: str, *, wanted: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.stage, self.reason, self.message = stage, reason, message
+        self.wanted = wanted  # bytes of GPU memory by GPU, if they are known
+
+
+class Thawing:
+    """Thaws for one start."""
+
+    def __init__(self, context: Context, workspace: Workspace) -> None:
+        self._context, self._workspace = context, workspace
+        self._settings, self._board = context.settings, context.board
+
+    def run(self, artifact: Artifact, gpu: Gpu | None) -> Engine:
+        """An engine that has taken on this pod's identity.
+
+        Raises:
+            ThawError: at any stage; no process and no file of the artifact is left, and no GPU memory.
+        """
+        configured = self._settings.config.checkpoint.thaw_timeout_seconds
+        deadline = time.monotonic() + pace.allowance(artifact.bytes, configured)
+        self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
+        self._board.phase(Phase.THAWING, generation=artifact.generation)
+        attempt = _Attempt(self._context, self._workspace, artifact, gpu, deadline)
+        try:
+            return attempt.run()
+        except BaseException as error:
+            self._workspace.discard(attempt.engine)
+            if gpu is not None:
+                gpu.let_go()  # after the engine, which a call of the driver may wait for
+            cause = attempt.verification.problem() if attempt.verification is not None else None
+            if (failure := _as_failure(attempt.stage, cause or error, attempt.wanted)) is None:
+                raise
+            raise failure from error
+
+
+class _Attempt:
+    """One thaw: how far it came, and what there is to be cleaned up."""
+
+    def __init__(
+        self, context: Context, workspace: Workspace, artifact: Artifact, gpu: Gpu | None, deadline: float
+    ) -> None:
+        self._context, self._workspace, self._artifact, self._gpu = context, workspace, artifact, gpu
+        self._settings, self._board, self._deadline = context.settings, context.board, deadline
+        self.stage = "verify"
+        self.engine: Engine | None = None
+        self.verification: Verification | None = None
+        self.wanted: tuple[int, ...] = ()
+
+    @property
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    @property
+    def _touch(self) -> Touch:
+        """For what is read in this thread."""
+        return Touch(max(0.0, self._left), self._context.stop.signalled)
+
+    def run(self) -> Engine:
+        artifact, checkpoint = self._artifact, self._settings.config.checkpoint
+        on, expected = self._touch("verify", self._look)
+        memory = _of_memory(artifact)
+        self.verification = Verification(
+            artifact,
+            checkpoint.verify,
+            self._board,
+            except_content=[*gpus.weight_files(on), *(f"{PROCESS}/{name}" for name in memory.of)],
+            timeout=self._left,
+            cancel=self._context.stop.signalled,
+        )
+        if self._gpu and on:
+            self.wanted = on.bytes
+            self._gpu.load(artifact.path / gpus.WEIGHTS, on, gpus.digests(on, artifact))
+        engine = self._restore(memory if checkpoint.verify is Verify.FULL else None, self.verification)
+        if self._gpu and on:
+            self._back_on_gpu(self._gpu, engine, on)
+        self.stage = "resume"
+        with self._board.timed("resume"):
+            engine.client.resume(self._settings.pod, self._settings.resume_variables, max(self._left, 1.0))
+        self.stage = "canary"
+        with self._board.timed("canary"):
+            self._check_answers(engine, expected)
+        return engine
+
+    def _look(self) -> tuple[OnGpu | None, Canary]:
+        """The artifact has the files that it should have, and what the small ones say."""
+        self._artifact.verify(Verify.SIZES)  # says which is missing
+        expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+        return gpus.read(self._artifact) if self._gpu else None, expected
+
+    def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
+        """The processes, without GPU memory."""
+        self.stage = "criu"
+        self._touch("criu", lambda: leftovers.make_room_for(self._artifact.path / PROCESS))
+        result = thaw(
+            self._artifact.path / PROCESS,
+            criu=self._settings.criu,
+            timeout=self._left,
+            work_dir=self._settings.paths.criu,
+            cancel=verification.give_up,
+            digests=memory,
+        )
+        self.engine = self._workspace.engine(result.tree)
+        verification.finish()
+        for name, seconds in result.timings.items():
+            if name != "total":
+                self._board.timing(name, seconds)
+        return self.engine
+
+    def _back_on_gpu(self, gpu: Gpu, engine: Engine, on: OnGpu) -> None:
+        self.stage = "cuda"
+        gpu.restore(on, self._left)
+        self.stage = "weights"
+        gpu.wake(engine, on, self._left)
+
+    def _check_answers(self, engine: Engine, expected: Canary) -> None:
+        if (problem := oracle.check(lambda: engine.client.canary(max(self._left, 1.0)), expected)) is not None:
+            raise ThawError("canary", Reason.CANARY_MISMATCH, problem)
+
+
+def _of_memory(artifact: Artifact) -> Digests:
+    """Of the files that a thaw compares as it reads them."""
+    paths = [Path(entry.path) for entry in artifact.manifest.files]
+    found = [path for path in paths if path.parent == Path(PROCESS) and path.match(MEMORY)]
+    return Digests(PIECE, {path.name: artifact.digests(str(path)) for path in found})
+
+
+def _as_failure(stage: str, error: BaseException, wanted: tuple[int, ...]) -> ThawError | None:
+    match error:
+        case ThawError():
+            return error
+        case StoreError():
+            return ThawError(error.stage, error.reason, error.message)
+        case CheckpointError():
+            if error.reason is Reason.SHM_FAILED:
+                stage = "shm"
+            elif error.stage == "weights":
+                stage = "weights"
+            elif error.reason is Reason.DIGEST_MISMATCH:
+                stage = "verify"
+            return ThawError(stage, error.reason, error.message, wanted=wanted)
+        case ControlError():
+            return ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))
+        case FileNotFoundError():  # somebody deleted the artifact meanwhile
+            return ThawError(stage, Reason.FILE_MISSING, f"{error.filename} is missing")
+        case OSError():
+            return ThawError(stage, Reason.STORE_UNAVAILABLE, f"{ORACLE} or {gpus.FILE}: {error}")
+        case msgspec.DecodeError():
+            return ThawError(stage, Reason.MANIFEST_INVALID, f"{ORACLE} or {gpus.FILE}: {error}")
+    return None

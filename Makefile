@@ -12,7 +12,7 @@ LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests clus
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -40,7 +40,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	$(BIN)/mypy worker_image/tests/gpu/*.py  # which run on few machines only
 	PYTHONPATH=e2e $(BIN)/lint-imports
@@ -70,6 +70,12 @@ shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal sid
 
 shutdown-outcomes: venv ## every way in which Kubernetes ends a worker, on the embedded cluster (3 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown outcomes
+
+soak: venv ## a thawed worker, all that clients do wrong at once, eight that must lose nothing (30 min; SOAK="--minutes 5")
+	PYTHONPATH=e2e $(BIN)/python -m front_door soak $(SOAK)
+
+first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m front_door first
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null

@@ -47,6 +47,7 @@ class CheckpointConfig(_Base, frozen=True):
     weights: WeightsPlacement = WeightsPlacement.EXTERNAL
     verify: Verify = Verify.FULL
     restore_attempts: int = 3  # failed thaws of one generation before it is quarantined
+    warm_up_seconds: float = 120.0  # before the freeze, for what compiles when it is first asked for; 0 for none
     freeze_timeout_seconds: float = 600.0
     thaw_timeout_seconds: float | None = None  # None: as long as the artifact's size makes it (see the worker's `pace`)
     gpu_memory_wait_seconds: float = 60.0  # how long to wait for GPU memory that another process holds; then exit
@@ -86,6 +87,9 @@ class WorkerConfig(_Base, frozen=True):
     drain: DrainConfig = DrainConfig()
     kv_transfer: KVTransferConfig | None = None
     startup_timeout_seconds: float = 1800.0
+    keep_alive_seconds: float = (
+        120.0  # that an HTTP connection without a request is kept; more than proxies keep theirs
+    )
     serving_port: int = names.PORT_SERVING
     admin_port: int = names.PORT_ADMIN
 

@@ -4,6 +4,9 @@ Each command imports what it needs when it runs, so that `run` pays for nothing 
 """
 
 import argparse
+import contextlib
+import math
+import re
 import sys
 from collections.abc import Sequence
 
@@ -19,11 +22,6 @@ sets it. By hand, in namespaces of its own like a container's:
     'mount -t tmpfs t /dev/shm && mount -t tmpfs t /run && exec vernal-worker run'
 
 Then: curl localhost:9100/state    curl localhost:8000/v1/models
-"""
-
-_EXIT_CODES = """\
-exit codes of `run`: 0 told to stop, 3 VERNAL_CONFIG is wrong, 4 a port is taken, 10 the engine did not start,
-11 policy Required and no thaw, 12 the engine died, 13 stopped at once by a third signal
 """
 
 
@@ -47,14 +45,52 @@ def main(argv: Sequence[str] | None = None) -> None:
         "gc": commands.gc,
         "doctor": commands.doctor,
     }[parsed.command]
-    sys.exit(command(parsed))
+    try:
+        sys.exit(int(command(parsed)))
+    except commands.CommandError as error:
+        print(error, file=sys.stderr)
+        sys.exit(int(error.code))
+
+
+def _exit_codes() -> str:
+    from vernal_worker.supervisor import exits
+
+    lines: list[str] = []
+    for title, meaning in (("run", exits.MEANING), ("the other commands", exits.COMMAND_MEANING)):
+        lines += [f"exit codes of {title}:", *(f"  {int(code):2}  {text}" for code, text in meaning.items())]
+    return "\n".join(lines)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+
+
+def _identity(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an identity (64 hex digits, `inspect` shows the first 16)")
+    return text
+
+
+def _beginning(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the beginning of an identity (1 to 64 hex digits)")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vernal-worker",
         description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
+        epilog=_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -63,15 +99,18 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument(
         "--store",
         metavar="PATH",
+        type=_path,
         help="the store's directory; default: the one in VERNAL_CONFIG, else /var/lib/vernal/store",
     )
     picked = argparse.ArgumentParser(add_help=False)
     picked.add_argument(
-        "--identity", metavar="HEX", default="", help="only artifacts whose identity starts so; default: all"
+        "--identity", metavar="HEX", type=_beginning, help="only artifacts whose identity starts so; default: all"
     )
     commands.add_parser("inspect", parents=[store, picked], help="list the store's artifacts: what, when, how big")
     commands.add_parser(
-        "verify", parents=[store, picked], help="check every byte of the artifacts; 1 if one is damaged"
+        "verify",
+        parents=[store, picked],
+        help="check every byte of the artifacts; 1 if one is damaged or cannot be read",
     )
     commands.add_parser(
         "diff",
@@ -79,11 +118,16 @@ def _parser() -> argparse.ArgumentParser:
         help="say in which fields this worker and this host differ from the artifacts; 1 if none fits",
     )
     gc = commands.add_parser("gc", parents=[store], help="delete what nobody can need any more")
-    gc.add_argument("--identity", metavar="HEX", help="delete all artifacts of this identity instead (64 hex digits)")
+    gc.add_argument(
+        "--identity",
+        metavar="HEX",
+        type=_identity,
+        help="delete all artifacts of this identity instead (64 hex digits)",
+    )
     gc.add_argument(
         "--grace",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=3600.0,
         help="keep what was in use so recently; longer than any freeze or thaw (default %(default)g)",
     )

@@ -1,10 +1,13 @@
-"""The commands of `vernal-worker` that look after checkpoints. Each returns the process's exit code."""
+"""The commands of `vernal-worker` that look after checkpoints. Each returns the process's exit code, of
+`vernal_worker.supervisor.exits.COMMAND_MEANING`."""
 
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from vernal_contract import names
 from vernal_contract.identity import differences
 
@@ -12,12 +15,32 @@ from vernal_worker.store import layout
 from vernal_worker.store.artifact import Artifact, load
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
+from vernal_worker.supervisor.exits import ExitCode
+
+
+class CommandError(Exception):
+    """The command cannot be carried out; the message says what to do."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An artifact that cannot be read, and why."""
+
+    path: Path
+    why: str
 
 
 def inspect(arguments: argparse.Namespace) -> int:
     """List artifacts."""
-    artifacts = _artifacts(arguments)
-    for artifact in artifacts:
+    found = _found(arguments)
+    for artifact in found:
+        if isinstance(artifact, Broken):
+            print(f"{artifact.path}\n  {artifact.why}")
+            continue
         ref, manifest = artifact.ref(), artifact.manifest
         inputs = manifest.identity_inputs
         print(f"{ref.identity[:16]}/{ref.host_tuple[:16]}/{ref.generation}")
@@ -26,24 +49,30 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(f"  host      {manifest.host.architecture}, kernel {manifest.host.kernel}")
         print(f"  created   {manifest.created} by {manifest.created_by}")
         print(f"  size      {ref.bytes / 1e6:.0f} MB in {ref.files} files")
-    if not artifacts:
+    if not found:
         print("no artifacts")
-    return 0
+    return ExitCode.INTERNAL if any(isinstance(artifact, Broken) for artifact in found) else ExitCode.OK
 
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check every byte."""
     bad = 0
-    for artifact in _artifacts(arguments):
-        name = str(artifact.path)
-        try:
-            artifact.verify(on_progress=_show_progress)
-        except StoreError as error:
-            bad += 1
-            print(f"{name}: {error.reason}: {error.message}")
-        else:
-            print(f"{name}: good")
-    return 1 if bad else 0
+    found = _found(arguments)
+    for artifact in found:
+        why = artifact.why if isinstance(artifact, Broken) else _damage(artifact)
+        print(f"{artifact.path}: {why or 'good'}")
+        bad += why is not None
+    if not found:
+        print("no artifacts")
+    return ExitCode.INTERNAL if bad else ExitCode.OK
+
+
+def _damage(artifact: Artifact) -> str | None:
+    try:
+        artifact.verify(on_progress=_show_progress)
+    except StoreError as error:
+        return f"{error.reason}: {error.message}"
+    return None
 
 
 def diff(arguments: argparse.Namespace) -> int:
@@ -74,20 +103,21 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def gc(arguments: argparse.Namespace) -> int:
     """Delete what nobody needs."""
-    store = Store(_root(arguments))
+    root = _root(arguments)
     try:
         if arguments.identity:
-            print(f"freed {store.remove(arguments.identity) / 1e6:.0f} MB")
+            there = layout.identity_directory(root, arguments.identity).exists()
+            freed = Store(root).remove(arguments.identity)
+            print(f"freed {freed / 1e6:.0f} MB" if there else f"nothing of identity {arguments.identity} is in {root}")
         else:
-            for name in store.gc(grace=arguments.grace):
+            deleted = Store(root).gc(grace=arguments.grace)
+            for name in deleted:
                 print(f"deleted {name}")
+            if not deleted:
+                print("nothing to delete")
     except StoreError as error:
-        print(f"{error.reason}: {error.message}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"--identity: {error}", file=sys.stderr)
-        return 2
-    return 0
+        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+    return ExitCode.OK
 
 
 def doctor(_: argparse.Namespace) -> int:
@@ -104,27 +134,65 @@ def doctor(_: argparse.Namespace) -> int:
 
 
 def _root(arguments: argparse.Namespace) -> Path:
-    if arguments.store:
-        return Path(arguments.store)
-    if text := os.environ.get(names.ENV_CONFIG):
-        from vernal_contract.config import decode
+    """The store's directory.
 
+    Raises:
+        CommandError: there is none, or what is there is no store.
+    """
+    root = Path(arguments.store) if arguments.store else _configured()
+    try:
+        there = {entry.name for entry in root.iterdir()}
+    except OSError as error:
+        hint = "say where it is with --store"
+        raise CommandError(ExitCode.USAGE, f"there is no store at {root}: {error.strerror}; {hint}") from error
+    if there - {"lost+found"} and not there & {layout.ARTIFACTS, layout.STAGING, layout.LEASES, layout.BLOBS}:
+        some = ", ".join(sorted(there)[:3])
+        raise CommandError(ExitCode.USAGE, f"{root} is no store (it has {some}); say where the store is with --store")
+    return root
+
+
+def _configured() -> Path:
+    text = os.environ.get(names.ENV_CONFIG)
+    if not text:
+        return Path(names.PATH_STORE)
+    from vernal_contract.config import decode
+
+    try:
         return Path(decode(text).checkpoint.store_path)
-    return Path(names.PATH_STORE)
+    except msgspec.DecodeError as error:
+        raise CommandError(ExitCode.CONFIG_INVALID, f"{names.ENV_CONFIG}: {error}; or use --store") from error
+
+
+def _found(arguments: argparse.Namespace) -> list[Artifact | Broken]:
+    """All current artifacts of the identity that was asked for.
+
+    Raises:
+        CommandError: see `_root`; an identity was asked for, and there is nothing of it.
+    """
+    root, prefix = _root(arguments), getattr(arguments, "identity", None) or ""
+    found: list[Artifact | Broken] = []
+    for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/{layout.CURRENT}")):
+        directory = current.resolve()
+        try:
+            found.append(load(directory))
+        except StoreError as error:
+            found.append(Broken(directory, f"{error.reason}: {error.message}"))
+        except OSError as error:
+            found.append(Broken(directory, f"it cannot be read: {error}"))
+    if prefix and not found:
+        raise CommandError(ExitCode.INTERNAL, f"nothing of identity {prefix} is in {root}")
+    return found
 
 
 def _artifacts(arguments: argparse.Namespace) -> list[Artifact]:
-    """All current artifacts; those that cannot be read are named on stderr."""
-    root, prefix = _root(arguments), getattr(arguments, "identity", "")
-    if not root.is_dir():
-        sys.exit(f"there is no store at {root}; say where it is with --store")
-    found: list[Artifact] = []
-    for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/current")):
-        try:
-            found.append(load(current.resolve()))
-        except StoreError as error:
-            print(f"{error.reason}: {error.message}", file=sys.stderr)
-    return found
+    """Those that can be read; the others are named on stderr."""
+    good: list[Artifact] = []
+    for artifact in _found(arguments):
+        if isinstance(artifact, Broken):
+            print(f"{artifact.path}: {artifact.why}", file=sys.stderr)
+        else:
+            good.append(artifact)
+    return good
 
 
 def _show_progress(done: int, total: int) -> None:

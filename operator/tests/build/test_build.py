@@ -266,3 +266,12 @@ def test_checkpoint_names_are_dns_labels_and_differ_by_host_and_place() -> None:
         checkpoint_name("a" * 64, "b" * 64, Storage(claim_name="store", sub_path="y")),
     }
     assert len(others | {first}) == 5
+
+
+def test_the_drain_token_comes_from_a_secret_and_is_not_in_the_configuration() -> None:
+    assert names.ENV_ADMIN_TOKEN not in env(build())
+    pod = build(drain={"tokenSecret": {"name": "s", "key": "k"}})
+    source = env(pod)[names.ENV_ADMIN_TOKEN]["valueFrom"]["secretKeyRef"]
+    assert (source["name"], source["key"]) == ("s", "k")
+    assert config.decode(env(pod)[names.ENV_CONFIG]["value"]).secret_env == (), "the engine is not told"
+    assert build(keepAliveSeconds=620) != build(), "a pool's keep-alive reaches its workers"

@@ -244,6 +244,12 @@ class CheckpointSpec(Model):
         ge=1,
         description="Longest time to freeze and publish; the worker then serves without. Seconds.",
     )
+    warm_up_seconds: int = Field(
+        default=120,
+        ge=0,
+        description="Longest time, before the freeze, for one request of each kind (logprobs, grammars, penalties, "
+        "adapters, pooling), so that what they compile is in the checkpoint; 0 for none. Seconds.",
+    )
     thaw_timeout_seconds: int | None = Field(
         default=None,
         ge=1,
@@ -267,6 +273,11 @@ class DrainSpec(Model):
     )
     timeout_seconds: int = Field(
         default=90, ge=0, description="How long requests in flight may still run after that. Seconds."
+    )
+    token_secret: KeyRef | None = Field(
+        default=None,
+        description="Key of a Secret: what POST /drain on a worker's admin port must bring as bearer token. Without, "
+        "that is taken from inside the pod only.",
     )
 
 
@@ -490,6 +501,12 @@ class VLLMWorkerPoolSpec(Model):
         default=1800,
         ge=1,
         description="Longest cold start; the kubelet then restarts the container. Seconds.",
+    )
+    keep_alive_seconds: int = Field(
+        default=120,
+        ge=1,
+        description="How long a worker keeps an HTTP connection without a request. Longer than the proxies and clients "
+        "in front of it keep theirs, or they send requests to connections that are being closed. Seconds.",
     )
     rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
     autoscaling: AutoscalingSpec | None = Field(

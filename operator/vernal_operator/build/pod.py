@@ -37,7 +37,7 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
         checkpoint = spec.checkpoint
-        seconds += checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
+        seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
         seconds += checkpoint.thaw_timeout_seconds or _THAW_SECONDS
     return seconds
 
@@ -59,6 +59,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
             verify=checkpoint.verify,
             restore_attempts=checkpoint.restore_attempts,
             freeze_timeout_seconds=checkpoint.freeze_timeout_seconds,
+            warm_up_seconds=checkpoint.warm_up_seconds,
             thaw_timeout_seconds=checkpoint.thaw_timeout_seconds,
             gpu_memory_wait_seconds=checkpoint.gpu_memory_wait_seconds,
         ),
@@ -69,6 +70,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
         ),
         kv_transfer=None if kv is None else _kv_transfer(kv),
         startup_timeout_seconds=spec.startup_timeout_seconds,
+        keep_alive_seconds=spec.keep_alive_seconds,
     )
 
 
@@ -201,8 +203,15 @@ def _env(spec: VLLMWorkerPoolSpec, told: str) -> list[Manifest]:
     return [
         {"name": names.ENV_CONFIG, "value": told},
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
+        *_drain_token(spec),
         *(_secret(variable) for variable in spec.env if variable.value_from is not None),
     ]
+
+
+def _drain_token(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
+    if (token := spec.drain.token_secret) is None:
+        return []
+    return [{"name": names.ENV_ADMIN_TOKEN, "valueFrom": {"secretKeyRef": _json(token)}}]
 
 
 def _secret(variable: EnvVar) -> Manifest:

@@ -43,6 +43,8 @@ def test_what_a_host_may_lack(pods: Any) -> None:
     assert "sysctl kernel.pid_max=" in why
     pod.sh("mount -o remount,size=64m /dev/shm")
     assert failed(pod)["/dev/shm"][0] == "64 MiB"
+    ok, why, _ = pod.supported()
+    assert not ok and "/dev/shm: 64 MiB" in why, "it looks where the doctor looks"
 
 
 def test_without_criu(pods: Any, tmp_path: Any) -> None:

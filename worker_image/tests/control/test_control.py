@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from patience import GUARD_SECONDS
+from vernal_worker import threads
 from vernal_worker.control import protocol
 from vernal_worker.control.client import (
     CallCancelledError,
@@ -59,7 +62,7 @@ def test_commands_and_answers_survive_the_wire(serve: Callable[[Handle], str]) -
     assert client.status(GUARD_SECONDS).in_flight == 2
     assert client.canary(GUARD_SECONDS).answers == [[3]]
     assert client.metrics() == "line one\nline two\n"
-    assert client.abort_all(5) == 3
+    assert client.abort_all(5).requests == 3
     client.resume(pod, {"KEY": "ä\n"}, 5)
     client.shutdown(2.5)
     assert seen[-2:] == [protocol.Resume(pod=pod, secrets={"KEY": "ä\n"}), protocol.Shutdown(timeout=2.5)]
@@ -96,7 +99,7 @@ def test_a_listening_socket_changes_hands(serve: Callable[[Handle], str]) -> Non
     client = EngineClient(serve(handle))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        client.listen(listener, 5)
+        client.listen(listener, 60.0, 5)
     with socket.socket(fileno=handed[0]) as ours:
         assert ours.getsockname()[1] == port
         with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS):
@@ -182,3 +185,63 @@ def test_half_a_command_costs_nothing(serve: Callable[[Handle], str]) -> None:
         connection.connect(path)
         connection.sendall(b'{"command":')
     EngineClient(path).wake(protocol.Wake(), GUARD_SECONDS)
+
+
+NO_DESCRIPTORS = """
+import asyncio, os, resource, sys, threading
+from vernal_worker import threads
+from vernal_worker.control import protocol
+from vernal_worker.control.server import ControlServer
+
+async def handle(command, fds):
+    return protocol.Done()
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+ControlServer(sys.argv[1], handle, loop).start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    print("full", flush=True)
+input()
+for fd in held:
+    os.close(fd)
+input()
+"""
+
+
+def test_the_server_outlives_a_moment_without_descriptors(tmp_path: Path) -> None:
+    path = str(tmp_path / protocol.SOCKET_NAME)
+    with subprocess.Popen(
+        [sys.executable, "-c", NO_DESCRIPTORS, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdin and server.stdout and server.stderr
+        assert server.stdout.readline() == "full\n"
+        with socket.socket(socket.AF_UNIX) as connection:  # it waits to be accepted
+            connection.connect(path)
+            assert "cannot take a connection now" in server.stderr.readline()
+        server.stdin.write("\n")
+        server.stdin.flush()
+        EngineClient(path).wake(protocol.Wake(), 120)
+        server.communicate("\n", timeout=120)
+
+
+def test_work_on_a_thread_begins_again_when_it_fails() -> None:
+    told: list[str] = []
+    done = threading.Event()
+
+    def work() -> None:
+        if len(told) < 2:
+            raise ValueError("planted")
+        done.set()
+
+    threads.keep_running("planted", work, lambda name, error: told.append(f"{name}: {error}"), pause=0.0)
+    assert done.wait(60), "the work was not begun again"
+    assert told == ["planted: planted"] * 2 and threads.failures["planted"] == 2

@@ -1,94 +1,13 @@
 """The gate in front of vLLM's application, on a real server and real sockets."""
 
-import asyncio
 import http.client
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from patience import GUARD_SECONDS, until
+from served import CHAT, HALF, PLAIN, STREAM, Served
 from vernal_worker.control.protocol import Serving
-from vernal_worker.engine.gate import Gate, Receive, Scope, Send
-from vernal_worker.engine.http import HttpServer
-
-STREAM, PLAIN, HALF, CHAT = "/v1/completions", "/v1/models", "/half", "/v1/messages"
-
-
-class App:
-    """Streams one event a 20th of a second, or answers once `finish` is set."""
-
-    def __init__(self) -> None:
-        self.finish = asyncio.Event()
-        self.ended: list[str] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        try:
-            if path in (STREAM, CHAT):
-                await self._stream(send)
-            elif path == HALF:
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
-                await send({"type": "http.response.body", "body": b"half", "more_body": True})
-                await self.finish.wait()
-            else:
-                if path == "/slow":
-                    await self.finish.wait()
-                await send({"type": "http.response.start", "status": 200, "headers": []})
-                await send({"type": "http.response.body", "body": path.encode()})
-        finally:
-            self.ended.append(path)
-
-    async def _stream(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        number = 0
-        while not self.finish.is_set():
-            await send({"type": "http.response.body", "body": b'data: {"n":%d}\n\n' % number, "more_body": True})
-            number += 1
-            await asyncio.sleep(0.05)
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-
-class Served:
-    """A gate on a loopback port; its methods are called in its loop."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.app: App = self.call(self._make_app)
-        self.gate = Gate(self.app)
-        self.http = HttpServer(self.gate, keep_alive=int(GUARD_SECONDS))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-            fd = listener.detach()
-        self.wait(self.http.listen(fd))
-
-    def _make_app(self) -> App:
-        return App()
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        async def run() -> Any:
-            return function(*arguments)
-
-        return self.wait(run())
-
-    def wait(self, awaitable: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(GUARD_SECONDS)
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=GUARD_SECONDS)
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    result = Served()
-    yield result
-    result.call(result.app.finish.set)
-    result.wait(result.http.close(5))
-    result.loop.call_soon_threadsafe(result.loop.stop)
 
 
 def begin(served: Served, path: str) -> http.client.HTTPResponse:
@@ -167,7 +86,7 @@ def test_aborting_ends_each_request_in_its_own_format(served: Served) -> None:
     waiting = served.connect()
     waiting.request("GET", "/slow")
     until("four in flight", lambda: served.gate.in_flight == 4)
-    assert served.wait(served.gate.abort_all()) == 4
+    assert served.wait(served.gate.abort_all(60.0)) == (4, 0)
     events = [line for line in stream.read().split(b"\n\n") if line]
     assert events[-1] == b"data: [DONE]"
     assert json.loads(events[-2].strip().removeprefix(b"data: "))["error"]["code"] == 503
@@ -201,4 +120,52 @@ def test_a_socket_is_taken_once(served: Served) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.detach()
     with pytest.raises(RuntimeError, match="already"):
-        served.wait(served.http.listen(fd))
+        served.wait(served.http.listen(fd, 60.0))
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_drain_up(served: Served) -> None:
+    """Its answer waits in the kernel's and the server's buffers, and so would the error."""
+    reads, deaf = begin(served, STREAM), served.connect()
+    reads.readline()
+    deaf.request("GET", "/flood")
+    until("both in flight, one client deaf", lambda: served.gate.in_flight == 2 and waits_for_client(served))
+    assert served.wait(served.gate.abort_all(0.5)) == (2, 1)
+    assert served.gate.in_flight == 0
+    assert reads.read().endswith(b"data: [DONE]\n\n"), "who reads is told in order"
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        deaf.getresponse().read()
+    served.wait(served.http.close(60.0))
+
+
+def waits_for_client(served: Served) -> bool:
+    connections = list(served.http.server.server_state.connections)
+    return any(connection.flow.write_paused for connection in connections if connection.flow)  # type: ignore[union-attr]
+
+
+def test_who_leaves_the_rest_of_an_answer_unread_is_reset_at_the_end(served: Served) -> None:
+    served.call(served.app.finish.set)
+    deaf = served.connect()
+    deaf.request("GET", "/big")
+    until("the answer is handed over", lambda: served.gate.accepted_total == 1 and served.gate.in_flight == 0)
+    served.wait(served.http.close(60.0))
+    until("all connections closed", lambda: not served.http.server.server_state.connections)
+
+
+@pytest.mark.parametrize("path", [PLAIN, STREAM, "/metrics", "/slow"])
+def test_a_worker_that_leaves_says_that_the_answer_is_the_last(served: Served, path: str) -> None:
+    """So that pools of connections are empty when the listener closes."""
+    connection = served.connect()
+    connection.request("GET", PLAIN)
+    first = connection.getresponse()
+    first.read()
+    assert first.headers["Connection"] is None
+    early = served.connect()
+    early.request("GET", "/slow")  # comes before, is answered after
+    until("the early request", lambda: served.gate.in_flight == 1)
+    served.call(served.http.leave, 30.0)
+    served.call(served.app.finish.set)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    answer.read()
+    assert early.getresponse().headers["Connection"] == "close"

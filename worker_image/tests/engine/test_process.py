@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from patience import GUARD_SECONDS
 
 CHILD = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); print('up', flush=True); input()"
@@ -96,3 +97,93 @@ def test_a_process_that_leaves_runs_its_exit_handlers_and_frees_nothing(tmp_path
         )
         assert done.stdout.splitlines() == ["worked", "exit handler", *freed, "child 7"]
         assert done.returncode == 3
+
+
+FAILS = """
+import multiprocessing, os, signal, sys
+from vernal_worker.engine import process
+
+def grandchild(up):
+    print("up", flush=True)
+    up.set()
+    while True:
+        signal.pause()
+
+def child():
+    up = multiprocessing.Event()
+    if sys.argv[1] == "parent":
+        grandchild(up)
+    multiprocessing.Process(target=grandchild, args=[up], daemon=True).start()
+    up.wait()
+    raise ValueError("To serve at least one request")
+
+if __name__ == "__main__":
+    process.shield()
+    multiprocessing.set_start_method("spawn")
+    started = multiprocessing.Process(target=child)
+    started.start()
+    if sys.argv[1] == "child":
+        started.join()
+        assert started.exitcode == 1
+    os.read(0, 1)
+    process.leave(9)
+elif __name__ == "__mp_main__":
+    process.shield()
+    process.leave_when_done()
+"""
+
+
+@pytest.mark.parametrize("who", ["child", "parent"])
+def test_a_process_that_failed_does_not_wait_for_children_that_hear_no_signal(tmp_path: Path, who: str) -> None:
+    """As EngineCore does when its worker is up and its memory does not suffice."""
+    (tmp_path / "program.py").write_text(FAILS)
+    read, write = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), who],
+        stdin=read,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        try:
+            assert parent.stdout and parent.stdout.readline() == "up\n"
+            os.write(write, b"x")
+            _, errors = parent.communicate(timeout=120)
+        finally:
+            parent.kill()
+            os.close(read)
+            os.close(write)
+    assert parent.returncode == 9, errors
+    assert ("To serve at least one request" in errors) == (who == "child")
+
+
+TRACKER = """
+import asyncio, os, signal
+from multiprocessing import resource_tracker
+from vernal_worker.engine import process
+
+process.shield()
+process.shield()
+tracker = resource_tracker._resource_tracker
+first = tracker._pid
+
+async def main():
+    told = asyncio.Event()
+    count = []
+    process.watch_tracker(asyncio.get_running_loop(), lambda: (count.append(1), told.set()))
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(120):
+        await told.wait()
+    resource_tracker.register("/planted", "shared_memory")
+    resource_tracker.unregister("/planted", "shared_memory")
+    await asyncio.sleep(0)
+    print(len(count), tracker._pid != first, signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+asyncio.run(main())
+"""
+
+
+def test_a_resource_tracker_that_dies_is_said_once_and_opens_no_shield() -> None:
+    """Whoever starts the next one must not hear SIGTERM from then on."""
+    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", TRACKER], text=True, timeout=300)
+    assert output == "1 True True\n"

@@ -1,14 +1,18 @@
 """One GPU: what is outside the image, what a thawed worker answers, and what it does about wrong bytes."""
 
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from gpu_pods import StartPod, tokens
+from gpu_pods import PROMPT, StartPod, tokens
 from patience import until
+from vernal_contract import names
 from vernal_worker.checkpoint.cuda.client import OnGpu
+from vernal_worker.engine import warm
 from worker_pod import HOLD_CRIU, Pod
 
 
@@ -90,3 +94,43 @@ def test_a_stop_during_a_thaw_leaves_nothing_behind(creator: Pod, store: Path, s
     again = start_pod(store)
     assert again.wait_ready().start_mode == "Restored", again.log()
     again.end()
+
+
+def test_a_burst_and_a_client_that_does_not_read(creator: Pod, store: Path, start_pod: StartPod) -> None:
+    """The front door of a thawed worker on a GPU, whose processes are other ones than on a CPU."""
+    drain = {"propagation_seconds": 0.5, "timeout_seconds": 1.0}
+    pod = start_pod(store, drain=drain)
+    assert pod.wait_ready().start_mode == "Restored", pod.log()
+    expected = tokens(pod)
+    idle = [pod.connect(names.PORT_SERVING) for _ in range(1100)]
+    assert pod.admin("/readyz")[0] == 200 and tokens(pod) == expected
+    deaf = pod.http()
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 4000, "ignore_eos": True, "stream": True, "logprobs": 20}
+    deaf.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    until("a request in flight", lambda: pod.in_flight() == 1, more=pod.log)
+    pod.signal()
+    assert pod.wait() == 0, pod.log()
+    for connection in idle:
+        connection.close()
+
+
+def test_a_start_without_memory_ends_with_vllms_reason(store: Path, start_pod: StartPod) -> None:
+    arguments = {"numGpuBlocksOverride": 4, "maxModelLen": 4096}
+    pod = start_pod(store, engine_args=arguments, checkpoint={"policy": "Disabled"})
+    assert pod.wait() == 10, pod.log()
+    assert "ValueError: To serve at least one request" in pod.log().splitlines()[-1]
+
+
+def test_nothing_odd_is_slow_after_a_thaw(creator: Pod, store: Path, start_pod: StartPod) -> None:
+    """Prints the first and the second request of each kind."""
+    pod = start_pod(store)
+    assert pod.wait_ready().start_mode == "Restored", pod.log()
+    for kind, (path, asked) in warm.requests("tiny", []).items():
+        times, status = [], 0
+        for _ in range(2):
+            began = time.monotonic()
+            status, answer = pod.ask("POST", path, asked)
+            times.append(time.monotonic() - began)
+            assert status < 500, (kind, answer)
+        print(f"{kind}: HTTP {status}, {1000 * times[0]:.0f} ms, {1000 * times[1]:.0f} ms")
+    pod.end()

@@ -111,13 +111,6 @@ def test_extra_files(artifact: Artifact) -> None:
     assert "process/more is there" in error.message
 
 
-def test_gone_altogether(artifact: Artifact) -> None:
-    shutil.rmtree(artifact.path)
-    with pytest.raises(StoreError) as e:
-        artifact.verify()
-    assert e.value.reason == Reason.STORE_UNAVAILABLE
-
-
 def test_big_files_are_hashed_in_pieces(store: Any, identity: Any, host: Any) -> None:
     staging = store.stage(identity, host)
     with (staging.dir / "pages").open("wb") as f:
@@ -161,3 +154,19 @@ def test_a_generation_moved_elsewhere_is_not_taken(
     assert artifacts.load(copy).generation == artifact.generation
     with pytest.raises(StoreError, match="another identity or host tuple"):
         store.find(identity, other_host)
+
+
+@pytest.mark.parametrize("moment", ["before", "while its bytes are read"])
+def test_an_artifact_that_is_deleted(artifact: Artifact, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By garbage collection, or by a person: its files are missing, and nothing is wrong with the storage."""
+    if moment == "before":
+        shutil.rmtree(artifact.path)
+    else:
+        read = artifacts.hash_all
+
+        def delete_and_read(*arguments: Any, **options: Any) -> None:
+            shutil.rmtree(artifact.path)
+            read(*arguments, **options)
+
+        monkeypatch.setattr(artifacts, "hash_all", delete_and_read)
+    assert refused(artifact).reason is Reason.FILE_MISSING

@@ -1,6 +1,5 @@
 """`vernal-worker` as people use it, on a store with one artifact."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +9,11 @@ import pytest
 from vernal_contract import names
 from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_worker import cli
 from vernal_worker.store.store import Store
+from vernal_worker.supervisor.exits import COMMAND_MEANING, MEANING, ExitCode
+
+ROOT = Path(__file__).parents[3]
 
 INPUTS = IdentityInputs(
     image_id="i",
@@ -36,12 +39,29 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run() -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """In this process: a new one takes most of a second."""
+
     def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vernal_worker", *map(str, arguments)]
-        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+        with monkeypatch.context() as here:
+            for name, value in variables.items():
+                here.setenv(name, value)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as end:
+                cli.main([*map(str, arguments)])
+        captured = capsys.readouterr()
+        assert end.value.code is None or isinstance(end.value.code, int), (
+            "all of them say what went wrong by themselves"
+        )
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, captured.out, captured.err)
 
     return run
+
+
+def test_as_a_program(store: Path) -> None:
+    command = [sys.executable, "-m", "vernal_worker", "inspect", "--store", str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "default/pod-1" in done.stdout
 
 
 def test_help_teaches(run: Run) -> None:
@@ -55,7 +75,6 @@ def test_inspect(run: Run, store: Path) -> None:
     assert done.returncode == 0
     for word in (digest(INPUTS)[:16], "m/x", "max_model_len=5", "vllm=1", "default/pod-1", "5 MB"):
         assert word in done.stdout
-    assert "no artifacts" in run("inspect", "--store", store, "--identity", "0000").stdout
 
 
 def test_verify_names_the_damaged_file(run: Run, store: Path) -> None:
@@ -84,18 +103,93 @@ def test_diff_names_the_fields(run: Run, store: Path, tmp_path: Path) -> None:
 
 
 def test_gc_removes_an_identity(run: Run, store: Path) -> None:
-    assert run("gc", "--store", store).returncode == 0
+    done = run("gc", "--store", store)
+    assert (done.returncode, done.stdout) == (0, "nothing to delete\n")
     assert list(store.glob("artifacts/*/*/current"))
     done = run("gc", "--store", store, "--identity", digest(INPUTS))
     assert done.returncode == 0 and "freed 5 MB" in done.stdout
     assert not list(store.glob("artifacts/*/*/current"))
-    assert run("gc", "--store", store, "--identity", "../..").returncode == 2
+    done = run("gc", "--store", store, "--identity", digest(INPUTS))
+    assert done.returncode == 0 and "nothing of identity" in done.stdout, "a janitor may come twice"
 
 
-def test_no_store(run: Run, tmp_path: Path) -> None:
-    for command in ("inspect", "verify", "gc"):
-        done = run(command, "--store", tmp_path / "absent")
-        assert done.returncode != 0 and "absent" in done.stderr
+WRONG = [
+    ("gc", "--grace", "-5"),
+    ("gc", "--grace", "nan"),
+    ("gc", "--grace", "inf"),
+    ("gc", "--grace", "soon"),
+    ("gc", "--identity", ""),
+    ("gc", "--identity", "../.."),
+    ("gc", "--identity", "abc"),
+    ("inspect", "--identity", ""),
+    ("inspect", "--identity", "*"),
+    ("verify", "--identity", "XYZ"),
+    ("verify", "--identity", "0" * 65),
+    ("inspect", "--store", ""),
+    ("doctor", "--store", "/tmp"),
+    ("no-such-command",),
+    ("run", "now"),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_a_wrong_command_line_is_refused(run: Run, store: Path, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, *(("--store", store) if "--store" not in arguments and arguments[0] in "gc inspect" else ()))
+    assert done.returncode == ExitCode.USAGE, done
+    assert "error: " in done.stderr and "Traceback" not in done.stderr
+    assert list(store.glob("artifacts/*/*/current"))
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "gc"])
+def test_where_there_is_no_store(run: Run, tmp_path: Path, command: str) -> None:
+    done = run(command, "--store", tmp_path / "absent")
+    assert done.returncode == ExitCode.USAGE and "absent" in done.stderr and "--store" in done.stderr
+    (tmp_path / "photos").mkdir()
+    done = run(command, "--store", tmp_path)
+    assert done.returncode == ExitCode.USAGE and "is no store (it has photos)" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"], "nothing is made there"
+    (tmp_path / "empty" / "lost+found").mkdir(parents=True)  # a volume that is new
+    done = run(command, "--store", tmp_path / "empty")
+    assert done.returncode == ExitCode.OK and ("no artifacts" in done.stdout or "nothing" in done.stdout)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_an_identity_that_is_not_there(run: Run, store: Path, command: str) -> None:
+    done = run(command, "--store", store, "--identity", "0" * 64)
+    assert done.returncode == ExitCode.INTERNAL and "nothing of identity 0000" in done.stderr
+    assert run(command, "--store", store, "--identity", digest(INPUTS)[:8]).returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("damage, reason", [("remove", "ManifestMissing"), ("cut", "ManifestInvalid")])
+def test_a_manifest_that_cannot_be_read(run: Run, store: Path, command: str, damage: str, reason: str) -> None:
+    (manifest,) = store.glob("artifacts/*/*/current/manifest.json")
+    data = manifest.read_bytes()
+    manifest.unlink()
+    if damage == "cut":
+        manifest.write_bytes(data[:100])
+    done = run(command, "--store", store)
+    assert done.returncode == ExitCode.INTERNAL
+    assert reason in done.stdout and "no artifacts" not in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "gc"])
+@pytest.mark.parametrize("text", ["{", '{"pool": 7}', "[]"])
+def test_a_wrong_configuration_is_an_error_and_no_traceback(run: Run, command: str, text: str) -> None:
+    done = run(command, **{names.ENV_CONFIG: text})
+    assert done.returncode == ExitCode.CONFIG_INVALID
+    assert names.ENV_CONFIG in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_exit_codes_are_in_the_code_the_help_and_the_docs(run: Run) -> None:
+    assert set(MEANING) == set(ExitCode)
+    text, docs = run("--help").stdout, (ROOT / "docs/shutdown.md").read_text()
+    for code, meaning in MEANING.items():
+        assert f"{int(code):2}  {meaning}" in text
+        assert f"| {int(code)} | {meaning} |" in docs
+    for code, meaning in COMMAND_MEANING.items():
+        assert f"{int(code):2}  {meaning}" in text
+        assert f"| {int(code)} | {meaning} |" in docs
 
 
 def test_doctor_says_what_is_missing(run: Run) -> None:

@@ -1,22 +1,20 @@
-"""What process 1 does beside deciding: log, reap, read output, answer on the admin port, start fast."""
+"""What process 1 does beside deciding: log, reap, read output, start fast."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from patience import GUARD_SECONDS, until
-from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
-from vernal_worker.supervisor import admin, log, metrics, reaper
-from vernal_worker.supervisor.board import Board, process_age
-from vernal_worker.supervisor.listener import open_listener
+from vernal_contract.reasons import Reason
+from vernal_worker.supervisor import farewell, log, reaper
+from vernal_worker.supervisor.board import process_age
+from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.output import Output
 
 
@@ -66,85 +64,29 @@ def test_age_counts_from_the_start_of_the_process() -> None:
     assert process_age() > 0
 
 
-class Source:
-    def __init__(self) -> None:
-        state = WorkerState(pod="p", namespace="n", pool="o", revision="r", phase=Phase.STARTING)
-        self.board = Board(state)
-        self.problem: str | None = "not yet"
-        self.drained = False
-
-    def live(self) -> str | None:
-        return None
-
-    def ready(self) -> str | None:
-        return self.problem
-
-    started = ready
-
-    def state(self) -> WorkerState:
-        return self.board.snapshot()
-
-    def metrics(self) -> str:
-        return metrics.text(self.state())
-
-    def drain(self) -> str | None:
-        self.drained = self.problem is None
-        return self.problem
-
-
-@pytest.fixture
-def served() -> Iterator[tuple[Source, str]]:
-    source = Source()
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=admin.serve, args=(listener, source), daemon=True).start()
-    yield source, f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def ask(url: str, method: str = "GET") -> tuple[int, bytes]:
-    request = urllib.request.Request(url, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def test_probes(served: tuple[Source, str]) -> None:
-    source, url = served
-    assert ask(url + "/livez")[0] == 200
-    assert ask(url + "/readyz") == (503, b'{"message": "not yet"}')
-    assert ask(url + "/startupz")[0] == 503
-    source.problem = None
-    assert ask(url + "/readyz")[0] == 200 and ask(url + "/startupz")[0] == 200
-
-
-def test_state_and_metrics(served: tuple[Source, str]) -> None:
-    source, url = served
-    with source.board.timed("verify"):
-        pass
-    source.board.failed_restore(RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m"))
-    source.board.phase(Phase.READY)
-    state = decode(ask(url + "/state")[1])
-    assert state.ready and "verify" in state.timings and state.restore_failures[0].reason == "DigestMismatch"
-    text = ask(url + "/metrics")[1].decode()
-    assert 'vernal_worker_restore_failures_total{reason="DigestMismatch",stage="verify"} 1.0' in text
-    assert "vernal_worker_ready 1.0" in text
-
-
-def test_drain(served: tuple[Source, str]) -> None:
-    source, url = served
-    assert ask(url + "/drain")[0] == 405
-    assert ask(url + "/drain", "POST")[0] == 409 and not source.drained
-    source.problem = None
-    status, body = ask(url + "/drain", "POST")
-    assert status == 202 and source.drained and json.loads(body)["pod"] == "p"
-
-
-def test_unknown_paths_say_which_there_are(served: tuple[Source, str]) -> None:
-    status, body = ask(served[1] + "/nope")
-    assert status == 404 and b"/readyz" in body
-
-
 def test_a_taken_port_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        open_listener(taken.getsockname()[1], 1)
+        bind(taken.getsockname()[1])
+
+
+def test_a_port_that_is_ours_refuses_until_it_listens() -> None:
+    with bind(0) as ours:
+        port = ours.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=60)
+        ours.listen(1)
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+
+
+def test_the_last_words_are_in_the_termination_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "termination-log"
+    place.touch()
+    monkeypatch.setattr(farewell, "TERMINATION_LOG", place)
+    why = "the engine exited with code 1: ValueError: To serve at least one request"
+    farewell.say_farewell(ExitCode.ENGINE_START_FAILED, why, Reason.ENGINE_START_FAILED)
+    text = place.read_text()
+    assert text.startswith(f"EngineStartFailed: {why}\n") and "spec.engineArgs" in text
+    farewell.say_farewell(ExitCode.ENGINE_START_FAILED, "ä" * 5000, Reason.ENGINE_START_FAILED)
+    assert len(place.read_bytes()) <= 4096 and "spec.engineArgs" in place.read_text(), "the next step is not cut off"

@@ -155,6 +155,26 @@ def test_paths_of_one_run_are_the_same_in_every_pod() -> None:
     assert str(environment.RunPaths(Path(names.PATH_RUN)).socket) == "/run/vernal/engine.sock"
 
 
+# --- the front door ---
+
+
+def test_the_admin_token_stays_in_process_one() -> None:
+    found = settings({names.ENV_ADMIN_TOKEN: "sesame"}, secret_env=(names.ENV_ADMIN_TOKEN,))
+    assert found.admin_token == "sesame"
+    assert "sesame" not in (*found.environment.values(), *found.secrets.values(), *found.shaping.values())
+    assert settings().admin_token is None
+    with pytest.raises(ConfigError, match=names.ENV_ADMIN_TOKEN):
+        settings(engine_env={names.ENV_ADMIN_TOKEN: "sesame"})
+
+
+def test_keep_alive_is_the_pools_or_what_vllm_is_told() -> None:
+    assert settings().keep_alive == 120.0
+    assert settings(keep_alive_seconds=620.0).keep_alive == 620.0
+    assert settings(engine_env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "30"}).keep_alive == 30.0
+    with pytest.raises(ConfigError):
+        settings(engine_env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "long"})
+
+
 # --- GPUs ---
 
 

@@ -14,7 +14,7 @@ PROGRAM = """
 import ctypes, fcntl, os, sys, threading, time
 from vernal_worker.supervisor import log, watchdog
 from vernal_worker.supervisor.stop import Stop
-from vernal_worker.supervisor.worker import say_farewell
+from vernal_worker.supervisor.farewell import say_farewell
 stop = Stop()
 stop.install()
 watchdog.start(stop, {grace}, say_farewell)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def deaf(pid: int) -> set[int]:
 
 
 def test_admin_port(thawed: Thawed) -> None:
+    launched = time.time() - 1  # the kernel counts a process's start in ticks, from a boot time in whole seconds
     pod = thawed()
     pod.complete()
     assert [pod.admin(path)[0] for path in ("/livez", "/readyz", "/startupz")] == [200, 200, 200]
@@ -122,6 +124,10 @@ def test_admin_port(thawed: Thawed) -> None:
     assert 'vernal_worker_phase_seconds{phase="criu"}' in text
     assert "vllm:" in text
     until("one answer", lambda: (pod.in_flight(), pod.state().accepted_total) == (0, 1), more=pod.log)
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    finished = [float(value) for name, value in samples.items() if name.startswith("vllm:request_success_total")]
+    assert sum(finished) == 1, "the canary, and what the frozen worker did, do not count"
+    assert float(samples["process_start_time_seconds"]) > launched, "the process is this pod's"
     load = Load(pod, streams=1, plain=0)  # returns when one is in flight
     load.release()
     assert load.outcomes() == {WHOLE: 1}

@@ -21,6 +21,8 @@ LINK_REMAP = "link_remap."
 """How CRIU names the links that it makes for files which are open under a name that is gone
 (`--link-remap`)."""
 
+SHM = Path("/dev/shm")  # noqa: S108
+
 _CHUNK = 8 << 20
 
 
@@ -82,6 +84,7 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, bel
     Raises:
         CheckpointError: `SHM_FAILED`: a file is there already, or there is no room. What was made so far is left.
     """
+    _check_room(entries)
     try:
         with open(data, "rb", buffering=0) as source:
             for entry in entries:
@@ -93,6 +96,16 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, bel
                     _make(entry, path, source.fileno(), tick)
     except OSError as e:
         raise _failed("cannot lay back", e) from e
+
+
+def _check_room(entries: Sequence[Carried]) -> None:
+    """Holes take no room now. The processes will write there, and one that finds no room is killed (SIGBUS)."""
+    needed = sum(entry.size for entry in entries if Path(entry.path).is_relative_to(SHM) and entry.target is None)
+    info = os.statvfs(SHM)
+    free = info.f_frsize * info.f_bavail
+    if info.f_blocks and free < needed:  # a tmpfs without a limit has no blocks
+        sizes = f"{needed / (1 << 20):.0f} MiB needed for the engine's shared memory, {free / (1 << 20):.0f} MiB free"
+        raise CheckpointError(Reason.SHM_FAILED, "files", f"{SHM}: {sizes}")
 
 
 def contents(roots: Sequence[Path]) -> set[Path]:

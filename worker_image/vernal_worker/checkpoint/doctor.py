@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vernal_worker.checkpoint import pids
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import driver_problem
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.freeze import SHM
 from vernal_worker.checkpoint.gpu import Gpus, gpus
 from vernal_worker.checkpoint.launch import PID_FLOOR
 
@@ -21,7 +21,8 @@ PIDS_ABOVE_FLOOR = 8_192
 CRIU_VERSION = (4, 2)
 """4.1.1 freezes the CPU engine, but gave up without a message on AsyncLLM with a GPU."""
 
-SHM_BYTES = 1 << 30
+SHM_BYTES = 256 << 20
+"""The queues between vLLM's processes are 160 MiB for one worker; a thaw checks what its tree needs."""
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -54,16 +55,24 @@ def supported(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> tuple[bool, 
 
 
 def checks(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> list[Check]:
-    """Everything `supported` looks at, each with detail and remedy, and CRIU's version, `criu check`,
-    /dev/shm, huge pages."""
+    """Everything `supported` looks at, each with detail and remedy, and CRIU's version, `criu check`, huge pages."""
     found = _quick(criu, pid_floor)
     if found[0].ok:
         found += [_version(criu), _criu_check(criu)]
-    return [*found, _shm(), _huge_pages()]
+    return [*found, _huge_pages()]
 
 
 def _quick(criu: str, pid_floor: int) -> list[Check]:
-    return [_program(criu), _capabilities(), _seccomp(), _kernel(), _pid_max(pid_floor), _last_pid(), *_gpu(gpus())]
+    return [
+        _program(criu),
+        _capabilities(),
+        _seccomp(),
+        _kernel(),
+        _pid_max(pid_floor),
+        _last_pid(),
+        _shm(),
+        *_gpu(gpus()),
+    ]
 
 
 def _gpu(found: Gpus) -> list[Check]:
@@ -143,8 +152,9 @@ def _criu_check(criu: str) -> Check:
 def _shm() -> Check:
     info = os.statvfs(SHM)
     size = info.f_frsize * info.f_blocks
-    remedy = "mount an emptyDir with medium Memory at /dev/shm"
-    return Check(str(SHM), size >= SHM_BYTES, f"{size / (1 << 20):.0f} MiB", remedy)
+    remedy = "mount an emptyDir with medium Memory at /dev/shm (spec.sharedMemorySize)"
+    enough = size >= SHM_BYTES or not info.f_blocks  # a tmpfs without a limit has no blocks
+    return Check(str(SHM), enough, f"{size / (1 << 20):.0f} MiB", remedy)
 
 
 def _huge_pages() -> Check:

@@ -13,13 +13,13 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import carry as carrying
 from vernal_worker.checkpoint import mapped, process, procfs
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.hook import GO, STOP, Hook
 from vernal_worker.checkpoint.images import take_out
 from vernal_worker.checkpoint.tree import ProcessTree
 
-SHM = Path("/dev/shm")  # noqa: S108
 GHOST_LIMIT = "512M"
 """Largest deleted file that is still open or mapped in the tree (CRIU takes it into the image)."""
 

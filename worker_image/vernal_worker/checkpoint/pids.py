@@ -20,8 +20,8 @@ _FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
 
 
 def last() -> int:
-    """The PID given out last in this PID namespace."""
-    return int(LAST_PID.read_text())
+    """The PID given out last in this PID namespace; 0 if the kernel does not know."""
+    return max(0, int(LAST_PID.read_text()))  # -1 after a tree was thawed: PIDs that are asked for do not count
 
 
 def set_last(pid: int) -> None:

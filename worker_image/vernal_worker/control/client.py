@@ -13,6 +13,8 @@ from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, Command
 
 _A = TypeVar("_A", bound=Answer)
+_ABORT_SHARE = 0.6  # of the time for `AbortAll`, for clients that read slowly
+_MORE = 10.0  # seconds for an answer after the engine has used its time up
 _SLICE = 0.2  # how late, in seconds, a call notices that it was cancelled
 
 
@@ -50,6 +52,10 @@ class EngineClient:
     def canary(self, timeout: float) -> protocol.Canary:
         return self._call(protocol.RunCanary(), protocol.Canary, timeout)
 
+    def warm_up(self, seconds: float) -> dict[str, float]:
+        """Takes up to `seconds`. Returns how long the first request of each kind took."""
+        return self._call(protocol.WarmUp(seconds=seconds), protocol.Warmed, seconds + _MORE).seconds
+
     def store_weights(self, directory: str, piece: int, timeout: float) -> list[protocol.StoredRank]:
         return self._call(protocol.StoreWeights(directory=directory, piece=piece), protocol.Stored, timeout).ranks
 
@@ -62,8 +68,9 @@ class EngineClient:
     def resume(self, pod: protocol.PodIdentity, secrets: dict[str, str], timeout: float) -> None:
         self._call(protocol.Resume(pod=pod, secrets=secrets), protocol.Done, timeout)
 
-    def listen(self, listener: socket.socket, timeout: float) -> None:
-        self._call(protocol.Listen(), protocol.Done, timeout, [listener.fileno()])
+    def listen(self, listener: socket.socket, keep_alive: float, timeout: float) -> None:
+        """`keep_alive`: seconds that a connection without a request is kept."""
+        self._call(protocol.Listen(keep_alive=keep_alive), protocol.Done, timeout, [listener.fileno()])
 
     def leave(self, seconds_left: float, timeout: float) -> None:
         """`seconds_left`: until requests in flight are aborted, for whoever asks /health."""
@@ -72,9 +79,8 @@ class EngineClient:
     def stop_listening(self, timeout: float) -> None:
         self._call(protocol.StopListening(), protocol.Done, timeout)
 
-    def abort_all(self, timeout: float) -> int:
-        """How many requests were ended."""
-        return self._call(protocol.AbortAll(), protocol.Aborted, timeout).requests
+    def abort_all(self, timeout: float) -> protocol.Aborted:
+        return self._call(protocol.AbortAll(seconds=timeout * _ABORT_SHARE), protocol.Aborted, timeout)
 
     def open_api(self, path: str, timeout: float) -> None:
         self._call(protocol.OpenApi(path=path), protocol.Done, timeout)

@@ -71,6 +71,13 @@ class RunCanary(Command, frozen=True, kw_only=True, tag="canary"):
     """Generate greedily for fixed prompts. Answered by `Canary`."""
 
 
+class WarmUp(Command, frozen=True, kw_only=True, tag="warm_up"):
+    """Ask for one answer of each kind that compiles or loads something the first time. Before `Quiesce`. Answered by
+    `Warmed`, whatever became of it."""
+
+    seconds: float  # give up after so long
+
+
 class StoreWeights(Command, frozen=True, kw_only=True, tag="store_weights"):
     """Write the weights to files, for a `Quiesce` that follows. Changes nothing of the engine. Answered by `Stored`.
     Refused once the engine has listened."""
@@ -124,6 +131,8 @@ class Listen(Command, frozen=True, kw_only=True, tag="listen"):
     """Serve HTTP on the listening TCP socket that comes along as the only file descriptor. Answered by
     `Done`."""
 
+    keep_alive: float = 120.0  # seconds that a connection without a request is kept
+
 
 class Leave(Command, frozen=True, kw_only=True, tag="leave"):
     """Go on accepting, but answer /health with 503, for balancers that ask there. Told again when the time that is
@@ -138,6 +147,8 @@ class StopListening(Command, frozen=True, kw_only=True, tag="stop_listening"):
 
 class AbortAll(Command, frozen=True, kw_only=True, tag="abort_all"):
     """End every request in flight with an error in its own format. Answered by `Aborted`."""
+
+    seconds: float  # for clients to take the error; the connections of those that do not are reset
 
 
 class OpenApi(Command, frozen=True, kw_only=True, tag="open_api"):
@@ -165,6 +176,7 @@ class Shutdown(Command, frozen=True, kw_only=True, tag="shutdown"):
 AnyCommand = (
     GetStatus
     | RunCanary
+    | WarmUp
     | StoreWeights
     | Quiesce
     | Wake
@@ -202,6 +214,10 @@ class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fie
     """By how much each token's log probability was above the next best one's; empty if the engine does not tell."""
 
 
+class Warmed(Answer, frozen=True, kw_only=True, tag="warmed"):
+    seconds: dict[str, float]  # that the first of each kind took
+
+
 class StoredRank(_Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """GPU memory of one worker process that was written to files."""
 
@@ -216,6 +232,7 @@ class Stored(Answer, frozen=True, kw_only=True, tag="stored"):
 
 class Aborted(Answer, frozen=True, kw_only=True, tag="aborted"):
     requests: int
+    reset: int = 0  # of these, whose clients did not read
 
 
 class Metrics(Answer, frozen=True, kw_only=True, tag="metrics"):
@@ -232,7 +249,7 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-AnyAnswer = EngineStatus | Canary | Stored | Aborted | Metrics | Done | Failed
+AnyAnswer = EngineStatus | Canary | Warmed | Stored | Aborted | Metrics | Done | Failed
 
 _commands: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _answers: msgspec.json.Decoder[AnyAnswer] = msgspec.json.Decoder(AnyAnswer)

@@ -7,15 +7,18 @@ while nothing is asked, which CRIU freezes and thaws as it is.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
+from vernal_worker import threads
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, AnyCommand, Failed
 
@@ -24,6 +27,9 @@ Handler = Callable[[AnyCommand, list[int]], Awaitable[Answer]]
 
 _logger = logging.getLogger(__name__)
 _READ_TIMEOUT = 10.0
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Why no connection can be taken now, and one can later."""
+_RETRY = 0.05
 
 
 class ControlServer:
@@ -39,12 +45,28 @@ class ControlServer:
         self._socket.listen(16)
 
     def start(self) -> None:
-        threading.Thread(target=self._accept, name="vernal-control", daemon=True).start()
+        threads.keep_running("vernal-control", self._accept, _failed)
 
     def _accept(self) -> None:
+        """For ever: without this thread the supervisor is cut off, and the worker neither ready nor able to end."""
+        said = False
         while True:
-            connection, _ = self._socket.accept()
-            threading.Thread(target=self._serve, args=(connection,), name="vernal-command", daemon=True).start()
+            try:
+                connection, _ = self._socket.accept()
+                said = False
+            except OSError as error:
+                if error.errno not in _SHORT and not isinstance(error, ConnectionError):
+                    raise
+                if not said:  # once: it may be so for minutes
+                    _logger.warning("the control socket cannot take a connection now, and tries again: %s", error)
+                said = True
+                time.sleep(_RETRY)
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(connection,), name="vernal-command", daemon=True).start()
+            except RuntimeError:  # no more threads
+                connection.close()
+                raise
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -55,6 +77,8 @@ class ControlServer:
                 connection.sendall(protocol.encode(self._answer(line, fds)))
             except OSError as error:  # the client went away, as a cancelled call does
                 _logger.debug("control connection ended early: %s", error)
+            except Exception:
+                _logger.exception("a command on the control socket failed")
 
     def _answer(self, line: bytes, fds: list[int]) -> Answer:
         try:
@@ -72,6 +96,10 @@ class ControlServer:
         except Exception as error:
             _logger.exception("command %s failed", type(command).__name__)
             return Failed(message=f"{type(error).__name__}: {error}")
+
+
+def _failed(name: str, error: Exception) -> None:
+    _logger.error("thread %s failed and begins again", name, exc_info=error)
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

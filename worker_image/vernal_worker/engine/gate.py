@@ -19,8 +19,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+RESET = "vernal.reset"
+"""Key in a scope: a function that drops the request's connection, whatever has not been sent."""
+
 PROBES = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
 """Paths that tell about the server: neither counted as work nor guarded by the API key, as in vLLM."""
+
+_ORDERLY = 0.75
+"""Of the time for aborts, for errors to be read; the rest is for resets."""
 
 _RETRY_AFTER = 1  # seconds; another worker behind the same Service takes the next attempt
 _LEAVING = "this worker is shutting down; retry on another one"
@@ -35,6 +41,7 @@ class _Request:
     aborted: bool = False
     started: bool = False
     event_stream: bool = False
+    reset: Callable[[], None] | None = None  # drops the connection
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -59,19 +66,25 @@ class Gate:
         """From now on only requests with one of `keys` as bearer token are let in; with no keys, all are."""
         self._keys = [_digest(key) for key in keys]
 
-    async def abort_all(self) -> int:
-        """End what is in flight with an error in the request's own format, and wait until that is written.
+    async def abort_all(self, seconds: float) -> tuple[int, int]:
+        """End what is in flight with an error in the request's own format, and wait until that is written: `seconds` at
+        most, since a client that does not read takes no error either. The connections of those are reset.
 
-        Returns: how many requests were ended.
+        Returns: how many requests were ended, and how many of them by a reset.
         """
         self.serving = Serving.ABORTED
         requests = list(self._requests)
         for request in requests:
             request.aborted = True
             request.task.cancel()
-        for request in requests:
-            await request.ended.wait()
-        return len(requests)
+        late = await _not_ended(requests, seconds * _ORDERLY)
+        for request in late:
+            request.task.cancel()
+            if request.reset is not None:
+                request.reset()
+        for request in await _not_ended(late, seconds * (1 - _ORDERLY)):
+            self._requests.discard(request)  # it does not let itself be ended: nobody waits for it
+        return len(requests), len(late)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = scope["type"] == "websocket"
@@ -80,7 +93,7 @@ class Gate:
             if path == "/health" and self.serving != Serving.OPEN:
                 await _respond(send, 503, self._draining())
             else:
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, self._last(send))
         elif self._keys and scope.get("method") != "OPTIONS" and not self._authorized(scope):
             await _refuse(send, websocket, 401, "the API key is missing or wrong")
         elif self.serving not in (Serving.OPEN, Serving.LEAVING):
@@ -91,7 +104,8 @@ class Gate:
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, path: str, websocket: bool) -> None:
         task = asyncio.current_task()
         assert task is not None
-        request = _Request(path, websocket, task)
+        request = _Request(path, websocket, task, reset=scope.get(RESET))
+        send = self._last(send)
         self._requests.add(request)
         self.accepted_total += 1
 
@@ -115,6 +129,18 @@ class Gate:
             self._requests.discard(request)
             request.ended.set()
 
+    def _last(self, send: Send) -> Send:
+        """`send`, which says that an answer is the connection's last once the worker is leaving: so that pools of
+        connections leave before the listener closes."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.serving is not Serving.OPEN:
+                headers = [(name, value) for name, value in message.get("headers", []) if name != b"connection"]
+                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        return sent
+
     def _draining(self) -> dict[str, Any]:
         left = 0.0 if self.abort_at is None else self.abort_at - asyncio.get_running_loop().time()
         return {
@@ -135,6 +161,16 @@ class Gate:
         for key in self._keys:  # all of them: how long it takes must not tell which was close
             found |= hmac.compare_digest(digest, key)
         return found
+
+
+async def _not_ended(requests: list[_Request], seconds: float) -> list[_Request]:
+    """Those that have not ended in `seconds`."""
+    if requests:
+        waits = [asyncio.ensure_future(request.ended.wait()) for request in requests]
+        await asyncio.wait(waits, timeout=seconds)
+        for wait in waits:
+            wait.cancel()
+    return [request for request in requests if not request.ended.is_set()]
 
 
 def _digest(key: str | bytes) -> bytes:

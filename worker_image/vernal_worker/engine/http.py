@@ -2,44 +2,147 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Generator
 
 import uvicorn
 
 from vernal_worker.control.protocol import Serving
+from vernal_worker.engine import connections
+from vernal_worker.engine.connections import Connection, Limits, Pool
 from vernal_worker.engine.gate import Gate
 
+_logger = logging.getLogger(__name__)
 _START_TIMEOUT = 30.0
+_RETRY_SECONDS = 0.1
+_FLUSH_SECONDS = 5.0
+"""For clients to take the rest of answers that are complete."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: in this tree signals mean nothing."""
+    """uvicorn without signal handlers, since in this tree signals mean nothing, and with an accept loop of its own:
+    the event loop's would take every connection that comes."""
+
+    def __init__(self, config: uvicorn.Config, pool: Pool) -> None:
+        super().__init__(config)
+        self._pool = pool
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            self._listeners.append(listener)
+            self._accepting.append(asyncio.create_task(self._accept(listener)))
+
+    def stop_accepting(self) -> None:
+        """Close the listeners; whoever has connected by now is still taken."""
+        for task in self._accepting:
+            task.cancel()
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                while len(self.server_state.connections) + len(self._connecting) < self._pool.limit:
+                    self._take(listener.accept()[0])
+            listener.close()
+        self._accepting, self._listeners = [], []
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.stop_accepting()
+        await super().shutdown(sockets)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                await self._accept_one(listener)
+            except Exception:  # the worker must not go deaf
+                _logger.exception("a connection could not be taken")
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _accept_one(self, listener: socket.socket) -> None:
+        await _readable(listener)
+        room = await self._pool.room(lambda: len(self.server_state.connections))
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return
+        except OSError as error:  # no descriptors
+            _logger.warning("no connection can be taken now: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
+        await asyncio.shield(
+            self._take(connection, turn_away=not room)
+        )  # it is ours now, whatever becomes of this task
+
+    def _take(self, connection: socket.socket, *, turn_away: bool = False) -> "asyncio.Task[None]":
+        task = asyncio.create_task(self._connect(connection, turn_away))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return task
+
+    async def _connect(self, connection: socket.socket, turn_away: bool) -> None:
+        loop = asyncio.get_running_loop()
+
+        def make() -> Connection:
+            made = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            assert isinstance(made, Connection)
+            return made
+
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, made = await loop.connect_accepted_socket(make, connection)
+        except OSError as error:  # it is gone
+            _logger.debug("a connection ended before it began: %s", error)
+            connection.close()
+            return
+        if turn_away:
+            made.turn_away()
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Until somebody wants to connect."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(listener, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(listener)
+
 
 class HttpServer:
     """Serves `gate` once. Its life: `listen`, `stop_listening`, `close`."""
 
-    def __init__(self, gate: Gate, keep_alive: int) -> None:
+    def __init__(self, gate: Gate, limits: Limits | None = None) -> None:
         self._gate = gate
+        self.pool = Pool(limits or Limits())
         config = uvicorn.Config(
             gate,
+            http=connections.protocol(self.pool),  # type: ignore[arg-type]  # it is only ever called
             lifespan="off",
             log_config=None,
             access_log=False,
-            timeout_keep_alive=keep_alive,
             server_header=False,
         )
         config.load()  # imports the protocol modules: before the freeze, so that a thaw need not
-        self._server = _Server(config)
+        self._server = _Server(config, self.pool)
         self._task: asyncio.Task[None] | None = None
 
-    async def listen(self, fd: int) -> None:
-        """Accept connections on `fd`, a listening TCP socket, which this server owns from here on.
+    @property
+    def server(self) -> uvicorn.Server:
+        return self._server
+
+    async def listen(self, fd: int, keep_alive: float) -> None:
+        """Accept connections on `fd`, a listening TCP socket, which this server owns from here on, and keep those that
+        do nothing for `keep_alive` seconds.
 
         Raises:
             RuntimeError: called twice, or the server stopped at once (its log says why).
@@ -48,6 +151,8 @@ class HttpServer:
         if self._task is not None:
             listener.close()
             raise RuntimeError("already listening")
+        self.pool.begin()
+        self._server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # it goes to call_later
         self._gate.serving = Serving.OPEN
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         async with asyncio.timeout(_START_TIMEOUT):
@@ -66,12 +171,16 @@ class HttpServer:
         """Close the listener. Connections stay: on those, new requests are refused and old ones go on."""
         if self._gate.serving in (Serving.OPEN, Serving.LEAVING):
             self._gate.serving = Serving.DRAINING
-            for server in self._server.servers:
-                server.close()
+            self._server.stop_accepting()
 
     async def close(self, seconds: float) -> None:
-        """Flush and close all connections, in `seconds` at most."""
+        """Flush and close all connections, in `seconds` at most: then those whose clients do not read are reset."""
         self.stop_listening()
         if self._task is not None:
             self._server.should_exit = True
-            await asyncio.wait([self._task], timeout=seconds)
+            _, running = await asyncio.wait([self._task], timeout=min(seconds, _FLUSH_SECONDS))
+            if running:
+                for connection in list(self._server.server_state.connections):
+                    if connection.transport is not None:
+                        connection.transport.abort()
+                await asyncio.wait([self._task], timeout=max(0.0, min(1.0, seconds - _FLUSH_SECONDS)))

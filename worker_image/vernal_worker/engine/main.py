@@ -11,13 +11,14 @@ import multiprocessing
 import os
 import secrets
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, Serving
-from vernal_worker.engine import process
+from vernal_worker.engine import clean_metrics, process, warm
 
 if TYPE_CHECKING:
     from vernal_worker.engine.api import ApiServer
@@ -45,7 +46,9 @@ class _Commands:
             except RuntimeError:
                 os.close(fd)
                 raise
-            await self._http.listen(fd)
+            clean_metrics.begin()
+            process.watch_tracker(asyncio.get_running_loop(), _tracker_died)  # now: a frozen tree has no pidfd
+            await self._http.listen(fd, command.keep_alive)
             return Done()
         for fd in fds:
             os.close(fd)
@@ -59,6 +62,9 @@ class _Commands:
                 )
             case protocol.RunCanary():
                 return await self._engine.canary()
+            case protocol.WarmUp():
+                self._check_closed()
+                return protocol.Warmed(seconds=await warm.run(self._engine.app, command.seconds))
             case protocol.StoreWeights():
                 self._check_closed()
                 return protocol.Stored(ranks=await self._engine.store_weights(command.directory, command.piece))
@@ -74,9 +80,11 @@ class _Commands:
             case protocol.StopListening():
                 self._http.stop_listening()
             case protocol.AbortAll():
-                return protocol.Aborted(requests=await self._gate.abort_all())
+                requests, reset = await self._gate.abort_all(command.seconds)
+                return protocol.Aborted(requests=requests, reset=reset)
             case protocol.OpenApi():
                 self._engine.check_awake()
+                clean_metrics.begin()
                 await self._api.open(command.path)
             case protocol.CloseApi():
                 await self._api.close()
@@ -99,6 +107,13 @@ class _Commands:
         _logger.info("serving as pod %s/%s", command.pod.namespace, command.pod.name)
 
 
+def _tracker_died() -> None:
+    _logger.warning(
+        "multiprocessing's resource tracker died: requests go on; what it would have removed from /dev/shm, the worker "
+        "removes at its end"
+    )
+
+
 async def _run(spec: EngineSpec) -> None:
     from vernal_worker.control.server import ControlServer
     from vernal_worker.engine import vllm_adapter
@@ -109,7 +124,8 @@ async def _run(spec: EngineSpec) -> None:
     engine = await vllm_adapter.load(spec)
     process.shield()  # again: whatever the libraries did meanwhile
     gate = Gate(engine.app)
-    http = HttpServer(gate, engine.keep_alive)
+    http = HttpServer(gate, engine.limits)
+    engine.app.state.server = http.server  # where vLLM's error handlers look for it
     api = ApiServer(engine.llm)
     commands = _Commands(engine, gate, http, api)
     async with engine.lifespan():
@@ -128,8 +144,15 @@ def main() -> None:
     spec = msgspec.json.decode(sys.argv[1], type=EngineSpec)
     import uvloop
 
-    uvloop.run(_run(spec))
-    process.leave(0)
+    code = 0
+    try:
+        uvloop.run(_run(spec))
+    except SystemExit as error:  # argparse, which has said why
+        code = error.code if isinstance(error.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    process.leave(code)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,19 @@
 Imports neither vllm nor torch, so that the first lines of a process can use it.
 """
 
+import asyncio
 import atexit
 import ctypes
 import gc
+import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
 import ssl
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import ModuleType
@@ -26,10 +30,39 @@ def shield() -> None:
 
     Blocked rather than ignored: vLLM's processes install handlers of their own, and a handler does not run
     while its signal is blocked. multiprocessing unblocks both signals when it starts its resource tracker,
-    hence that goes first.
+    hence that goes first, and is undone when it starts another one.
     """
-    resource_tracker.ensure_running()
+    tracker = resource_tracker._resource_tracker
+    tracker.ensure_running()
+    if not hasattr(tracker, "vernal_ensure_running"):
+        tracker.vernal_ensure_running = tracker.ensure_running  # type: ignore[attr-defined]
+        tracker.ensure_running = _ensure_tracker  # type: ignore[method-assign]
     signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+
+
+def _ensure_tracker() -> None:
+    """multiprocessing's way to start the tracker if there is none, with this thread's signals as they were."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        resource_tracker._resource_tracker.vernal_ensure_running()  # type: ignore[attr-defined]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def watch_tracker(loop: asyncio.AbstractEventLoop, died: Callable[[], None]) -> None:
+    """Call `died` once if the resource tracker of this tree ends. Nothing else would say so: nobody waits for it, and
+    whoever needs it next starts another one."""
+    pid = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    if pid is None:
+        return
+    handle = os.pidfd_open(pid)
+
+    def ended() -> None:
+        loop.remove_reader(handle)
+        os.close(handle)
+        died()
+
+    loop.add_reader(handle, ended)
 
 
 def unshield() -> None:
@@ -40,20 +73,39 @@ def unshield() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with its exit handlers run, its output written and nothing else.
+    """End this process with its exit handlers run, its output written and nothing else; if `code` is not 0, its
+    children first (`end_children`).
 
     What Python does beyond that is to free every object and module. With torch loaded it takes seconds of a core, in
     each process, and the kernel frees the memory anyway.
     """
+    if code != 0:
+        end_children()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)
 
 
+def end_children() -> None:
+    """Kill what multiprocessing started here. Before it exits, a process waits for its children, to which it has sent
+    SIGTERM: shielded as they are, it would wait for ever. In an orderly end there are none any more."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 def leave_when_done() -> None:
-    """Let this child of multiprocessing `leave` when its function has ended."""
+    """Let this child of multiprocessing `leave` when its function has ended; when it has failed, without waiting for
+    children of its own."""
     bootstrap = BaseProcess._bootstrap  # type: ignore[attr-defined]
+    wait_for_children = multiprocessing.util._exit_function  # type: ignore[attr-defined]
+
+    def exit_function() -> None:
+        if isinstance(sys.exc_info()[1], Exception):  # it is called while that passes through
+            end_children()
+        wait_for_children()
+
+    multiprocessing.util._exit_function = exit_function  # type: ignore[attr-defined]
 
     def run_and_leave(self: BaseProcess, *args: Any, **kwargs: Any) -> NoReturn:
         leave(bootstrap(self, *args, **kwargs))

@@ -7,7 +7,6 @@ Where the two differ, the newer place is tried first: 0.27 and later moved the s
 import asyncio
 import functools
 import logging
-import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -23,6 +22,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -37,13 +38,15 @@ from vernal_worker.control.protocol import (
     Weights,
 )
 from vernal_worker.engine import process, worker_extension
+from vernal_worker.engine.connections import Limits
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
 except ModuleNotFoundError:  # 0.26
-    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state, validate_api_server_args
     from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _CANARY_PROMPTS = 2
@@ -64,8 +67,8 @@ class Engine:
     app: FastAPI
     seed: int | None
     """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
-    keep_alive: int
-    """Seconds that an idle HTTP connection is kept open."""
+    limits: Limits
+    """Of HTTP headers, where the user gave vLLM's options for them."""
     sleeps: bool
     """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
     _weights: Weights | None = None
@@ -193,6 +196,9 @@ class Engine:
                 _logger.warning("KV transfers were not finished after %.1f s", time.monotonic() - began)
                 return  # EngineCore waits for its workers and listens to nothing: whoever owns the tree ends it
         await self.llm.engine_core.call_utility_async("vernal_unshield")
+        if (handler := self.llm.output_handler) is not None:  # EngineCore says goodbye, which it takes for a death
+            handler.cancel()
+            await asyncio.wait([handler])
         left = max(0.0, seconds - (time.monotonic() - began))
         await asyncio.to_thread(functools.partial(self.llm.shutdown, timeout=left))
 
@@ -212,6 +218,7 @@ async def load(spec: EngineSpec) -> Engine:
     if current_platform.is_cpu():
         _inspect_models_here()
     args = _parse(spec)
+    _load_parsers(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     engine_args.worker_extension_cls = worker_extension.QUALIFIED_NAME
     engine_args.enable_sleep_mode = engine_args.enable_sleep_mode or spec.sleep_mode
@@ -231,7 +238,7 @@ async def load(spec: EngineSpec) -> Engine:
         app=app,
         seed=args.seed if "--seed" in spec.serve_arguments else None,
         sleeps=llm.model_config.enable_sleep_mode and not current_platform.is_cpu(),
-        keep_alive=int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+        limits=_limits(args, spec),
     )
 
 
@@ -245,6 +252,31 @@ def _inspect_models_here() -> None:
     """vLLM has another process import the model's class and tell what it can do, so that its own main process does
     not touch CUDA. Without CUDA that is one more import of vLLM for nothing: a quarter of a cold start."""
     registry._run_in_subprocess = lambda ask: ask()
+
+
+def _load_parsers(args: Namespace) -> None:
+    """What `vllm serve` does with its options before it starts the engine.
+
+    Raises:
+        KeyError: there is no tool or reasoning parser of that name.
+    """
+    for plugin, manager, load_plugin in (
+        (args.tool_parser_plugin, ToolParserManager, "import_tool_parser"),
+        (args.reasoning_parser_plugin, ReasoningParserManager, "import_reasoning_parser"),
+    ):
+        if plugin:
+            getattr(manager, load_plugin)(plugin)
+    validate_api_server_args(args)
+
+
+def _limits(args: Namespace, spec: EngineSpec) -> Limits:
+    """vLLM has its own defaults for these two, which only h11 keeps to: not what runs there, nor here."""
+    given = {}
+    if "--h11-max-incomplete-event-size" in spec.serve_arguments:
+        given["header_bytes"] = int(args.h11_max_incomplete_event_size)
+    if "--h11-max-header-count" in spec.serve_arguments:
+        given["header_count"] = int(args.h11_max_header_count)
+    return Limits(**given)
 
 
 def _parse(spec: EngineSpec) -> Namespace:

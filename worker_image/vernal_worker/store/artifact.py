@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class Artifact:
                 `STORE_UNAVAILABLE`; the message names the file.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with guard("verify"):
+        with guard("verify"), self._nothing_missing():
             self._check_sizes()
             if level is Verify.SIZES:
                 return
@@ -104,7 +105,7 @@ class Artifact:
             if time.monotonic() > deadline:
                 raise self._error(Reason.STORE_SLOW, f"{done} bytes read in {timeout:g} s")
 
-        with guard("verify"):
+        with guard("verify"), self._nothing_missing():
             self._compare([entry for entry in self.manifest.files if entry.path in names], None, tick)
 
     def _compare(self, entries: Sequence[FileEntry], threads: int | None, tick: Callable[[int], None]) -> None:
@@ -119,6 +120,14 @@ class Artifact:
                 raise self._error(Reason.DIGEST_MISMATCH, f"{piece} has other bytes than were written")
 
         hash_all(self.path, list(expected), found, threads=threads, tick=tick)
+
+    @contextmanager
+    def _nothing_missing(self) -> Iterator[None]:
+        """Somebody may delete the artifact while it is read."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise self._error(Reason.FILE_MISSING, f"{error.filename} is missing") from error
 
     def _check_sizes(self) -> None:
         there = list_files(self.path)

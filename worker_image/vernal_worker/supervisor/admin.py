@@ -1,14 +1,32 @@
 """The admin port: probes, state, metrics, drain. Runs on its own threads, so that it answers during freeze
-and thaw."""
+and thaw.
 
+Whoever reaches the pod reaches it. So it reads no body, keeps few connections, and lets only those who know the token
+change something.
+"""
+
+import hmac
+import ipaddress
 import json
 import socket
+import threading
+import time
+import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
+from vernal_contract import names
 from vernal_contract import state as contract
+
+from vernal_worker.supervisor import log
+
+MAX_CONNECTIONS = 64
+"""With one more, the oldest is closed: probes take milliseconds, so whoever is there long only holds it."""
+
+_DISCARDED_BYTES = 64 << 10
+"""Of a body that nobody asked for: taken so that its sender reads our answer and not a reset."""
 
 
 class Source(Protocol):
@@ -42,11 +60,40 @@ class _Reply:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, source: Source) -> None:
+    def __init__(self, listener: socket.socket, source: Source, token: str | None) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.source = source
+        self.source, self.token = source, token
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}  # the oldest first
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.05)  # no descriptors, for instance: it is asked again at once
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            if len(self._connections) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                try:
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread sees the end and closes it
+                except OSError:
+                    pass  # it is closed
+            self._connections[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.failure("admin_request_failed", client=client_address[0], traceback=traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,23 +122,60 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(_message(HTTPStatus.NOT_FOUND, f"here are {paths}"))
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path.partition("?")[0] != "/drain":
+        if (problem := self._discard_body()) is not None:
+            self._send(problem)
+        elif self.path.partition("?")[0] != "/drain":
             self._send(_message(HTTPStatus.NOT_FOUND, "only /drain takes POST"))
+        elif (problem := self._unauthorized()) is not None:
+            self._send(problem)
         elif (refusal := self.server.source.drain()) is not None:
             self._send(_message(HTTPStatus.CONFLICT, refusal))
         else:
             self._send(_Reply(HTTPStatus.ACCEPTED, contract.encode(self.server.source.state())))
 
+    def _discard_body(self) -> _Reply | None:
+        """None, or what is wrong with the body. Nothing here needs one."""
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            return _message(HTTPStatus.LENGTH_REQUIRED, "say the body's length, or send none: none is needed")
+        if not (length.isascii() and length.isdigit()):
+            self.close_connection = True
+            return _message(HTTPStatus.BAD_REQUEST, f"Content-Length: {length[:32]!r} is not a number of bytes")
+        if len(length) > 9 or int(length) > _DISCARDED_BYTES:
+            self.close_connection = True
+            return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{_DISCARDED_BYTES} bytes at most: none is needed")
+        self.rfile.read(int(length))
+        return None
+
+    def _unauthorized(self) -> _Reply | None:
+        """None, or why this client may not change anything."""
+        if (token := self.server.token) is None:
+            if _is_local(self.client_address[0]):
+                return None
+            why = f"without {names.ENV_ADMIN_TOKEN} in the worker's environment only from inside the pod"
+            return _message(HTTPStatus.FORBIDDEN, f"{why} (kubectl exec, kubectl port-forward)")
+        scheme, _, given = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode()):
+            return None
+        return _message(HTTPStatus.UNAUTHORIZED, f"Authorization: Bearer, and the value of {names.ENV_ADMIN_TOKEN}")
+
     def _send(self, reply: _Reply) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(reply.body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(reply.body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every second or so: they are not worth a line."""
+
+
+def _is_local(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return found.is_loopback or (found.version == 6 and found.ipv4_mapped is not None and found.ipv4_mapped.is_loopback)
 
 
 def _probe(problem: str | None) -> _Reply:
@@ -104,6 +188,10 @@ def _message(status: HTTPStatus, text: str) -> _Reply:
     return _Reply(status, json.dumps({"message": text}).encode())
 
 
-def serve(listener: socket.socket, source: Source) -> None:
-    """Answer on `listener` for as long as the process lives. Blocks: run it on a thread of its own."""
-    _Server(listener, source).serve_forever(poll_interval=60)
+def serve(listener: socket.socket, source: Source, token: str | None = None) -> None:
+    """Answer on `listener` for as long as the process lives. Blocks: run it on a thread of its own.
+
+    Args:
+        token: what `POST /drain` must bring; with None it is taken from the pod's own loopback only.
+    """
+    _Server(listener, source, token).serve_forever(poll_interval=60)

@@ -24,6 +24,10 @@ ENV_CRIU = "VERNAL_CRIU"
 """Where CRIU is, if it is not on the PATH."""
 
 
+VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+"""vLLM's own variable for what `keepAliveSeconds` says; where a pool sets it, it counts."""
+
+
 class ConfigError(Exception):
     """The worker was told something that it cannot do; the message names the field."""
 
@@ -43,7 +47,9 @@ class Settings:
     config: WorkerConfig
     pod: PodIdentity
     secrets: Mapping[str, str]
+    admin_token: str | None  # for `POST /drain`; None: only from inside the pod
     arguments: Mapping[str, Any]  # of vLLM, canonical
+    keep_alive: float  # seconds that an idle HTTP connection is kept
     shaping: Mapping[str, str]  # environment variables that count towards the identity
     environment: Mapping[str, str]  # of an engine that can be frozen
     untouched: Mapping[str, str]  # of one that is not
@@ -109,7 +115,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
             found.count and engine_args.unfreezable(arguments)
         )
         shaping = environment.tuning(variables, config, freezable=freezable)
-    except (engine_args.ArgumentError, environment.VariableError) as error:
+        keep_alive = float(shaping.get(VLLM_KEEP_ALIVE, config.keep_alive_seconds))
+    except (engine_args.ArgumentError, environment.VariableError, ValueError) as error:
         raise ConfigError(str(error)) from error
     selection = select(variables.get(VISIBLE), found.uuids)
     if selection.given is not None and selection.count < (used := engine_args.gpus_used(arguments)) and found.count:
@@ -131,8 +138,10 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
             ip=variables.get(names.ENV_POD_IP, ""),
             node=variables.get(names.ENV_NODE_NAME, ""),
         ),
-        secrets={name: variables[name] for name in config.secret_env},
+        secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
+        admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,
         arguments=arguments,
+        keep_alive=keep_alive,
         shaping=shaping,
         environment=engine_environment(freezable=True),
         untouched=engine_environment(freezable=False),

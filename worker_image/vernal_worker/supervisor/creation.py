@@ -9,9 +9,10 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase
 
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.freeze import SHM, freeze
+from vernal_worker.checkpoint.freeze import freeze
 from vernal_worker.checkpoint.process import IMAGES
 from vernal_worker.control.client import CallCancelledError, ControlError, TimedOutError, UnreachableError
 from vernal_worker.control.protocol import Canary, Weights
@@ -122,6 +123,9 @@ class Creation:
 
     def _freeze(self, engine: Engine) -> FreezeOutcome:
         settings, board, cancel = self._context.settings, self._context.board, self._context.stop.signalled
+        if (seconds := settings.config.checkpoint.warm_up_seconds) > 0:
+            with board.timed("warm"):
+                engine.client.warm_up(seconds)
         with board.timed("oracle"):
             expected = engine.client.canary(self._timeout)
         staging: Staging = self._store.stage(self._identity, self._host)

@@ -9,7 +9,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import ControlError, EngineClient, RefusedError, TimedOutError
 from vernal_worker.control.protocol import EngineStatus
-from vernal_worker.supervisor import log
+from vernal_worker.supervisor import log, rootcause
 from vernal_worker.supervisor.output import Output
 
 _POLL = 0.05
@@ -37,6 +37,11 @@ class Engine:
         """Its calls do not, unless it is to stop at once: for the drain."""
         self._output = Output(tree.stdout, tree.stderr)
 
+    def start_message(self) -> str:
+        """How it ended, and why it could not start."""
+        why = rootcause.cause(self._output.tail())
+        return f"{_exit(self.tree.poll())}: {why}" if why is not None else self.exit_message()
+
     def exit_message(self) -> str:
         """How it ended and what it said last."""
         return f"{_exit(self.tree.poll())}; its last lines: " + " | ".join(self._output.tail()[-5:])
@@ -61,7 +66,7 @@ class Engine:
                 raise InterruptedError
             if self.tree.poll() is not None:
                 self._output.join(1.0)
-                raise EngineError(Reason.ENGINE_START_FAILED, f"the engine {self.exit_message()}")
+                raise EngineError(Reason.ENGINE_START_FAILED, f"the engine {self.start_message()}")
             if time.monotonic() > deadline:
                 raise EngineError(Reason.ENGINE_START_TIMEOUT, f"the engine was not up after {timeout:g} s")
             cancel.wait(_POLL)

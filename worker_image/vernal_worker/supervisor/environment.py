@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vernal_contract import names
 from vernal_contract.config import WorkerConfig
 
 
@@ -66,7 +67,7 @@ them."""
 TUNING = ("VLLM_", "HF_", "TORCH", "OMP_", "MKL_", "KMP_", "TRITON_", "NCCL_", "GLOO_", "CUDA_")
 """Prefixes of variables that are passed on and change what the engine is: they count towards the identity."""
 
-NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY"})
+NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", names.ENV_ADMIN_TOKEN})
 """Not passed on in spite of their prefix: they name this pod's devices, or are secret."""
 
 FORCED = {
@@ -167,6 +168,6 @@ def engine_environment(
     return result
 
 
-def missing(names: Iterable[str], parent: Mapping[str, str]) -> list[str]:
+def missing(wanted: Iterable[str], parent: Mapping[str, str]) -> list[str]:
     """Names without a value."""
-    return [name for name in names if not parent.get(name)]
+    return [name for name in wanted if not parent.get(name)]

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint.carry import SHM
 
-SHM = Path("/dev/shm")  # noqa: S108
 _ENGINE_PREFIXES = ("psm_", "sem.mp-", "sem.loky-", "torch_", "link_remap.")
 """How multiprocessing, loky, torch and CRIU name theirs."""
 

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 
 _PLAIN = re.compile(r"[^\s\"=]+")
 _lock = threading.Lock()
@@ -32,6 +33,12 @@ def event(name: str, /, **fields: object) -> None:
 def failure(name: str, /, **fields: object) -> None:
     """Log that something went wrong. Say what to do about it as `next_step`."""
     _write(f"{_now()} vernal level=error event={name} {format_fields(fields)}".rstrip())
+
+
+def thread_failed(name: str, error: Exception) -> None:
+    """Say that the work of thread `name` failed, and begins again (`vernal_worker.threads`)."""
+    text = "".join(traceback.format_exception(error))
+    failure("thread_failed", thread=name, traceback=text, next_step="a bug in Vernal, or no memory: see the traceback")
 
 
 def engine_line(line: str) -> None:

@@ -2,27 +2,30 @@
 
 import os
 import socket
-import threading
 import traceback
+from functools import partial
 
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, WorkerState
 
+from vernal_worker import descriptors, threads
 from vernal_worker.checkpoint import hostname
 from vernal_worker.supervisor import log, watchdog
 from vernal_worker.supervisor.board import Board, process_age
 from vernal_worker.supervisor.context import ConfigError, Context, Settings, read_settings
 from vernal_worker.supervisor.exits import ExitCode
-from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.farewell import say_farewell
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
-from vernal_worker.supervisor.worker import Worker, say_farewell
+from vernal_worker.supervisor.worker import Worker
 
 
 def run() -> ExitCode:
     """Run a worker as the environment says, until it was told to stop or cannot go on."""
     stop = Stop()
     stop.install()
+    descriptors.raise_limit()
     hostname.hide()  # before any thread is started: one that exists already keeps the pod's name
     reaper = Reaper()
     reaper.start()
@@ -34,12 +37,14 @@ def run() -> ExitCode:
     watchdog.start(stop, settings.config.drain.grace_period_seconds, say_farewell)
     port = settings.config.admin_port
     try:
-        listener = open_listener(port, backlog=128)
+        listener = bind(port)
+        listener.listen(128)
     except OSError as error:
         say_farewell(ExitCode.PORT_UNAVAILABLE, f"cannot listen on the admin port {port}: {error}")
         return ExitCode.PORT_UNAVAILABLE
     worker = Worker(Context(settings, Board(_first_state(settings)), stop, reaper))
-    threading.Thread(target=_serve_admin, args=(listener, worker), name="admin", daemon=True).start()
+    token = settings.admin_token
+    threads.keep_running("admin", partial(_serve_admin, listener, worker, token), log.thread_failed)
     log.event("start", pod=settings.pod.name, pool=settings.config.pool, pid=os.getpid(), age=process_age())
     try:
         return worker.run()
@@ -49,12 +54,12 @@ def run() -> ExitCode:
         return ExitCode.INTERNAL
 
 
-def _serve_admin(listener: socket.socket, worker: Worker) -> None:
+def _serve_admin(listener: socket.socket, worker: Worker, token: str | None) -> None:
     from vernal_worker.supervisor import (
         admin,  # here, on its own thread: it takes 50 ms, which the start need not wait
     )
 
-    admin.serve(listener, worker)
+    admin.serve(listener, worker, token)
 
 
 def _first_state(settings: Settings) -> WorkerState:

@@ -8,6 +8,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from vernal_contract.state import Phase, WorkerState
 
+from vernal_worker import threads
+
 
 class _Collector(Collector):
     def __init__(self, state: WorkerState) -> None:
@@ -38,6 +40,14 @@ class _Collector(Collector):
         for (stage, reason), count in sorted(counts.items()):
             failures.add_metric([stage, reason], count)
         yield failures
+        threads_failed = CounterMetricFamily(
+            "vernal_worker_thread_failures",
+            "How often a thread of process 1 failed and began again.",
+            labels=["thread"],
+        )
+        for name, count in sorted(threads.failures.items()):
+            threads_failed.add_metric([name], count)
+        yield threads_failed
         yield GaugeMetricFamily("vernal_worker_ready", "1 while requests are welcome.", value=int(state.ready))
         draining = state.phase is Phase.DRAINING
         yield GaugeMetricFamily("vernal_worker_draining", "1 while the worker drains.", value=int(draining))

@@ -2,12 +2,13 @@
 
 import collections
 import os
-import threading
+from functools import partial
 
+from vernal_worker import threads
 from vernal_worker.supervisor import log
 
 _LONGEST = 64 << 10  # bytes; a longer line is passed on in parts
-_KEPT = 30
+_KEPT = 400  # the reason is some hundred lines before the end
 
 
 class Output:
@@ -15,12 +16,10 @@ class Output:
 
     def __init__(self, *fds: int) -> None:
         self._tail: collections.deque[str] = collections.deque(maxlen=_KEPT)
-        self._threads = [threading.Thread(target=self._pump, args=(fd,), name="output", daemon=True) for fd in fds]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [threads.keep_running("output", partial(self._pump, fd), log.thread_failed) for fd in fds]
 
     def tail(self) -> list[str]:
-        """The last lines, for an error message."""
+        """The last lines, to find out why it ended."""
         return list(self._tail)
 
     def join(self, timeout: float) -> None:

@@ -1,9 +1,11 @@
 """Collects orphans, as process 1 must: whoever dies without a parent becomes its child."""
 
 import os
-import threading
 import time
 from pathlib import Path
+
+from vernal_worker import threads
+from vernal_worker.supervisor import log
 
 PATIENCE_SECONDS = 5.0
 """A dead child is left to whoever started it (a subprocess call that will want its exit status) for this
@@ -21,7 +23,7 @@ class Reaper:
         self._left_alone.add(pid)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="reaper", daemon=True).start()
+        threads.keep_running("reaper", self._run, log.thread_failed)
 
     def _run(self) -> None:
         seen: dict[int, float] = {}

@@ -7,7 +7,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
+from vernal_worker import threads
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.stop import Stop
@@ -21,7 +23,7 @@ _FAREWELL_SECONDS = 0.5
 
 def start(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:
     """End the process with `ExitCode.OUT_OF_TIME` shortly before `grace_seconds` after the first signal."""
-    threading.Thread(target=_watch, args=(stop, grace_seconds, farewell), name="watchdog", daemon=True).start()
+    threads.keep_running("watchdog", partial(_watch, stop, grace_seconds, farewell), log.thread_failed)
 
 
 def _watch(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:

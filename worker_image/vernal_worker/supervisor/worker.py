@@ -1,12 +1,12 @@
 """A worker's life from start to exit, and what the admin port shows of it."""
 
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from vernal_contract.config import DrainConfig
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import DrainReport, Phase, WorkerState
 
 from vernal_worker.control.client import CallCancelledError, ControlError
@@ -16,8 +16,9 @@ from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.engine import Engine, Monitor
 from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.farewell import say_farewell
 from vernal_worker.supervisor.launching import StartError
-from vernal_worker.supervisor.listener import open_listener
+from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.start import Start
 
 BACKLOG = 2048
@@ -27,6 +28,7 @@ CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
+ENGINE_DEATH_SECONDS = 3.0  # for the clients of an engine that died to be told
 ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
 
 
@@ -45,12 +47,24 @@ class Worker:
         self._context = context
         self._board, self._stop = context.board, context.stop
         self._monitor: Monitor | None = None
+        self._listener: (
+            socket.socket
+        )  # of the serving port, from the start of `run` to the moment when it is given away
         self._was_ready = False
 
     # --- life ---
 
     def run(self) -> ExitCode:
         """Start, serve, drain. Returns when no process and no file of the engine is left."""
+        port = self._context.settings.config.serving_port
+        try:
+            self._listener = bind(port)  # now: whether it is taken is no news after a start of minutes
+        except OSError as error:
+            return self._end(Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"the serving port {port} is taken: {error}")
+        with self._listener:
+            return self._run()
+
+    def _run(self) -> ExitCode:
         start = Start(self._context)
         try:
             engine = start.run()
@@ -79,10 +93,11 @@ class Worker:
 
         Raises: EngineDiedError, OSError (the port is taken).
         """
-        port = self._context.settings.config.serving_port
+        port, keep_alive = self._context.settings.config.serving_port, self._context.settings.keep_alive
         try:
-            with open_listener(port, BACKLOG) as listener:  # the engine gets a duplicate; ours must not stay open
-                engine.patient_client.listen(listener, CALL_TIMEOUT)
+            with self._listener:  # the engine gets a duplicate; ours must not stay open
+                self._listener.listen(BACKLOG)
+                engine.patient_client.listen(self._listener, keep_alive, CALL_TIMEOUT)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
@@ -109,8 +124,19 @@ class Worker:
         if status is not None:
             self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
             if status.errored is not None:
+                self._let_errors_out(status)
                 raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
         return status
+
+    def _let_errors_out(self, status: EngineStatus | None) -> None:
+        """vLLM tells each client that its engine is dead: the server must live until that is written."""
+        assert self._monitor is not None
+        self._board.phase(Phase.FAILED, in_flight=status.in_flight if status is not None else None)
+        deadline = time.monotonic() + ENGINE_DEATH_SECONDS
+        while status is not None and status.in_flight > 0 and time.monotonic() < deadline:
+            if self._stop.at_once.wait(DRAIN_POLL_SECONDS):
+                return
+            status = self._monitor.refresh(CALL_SECONDS / 4)
 
     def _drain(self, engine: Engine) -> ExitCode:
         """Finish what was accepted, then stop the engine; all inside the grace period.
@@ -119,6 +145,7 @@ class Worker:
         """
         assert self._monitor is not None
         config = self._context.settings.config.drain
+        self._look_after(engine, CALL_SECONDS / 4)  # what is in flight now, and not when it was last asked
         # Before the phase, so that nobody sees a worker that drains and cannot say for how long.
         left = max(0.0, self._plan(config).abort_at - time.monotonic())
         self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=True, aborted=0))
@@ -175,13 +202,18 @@ class Worker:
     def _abort(self, engine: Engine, kill_at: float) -> int:
         """Raises: EngineHungError."""
         try:
-            count = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
+            aborted = engine.patient_client.abort_all(max(0.5, min(5.0, (kill_at - time.monotonic()) / 2)))
         except CallCancelledError:
             return 0  # a third signal
         except ControlError as error:
             raise EngineHungError(f"requests in flight could not be ended in order: {error}") from error
-        log.failure("aborted", requests=count, next_step="raise spec.drain.timeoutSeconds and the grace period")
-        return count
+        log.failure(
+            "aborted",
+            requests=aborted.requests,
+            reset=aborted.reset,
+            next_step="raise spec.drain.timeoutSeconds and the grace period",
+        )
+        return aborted.requests
 
     def _shut_down(self, engine: Engine, kill_at: float) -> None:
         """Let vLLM stop in order, and its KV connector finish its transfers.
@@ -261,21 +293,3 @@ class Worker:
             return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
         self._stop.ask_drain()
         return None
-
-
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes looks for a container's last words (`terminationMessagePath`)."""
-
-
-def say_farewell(code: ExitCode, message: str, reason: Reason | None = None) -> None:
-    """The last line of the log; if something is wrong, also the pod's termination message."""
-    if code is ExitCode.OK:
-        log.event("exit", code=int(code), message=message)
-        return
-    next_step = NEXT_STEP.get(reason) if reason is not None else None
-    log.failure("exit", code=int(code), name=code.name, reason=reason, message=message, next_step=next_step)
-    if TERMINATION_LOG.exists():
-        try:
-            TERMINATION_LOG.write_text(f"{reason or code.name}: {message}\n{next_step or ''}\n"[:4096])
-        except OSError:
-            pass  # it is a courtesy

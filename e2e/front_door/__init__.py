@@ -1,0 +1,1 @@
+"""One thawed worker, everything that clients do wrong at once, and eight that do nothing wrong."""

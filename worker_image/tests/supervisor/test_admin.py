@@ -1,0 +1,213 @@
+"""The admin port: what it shows, what it takes, and what whoever reaches it cannot do."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
+from vernal_worker.supervisor import admin, metrics
+from vernal_worker.supervisor.board import Board
+
+
+class Source:
+    def __init__(self) -> None:
+        state = WorkerState(pod="p", namespace="n", pool="o", revision="r", phase=Phase.STARTING)
+        self.board = Board(state)
+        self.problem: str | None = "not yet"
+        self.drained = False
+
+    def live(self) -> str | None:
+        return None
+
+    def ready(self) -> str | None:
+        return self.problem
+
+    started = ready
+
+    def state(self) -> WorkerState:
+        return self.board.snapshot()
+
+    def metrics(self) -> str:
+        return metrics.text(self.state())
+
+    def drain(self) -> str | None:
+        self.drained = self.problem is None
+        return self.problem
+
+
+def serve(token: str | None = None) -> tuple[Source, str]:
+    source = Source()
+    listener = socket.create_server(("", 0))
+    threading.Thread(target=admin.serve, args=(listener, source, token), daemon=True).start()
+    return source, f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def served() -> tuple[Source, str]:
+    return serve()
+
+
+def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_probes(served: tuple[Source, str]) -> None:
+    source, url = served
+    assert ask(url + "/livez")[0] == 200
+    assert ask(url + "/readyz") == (503, b'{"message": "not yet"}')
+    assert ask(url + "/startupz")[0] == 503
+    source.problem = None
+    assert ask(url + "/readyz")[0] == 200 and ask(url + "/startupz")[0] == 200
+
+
+def test_state_and_metrics(served: tuple[Source, str]) -> None:
+    source, url = served
+    with source.board.timed("verify"):
+        pass
+    source.board.failed_restore(RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m"))
+    source.board.phase(Phase.READY)
+    state = decode(ask(url + "/state")[1])
+    assert state.ready and "verify" in state.timings and state.restore_failures[0].reason == "DigestMismatch"
+    text = ask(url + "/metrics")[1].decode()
+    assert 'vernal_worker_restore_failures_total{reason="DigestMismatch",stage="verify"} 1.0' in text
+    assert "vernal_worker_ready 1.0" in text
+
+
+def test_drain(served: tuple[Source, str]) -> None:
+    source, url = served
+    assert ask(url + "/drain")[0] == 405
+    assert ask(url + "/drain", "POST")[0] == 409 and not source.drained
+    source.problem = None
+    status, body = ask(url + "/drain", "POST")
+    assert status == 202 and source.drained and json.loads(body)["pod"] == "p"
+
+
+def test_unknown_paths_say_which_there_are(served: tuple[Source, str]) -> None:
+    status, body = ask(served[1] + "/nope")
+    assert status == 404 and b"/readyz" in body
+
+
+def test_a_drain_takes_the_token(capfd: pytest.CaptureFixture[str]) -> None:
+    source, url = serve("sesame")
+    source.problem = None
+    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}):
+        status, body = ask(url + "/drain", "POST", **wrong)
+        assert status == 401 and b"VERNAL_ADMIN_TOKEN" in body and not source.drained
+    assert ask(url + "/state")[0] == 200, "whoever may reach the port may look"
+    assert ask(url + "/drain", "POST", Authorization="Bearer sesame")[0] == 202 and source.drained
+
+
+def test_without_a_token_a_drain_comes_from_inside_the_pod(served: tuple[Source, str]) -> None:
+    source, url = served
+    source.problem = None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only picks this machine's own address
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        here = probe.getsockname()[0]
+    status, body = ask(url.replace("127.0.0.1", here) + "/drain", "POST")
+    assert status == 403 and b"VERNAL_ADMIN_TOKEN" in body and not source.drained
+    assert ask(url + "/drain", "POST")[0] == 202 and source.drained
+
+
+def raw(url: str, data: bytes) -> bytes:
+    """What comes back until the server closes."""
+    host, port = url.removeprefix("http://").split(":")
+    answer = b""
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(data)
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(1 << 16):
+                answer += part
+    return answer
+
+
+@pytest.mark.parametrize("path", ["/drain", "/nope"])
+@pytest.mark.parametrize(
+    "header, status",
+    [
+        ("Content-Length: -1", 400),
+        ("Content-Length: abc", 400),
+        ("Content-Length: ", 400),
+        ("Content-Length: \u00b2", 400),
+        ("Content-Length: 400000000", 413),
+        ("Content-Length: " + "9" * 5000, 413),
+        ("Transfer-Encoding: chunked", 411),
+    ],
+)
+def test_no_body_is_read(
+    served: tuple[Source, str], path: str, header: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The connection stays open: an answer comes although the body does not."""
+    source, url = served
+    answer = raw(url, f"POST {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode("latin-1"))
+    assert int(answer.split(b" ")[1]) == status, answer
+    assert b"Connection: close" in answer and not source.drained
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_400_megabytes_are_not_kept(served: tuple[Source, str]) -> None:
+    _, url = served
+    body = bytes(400_000_000)
+    answer = raw(url, b"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 400000000\r\n\r\n" + body)
+    assert not answer or b" 413 " in answer  # a reset may overtake the answer
+    assert ask(url + "/livez")[0] == 200
+
+
+def test_a_small_body_is_taken_and_ignored(served: tuple[Source, str]) -> None:
+    source, url = served
+    source.problem = None
+    request = urllib.request.Request(url + "/drain", b"{}", method="POST")
+    assert urllib.request.urlopen(request, timeout=120).status == 202 and source.drained
+
+
+def test_many_idle_connections_lock_no_probe_out(served: tuple[Source, str]) -> None:
+    _, url = served
+    host, port = url.removeprefix("http://").split(":")
+    before = threading.active_count()
+    idle = [socket.create_connection((host, int(port)), timeout=120) for _ in range(3 * admin.MAX_CONNECTIONS)]
+    assert ask(url + "/livez")[0] == 200
+    assert idle[0].recv(1) == b"", "the oldest went first"
+    deadline = time.monotonic() + 120  # against a hang
+    while threading.active_count() - before > admin.MAX_CONNECTIONS + 1:
+        assert time.monotonic() < deadline, "there are threads for more connections than are kept"
+        time.sleep(0.01)
+    for connection in idle:
+        connection.close()
+
+
+def test_the_failures_of_threads_are_counted() -> None:
+    code = """
+import threading
+from vernal_contract.state import Phase, WorkerState
+from vernal_worker import threads
+from vernal_worker.supervisor import log, metrics
+
+done = threading.Event()
+
+def work():
+    if threads.failures["planted"] == 0:
+        raise ValueError("planted")
+    done.set()
+
+threads.keep_running("planted", work, log.thread_failed, pause=0.0)
+assert done.wait(120)
+print(metrics.text(WorkerState(pod="p", namespace="n", pool="o", revision="r", phase=Phase.READY)))
+"""
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+    assert 'vernal_worker_thread_failures_total{thread="planted"} 1.0' in text
+    assert "event=thread_failed thread=planted" in text and "ValueError: planted" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from api.test_parse import BAD, GOOD
 from cluster import build
 from cluster.apiserver import ApiServer
@@ -91,7 +92,14 @@ def test_names_that_pods_could_not_have(kubectl: Kubectl, name: str) -> None:
 def test_defaults_are_those_of_the_models(kubectl: Kubectl) -> None:
     stored = json.loads(kubectl.good("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=pool(GOOD)))
     assert parse_pool(stored) == parse_pool({"spec": GOOD})
-    assert stored["spec"]["replicas"] == 1 and stored["spec"]["rollout"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert stored["spec"]["replicas"] == 1
+    assert stored["spec"]["rollout"] == {
+        "maxSurge": 1,
+        "maxUnavailable": 0,
+        "minReadySeconds": 0,
+        "paused": False,
+        "revisionHistoryLimit": 10,
+    }
 
 
 def test_free_form_fields_are_kept(kubectl: Kubectl) -> None:
@@ -140,6 +148,19 @@ def test_a_checkpoint_spec_cannot_change(kubectl: Kubectl) -> None:
     status, text = kubectl("patch", "vck", name, "--type=merge", "-p", '{"spec":{"model":"other"}}')
     assert status != 0 and "spec is immutable" in text, text
     kubectl.good("label", "vck", name, "a=b")
+
+
+@pytest.mark.parametrize("how", [[], ["--server-side"]], ids=["client-side", "server-side"])
+def test_applying_the_example_again_does_not_undo_its_autoscaler(kubectl: Kubectl, how: list[str]) -> None:
+    name = "example-" + (how[0][2:] if how else "client")
+    example = yaml.safe_load((ROOT / "docs/examples/pool.yaml").read_text())
+    example["metadata"]["name"] = name
+    kubectl.good("apply", *how, "-f", "-", stdin=example)
+    kubectl.good("scale", f"vwp/{name}", "--replicas=8")
+    example["spec"]["drain"]["timeoutSeconds"] = 80
+    kubectl.good("apply", *how, "-f", "-", stdin=example)
+    spec = json.loads(kubectl.good("get", "vwp", name, "-o", "json"))["spec"]
+    assert (spec["replicas"], spec["drain"]["timeoutSeconds"]) == (8, 80)
 
 
 METRIC = {

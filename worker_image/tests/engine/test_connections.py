@@ -243,7 +243,7 @@ def test_more_connections_than_descriptors(serve: Serve) -> None:
         for client in clients:
             client.close()
         tell(server)
-        assert server.wait(120) == 0
+        assert server.wait(GUARD_SECONDS) == 0
 
 
 def test_the_limit_is_raised_as_vllm_does(serve: Serve) -> None:
@@ -253,4 +253,4 @@ def test_the_limit_is_raised_as_vllm_does(serve: Serve) -> None:
         assert descriptors == [20000, 20000] and limit > 19000
         tell(server)
         tell(server)
-        assert server.wait(120) == 0
+        assert server.wait(GUARD_SECONDS) == 0

@@ -55,6 +55,7 @@ def _is_sound(blob: Path, size: int, digests: Sequence[str], tick: Callable[[int
     """A blob is read before it is trusted: what is shared harms every artifact if it is broken."""
     if not blob.is_file() or blob.stat().st_size != size:
         return False
+    tick(0)
     wanted = dict(zip(pieces(blob.name, size), digests, strict=True))
     bad: list[Piece] = []
 

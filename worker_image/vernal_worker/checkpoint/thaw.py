@@ -16,7 +16,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.hook import GO, Hook
 from vernal_worker.checkpoint.mapped import MappedFile, read_ahead
 from vernal_worker.checkpoint.memory import Digests, fill
-from vernal_worker.checkpoint.tree import ProcessTree, kill, reap, still_there
+from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
 
 KILL_TIMEOUT = 20.0
 
@@ -165,10 +165,8 @@ def _wait(
 def _kill(ids: set[int]) -> set[int]:
     """End whatever came up under `ids` (they were free before) and wait until they are free again."""
     deadline = time.monotonic() + KILL_TIMEOUT
-    left = still_there(ids)
-    while left and time.monotonic() < deadline:
+    while (left := reap(ids)) and time.monotonic() < deadline:  # all of them each time: one may have forked just before
         kill(left)
-        left = reap(left)
         time.sleep(0.002)
     return left
 

@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import settings
 # so that a change is judged by what it changed; everywhere else they are new each time.
 settings.register_profile("vernal", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("vernal")
+
+# A shell that runs something in the background has it ignore SIGINT, and so would everything that tests start and send
+# SIGINT to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

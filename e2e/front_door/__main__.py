@@ -1,22 +1,34 @@
-"""`python -m front_door`: a thawed worker and its clients, good and bad."""
+"""A thawed worker and its clients, good and bad, on a real vLLM."""
 
 import argparse
 import sys
 
-from shutdown.workers import workers
+_EPILOG = """\
+as root:
+  make venv criu && export PYTHONPATH=e2e
+  .venv/bin/python -m front_door soak --minutes 5        # exits with 1 if a client lost something or something is left
+  .venv/bin/python -m front_door first                   # the table in docs/front-door.md
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m front_door",
-        description="soak (the default): every misbehaviour at once against one thawed worker, beside eight clients "
-        "that must lose nothing; exits with 1 if they do, or if memory or descriptors are left. first: how long the "
-        "first request of each kind takes, on a plain start and on a thawed worker.",
+        prog="python -m front_door", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("command", nargs="?", choices=["soak", "first"], default="soak")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["soak", "first"],
+        default="soak",
+        help="soak (the default): every misbehaviour at once, beside eight clients that must lose nothing; "
+        "first: the first and the second request of each kind, on a plain start and on a thawed worker",
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="of the soak (default 30)")
     parser.add_argument("--work", help="keep checkpoint, model and logs in this directory, and use them again")
     arguments = parser.parse_args()
+    from shutdown.workers import workers
+
     with workers(arguments.work) as made:
         if arguments.command == "first":
             from front_door import first

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-GUARD_SECONDS = 1800.0
-"""Of one wait: ten times the slowest one seen, three workers that start cold side by side on half a core. pytest's own
-time-out (pyproject.toml) is twice as long, so that it is this one that speaks."""
+GUARD_SECONDS = 2700.0
+"""Of one wait: ten times the slowest one seen, the 240 s in which three workers start cold side by side on half a core.
+pytest's own time-out (pyproject.toml) is twice as long, so that it is this one that speaks."""
 
 POLL_SECONDS = 0.02
 

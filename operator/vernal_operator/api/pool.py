@@ -300,8 +300,8 @@ class RolloutSpec(Model):
         ge=1,
         description="How long a new revision may be without a pod that has been ready for minReadySeconds; it is then "
         "rejected, and the pool goes back to the revision before. By default as long as a worker may take to start "
-        "(startupTimeoutSeconds and, with checkpoints, freezeTimeoutSeconds and thawTimeoutSeconds, and a minute) plus "
-        "minReadySeconds. Seconds.",
+        "at all (startupTimeoutSeconds and, with checkpoints, what a freeze, a thaw and a wait for GPU memory take) "
+        "plus minReadySeconds. Seconds.",
     )
     paused: bool = Field(
         default=False,

@@ -230,7 +230,7 @@ def test_the_server_outlives_a_moment_without_descriptors(tmp_path: Path) -> Non
         server.stdin.write("\n")
         server.stdin.flush()
         EngineClient(path).wake(protocol.Wake(), 120)
-        server.communicate("\n", timeout=120)
+        server.communicate("\n", timeout=GUARD_SECONDS)
 
 
 def test_work_on_a_thread_begins_again_when_it_fails() -> None:
@@ -243,5 +243,5 @@ def test_work_on_a_thread_begins_again_when_it_fails() -> None:
         done.set()
 
     threads.keep_running("planted", work, lambda name, error: told.append(f"{name}: {error}"), pause=0.0)
-    assert done.wait(60), "the work was not begun again"
+    assert done.wait(GUARD_SECONDS), "the work was not begun again"
     assert told == ["planted: planted"] * 2 and threads.failures["planted"] == 2

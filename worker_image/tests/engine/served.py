@@ -35,6 +35,8 @@ class App:
                 while not left.done():
                     await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
                     await asyncio.sleep(0)
+            elif path == "/wait":
+                await self._left(receive)
             elif path == "/big":
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 await send({"type": "http.response.body", "body": bytes(64 << 20)})

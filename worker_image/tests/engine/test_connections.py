@@ -243,7 +243,7 @@ def test_more_connections_than_descriptors(serve: Serve) -> None:
         for client in clients:
             client.close()
         tell(server)
-        assert server.wait(120) == 0
+        assert server.wait(GUARD_SECONDS) == 0
 
 
 def test_the_limit_is_raised_as_vllm_does(serve: Serve) -> None:
@@ -253,4 +253,12 @@ def test_the_limit_is_raised_as_vllm_does(serve: Serve) -> None:
         assert descriptors == [20000, 20000] and limit > 19000
         tell(server)
         tell(server)
-        assert server.wait(120) == 0
+        assert server.wait(GUARD_SECONDS) == 0
+
+
+def test_of_requests_in_a_row_the_first_is_told_that_its_client_left(served: Served) -> None:
+    """Else vLLM generates to the end for nobody."""
+    connection = open_one(served, b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+    until("the first to be under way", lambda: served.gate.in_flight == 1)
+    connection.close()
+    until("nothing in flight", lambda: served.gate.in_flight == 0)

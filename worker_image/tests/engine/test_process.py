@@ -148,7 +148,7 @@ def test_a_process_that_failed_does_not_wait_for_children_that_hear_no_signal(tm
         try:
             assert parent.stdout and parent.stdout.readline() == "up\n"
             os.write(write, b"x")
-            _, errors = parent.communicate(timeout=120)
+            _, errors = parent.communicate(timeout=GUARD_SECONDS)
         finally:
             parent.kill()
             os.close(read)
@@ -185,5 +185,5 @@ asyncio.run(main())
 
 def test_a_resource_tracker_that_dies_is_said_once_and_opens_no_shield() -> None:
     """Whoever starts the next one must not hear SIGTERM from then on."""
-    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", TRACKER], text=True, timeout=300)
+    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", TRACKER], text=True, timeout=GUARD_SECONDS)
     assert output == "1 True True\n"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from patience import until
+from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Lease, Owner
@@ -180,7 +180,7 @@ def test_a_late_heartbeat_alone_loses_nothing(
     assert request.try_acquire() is None
     for _ in range(8):  # more than its ttl
         late.clear()
-        assert late.wait(60)
+        assert late.wait(GUARD_SECONDS)
     lease.check()
     other = acquire(request)
     with pytest.raises(StoreError, match="b holds it now") as e:

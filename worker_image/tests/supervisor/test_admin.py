@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
 from vernal_worker.supervisor import admin, metrics
 from vernal_worker.supervisor.board import Board
@@ -57,7 +58,7 @@ def served() -> tuple[Source, str]:
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(url, method=method, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=GUARD_SECONDS) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -127,7 +128,7 @@ def raw(url: str, data: bytes) -> bytes:
     """What comes back until the server closes."""
     host, port = url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=120) as connection:
+    with socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(data)
         with contextlib.suppress(ConnectionError):
@@ -172,17 +173,19 @@ def test_a_small_body_is_taken_and_ignored(served: tuple[Source, str]) -> None:
     source, url = served
     source.problem = None
     request = urllib.request.Request(url + "/drain", b"{}", method="POST")
-    assert urllib.request.urlopen(request, timeout=120).status == 202 and source.drained
+    assert urllib.request.urlopen(request, timeout=GUARD_SECONDS).status == 202 and source.drained
 
 
 def test_many_idle_connections_lock_no_probe_out(served: tuple[Source, str]) -> None:
     _, url = served
     host, port = url.removeprefix("http://").split(":")
     before = threading.active_count()
-    idle = [socket.create_connection((host, int(port)), timeout=120) for _ in range(3 * admin.MAX_CONNECTIONS)]
+    idle = [
+        socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) for _ in range(3 * admin.MAX_CONNECTIONS)
+    ]
     assert ask(url + "/livez")[0] == 200
     assert idle[0].recv(1) == b"", "the oldest went first"
-    deadline = time.monotonic() + 120  # against a hang
+    deadline = time.monotonic() + GUARD_SECONDS  # against a hang
     while threading.active_count() - before > admin.MAX_CONNECTIONS + 1:
         assert time.monotonic() < deadline, "there are threads for more connections than are kept"
         time.sleep(0.01)
@@ -208,6 +211,8 @@ threads.keep_running("planted", work, log.thread_failed, pause=0.0)
 assert done.wait(120)
 print(metrics.text(WorkerState(pod="p", namespace="n", pool="o", revision="r", phase=Phase.READY)))
 """
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+    text = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=GUARD_SECONDS
+    ).stdout
     assert 'vernal_worker_thread_failures_total{thread="planted"} 1.0' in text
     assert "event=thread_failed thread=planted" in text and "ValueError: planted" in text

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
@@ -60,7 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_as_a_program(store: Path) -> None:
     command = [sys.executable, "-m", "vernal_worker", "inspect", "--store", str(store)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GUARD_SECONDS, check=True)
     assert "default/pod-1" in done.stdout
 
 

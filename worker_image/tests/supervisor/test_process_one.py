@@ -73,9 +73,9 @@ def test_a_port_that_is_ours_refuses_until_it_listens() -> None:
     with bind(0) as ours:
         port = ours.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), timeout=60)
+            socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS)
         ours.listen(1)
-        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+        socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS).close()
 
 
 def test_the_last_words_are_in_the_termination_message(

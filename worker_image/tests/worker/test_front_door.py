@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_worker.engine import warm
 from worker_pod import Pod
@@ -50,7 +51,7 @@ def test_idle_connections_outlive_the_usual_pools(thawed: Thawed) -> None:
     """These keep theirs for 60 to 90 s: a worker that closes first resets whoever asks at that moment."""
     assert thawed().config.keep_alive_seconds > 90
     pod = thawed(keep_alive_seconds=0.2)
-    connection = pod.http(timeout=300)
+    connection = pod.http(timeout=GUARD_SECONDS)
     connection.request("GET", "/v1/models")
     connection.getresponse().read()
     assert connection.sock.recv(1) == b"", "what the pool says reaches the engine"

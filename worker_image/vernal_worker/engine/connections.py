@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import Counter, Gauge
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from vernal_worker import descriptors
 from vernal_worker.engine.gate import RESET
@@ -135,6 +135,9 @@ class Connection(HttpToolsProtocol):
         now = self.loop.time()
         self._opened = self._header_began = self._last_byte = self._last_taken = now
         self._waiting = 0  # bytes that the client did not take
+        self._running: RequestResponseCycle | None = (
+            None  # of several requests in a row, the one that is being answered
+        )
 
     # --- life ---
 
@@ -146,6 +149,9 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if (running := self._running) is not None and not running.response_complete:
+            running.disconnected = True  # uvicorn tells only the last that came
+            running.message_event.set()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._pool.gone(self, len(self.connections))
@@ -215,6 +221,10 @@ class Connection(HttpToolsProtocol):
         self._in_header, self._header_bytes = True, 0
         if not self._refused:
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

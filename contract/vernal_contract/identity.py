@@ -7,6 +7,7 @@ the field.
 """
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +24,8 @@ class IdentityInputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine_args: dict[str, Any]  # canonical: defaults left out, names in snake_case
     engine_env: dict[str, str]
     model: str
-    model_revision: str | None = None
-    model_digest: str | None = None  # digest of the model directory's listing (names, sizes) where it is mounted
+    model_revision: str | None = None  # the commit, where the model comes from a hub
+    contents: dict[str, str] = {}  # digests of all that the engine loads from files, by what names it: "model", "env.X"
     dtype: str | None = None
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
@@ -54,17 +55,38 @@ def digest(value: IdentityInputs | HostTuple) -> str:
     return hashlib.sha256(_canonical(value)).hexdigest()
 
 
-def differences(wanted: IdentityInputs | HostTuple, found: IdentityInputs | HostTuple) -> list[str]:
-    """One line per field that differs: `field: artifact has X, this host has Y` (`wanted` is the artifact's)."""
-    a, b = msgspec.to_builtins(wanted), msgspec.to_builtins(found)
-    lines: list[str] = []
-    for key in sorted(a.keys() | b.keys()):
-        left, right = a.get(key), b.get(key)
-        if _canonical(left) == _canonical(right):  # as they travel: to Python, 1 == True
+def differences(wanted: Any, found: Any) -> list[str]:
+    """One line per field that differs: `field: artifact has X, this host has Y`, sorted by field. Fields of fields are
+    named with dots.
+
+    Args:
+        wanted: the artifact's `IdentityInputs` or `HostTuple`, or the JSON object that it was read from.
+        found: the same here.
+    """
+    left, right = (msgspec.json.decode(_canonical(value)) for value in (wanted, found))
+    return list(_differences("", left, right))
+
+
+def _differences(prefix: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted(left.keys() | right.keys()):
+        name, a, b = f"{prefix}{key}", left.get(key, _ABSENT), right.get(key, _ABSENT)
+        if a is not _ABSENT and b is not _ABSENT and _canonical(a) == _canonical(b):  # as they travel: 1 is not True
             continue
-        if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-            gone, new = sorted(set(left) - set(right)), sorted(set(right) - set(left))
-            lines.append(f"{key}: only in the artifact {gone}, only on this host {new}")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(f"{name}.", a, b)
+        elif isinstance(a, list) and isinstance(b, list) and (_only(a, b) or _only(b, a)):
+            yield f"{name}: only in the artifact {_only(a, b)}, only on this host {_only(b, a)}"
         else:
-            lines.append(f"{key}: artifact has {left!r}, this host has {right!r}")
-    return lines
+            yield f"{name}: artifact has {_show(a)}, this host has {_show(b)}"
+
+
+_ABSENT = object()
+
+
+def _only(these: Sequence[Any], those: Sequence[Any]) -> list[Any]:
+    other = set(map(_canonical, those))
+    return sorted((item for item in these if _canonical(item) not in other), key=_canonical)
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is _ABSENT else repr(value)

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     NO_ARTIFACT = "NoArtifact"
     RESTORED = "Restored"
     QUARANTINED = "Quarantined"
+    MODEL_UNRESOLVED = "ModelUnresolved"
 
     # An artifact exists, yet does not fit or cannot be trusted.
     HOST_MISMATCH = "HostMismatch"
@@ -95,6 +96,7 @@ def about(reason: Reason) -> About:
 NEXT_STEP: dict[Reason, str] = {
     Reason.HOST_UNSUPPORTED: "run `vernal-worker doctor` in the pod: it names what the host lacks",
     Reason.QUARANTINED: "the message says when a new checkpoint is made; `kubectl describe vck` shows the failures",
+    Reason.MODEL_UNRESOLVED: "set spec.model.revision to a commit, or mount the model; check the hub and HF_TOKEN",
     Reason.HOST_MISMATCH: "run `vernal-worker diff` in the pod: it names the field that differs",
     Reason.MANIFEST_MISSING: "run `vernal-worker gc`; the next cold start makes a new checkpoint",
     Reason.MANIFEST_INVALID: "check the storage (`vernal-worker verify`); the next cold start makes a new checkpoint",

@@ -13,6 +13,7 @@ from vernal_contract.identity import differences
 
 from vernal_worker.store import layout
 from vernal_worker.store.artifact import Artifact, load
+from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.exits import ExitCode
@@ -78,15 +79,21 @@ def _damage(artifact: Artifact) -> str | None:
 def diff(arguments: argparse.Namespace) -> int:
     """Compare this worker and host with the artifacts."""
     from vernal_worker.checkpoint import host
-    from vernal_worker.supervisor import identity
+    from vernal_worker.supervisor import gpu, hub, identity
+    from vernal_worker.supervisor.contents import ContentError
     from vernal_worker.supervisor.context import ConfigError, read_settings
+    from vernal_worker.supervisor.hub import HubError
 
     try:
         settings = read_settings(os.environ)
     except ConfigError as error:
         print(f"{error}\nRun it in a worker's container, where {names.ENV_CONFIG} is set.", file=sys.stderr)
         return 2
-    wanted = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu)
+    try:
+        wanted = identity.gather(hub.pin(settings), gpu.placement(settings.config), contents=Contents(_root(arguments)))
+    except (ContentError, HubError) as error:
+        print(f"what the engine loads is not known: {error}", file=sys.stderr)
+        return 2
     here = host.host_tuple()
     fits = False
     artifacts = _artifacts(arguments)

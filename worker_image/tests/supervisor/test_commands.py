@@ -92,13 +92,13 @@ def test_diff_names_the_fields(run: Run, store: Path, tmp_path: Path) -> None:
         pool="p",
         namespace="n",
         revision="r",
-        model=ModelConfig(name="m/x"),
+        model=ModelConfig(name="m/x", revision="1" * 40),
         engine_args={"maxModelLen": 6},
         checkpoint=CheckpointConfig(store_path=str(store)),
     )
     done = run("diff", **{names.ENV_CONFIG: encode(config)})
     assert done.returncode == 1 and "does not fit" in done.stdout
-    for field in ("engineArgs", "imageId", "versions"):
+    for field in ("engineArgs.max_model_len", "imageId", "versions.vllm"):
         assert f"  {field}: artifact has" in done.stdout
     assert run("diff", "--store", store, **{names.ENV_CONFIG: ""}).returncode == 2
 

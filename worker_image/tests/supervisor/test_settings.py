@@ -118,7 +118,7 @@ def test_the_engine_sees_neither_the_pod_nor_secrets() -> None:
 
 def test_what_shapes_the_engine_counts_towards_the_identity() -> None:
     told = settings({"VLLM_X": "1", "OMP_NUM_THREADS": "4", "LANG": "C"}, engine_env={"MINE": "2"})
-    assert told.shaping == {"MINE": "2", "OMP_NUM_THREADS": "4", "VLLM_X": "1"}
+    assert told.shaping == {"LANG": "C", "MINE": "2", "OMP_NUM_THREADS": "4", "PATH": "/bin", "VLLM_X": "1"}
     assert told.environment["VLLM_X"] == "1" and told.environment["LANG"] == "C"
 
 

@@ -152,6 +152,7 @@ CASES: dict[Reason, Case] = {
 
 NOT_ON_THIS_WAY = {
     Reason.RESTORED: "no failure",
+    Reason.MODEL_UNRESOLVED: "needs a model from a hub: test_contents.py",
     Reason.STORE_FULL: "of a freeze: a thaw writes nothing to the store",
     Reason.STORE_READ_ONLY: "of a freeze: a thaw writes nothing to the store",
     Reason.LEASE_HELD: "of a freeze",

@@ -9,7 +9,7 @@ from vernal_contract.identity import HostTuple, IdentityInputs, digest
 
 from vernal_worker.store.fs import unique
 
-ARTIFACTS, STAGING, LEASES, BLOBS = "artifacts", "staging", "leases", "blobs"
+ARTIFACTS, STAGING, LEASES, BLOBS, CONTENTS = "artifacts", "staging", "leases", "blobs", "contents"
 CURRENT, FAILURES, RETIRED = "current", "failures", "retired"
 
 _GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")

@@ -58,6 +58,12 @@ class Store:
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
 
+    def check(self) -> None:
+        """Raises:
+        StoreError: stage find: `STORE_UNAVAILABLE`: there is no store.
+        """
+        self._touch("find", self.root.stat)
+
     def find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         """The current artifact for exactly this identity and host tuple.
 

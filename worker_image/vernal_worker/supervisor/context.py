@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from vernal_contract import names
@@ -19,6 +19,9 @@ from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
+
+if TYPE_CHECKING:
+    from vernal_worker.supervisor.hub import Repository
 
 ENV_CRIU = "VERNAL_CRIU"
 """Where CRIU is, if it is not on the PATH."""
@@ -56,6 +59,8 @@ class Settings:
     gpus: Selection
     paths: RunPaths
     criu: str
+    repositories: tuple["Repository", ...] = ()
+    """What the engine needs of a hub, with commits; made by `hub.pin`."""
     mounts: tuple[str, ...] | None = None
     """Mount points for the host tuple; None for those of this container."""
 
@@ -64,7 +69,8 @@ class Settings:
         if freezable:
             devices = self.gpus.every
             return EngineSetup(engine_args.for_freezing(self.arguments), _with(self.environment, devices))
-        return EngineSetup(self.arguments, _with(self.untouched, self.gpus.given))
+        # Nothing of it is ever written down, so it may have the pod's secrets while it loads.
+        return EngineSetup(self.arguments, _with({**self.untouched, **self.secrets}, self.gpus.given))
 
     @property
     def gpus_used(self) -> int:
@@ -125,9 +131,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
 
     def engine_environment(freezable: bool) -> dict[str, str]:
         several = engine_args.several_gpus(arguments)
-        return environment.engine_environment(
-            variables, shaping, config, paths, freezable=freezable, several_gpus=several
-        )
+        return environment.engine_environment(shaping, config, paths, freezable=freezable, several_gpus=several)
 
     return Settings(
         config=config,

@@ -19,6 +19,7 @@ OWNED = {
     "ssl_certfile": "end TLS in front of the worker",
     "api_server_count": "a worker has one API server",
     "headless": "a worker serves HTTP",
+    "config": "what is in a file of arguments could not be told apart; put its content into engineArgs",
 }
 """Arguments that a pool may not give, and why."""
 

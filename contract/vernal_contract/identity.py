@@ -16,8 +16,11 @@ FORMAT_VERSION = 1
 """Version of the artifact's layout on the store. A reader refuses a higher one (`Reason.FORMAT_UNSUPPORTED`)."""
 
 
-class IdentityInputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """What the artifact identity is a hash of."""
+class IdentityInputs(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the artifact identity is a hash of.
+
+    Who reads those of a newer worker sees the fields that it knows. They have another digest then: compare and show
+    such ones as the JSON objects that they were (`digest` and `differences` take both)."""
 
     format_version: int = FORMAT_VERSION
     image_id: str  # content address of the worker image's software (names.PATH_IMAGE_ID)
@@ -33,8 +36,8 @@ class IdentityInputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     versions: dict[str, str]  # python, vllm, torch, criu
 
 
-class HostTuple(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """What a frozen process expects around it."""
+class HostTuple(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a frozen process expects around it; of a worker what there is. Read like `IdentityInputs`."""
 
     architecture: str
     cpu_features: tuple[str, ...]  # sorted flags that compiled code may have relied on
@@ -43,14 +46,14 @@ class HostTuple(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gpu_count: int = 0
     gpu_compute_capability: str | None = None
     gpu_driver: str | None = None
-    mounts: tuple[str, ...] = ()  # sorted mount destinations that the process may have open
+    mounts: tuple[str, ...] = ()  # sorted mount destinations; of an artifact those that the process uses
 
 
 def _canonical(value: Any) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
-def digest(value: IdentityInputs | HostTuple) -> str:
+def digest(value: IdentityInputs | HostTuple | Mapping[str, Any]) -> str:
     """SHA-256 over the canonical JSON (keys sorted, no spaces), in hex."""
     return hashlib.sha256(_canonical(value)).hexdigest()
 
@@ -65,6 +68,18 @@ def differences(wanted: Any, found: Any) -> list[str]:
     """
     left, right = (msgspec.json.decode(_canonical(value)) for value in (wanted, found))
     return list(_differences("", left, right))
+
+
+def misfits(artifact: HostTuple, here: HostTuple) -> list[str]:
+    """Why a process that was frozen on host `artifact` cannot be thawed on `here`, one line a field; none if it can.
+
+    More CPU features and more mounts than it uses do no harm; everything else must be equal.
+    """
+    more = {
+        name: tuple(item for item in getattr(artifact, name) if item in getattr(here, name))
+        for name in ("cpu_features", "mounts")
+    }
+    return differences(artifact, msgspec.structs.replace(here, **more))
 
 
 def _differences(prefix: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:

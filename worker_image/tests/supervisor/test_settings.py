@@ -231,3 +231,12 @@ def test_fewer_gpus_selected_than_the_engine_needs(four_gpus: None) -> None:
         ConfigError, match=r"CUDA_VISIBLE_DEVICES is '1', which selects 1 of 4 GPUs: the engine needs 2"
     ):
         settings({"CUDA_VISIBLE_DEVICES": "1"}, engine_args={"tensorParallelSize": 2})
+
+
+def test_what_a_newer_operator_says_is_left_out_and_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    newer = encode(config()).replace('"pool"', '"invented":1,"pool"')
+    told = read_settings({"PATH": "/bin", names.ENV_CONFIG: newer})
+    assert told.config == config()
+    assert "event=config_unknown fields=invented" in capfd.readouterr().out
+    with pytest.raises(ConfigError, match=r"does not know invented.*operator's release"):
+        read_settings({names.ENV_CONFIG: newer.replace('"mustUnderstand":[]', '"mustUnderstand":["invented"]')})

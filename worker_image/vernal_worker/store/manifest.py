@@ -18,13 +18,15 @@ NAME = "manifest.json"
 _FRAME = re.compile(rb'\{"digest":"([0-9a-f]{64})","manifest":(\{.*\})\}\n', re.DOTALL)
 
 
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     path: str  # relative, with slashes
     size: int
     blake3: tuple[str, ...]  # hex, one a piece of `pieces.PIECE` bytes; of an empty file none
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Fields that a newer Vernal added are left out, but for the digests of identity and host tuple."""
+
     format_version: int = FORMAT_VERSION
     generation: str
     identity: str  # hex digest of identity_inputs
@@ -52,7 +54,8 @@ def decode(data: bytes, generation: str) -> Manifest:
     if frame is None or blake3(frame[2]).hexdigest().encode() != frame[1]:
         raise _error(Reason.MANIFEST_INVALID, generation, "its content does not agree with its digest")
     try:
-        version = msgspec.json.decode(frame[2], type=dict[str, Any]).get("formatVersion")
+        given = msgspec.json.decode(frame[2], type=dict[str, Any])
+        version = given.get("formatVersion")
         if isinstance(version, int) and version > FORMAT_VERSION:
             message = f"format {version}, this worker reads up to {FORMAT_VERSION}"
             raise _error(Reason.FORMAT_UNSUPPORTED, generation, message)
@@ -61,9 +64,17 @@ def decode(data: bytes, generation: str) -> Manifest:
         raise _error(Reason.MANIFEST_INVALID, generation, str(e)) from e
     if manifest.generation != generation:
         raise _error(Reason.MANIFEST_INVALID, generation, f"it is that of generation {manifest.generation}")
-    if (manifest.identity, manifest.host_tuple) != (digest(manifest.identity_inputs), digest(manifest.host)):
+    if (manifest.identity, manifest.host_tuple) != (digest(given["identityInputs"]), digest(given["host"])):
         raise _error(Reason.MANIFEST_INVALID, generation, "identity or host tuple do not agree with their digests")
     return manifest
+
+
+def fields(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity inputs and host of a manifest that `decode` has found to be sound, with the fields that are unknown."""
+    frame = _FRAME.fullmatch(data)
+    assert frame is not None
+    given = msgspec.json.decode(frame[2], type=dict[str, Any])
+    return given["identityInputs"], given["host"]
 
 
 def _error(reason: Reason, generation: str, message: str) -> StoreError:

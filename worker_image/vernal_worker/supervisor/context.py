@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from vernal_contract import names
-from vernal_contract.config import CheckpointPolicy, WorkerConfig, decode
+from vernal_contract.config import CheckpointPolicy, WorkerConfig, decode, unknown_fields
 
 from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
 from vernal_worker.checkpoint.cuda.visible import Selection, select
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.control.protocol import PodIdentity
-from vernal_worker.supervisor import engine_args, environment
+from vernal_worker.supervisor import engine_args, environment, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
@@ -107,6 +107,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         raise ConfigError(f"{names.ENV_CONFIG} is not set; `vernal-worker --help` shows what it looks like")
     try:
         config = decode(text)
+        if unknown := unknown_fields(text):
+            log.event("config_unknown", fields=" ".join(unknown), message="from a newer operator; left out")
     except msgspec.DecodeError as error:
         raise ConfigError(f"{names.ENV_CONFIG}: {error}") from error
     if absent := environment.missing(config.secret_env, variables):

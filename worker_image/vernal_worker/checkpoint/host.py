@@ -22,7 +22,7 @@ _INSTRUCTIONS = re.compile(
 )
 
 # Mounts that the runtime makes for every container, and file systems without files of anybody's.
-_RUNTIMES = re.compile(
+RUNTIMES = re.compile(
     r"/|/proc(/.*)?|/sys(/.*)?|/dev(/.*)?|/etc/(hosts|hostname|resolv\.conf)|/(var/)?run/secrets/kubernetes\.io(/.*)?"
 )
 
@@ -58,9 +58,10 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
 
 def mount_destinations(mountinfo: str) -> list[str]:
     """Mount points (field 5 of proc_pid_mountinfo(5)) that are not the runtime's own."""
-    points = (_unescape(line.split()[4]) for line in mountinfo.splitlines())
-    return [point for point in points if not _RUNTIMES.fullmatch(point)]
+    points = (unescape(line.split()[4]) for line in mountinfo.splitlines())
+    return [point for point in points if not RUNTIMES.fullmatch(point)]
 
 
-def _unescape(field: str) -> str:
+def unescape(field: str) -> str:
+    """A path as mountinfo writes it."""
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field)

@@ -62,6 +62,10 @@ class Staging:
         self._touch("stage", lambda: (self.dir / name).mkdir(mode=0o700))
         return self.dir / name
 
+    def narrow(self, host: HostTuple) -> None:
+        """What it needs of a host is known better than when it was begun."""
+        self._host, self._key = host, Key.of(self._key.root, self._identity, host)
+
     def publish(
         self,
         *,

@@ -28,14 +28,9 @@ def sweep(before: frozenset[str]) -> None:
     _remove(SHM / name for name in names() - before if name.startswith(_ENGINE_PREFIXES))
 
 
-def make_room_for(image_dir: Path) -> None:
-    """Remove shared memory of the frozen tree in `image_dir` that an earlier container of this pod thawed and
-    left.
-
-    Raises:
-        CheckpointError: `FILE_MISSING` or `MANIFEST_INVALID`, stage `files`.
-    """
-    _remove(path for file in process.read(image_dir).files if (path := Path(file.path)).parent == SHM)
+def make_room_for(frozen: process.Frozen) -> None:
+    """Remove shared memory of the frozen tree that an earlier container of this pod thawed and left."""
+    _remove(path for file in frozen.files if (path := Path(file.path)).parent == SHM)
 
 
 def _remove(paths: Iterable[Path]) -> None:

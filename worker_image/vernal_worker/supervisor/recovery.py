@@ -7,6 +7,7 @@ from vernal_contract.reasons import About, Reason, about
 from vernal_worker.checkpoint import carry, process
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.freeze import SHM
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.supervisor import log
@@ -32,9 +33,10 @@ def keep_compiled(context: Context, artifact: Artifact, reason: Reason) -> None:
     began = time.monotonic()
     directory = artifact.path / PROCESS
     try:
-        names = [f"{PROCESS}/{name}" for name in (process.NAME, process.DATA)]
-        artifact.verify_files(names, timeout=SECONDS, cancel=cancel)
-        carry.lay(process.read(directory).files, directory / process.DATA, patience.check, below=cache)
+        artifact.verify_files([f"{PROCESS}/{process.DATA}"], timeout=SECONDS, cancel=cancel)
+        frozen = process.decode(artifact.read(f"{PROCESS}/{process.NAME}"))
+        process.confine(frozen, (SHM, *context.settings.paths.carried))
+        carry.lay(frozen.files, directory / process.DATA, patience.check, below=cache)
     except (StoreError, CheckpointError) as error:
         empty(cache)
         log.event("compile_cache_lost", reason=error.reason, message=error.message)

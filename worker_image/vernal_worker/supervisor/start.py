@@ -65,7 +65,7 @@ class Start:
                 thawed = self._thaw(choice.artifact, gpus)
                 if isinstance(thawed, Engine):
                     if choice.doubted:
-                        self._forgive(choice.artifact.generation)
+                        self._forgive(choice.artifact)
                     return thawed
                 choice = thawed
             if isinstance(choice, GiveUp):
@@ -105,11 +105,12 @@ class Start:
             if self._stop.signalled.is_set():
                 raise StoppedError from error
             if error.generation is not None:
-                return self._after_failure(error.generation, ThawError("find", error.reason, error.message))
+                failure = ThawError("find", error.reason, error.message)
+                return self._after_failure(error.generation, failure, error.host)
             return choose.from_store_error(self._policy, error)
 
-    def _after_failure(self, generation: str, failure: ThawError) -> Cold | GiveUp:
-        """Write the failure down: on the board, in the log, in the store."""
+    def _after_failure(self, generation: str, failure: ThawError, host: HostTuple | str | None = None) -> Cold | GiveUp:
+        """Write the failure down: on the board, in the log, in the store. `host`: the artifact's, if it is not ours."""
         self._board.failed_restore(
             RestoreFailure(generation=generation, stage=failure.stage, reason=failure.reason, message=failure.message)
         )
@@ -128,7 +129,7 @@ class Start:
         try:
             given_up = self._store.record_failure(
                 self._identity,
-                self._host,
+                host or self._host,
                 generation,
                 stage=failure.stage,
                 reason=failure.reason,
@@ -142,11 +143,11 @@ class Start:
             log.event("quarantined", message=given_up.message, seconds_left=given_up.seconds_left)
         return choose.after_failed_thaw(self._policy, failure.reason, failure.message, given_up)
 
-    def _forgive(self, generation: str) -> None:
-        """The artifact works: what failed before was not its fault."""
-        assert self._identity is not None and self._host is not None
+    def _forgive(self, artifact: Artifact) -> None:
+        """It works: what failed before was not its fault."""
+        assert self._identity is not None
         try:
-            self._store.forgive(self._identity, self._host, generation)
+            self._store.forgive(self._identity, artifact.manifest.host, artifact.generation)
         except StoreError as error:
             log.failure("failures_not_forgiven", reason=error.reason, message=error.message)
 
@@ -178,7 +179,7 @@ class Start:
             raise ThawError(failure.stage, error.reason, error.message) from failure
 
     def _instead(self, artifact: Artifact, failure: ThawError) -> Cold | GiveUp:
-        choice = self._after_failure(artifact.generation, failure)
+        choice = self._after_failure(artifact.generation, failure, artifact.manifest.host)
         if isinstance(choice, Cold):
             recovery.keep_compiled(self._context, artifact, failure.reason)
         return choice

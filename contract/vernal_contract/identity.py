@@ -42,9 +42,10 @@ class HostTuple(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     architecture: str
     cpu_features: tuple[str, ...]  # sorted flags that compiled code may have relied on
     kernel: str  # release up to the minor version, e.g. "6.18"
-    gpu_product: str | None = None
-    gpu_count: int = 0
-    gpu_compute_capability: str | None = None
+    gpu_product: str | None = None  # of several kinds all names; of parts of a GPU (MIG) with their profile
+    gpu_count: int = 0  # GPUs, or parts
+    gpu_memory_gib: tuple[int, ...] = ()  # of each, sorted; empty where NVML is not there
+    gpu_compute_capability: str | None = None  # e.g. "9.0"; None where NVML is not there
     gpu_driver: str | None = None
     mounts: tuple[str, ...] = ()  # sorted mount destinations; of an artifact those that the process uses
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vernal_contract.identity import HostTuple
 
+from vernal_worker.checkpoint.cuda import nvml
 from vernal_worker.checkpoint.gpu import gpus
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -31,16 +32,18 @@ def host_tuple(mounts: Iterable[str] | None = None) -> HostTuple:
     """Describe this host.
 
     `mounts`: destinations that the tree may have open; None takes those of this mount namespace that are
-    not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like). The compute capability is left out:
-    nothing but a CUDA context or NVML tells it, and the product implies it.
+    not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like).
     """
     found = gpus()
+    devices = nvml.devices() if found.count else []
     return HostTuple(
         architecture=os.uname().machine,
         cpu_features=cpu_features(CPUINFO.read_text()),
         kernel=".".join(os.uname().release.split(".")[:2]),
-        gpu_product=found.product,
-        gpu_count=found.count,
+        gpu_product=", ".join(sorted({device.name for device in devices})) or found.product,
+        gpu_count=len(devices) or found.count,
+        gpu_memory_gib=tuple(sorted(round(device.bytes / (1 << 30)) for device in devices)),
+        gpu_compute_capability=", ".join(sorted({device.capability for device in devices})) or None,
         gpu_driver=found.driver,
         mounts=tuple(sorted(set(mount_destinations(MOUNTINFO.read_text()) if mounts is None else mounts))),
     )

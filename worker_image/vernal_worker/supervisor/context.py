@@ -57,6 +57,7 @@ class Settings:
     environment: Mapping[str, str]  # of an engine that can be frozen
     untouched: Mapping[str, str]  # of one that is not
     gpus: Selection
+    unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
     repositories: tuple["Repository", ...] = ()
@@ -119,9 +120,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     try:
         arguments = engine_args.engine_arguments(config)
         found = gpus()
-        freezable = config.checkpoint.policy is not CheckpointPolicy.DISABLED and not (
-            found.count and engine_args.unfreezable(arguments)
-        )
+        unfreezable = engine_args.unfreezable(arguments, on_gpus=found.count > 0)
+        freezable = config.checkpoint.policy is not CheckpointPolicy.DISABLED and unfreezable is None
         shaping = environment.tuning(variables, config, freezable=freezable)
         keep_alive = float(shaping.get(VLLM_KEEP_ALIVE, config.keep_alive_seconds))
     except (engine_args.ArgumentError, environment.VariableError, ValueError) as error:
@@ -135,15 +135,17 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         several = engine_args.several_gpus(arguments)
         return environment.engine_environment(shaping, config, paths, freezable=freezable, several_gpus=several)
 
+    pod = PodIdentity(
+        name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
+        namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
+        uid=variables.get(names.ENV_POD_UID, ""),
+        ip=variables.get(names.ENV_POD_IP, ""),
+        node=variables.get(names.ENV_NODE_NAME, ""),
+    )
     return Settings(
         config=config,
-        pod=PodIdentity(
-            name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
-            namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
-            uid=variables.get(names.ENV_POD_UID, ""),
-            ip=variables.get(names.ENV_POD_IP, ""),
-            node=variables.get(names.ENV_NODE_NAME, ""),
-        ),
+        pod=pod,
+        unfreezable=unfreezable or environment.names_pod(shaping, pod),
         secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,
         arguments=arguments,

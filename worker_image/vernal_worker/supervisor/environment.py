@@ -1,12 +1,16 @@
 """The engine's environment: pure. It is frozen with the engine, so nothing in it may name a pod or be
 secret."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vernal_contract import names
 from vernal_contract.config import WorkerConfig
+
+from vernal_worker.checkpoint.hostname import HOST_NAME
+from vernal_worker.control.protocol import PodIdentity
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,21 @@ def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) 
     return dict(sorted({**inherited, **config.engine_env}.items()))
 
 
+def names_pod(shaping: Mapping[str, str], pod: PodIdentity) -> str | None:
+    """Why the engine cannot be frozen: one of its variables says in which pod it is, and would say so in every other
+    one. None if none does."""
+    own = {"name": pod.name, "uid": pod.uid, "address": pod.ip, "node": pod.node}
+    for name, value in shaping.items():
+        words = set(re.split(r"[\s,;:/=@\[\]]+", value)) | {value}
+        for what, text in own.items():
+            if text and text != HOST_NAME and text in words:
+                return (
+                    f"{name} is this pod's {what} ({value!r}), which would be in every worker that thaws it:"
+                    " leave it out of the pod template, or set checkpoint.policy Disabled"
+                )
+    return None
+
+
 def engine_environment(
     shaping: Mapping[str, str],
     config: WorkerConfig,
@@ -155,6 +174,13 @@ def engine_environment(
         "XDG_CACHE_HOME": str(paths.cache),
         "TORCHINDUCTOR_CACHE_DIR": str(paths.cache / "torchinductor"),
         "TRITON_CACHE_DIR": str(paths.cache / "triton"),
+        # Compilers that keep what they made in the home directory otherwise, mapped for as long as the engine runs.
+        "CUDA_CACHE_PATH": str(paths.cache / "nv"),
+        "FLASHINFER_WORKSPACE_BASE": str(paths.cache),
+        "TORCH_EXTENSIONS_DIR": str(paths.cache / "torch_extensions"),
+        "TVM_FFI_CACHE_DIR": str(paths.cache / "tvm-ffi"),
+        "TILELANG_CACHE_DIR": str(paths.cache / "tilelang"),
+        "CUTE_DSL_CACHE_DIR": str(paths.cache / "cute_dsl"),
         **(SEVERAL_GPUS if freezable and several_gpus else {}),
         **shaping,
         **(FOR_FREEZING if freezable else {}),

@@ -20,6 +20,10 @@ _ENGINE = ("vllm",)
 """Packages that images patch in place: each of their files counts by size and time. Of other packages it is the
 versions, and their native libraries by themselves: CRIU compares those that are mapped."""
 
+_PACKAGES = ("site-packages", "dist-packages")
+"""Directories of installed packages. The other ones that Python looks into are its own, of which there is a version,
+Vernal's, those of PYTHONPATH, which count by content, and where this program was started, which is not the engine's."""
+
 _SKIPPED = frozenset(["__pycache__", "bin", "share", "include"])
 
 
@@ -49,9 +53,8 @@ def fingerprint(
     for root in code:
         for file in sorted(root.rglob("*.py")):
             hasher.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    # The supervisor's working directory is not the engine's.
     for directory in dict.fromkeys(sys.path if search_path is None else search_path):
-        if directory not in ("", str(Path.cwd())):
+        if Path(directory).name in _PACKAGES:
             for line in _modules(directory):
                 hasher.update(f"{directory} {line}\n".encode(errors="surrogateescape"))
     return hasher.hexdigest()

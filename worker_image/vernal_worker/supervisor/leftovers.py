@@ -23,6 +23,18 @@ def names() -> frozenset[str]:
     return frozenset()
 
 
+def first_seen(directory: Path) -> frozenset[str]:
+    """What was there when the first container of this pod started: written down in `directory`, which is the pod's. An
+    engine whose container crashed has left what is not among it."""
+    record = directory / "shm-before"
+    with contextlib.suppress(OSError):
+        return frozenset(record.read_text().split("\0"))
+    found = names()
+    with contextlib.suppress(OSError):
+        record.write_text("\0".join(sorted(found)))
+    return found
+
+
 def sweep(before: frozenset[str]) -> None:
     """Remove an engine's shared memory that was not there `before`. The engine must be dead."""
     _remove(SHM / name for name in names() - before if name.startswith(_ENGINE_PREFIXES))

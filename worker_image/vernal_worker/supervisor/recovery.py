@@ -5,9 +5,9 @@ import time
 from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.checkpoint import carry, process
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.freeze import SHM
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.supervisor import log

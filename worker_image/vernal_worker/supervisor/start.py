@@ -14,7 +14,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
-from vernal_worker.supervisor import choose, engine_args, gpu, identity, log, recovery
+from vernal_worker.supervisor import choose, gpu, identity, log, recovery
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
@@ -85,8 +85,8 @@ class Start:
         supported, problem = doctor.supported(criu=self._settings.criu)
         if not supported:
             return choose.unsupported(self._policy, problem)
-        if gpus is not None and (problem := engine_args.unfreezable(self._settings.arguments) or ""):
-            return choose.unsupported(self._policy, problem)
+        if self._settings.unfreezable is not None:
+            return choose.unsupported(self._policy, self._settings.unfreezable)
         try:
             self._settings, wanted = identity.find_out(self._context, self._store)
         except ContentError as error:

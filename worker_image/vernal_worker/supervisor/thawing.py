@@ -9,9 +9,9 @@ from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, StartMode
 
 from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.freeze import SHM
 from vernal_worker.checkpoint.images import MEMORY
 from vernal_worker.checkpoint.memory import Digests
 from vernal_worker.checkpoint.thaw import thaw

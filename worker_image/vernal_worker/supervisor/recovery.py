@@ -1,7 +1,9 @@
 """What of an artifact is of use to the cold start after a failed thaw."""
 
 import time
+from pathlib import Path
 
+import msgspec
 from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.checkpoint import carry, process
@@ -35,7 +37,8 @@ def keep_compiled(context: Context, artifact: Artifact, reason: Reason) -> None:
     try:
         artifact.verify_files([f"{PROCESS}/{process.DATA}"], timeout=SECONDS, cancel=cancel)
         frozen = process.decode(artifact.read(f"{PROCESS}/{process.NAME}"))
-        process.confine(frozen, (SHM, *context.settings.paths.carried))
+        files = tuple(file for file in frozen.files if Path(file.path).is_relative_to(cache))
+        process.confine(msgspec.structs.replace(frozen, roots=(str(cache),), files=files), [cache])
         carry.lay(frozen.files, directory / process.DATA, patience.check, below=cache)
     except (StoreError, CheckpointError) as error:
         empty(cache)

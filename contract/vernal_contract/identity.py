@@ -33,6 +33,7 @@ class IdentityInputs(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     weights: str
+    signing_key: str | None = None  # tells the keys apart that artifacts are signed with
     versions: dict[str, str]  # python, vllm, torch, criu
 
 

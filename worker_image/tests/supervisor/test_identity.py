@@ -137,6 +137,12 @@ def test_every_variable_that_the_engine_sees_counts(model: Path, variable: str) 
     assert named(inputs(model), inputs(model, {variable: "x"})) == [f"engineEnv.{variable}"]
 
 
+def test_artifacts_of_another_signing_key_are_others_and_the_key_is_not_in_their_identity(model: Path) -> None:
+    without, one, other = (inputs(model, {names.ENV_SIGNING_KEY: key}) for key in ("", "sesame", "open"))
+    assert named(without, one) == named(one, other) == ["signingKey"]
+    assert "sesame" not in repr(one)
+
+
 # --- the image ---
 
 

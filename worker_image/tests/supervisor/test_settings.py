@@ -11,6 +11,7 @@ from vernal_contract.config import (
     CheckpointPolicy,
     KVTransferConfig,
     ModelConfig,
+    Verify,
     WorkerConfig,
     encode,
 )
@@ -273,3 +274,12 @@ def test_compilers_keep_what_they_make_where_it_travels_with_the_checkpoint() ->
     told = settings()
     for name in ("CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"):
         assert any(Path(told.environment[name]).is_relative_to(place) for place in told.paths.carried), name
+
+
+def test_a_signing_key_is_neither_the_engines_nor_of_use_where_not_every_byte_is_read() -> None:
+    told = settings({names.ENV_SIGNING_KEY: "sesame"})
+    assert told.signing_key == b"sesame"
+    for freezable in (True, False):
+        assert "sesame" not in json.dumps(dict(told.engine(freezable=freezable).environment))
+    with pytest.raises(ConfigError, match="verify must be Full"):
+        settings({names.ENV_SIGNING_KEY: "sesame"}, checkpoint=CheckpointConfig(verify=Verify.SIZES))

@@ -157,7 +157,9 @@ class Keeper:
         try:
             self._engine.client.close_api(CALL_TIMEOUT)
             try:
-                self._start.freeze(self._engine, Store(Path(request.store)))
+                self._start.freeze(
+                    self._engine, Store(Path(request.store), signing_key=self._context.settings.signing_key)
+                )
             except (ContentError, HubError) as error:
                 problem = Refused(Reason.CONFIG_INVALID, f"the model cannot be read: {error}")
             except EngineHarmedError:

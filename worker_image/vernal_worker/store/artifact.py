@@ -187,8 +187,8 @@ def list_files(directory: Path) -> dict[str, int | None]:
     return found
 
 
-def load(directory: Path) -> Artifact:
-    """The artifact in a generation's directory.
+def load(directory: Path, key: bytes | None = None) -> Artifact:
+    """The artifact in a generation's directory. `key`: see `manifest.decode`.
 
     Raises:
         StoreError: stage find: `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`.
@@ -200,4 +200,4 @@ def load(directory: Path) -> Artifact:
     except FileNotFoundError as e:
         message = f"{generation}/{manifests.NAME} is missing"
         raise StoreError(Reason.MANIFEST_MISSING, "find", message, generation=generation) from e
-    return Artifact(directory, manifests.decode(data, generation))
+    return Artifact(directory, manifests.decode(data, generation, key))

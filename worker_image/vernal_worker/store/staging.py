@@ -44,9 +44,11 @@ class Staging:
         host: HostTuple,
         usable: Callable[[Key], Artifact | None],
         touch: Touch,
+        signing_key: bytes | None = None,
     ) -> None:
         """Use `Store.stage`. `usable`: the current artifact if it may stay current."""
         self._identity, self._host, self._usable, self._touch = identity, host, usable, touch
+        self._signing_key = signing_key
         self._turn, self._moving = threading.Lock(), False
         self._left_behind = False  # in the middle of a rename that the storage does not answer
         self._key = Key.of(root, identity, host)
@@ -126,7 +128,7 @@ class Staging:
                 created_by=created_by,
                 timings=dict(timings or {}),
             )
-            fs.write_new(self.dir / manifest.NAME, manifest.encode(content))
+            fs.write_new(self.dir / manifest.NAME, manifest.encode(content, self._signing_key))
             fs.sync(self.dir)
             if lease is not None:
                 lease.check()

@@ -44,6 +44,7 @@ class Store:
         restore_attempts: failures of one generation before it is quarantined, that is, treated as absent.
         patience: seconds after which a call that the storage does not answer ends with `STORE_SLOW`; None for ever.
         cancel: such a call ends with `THAW_GIVEN_UP` when it is set.
+        signing_key: artifacts must be signed with it, and are; None to take any.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Store:
         restore_attempts: int = 3,
         patience: float | None = None,
         cancel: threading.Event | None = None,
+        signing_key: bytes | None = None,
     ) -> None:
         self.root = root
+        self._signing_key = signing_key
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
 
@@ -82,7 +85,7 @@ class Store:
         for key, generation in self._current(self._key(identity, host)):
             given_up = quarantine.look(key, generation, self.restore_attempts)
             try:
-                found = _load(key, generation)
+                found = self._load(key, generation)
             except StoreError as error:
                 error.host = key.host
                 broken = broken or (error if given_up is None else None)
@@ -156,7 +159,7 @@ class Store:
 
         def make() -> Staging:
             self.root.stat()
-            return Staging(self.root, identity, host, self._usable, self._touch)
+            return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key)
 
         return self._touch("stage", make)
 
@@ -246,15 +249,14 @@ class Store:
         if generation is None or quarantine.look(key, generation, self.restore_attempts) is not None:
             return None
         try:
-            return _load(key, generation)
+            return self._load(key, generation)
         except StoreError:
             return None
 
-
-def _load(key: Key, generation: str) -> Artifact:
-    found = artifacts.load(key.directory / generation)
-    known = found.manifest
-    if known.identity != key.identity or known.host_tuple[: layout.HOST_DIGITS] != key.host[: layout.HOST_DIGITS]:
-        message = f"{generation}/manifest.json is of another identity or host tuple"
-        raise StoreError(Reason.MANIFEST_INVALID, "find", message, generation=generation)
-    return found
+    def _load(self, key: Key, generation: str) -> Artifact:
+        found = artifacts.load(key.directory / generation, self._signing_key)
+        known = found.manifest
+        if known.identity != key.identity or known.host_tuple[: layout.HOST_DIGITS] != key.host[: layout.HOST_DIGITS]:
+            message = f"{generation}/manifest.json is of another identity or host tuple"
+            raise StoreError(Reason.MANIFEST_INVALID, "find", message, generation=generation)
+        return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from vernal_contract import names
-from vernal_contract.config import CheckpointPolicy, WorkerConfig, decode, unknown_fields
+from vernal_contract.config import CheckpointPolicy, Verify, WorkerConfig, decode, unknown_fields
 
 from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
 from vernal_worker.checkpoint.cuda.visible import Selection, select
@@ -57,6 +57,7 @@ class Settings:
     environment: Mapping[str, str]  # of an engine that can be frozen
     untouched: Mapping[str, str]  # of one that is not
     gpus: Selection
+    signing_key: bytes | None  # of the store's artifacts
     unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
@@ -135,6 +136,9 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         several = engine_args.several_gpus(arguments)
         return environment.engine_environment(shaping, config, paths, freezable=freezable, several_gpus=several)
 
+    signing_key = variables.get(names.ENV_SIGNING_KEY, "").encode() or None
+    if signing_key is not None and config.checkpoint.verify is not Verify.FULL:
+        raise ConfigError("checkpoint.verify must be Full with a signing key: what is not read is not proven")
     pod = PodIdentity(
         name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
         namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
@@ -145,6 +149,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     return Settings(
         config=config,
         pod=pod,
+        signing_key=signing_key,
         unfreezable=unfreezable or environment.names_pod(shaping, pod),
         secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,

@@ -44,6 +44,7 @@ class Start:
             restore_attempts=checkpoint.restore_attempts,
             patience=STORAGE_SECONDS,
             cancel=self._stop.signalled,
+            signing_key=self._settings.signing_key,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None

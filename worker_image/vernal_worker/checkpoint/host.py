@@ -35,7 +35,7 @@ def host_tuple(mounts: Iterable[str] | None = None) -> HostTuple:
     not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like).
     """
     found = gpus()
-    devices = nvml.devices() if found.count else []
+    devices = nvml.devices(found.uuids) if found.count else []
     return HostTuple(
         architecture=os.uname().machine,
         cpu_features=cpu_features(CPUINFO.read_text()),

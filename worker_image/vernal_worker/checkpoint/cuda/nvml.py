@@ -61,13 +61,17 @@ class Device:
     capability: str  # e.g. "8.0"
 
 
-def devices() -> list[Device]:
-    """Those that this container was given; of a GPU that is in parts the parts. Empty if that cannot be told."""
+def devices(uuids: Sequence[str]) -> list[Device]:
+    """The GPUs with these UUIDs, like "GPU-8d62…"; of one that is in parts the parts that this container was given.
+    Empty if that cannot be told."""
     load()
     if (library := _library()) is None:
         return []
     found: list[Device] = []
-    for gpu in _handles(library, "nvmlDeviceGetHandleByIndex_v2", _number(library, "nvmlDeviceGetCount_v2")):
+    for uuid in uuids:  # by number NVML also counts those that are not ours
+        gpu = ctypes.c_void_p()
+        if library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(gpu)) != 0:
+            return []
         parts: list[ctypes.c_void_p] = []
         mode, pending = ctypes.c_uint(), ctypes.c_uint()
         if library.nvmlDeviceGetMigMode(gpu, ctypes.byref(mode), ctypes.byref(pending)) == 0 and mode.value:

@@ -13,6 +13,9 @@ from blake3 import blake3
 
 from vernal_worker.store import fs, layout
 
+KEPT_SECONDS = 90 * 86400.0
+"""For so long a record is kept."""
+
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """`content`: digest of all bytes. `samples`: of a few of them, to be compared at each look."""

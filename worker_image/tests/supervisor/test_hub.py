@@ -11,8 +11,8 @@ from vernal_contract import names
 from vernal_contract.config import ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import differences
 from vernal_worker.supervisor import hub, identity
-from vernal_worker.supervisor.context import Settings, read_settings
-from vernal_worker.supervisor.hub import HubError, Repository
+from vernal_worker.supervisor.context import Repository, Settings, read_settings
+from vernal_worker.supervisor.hub import HubError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import Hub

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from vernal_contract import names
@@ -20,9 +20,6 @@ from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
 
-if TYPE_CHECKING:
-    from vernal_worker.supervisor.hub import Repository
-
 ENV_CRIU = "VERNAL_CRIU"
 """Where CRIU is, if it is not on the PATH."""
 
@@ -33,6 +30,15 @@ VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 
 class ConfigError(Exception):
     """The worker was told something that it cannot do; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What an engine is to get from a hub. `where`: "model", or the place, as in `contents` of identities."""
+
+    where: str
+    name: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Settings:
     unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
-    repositories: tuple["Repository", ...] = ()
+    repositories: tuple[Repository, ...] = ()
     """What the engine needs of a hub, with commits; made by `hub.pin`."""
     mounts: tuple[str, ...] | None = None
     """Mount points for the host tuple; None for those of this container."""

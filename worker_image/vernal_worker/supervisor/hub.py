@@ -14,14 +14,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vernal_worker.supervisor import log
-from vernal_worker.supervisor.context import Settings
+from vernal_worker.supervisor.context import Repository, Settings
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """For an engine that has all that it needs."""
@@ -35,19 +35,6 @@ _POLL = 0.1
 
 class HubError(Exception):
     """It cannot be said which content a name stands for, or the content cannot be had; the message names it."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """What an argument names. `where`: "model", or the argument's place, as in `IdentityInputs.contents`."""
-
-    where: str
-    name: str
-    revision: str | None = None
-
-    @property
-    def is_pinned(self) -> bool:
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -87,8 +74,7 @@ def pin(settings: Settings, variables: Mapping[str, str] = os.environ) -> Settin
         HubError: the hub does not say.
     """
     pinned = tuple(
-        repository if repository.is_pinned else replace(repository, revision=_commit(repository, settings, variables))
-        for repository in repositories(settings)
+        replace(repository, revision=_commit(repository, settings, variables)) for repository in repositories(settings)
     )
     arguments = dict(settings.arguments)
     for repository in pinned:
@@ -99,6 +85,8 @@ def pin(settings: Settings, variables: Mapping[str, str] = os.environ) -> Settin
 
 def _commit(repository: Repository, settings: Settings, variables: Mapping[str, str]) -> str:
     """What a branch or tag stands for: as the hub says, or, where there is none, the cache of downloads."""
+    if _COMMIT.fullmatch(repository.revision or ""):
+        return str(repository.revision)
     if not _NAME.fullmatch(repository.name):
         raise HubError(f"{repository.where}: {repository.name!r} is neither a directory nor the name of a repository")
     revision = repository.revision or "main"

@@ -81,7 +81,7 @@ class Agent:
 
     def _cancel_after(self, seconds: float | None) -> None:
         """No seconds: before it begins."""
-        self.cancel.clear()
+        self.cancel = threading.Event()  # the timer of an earlier call may still set the one that it had
         if seconds == 0:
             self.cancel.set()
         elif seconds is not None:

@@ -7,7 +7,6 @@ import msgspec
 from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.checkpoint import carry, process
-from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.store.artifact import Artifact

@@ -31,7 +31,7 @@ def test_a_model_of_equal_names_and_sizes_is_not_answered_for_with_the_old_one(
     sizes = [sorted((file.name, file.stat().st_size) for file in directory.iterdir()) for directory in (model, other)]
     assert sizes[0] == sizes[1]
     pod = start_pod(store, model=other)
-    pod.wait_log("event=engine_start", timeout=300)
+    pod.wait_log("event=engine_start")
     state, before = pod.state(), creator.state()
     assert (state.start_mode, state.start_reason) == ("Cold", "NoArtifact")
     lines = differences(before.identity_inputs, state.identity_inputs)
@@ -69,5 +69,5 @@ def test_a_gated_model_from_a_hub_is_loaded_frozen_and_thawed_without_its_token(
     assert clone.wait_ready().start_mode == "Restored", clone.log()
     assert clone.complete(model="org/tiny") == creator.complete(model="org/tiny")
     lost = start_pod(store, **options)  # there is no hub
-    lost.wait_log("reason=ModelUnresolved", timeout=300)
+    lost.wait_log("reason=ModelUnresolved")
     assert lost.state().start_reason == "ModelUnresolved"

@@ -85,7 +85,7 @@ def test_the_description_of_the_processes_is_verified_before_it_is_acted_upon(
     file.unlink()
     file.write_bytes(data.replace(name.encode(), other.encode()))
     pod = start_pod(copy, setup=f"touch {other}", checkpoint={"verify": verify})
-    pod.wait_log("event=engine_start", timeout=300)
+    pod.wait_log("event=engine_start")
     (failure,) = pod.state().restore_failures
     assert (failure.stage, failure.reason) == ("verify", Reason.DIGEST_MISMATCH)
     assert "process.json" in failure.message

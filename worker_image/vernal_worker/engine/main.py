@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vernal_worker.engine.vllm_adapter import Engine
 
 _logger = logging.getLogger("vernal_worker.engine")
+_OUR_LOGGERS = ("vernal_worker", "uvicorn.error")
 API_KEY_VARIABLE = "VLLM_API_KEY"
 
 
@@ -114,6 +115,20 @@ def _tracker_died() -> None:
     )
 
 
+def _log_ours() -> None:
+    """Let what this package and the HTTP server say reach the worker's log, however vLLM and its libraries have
+    configured logging while they were loaded."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in _OUR_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    for name, known in logging.root.manager.loggerDict.items():
+        if name.startswith(_OUR_LOGGERS) and isinstance(known, logging.Logger):
+            known.disabled = False
+
+
 async def _run(spec: EngineSpec) -> None:
     from vernal_worker.control.server import ControlServer
     from vernal_worker.engine import vllm_adapter
@@ -123,6 +138,7 @@ async def _run(spec: EngineSpec) -> None:
 
     engine = await vllm_adapter.load(spec)
     process.shield()  # again: whatever the libraries did meanwhile
+    _log_ours()
     gate = Gate(engine.app)
     http = HttpServer(gate, engine.limits)
     engine.app.state.server = http.server  # where vLLM's error handlers look for it

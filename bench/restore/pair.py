@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from gpu_pods import mounted
 from models.shapes import make_shape
 from run import GPU_ENGINE, artifact, line, say
 
@@ -93,6 +94,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     make_shape(arguments.shape, model)
     cache = work / "compile-cache"
+    cache.mkdir(exist_ok=True)
     machine = {k: v for k, v in os.environ.items() if k.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_"))}
     environment = machine | {
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -115,6 +117,7 @@ def main() -> None:
             engine_args=GPU_ENGINE | {"tensorParallelSize": 2} | options.pop("engine_args", {}),
             engine_env=environment | ({} if policy == "Disabled" else {"VERNAL_COLLECTIVES": carrier}),
             checkpoint={"policy": policy, "restore_attempts": 99},
+            setup=mounted(cache),
             **options,
         )
         results[name] = {"first_token": result.first_token, "timings": result.timings, "tokens": result.tokens}

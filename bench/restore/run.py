@@ -17,7 +17,7 @@ from typing import Any
 
 import ceilings
 import measure
-from gpu_pods import only
+from gpu_pods import mounted, only
 from measure import Start
 from models.shapes import make_shape
 from models.tiny import make_tiny_model
@@ -78,7 +78,7 @@ class Bench:
             return
         other = self._arguments.other
         found["other_gpu"] = [
-            self._one(name, f"other-{number}", store, model, options | {"setup": only(other)})
+            self._one(name, f"other-{number}", store, model, options | {"setup": self._on(other)})
             for number in range(self._arguments.thaws if other is not None else 0)
         ]
         unverified = options | {"checkpoint": options["checkpoint"] | {"verify": "Sizes"}}
@@ -111,9 +111,13 @@ class Bench:
                 "TRITON_CACHE_DIR": str(cache / "triton"),
                 "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             }
-            if self._arguments.gpu is not None:
-                options["setup"] = only(self._arguments.gpu)
+            options["setup"] = self._on(self._arguments.gpu)
         return options
+
+    def _on(self, gpu: int | None) -> str:
+        """Shell: the compile cache is a volume, and there is only this one of the GPUs, or all."""
+        cache = mounted(self._work / "compile-cache")
+        return cache if gpu is None else f"{cache} && {only(gpu)}"
 
     def _one(
         self, name: str, what: str, store: Path, model: Path, options: dict[str, Any], policy: str = ""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from worker_pod import Pod
 
@@ -32,6 +33,11 @@ def only(gpu: int) -> str:
         "mount -n --bind /dev/pts /tmp/dev/pts && mount -n --move /dev/shm /tmp/dev/shm && "
         "mount -n --move /tmp/dev /dev && mount -n -o remount,ro /dev"  # or the driver makes the other node
     )
+
+
+def mounted(directory: Path) -> str:
+    """Shell: a directory as a volume of the container, which may hold files that a frozen engine has mapped."""
+    return f"mount -n --bind {directory} {directory}"
 
 
 def machine_settings() -> dict[str, str]:

@@ -41,8 +41,6 @@ def test_config_survives_the_environment(env: dict[str, str], secrets: list[str]
 
 def test_config_names_the_bad_field() -> None:
     text = config.encode(config.WorkerConfig(pool="p", namespace="n", revision="r", model=MODEL))
-    with pytest.raises(msgspec.ValidationError, match="surprise"):
-        config.decode(text.replace('"pool"', '"surprise":1,"pool"'))
     with pytest.raises(msgspec.ValidationError, match=r"\$\.drain\.timeoutSeconds"):
         config.decode(text.replace('"timeoutSeconds":90.0', '"timeoutSeconds":"soon"'))
 
@@ -78,3 +76,29 @@ def test_state_of_a_newer_worker_is_read() -> None:
 
 def test_every_failure_has_a_next_step() -> None:
     assert set(NEXT_STEP) == set(Reason) - NOT_A_FAILURE
+
+
+HOST = identity.HostTuple(architecture="x86_64", cpu_features=("avx2", "sse2"), kernel="6.18", mounts=("/model",))
+
+
+@pytest.mark.parametrize("more", [{"cpu_features": ("avx2", "avx512f", "sse2")}, {"mounts": ("/certs", "/model")}])
+def test_a_host_that_has_more_than_the_process_uses_fits(more: dict[str, tuple[str, ...]]) -> None:
+    other = msgspec.structs.replace(HOST, **more)
+    assert identity.misfits(HOST, other) == []
+    (line,) = identity.misfits(other, HOST)
+    assert line.endswith("only on this host []")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architecture", "arm64"),
+        ("kernel", "6.1"),
+        ("gpu_product", "NVIDIA H200"),
+        ("gpu_driver", "1"),
+        ("gpu_count", 2),
+    ],
+)
+def test_a_host_that_differs_otherwise_does_not_fit_and_the_field_is_named(name: str, value: object) -> None:
+    (line,) = identity.misfits(HOST, msgspec.structs.replace(HOST, **{name: value}))
+    assert line.partition(":")[0].lower() == name.replace("_", "")

@@ -3,6 +3,7 @@
 One variable rather than many, so that the whole is checked at once and by both sides with the same types.
 """
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -11,8 +12,8 @@ import msgspec
 from vernal_contract import names
 
 
-class _Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    pass
+class _Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Unknown fields are left out when it is read: see `decode`."""
 
 
 class CheckpointPolicy(StrEnum):
@@ -92,6 +93,9 @@ class WorkerConfig(_Base, frozen=True):
     )
     serving_port: int = names.PORT_SERVING
     admin_port: int = names.PORT_ADMIN
+    must_understand: tuple[str, ...] = ()
+    """Fields, such as "model.variant", without which this is another engine or a promise that is not kept. A worker
+    that does not know one of them refuses; all other fields that it does not know it leaves out, and says so."""
 
 
 def encode(config: WorkerConfig) -> str:
@@ -100,10 +104,35 @@ def encode(config: WorkerConfig) -> str:
 
 
 def decode(text: str) -> WorkerConfig:
-    """Parse what `encode` wrote.
+    """Parse what `encode` wrote, in this version or in a neighbouring one: what is unknown is left out.
 
     Raises:
-        msgspec.ValidationError: a field is unknown, missing or of the wrong type; the message holds its path.
+        msgspec.ValidationError: a field is missing, of the wrong type, or unknown though it must be understood; the
+            message holds its path.
         msgspec.DecodeError: `text` is not JSON.
     """
-    return msgspec.json.decode(text, type=WorkerConfig)
+    config = msgspec.json.decode(text, type=WorkerConfig)
+    if missing := sorted(set(config.must_understand) & set(unknown_fields(text))):
+        raise msgspec.ValidationError(
+            f"this worker image is older than the operator and does not know {', '.join(missing)}, which must be"
+            " understood: use the worker image of the operator's release"
+        )
+    return config
+
+
+def unknown_fields(text: str) -> list[str]:
+    """Paths, such as "drain.patience", of what `decode` leaves out.
+
+    Raises:
+        msgspec.DecodeError: as `decode`.
+    """
+    known = msgspec.to_builtins(msgspec.json.decode(text, type=WorkerConfig))
+    return sorted(_unknown(msgspec.json.decode(text), known, ""))
+
+
+def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in given.items():
+        if key not in known:
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping) and isinstance(known[key], Mapping):
+            yield from _unknown(value, known[key], f"{prefix}{key}.")

@@ -27,6 +27,7 @@ ENV_POD_IP: Final = "VERNAL_POD_IP"
 ENV_NODE_NAME: Final = "VERNAL_NODE_NAME"
 # What `POST /drain` takes as bearer token; from a Secret. It stays in process 1: never in the engine, never frozen.
 ENV_ADMIN_TOKEN: Final = "VERNAL_ADMIN_TOKEN"  # noqa: S105
+ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches the engine
 
 CONTAINER_WORKER: Final = "worker"
 PORT_SERVING: Final = 8000

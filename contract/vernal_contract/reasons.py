@@ -16,6 +16,7 @@ class Reason(StrEnum):
     NO_ARTIFACT = "NoArtifact"
     RESTORED = "Restored"
     QUARANTINED = "Quarantined"
+    MODEL_UNRESOLVED = "ModelUnresolved"
 
     # An artifact exists, yet does not fit or cannot be trusted.
     HOST_MISMATCH = "HostMismatch"
@@ -39,6 +40,8 @@ class Reason(StrEnum):
     CRIU_MISSING = "CriuMissing"
     CRIU_DUMP_FAILED = "CriuDumpFailed"
     CRIU_RESTORE_FAILED = "CriuRestoreFailed"
+    FILES_NOT_CARRIED = "FilesNotCarried"
+    CONNECTIONS_OPEN = "ConnectionsOpen"
     CUDA_CHECKPOINT_FAILED = "CudaCheckpointFailed"
     CUDA_RESTORE_FAILED = "CudaRestoreFailed"
     GPU_MEMORY_INSUFFICIENT = "GpuMemoryInsufficient"
@@ -95,6 +98,7 @@ def about(reason: Reason) -> About:
 NEXT_STEP: dict[Reason, str] = {
     Reason.HOST_UNSUPPORTED: "run `vernal-worker doctor` in the pod: it names what the host lacks",
     Reason.QUARANTINED: "the message says when a new checkpoint is made; `kubectl describe vck` shows the failures",
+    Reason.MODEL_UNRESOLVED: "set spec.model.revision to a commit, or mount the model; check the hub and HF_TOKEN",
     Reason.HOST_MISMATCH: "run `vernal-worker diff` in the pod: it names the field that differs",
     Reason.MANIFEST_MISSING: "run `vernal-worker gc`; the next cold start makes a new checkpoint",
     Reason.MANIFEST_INVALID: "check the storage (`vernal-worker verify`); the next cold start makes a new checkpoint",
@@ -109,6 +113,8 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.CRIU_MISSING: "use the worker image of this release: it carries CRIU 4.2 or newer",
     Reason.CRIU_DUMP_FAILED: "see dump.log lines in the pod's log; run `vernal-worker doctor` in the pod",
     Reason.CRIU_RESTORE_FAILED: "see restore.log lines in the pod's log; run `vernal-worker doctor` in the pod",
+    Reason.FILES_NOT_CARRIED: "have them in the image, on a mounted volume, or below XDG_CACHE_HOME or TMPDIR",
+    Reason.CONNECTIONS_OPEN: "have the engine connect later, or leave out what connects (tracing, remote caches)",
     Reason.CUDA_CHECKPOINT_FAILED: "check the driver (570 or newer) with `vernal-worker doctor`",
     Reason.CUDA_RESTORE_FAILED: "check the driver and the GPUs with `vernal-worker doctor`",
     Reason.GPU_MEMORY_INSUFFICIENT: "another process holds the GPU's memory: `nvidia-smi` on the node names it",

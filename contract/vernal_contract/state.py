@@ -9,7 +9,15 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 SCHEMA = 1
 
 
-class Phase(StrEnum):
+class _Word(StrEnum):
+    """A word that a newer worker may have more of: those are read as `UNKNOWN`."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "_Word | None":
+        return cls("Unknown") if isinstance(value, str) and value != "Unknown" else None
+
+
+class Phase(_Word):
     """Where the supervisor's state machine is."""
 
     STARTING = "Starting"  # deciding, or a cold start in progress
@@ -19,18 +27,21 @@ class Phase(StrEnum):
     DRAINING = "Draining"
     STOPPED = "Stopped"
     FAILED = "Failed"
+    UNKNOWN = "Unknown"
 
 
-class StartMode(StrEnum):
+class StartMode(_Word):
     COLD = "Cold"
     RESTORED = "Restored"
+    UNKNOWN = "Unknown"
 
 
-class FreezeOutcome(StrEnum):
+class FreezeOutcome(_Word):
     PUBLISHED = "Published"
     PUBLISHED_BY_OTHER = "PublishedByOther"  # lost the race: another worker's artifact is in the store
     FAILED = "Failed"
     SKIPPED = "Skipped"  # policy, host, or another worker holds the lease
+    UNKNOWN = "Unknown"
 
 
 class _Base(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=False):
@@ -87,7 +98,7 @@ class WorkerState(_Base, kw_only=True):
     identity: str | None = None  # hex digest of identity_inputs
     identity_inputs: IdentityInputs | None = None
     host_tuple: str | None = None  # hex digest of host
-    host: HostTuple | None = None
+    host: HostTuple | None = None  # this worker's, or, once there is one, that of its artifact
     artifact: ArtifactRef | None = None  # restored from, or published
     freeze: FreezeReport | None = None
     restore_failures: list[RestoreFailure] = []

@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "diff",
         parents=[store],
-        help="say in which fields this worker and this host differ from the artifacts; 1 if none fits",
+        help="say in which fields this worker and this host differ from the artifacts, and so what splits a fleet;"
+        " 1 if none fits",
     )
     gc = commands.add_parser("gc", parents=[store], help="delete what nobody can need any more")
     gc.add_argument(

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 from vernal_contract import names
-from vernal_contract.identity import differences
+from vernal_contract.identity import differences, misfits
 
-from vernal_worker.store import layout
+from vernal_worker.store import layout, manifest
 from vernal_worker.store.artifact import Artifact, load
+from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.exits import ExitCode
@@ -41,13 +42,13 @@ def inspect(arguments: argparse.Namespace) -> int:
         if isinstance(artifact, Broken):
             print(f"{artifact.path}\n  {artifact.why}")
             continue
-        ref, manifest = artifact.ref(), artifact.manifest
-        inputs = manifest.identity_inputs
+        ref, content = artifact.ref(), artifact.manifest
+        inputs = content.identity_inputs
         print(f"{ref.identity[:16]}/{ref.host_tuple[:16]}/{ref.generation}")
         print(f"  model     {inputs.model}  {' '.join(f'{k}={v}' for k, v in inputs.engine_args.items())}")
         print(f"  versions  {' '.join(f'{k}={v}' for k, v in sorted(inputs.versions.items()))}")
-        print(f"  host      {manifest.host.architecture}, kernel {manifest.host.kernel}")
-        print(f"  created   {manifest.created} by {manifest.created_by}")
+        print(f"  host      {content.host.architecture}, kernel {content.host.kernel}")
+        print(f"  created   {content.created} by {content.created_by}")
         print(f"  size      {ref.bytes / 1e6:.0f} MB in {ref.files} files")
     if not found:
         print("no artifacts")
@@ -76,22 +77,34 @@ def _damage(artifact: Artifact) -> str | None:
 
 
 def diff(arguments: argparse.Namespace) -> int:
-    """Compare this worker and host with the artifacts."""
+    """Compare this worker and host with the artifacts: each field that keeps one from being thawed here."""
     from vernal_worker.checkpoint import host
-    from vernal_worker.supervisor import identity
+    from vernal_worker.supervisor import gpu, hub, identity
+    from vernal_worker.supervisor.contents import ContentError
     from vernal_worker.supervisor.context import ConfigError, read_settings
+    from vernal_worker.supervisor.hub import HubError
 
     try:
         settings = read_settings(os.environ)
     except ConfigError as error:
         print(f"{error}\nRun it in a worker's container, where {names.ENV_CONFIG} is set.", file=sys.stderr)
         return 2
-    wanted = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu)
+    try:
+        wanted = identity.gather(hub.pin(settings), gpu.placement(settings.config), contents=Contents(_root(arguments)))
+    except (ContentError, HubError) as error:
+        print(f"what the engine loads is not known: {error}", file=sys.stderr)
+        return 2
     here = host.host_tuple()
     fits = False
     artifacts = _artifacts(arguments)
     for artifact in artifacts:
-        lines = differences(artifact.manifest.identity_inputs, wanted) + differences(artifact.manifest.host, here)
+        inputs, host_fields = manifest.fields((artifact.path / manifest.NAME).read_bytes())
+        strange = set(host_fields) - set(msgspec.to_builtins(artifact.manifest.host))
+        lines = [
+            *differences(inputs, wanted),
+            *misfits(artifact.manifest.host, here),
+            *(f"{name}: the artifact has {host_fields[name]!r}, which this worker does not know" for name in strange),
+        ]
         fits = fits or not lines
         print(f"{artifact.path}: {'fits' if not lines else 'does not fit'}")
         for line in lines:
@@ -145,7 +158,13 @@ def _root(arguments: argparse.Namespace) -> Path:
     except OSError as error:
         hint = "say where it is with --store"
         raise CommandError(ExitCode.USAGE, f"there is no store at {root}: {error.strerror}; {hint}") from error
-    if there - {"lost+found"} and not there & {layout.ARTIFACTS, layout.STAGING, layout.LEASES, layout.BLOBS}:
+    if there - {"lost+found"} and not there & {
+        layout.ARTIFACTS,
+        layout.STAGING,
+        layout.LEASES,
+        layout.BLOBS,
+        layout.CONTENTS,
+    }:
         some = ", ".join(sorted(there)[:3])
         raise CommandError(ExitCode.USAGE, f"{root} is no store (it has {some}); say where the store is with --store")
     return root

@@ -40,6 +40,17 @@ def env(pod: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry for entry in container(pod)["env"]}
 
 
+def test_the_key_that_checkpoints_are_signed_with_comes_from_its_secret_and_must_be_there() -> None:
+    checkpoint = RAW["checkpoint"] | {"signingKey": {"name": "s", "key": "k"}}
+    assert env(build(checkpoint=checkpoint))[names.ENV_SIGNING_KEY] == {
+        "name": names.ENV_SIGNING_KEY,
+        "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}},
+    }
+    assert names.ENV_SIGNING_KEY not in env(build())
+    parsed, error = parse_pool({"spec": RAW | {"checkpoint": checkpoint | {"verify": "Sizes"}}})
+    assert parsed is None and "spec.checkpoint.verify must be Full" in str(error)
+
+
 def test_names_labels_and_owner() -> None:
     meta = build()["metadata"]
     assert meta["name"] == "tiny-abcdef12-3" and meta["namespace"] == "ns"

@@ -106,6 +106,11 @@ class KeyRef(Model):
     optional: bool = Field(default=False, description="Start without the variable if the object or key is missing.")
 
 
+class SecretKey(Model):
+    name: str = Field(min_length=1, description="Name of the Secret in the pool's namespace.")
+    key: str = Field(min_length=1, description="Key inside the Secret.")
+
+
 class EnvSource(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -206,6 +211,13 @@ class Retention(Model):
 class CheckpointSpec(Model):
     """How the pool freezes its first worker and thaws the others."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.signingKey) || self.verify == 'Full'",
+            lambda self: self.signing_key is None or self.verify is Verify.FULL,
+            "spec.checkpoint.verify must be Full with signingKey: what is not read is not proven",
+        ),
+    )
     policy: CheckpointPolicy = Field(
         default=CheckpointPolicy.AUTO,
         description="Auto: thaw if a checkpoint fits, else start cold and make one. Required: a thaw that "
@@ -231,6 +243,12 @@ class CheckpointSpec(Model):
         default=Verify.FULL,
         description="Full: every byte is checked against its digest before the worker is ready. Sizes: "
         "presence and sizes only, for storage that checks its own bytes.",
+    )
+    signing_key: SecretKey | None = Field(
+        default=None,
+        description="A key of a Secret that checkpoints are signed with (HMAC-SHA256): workers thaw only what a worker "
+        "with the same key has made. Without it, whoever can write to the storage can run code in each pod that thaws "
+        "from it.",
     )
     restore_attempts: int = Field(
         default=3,

@@ -205,6 +205,7 @@ def _env(spec: VLLMWorkerPoolSpec, told: str) -> list[Manifest]:
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
         *_drain_token(spec),
         *(_secret(variable) for variable in spec.env if variable.value_from is not None),
+        *_signing_key(spec),
     ]
 
 
@@ -212,6 +213,13 @@ def _drain_token(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
     if (token := spec.drain.token_secret) is None:
         return []
     return [{"name": names.ENV_ADMIN_TOKEN, "valueFrom": {"secretKeyRef": _json(token)}}]
+
+
+def _signing_key(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
+    key = spec.checkpoint.signing_key
+    if key is None:
+        return []
+    return [{"name": names.ENV_SIGNING_KEY, "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}}}]
 
 
 def _secret(variable: EnvVar) -> Manifest:

@@ -63,22 +63,25 @@ class Agent:
             "pipes": result.pipes,
             "files": result.files,
             "bytes": result.bytes,
+            "mounts": result.mounts,
         }
 
     def thaw(self, name: str, cancel_after: float | None = None, **options: Any) -> Any:
+        from vernal_worker.checkpoint import process
         from vernal_worker.checkpoint.thaw import thaw
 
         self._cancel_after(cancel_after)
         options.setdefault("criu", self.criu)
         options.setdefault("timeout", GUARD_SECONDS)
-        result = thaw(SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
+        frozen = process.decode((SHARED / name / process.NAME).read_bytes())
+        result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
         self.tree = result.tree
         self.output = ""
         return result.timings
 
     def _cancel_after(self, seconds: float | None) -> None:
         """No seconds: before it begins."""
-        self.cancel.clear()
+        self.cancel = threading.Event()  # the timer of an earlier call may still set the one that it had
         if seconds == 0:
             self.cancel.set()
         elif seconds is not None:
@@ -185,6 +188,12 @@ class Agent:
         self.outside = socket.socket(socket.AF_UNIX)
         self.outside.bind(path)
         self.outside.listen()
+
+    def listen_at(self, address: str) -> int:
+        """A TCP socket outside the tree, on an address of this pod; returns its port."""
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+        self.outside = socket.create_server((address, 0))
+        return self.outside.getsockname()[1]
 
     def accept(self) -> None:
         self.accepted, _ = self.outside.accept()

@@ -155,6 +155,10 @@ class Subject:
         self.held.append(socket.socket(socket.AF_UNIX))
         self.held[-1].connect(path)
 
+    def dial(self, address: str, port: int) -> None:
+        """Hold a TCP connection."""
+        self.held.append(socket.create_connection((address, port)))
+
     def disconnect(self) -> None:
         self.held.pop().close()
 

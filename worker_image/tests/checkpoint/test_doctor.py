@@ -1,5 +1,6 @@
 """The doctor sees what is missing, and says what to do."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,10 @@ def test_seccomp_filter_of_the_container(pods: Any) -> None:
     """With one, the kernel shows CRIU no filter of the tree."""
     from vernal_worker.checkpoint import _exec
 
-    # The program that keeps io_uring from the tree serves as the container runtime here.
-    pod = pods("sh", "-c", 'exec "$@" 3>/dev/null', "-", "python3", "-I", "-S", _exec.__file__, "/")
+    # The filter that keeps io_uring from the tree serves as the container runtime's here.
+    runtime = (
+        f"import os, sys; sys.path.insert(0, {str(Path(_exec.__file__).parent)!r}); import _exec;"
+        " _exec.refuse_io_uring(); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    pod = pods("python3", "-S", "-c", runtime)
     assert "seccompProfile" in failed(pod)["seccomp"][1]

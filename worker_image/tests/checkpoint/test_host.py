@@ -83,3 +83,8 @@ def test_real_gpus() -> None:
     assert found.product
     assert found.product.startswith("NVIDIA")
     assert found.driver
+    here = host.host_tuple()
+    assert here.gpu_count == found.count == len(here.gpu_memory_gib)
+    assert min(here.gpu_memory_gib) >= 4
+    assert here.gpu_compute_capability is not None
+    assert float(here.gpu_compute_capability) >= 7

@@ -103,7 +103,9 @@ def test_large_memory_comes_from_its_own_file(pods: Any, pod_error: Any, tmp_pat
     source.launch(ballast_mib=64)
     before = source.ask("state")
     source.freeze("image")
-    memories = process.read(tmp_path / "image").memory  # children that were forked have their parent's, too
+    memories = process.decode(
+        (tmp_path / "image" / process.NAME).read_bytes()
+    ).memory  # children that were forked have their parent's, too
     memory = max(memories, key=lambda memory: memory.bytes)
     assert 64 << 20 <= memory.bytes == (tmp_path / "image" / memory.file).stat().st_size
     assert sum(path.stat().st_size for path in (tmp_path / "image" / "criu").iterdir()) < 16 << 20

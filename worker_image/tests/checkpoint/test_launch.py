@@ -96,3 +96,15 @@ def _running(argument: str) -> list[str]:
         except OSError:
             pass
     return found
+
+
+def test_a_tree_keeps_no_capability_that_criu_needs(pods: Any) -> None:
+    """Neither when it was launched nor when it was thawed; nor can a program that it executes get one back."""
+    source, other = pods(), pods()
+    source.launch()
+    source.freeze("image")
+    other.thaw("image")
+    for pod in (source, other):
+        for pid in pod.members():
+            masks = pod.sh(f"awk '/^Cap/ {{print $2}}' /proc/{pid}/status").split()
+            assert {int(mask, 16) & ~(1 << 1) for mask in masks} == {0}, "DAC_OVERRIDE only"

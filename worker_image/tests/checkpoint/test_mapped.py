@@ -78,7 +78,7 @@ def test_a_checkpoint_says_what_to_read_of_libraries(pods: Any, tmp_path: Path) 
     source = pods()
     source.launch()
     source.freeze("image")
-    frozen = process.read(tmp_path / "image")
+    frozen = process.decode((tmp_path / "image" / process.NAME).read_bytes())
     mapped = {file.path: file.ranges for file in frozen.mapped}
     library = next(path for path in mapped if "/libc.so" in path)
     assert mapped[library][0][0] == 0, "its head"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from vernal_contract.identity import digest
 from vernal_contract.reasons import Reason
+from vernal_worker.store.contents import KEPT_SECONDS, Contents, Known
 from vernal_worker.store.lease import Owner
 
 GRACE = 10_000.0  # seconds
@@ -87,3 +88,16 @@ def test_remove_an_identity(store: Any, identity: Any, host: Any, other_host: An
     assert store.remove(digest(identity)) == 0
     with pytest.raises(ValueError, match="not an artifact identity"):
         store.remove("../../etc")
+
+
+def test_records_of_content_are_kept_for_a_season(store: Any) -> None:
+    Contents(store.root).put("new", Known(content="1", samples="2"))
+    Contents(store.root).put("old", Known(content="1", samples="2"))
+    half = store.root / "contents" / ".half"
+    half.touch()
+    assert store.gc(grace=GRACE) == []
+    (old,) = [path for path in half.parent.iterdir() if path == Contents(store.root)._path("old")]
+    os.utime(old, (time.time() - KEPT_SECONDS - 10,) * 2)
+    os.utime(half, (time.time() - GRACE - 10,) * 2)
+    assert sorted(store.gc(grace=GRACE)) == sorted(f"contents/{path.name}" for path in (old, half))
+    assert Contents(store.root).get("new") is not None

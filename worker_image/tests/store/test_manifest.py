@@ -1,9 +1,11 @@
 """Every manifest that is written is read back equal; one that was changed in any way is refused."""
 
+import msgspec
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_contract.identity import HostTuple, IdentityInputs, differences, digest
 from vernal_contract.reasons import Reason
 from vernal_worker.store import manifest as manifests
 from vernal_worker.store.errors import StoreError
@@ -98,3 +100,19 @@ def test_what_a_newer_vernal_wrote_is_told_apart_from_damage() -> None:
     with pytest.raises(StoreError, match="format 2, this worker reads up to 1") as e:
         manifests.decode(newer, "g")
     assert e.value.reason == Reason.FORMAT_UNSUPPORTED
+
+
+@given(some_manifest())
+def test_a_manifest_of_a_newer_minor_version_is_read(manifest: Manifest) -> None:
+    """Its new fields are left out, but not of what it is found by: that is named when the two are compared."""
+    given_ = msgspec.json.decode(msgspec.json.encode(manifest))
+    for place in (given_, given_["identityInputs"], given_["host"], *given_["files"]):
+        place["invented"] = {"x": 1}
+    given_ |= {"identity": digest(given_["identityInputs"]), "hostTuple": digest(given_["host"])}
+    body = msgspec.json.encode(given_)
+    data = b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body)
+    found = manifests.decode(data, manifest.generation)
+    assert (found.identity_inputs, found.host, found.files) == (manifest.identity_inputs, manifest.host, manifest.files)
+    identity, host = manifests.fields(data)
+    assert differences(identity, manifest.identity_inputs) == ["invented: artifact has {'x': 1}, this host has nothing"]
+    assert differences(host, manifest.host) != []

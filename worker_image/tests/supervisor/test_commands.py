@@ -1,17 +1,24 @@
 """`vernal-worker` as people use it, on a store with one artifact."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from blake3 import blake3
 from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_worker import cli
+from vernal_worker.checkpoint import host
 from vernal_worker.store.store import Store
+from vernal_worker.supervisor import identity
+from vernal_worker.supervisor.context import read_settings
 from vernal_worker.supervisor.exits import COMMAND_MEANING, MEANING, ExitCode
 
 ROOT = Path(__file__).parents[3]
@@ -87,19 +94,101 @@ def test_verify_names_the_damaged_file(run: Run, store: Path) -> None:
     assert done.returncode == 1 and "DigestMismatch" in done.stdout and "memory.img" in done.stdout
 
 
-def test_diff_names_the_fields(run: Run, store: Path, tmp_path: Path) -> None:
-    config = WorkerConfig(
+@pytest.fixture
+def worker(tmp_path: Path) -> WorkerConfig:
+    """One whose model and whose template are on disk."""
+    (tmp_path / "model").mkdir()
+    for name in ("model/config.json", "model/weights.safetensors", "template.jinja"):
+        (tmp_path / name).write_text("0")
+    return WorkerConfig(
         pool="p",
         namespace="n",
         revision="r",
-        model=ModelConfig(name="m/x"),
-        engine_args={"maxModelLen": 6},
-        checkpoint=CheckpointConfig(store_path=str(store)),
+        model=ModelConfig(name="m/x", path=str(tmp_path / "model")),
+        engine_args={"maxModelLen": 6, "chatTemplate": str(tmp_path / "template.jinja")},
+        checkpoint=CheckpointConfig(store_path=str(tmp_path / "store")),
     )
-    done = run("diff", **{names.ENV_CONFIG: encode(config)})
-    assert done.returncode == 1 and "does not fit" in done.stdout
-    for field in ("engineArgs", "imageId", "versions"):
-        assert f"  {field}: artifact has" in done.stdout
+
+
+def publish(worker: WorkerConfig, variables: dict[str, str] | None = None, **host_fields: object) -> None:
+    """What a worker like `worker` would, on a host like this but for some fields."""
+    root = Path(worker.checkpoint.store_path)
+    root.mkdir(exist_ok=True)
+    settings = read_settings({**os.environ, names.ENV_CONFIG: encode(worker), **(variables or {})})
+    here = msgspec.structs.replace(host.host_tuple(), **host_fields)
+    staging = Store(root).stage(identity.gather(settings), here)
+    (staging.dir / "memory.img").write_bytes(b"x")
+    staging.publish(created_by="default/pod-1")
+
+
+def fields(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
+    """Which are named of each artifact."""
+    found: list[list[str]] = []
+    for line in done.stdout.splitlines():
+        if line.startswith("  "):
+            found[-1].append(line.strip().partition(":")[0])
+        else:
+            found.append([])
+    return sorted(found)
+
+
+def test_diff_between_models_names_exactly_the_fields_that_differ(
+    run: Run, worker: WorkerConfig, tmp_path: Path
+) -> None:
+    """Also where nothing but a file's content differs, and nothing where nothing does."""
+    publish(worker)
+    for file in ("model/weights.safetensors", "template.jinja"):
+        (tmp_path / file).write_text("1")
+        publish(worker)
+        (tmp_path / file).write_text("0")
+    publish(worker, {"VLLM_X": "1"})
+    publish(worker, {"LD_PRELOAD": "/nonexistent/lib.so"})
+    publish(msgspec.structs.replace(worker, engine_args={**worker.engine_args, "maxModelLen": 7}))
+    done = run("diff", **{names.ENV_CONFIG: encode(worker)})
+    assert done.returncode == 0, "one of them fits"
+    assert fields(done) == [
+        [],
+        ["contents.engineArgs.chat_template"],
+        ["contents.model"],
+        ["engineArgs.max_model_len"],
+        ["engineEnv.LD_PRELOAD"],
+        ["engineEnv.VLLM_X"],
+    ], done.stdout
+
+
+HOSTS: dict[str, tuple[str, object]] = {
+    "architecture": ("architecture", "s390x"),
+    "cpuFeatures": ("cpu_features", ("invented",)),
+    "gpuDriver": ("gpu_driver", "570.1"),
+    "gpuMemoryGib": ("gpu_memory_gib", (5,)),
+    "gpuProduct": ("gpu_product", "NVIDIA A100-SXM4-40GB MIG 1g.5gb"),
+    "kernel": ("kernel", "2.6"),
+    "mounts": ("mounts", ("/nowhere",)),
+}
+
+
+def test_diff_between_hosts_names_exactly_the_fields_that_differ(run: Run, worker: WorkerConfig) -> None:
+    for name, value in HOSTS.values():
+        publish(worker, **{name: value})
+    done = run("diff", **{names.ENV_CONFIG: encode(worker)})
+    assert (done.returncode, fields(done)) == (1, [[name] for name in HOSTS]), done.stdout
+
+
+def test_diff_of_what_a_newer_worker_made(run: Run, worker: WorkerConfig) -> None:
+    """With fields that this one does not know."""
+    publish(worker)
+    (file,) = Path(worker.checkpoint.store_path).glob("artifacts/*/*/current/manifest.json")
+    given = json.loads(file.read_bytes())["manifest"]
+    given["identityInputs"]["invented"], given["host"]["strange"] = 1, 2
+    given |= {"identity": digest(given["identityInputs"]), "hostTuple": digest(given["host"])}
+    body = msgspec.json.encode(given)
+    file.chmod(0o600)
+    file.write_bytes(b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body))
+    done = run("diff", **{names.ENV_CONFIG: encode(worker)})
+    assert (done.returncode, fields(done)) == (1, [["invented", "strange"]]), done.stdout
+
+
+def test_diff_needs_a_configuration(run: Run, store: Path) -> None:
     assert run("diff", "--store", store, **{names.ENV_CONFIG: ""}).returncode == 2
 
 

@@ -1,7 +1,9 @@
 """An engine's answers before and after."""
 
+import math
 from collections.abc import Iterator
 
+import pytest
 from vernal_worker.control.protocol import Canary
 from vernal_worker.supervisor import oracle
 
@@ -36,3 +38,28 @@ def test_it_is_asked_twice_at_most() -> None:
     wrong = answers(FLIPPED, FLIPPED, BEFORE)
     assert "token 1" in (oracle.check(lambda: next(wrong), BEFORE) or "")
     assert next(wrong) == BEFORE
+
+
+VECTORS = Canary(prompts=[[1], [2]], vectors=[[1.0, -2.0, 0.001], [0.5]])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "named"),
+    [
+        ([[1.01, -2.02, 0.0], [0.5]], ""),
+        ([[1.0, -2.0, 0.1], [0.5]], "prompt 0: values differ by up to 0.05"),
+        ([[1.0, -2.0, 0.001], [-0.5]], "prompt 1: values differ"),
+        ([[1.0, -2.0], [0.5]], "before the freeze 3 values, now 2"),
+        ([[math.nan, -2.0, 0.001], [0.5]], "prompt 0: values differ by up to inf"),
+        ([], "another task"),
+    ],
+)
+def test_values_are_equal_within_what_arithmetic_explains(vectors: list[list[float]], named: str) -> None:
+    problem = oracle.difference(VECTORS, Canary(prompts=VECTORS.prompts, vectors=vectors))
+    assert (problem is None) if not named else (problem is not None and named in problem)
+
+
+def test_a_model_that_generates_and_one_that_does_not_are_not_equal() -> None:
+    assert BEFORE.prompts == VECTORS.prompts
+    assert "another task" in (oracle.difference(BEFORE, VECTORS) or "")
+    assert oracle.difference(VECTORS, VECTORS) is None

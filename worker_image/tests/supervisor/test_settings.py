@@ -11,6 +11,7 @@ from vernal_contract.config import (
     CheckpointPolicy,
     KVTransferConfig,
     ModelConfig,
+    Verify,
     WorkerConfig,
     encode,
 )
@@ -118,7 +119,7 @@ def test_the_engine_sees_neither_the_pod_nor_secrets() -> None:
 
 def test_what_shapes_the_engine_counts_towards_the_identity() -> None:
     told = settings({"VLLM_X": "1", "OMP_NUM_THREADS": "4", "LANG": "C"}, engine_env={"MINE": "2"})
-    assert told.shaping == {"MINE": "2", "OMP_NUM_THREADS": "4", "VLLM_X": "1"}
+    assert told.shaping == {"LANG": "C", "MINE": "2", "OMP_NUM_THREADS": "4", "PATH": "/bin", "VLLM_X": "1"}
     assert told.environment["VLLM_X"] == "1" and told.environment["LANG"] == "C"
 
 
@@ -231,3 +232,54 @@ def test_fewer_gpus_selected_than_the_engine_needs(four_gpus: None) -> None:
         ConfigError, match=r"CUDA_VISIBLE_DEVICES is '1', which selects 1 of 4 GPUs: the engine needs 2"
     ):
         settings({"CUDA_VISIBLE_DEVICES": "1"}, engine_args={"tensorParallelSize": 2})
+
+
+def test_what_a_newer_operator_says_is_left_out_and_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    newer = encode(config()).replace('"pool"', '"invented":1,"pool"')
+    told = read_settings({"PATH": "/bin", names.ENV_CONFIG: newer})
+    assert told.config == config()
+    assert "event=config_unknown fields=invented" in capfd.readouterr().out
+    with pytest.raises(ConfigError, match=r"does not know invented.*operator's release"):
+        read_settings({names.ENV_CONFIG: newer.replace('"mustUnderstand":[]', '"mustUnderstand":["invented"]')})
+
+
+POD = {"VERNAL_POD_NAME": "pool-7d9-2", "VERNAL_POD_IP": "10.9.8.7", "VERNAL_POD_UID": "u-1", "VERNAL_NODE_NAME": "n1"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what"),
+    [
+        ("VLLM_NIXL_SIDE_CHANNEL_HOST", "10.9.8.7", "address"),
+        ("VLLM_X", "tcp://10.9.8.7:5557", "address"),
+        ("NCCL_Y", "pool-7d9-2", "name"),
+        ("HF_Z", "n1", "node"),
+    ],
+)
+def test_a_variable_that_names_the_pod_is_named_and_nothing_is_frozen(variable: str, value: str, what: str) -> None:
+    told = settings({**POD, variable: value})
+    assert told.unfreezable is not None
+    assert f"{variable} is this pod's {what}" in told.unfreezable
+    assert settings({**POD, variable: "10.9.8.70 pool-7d9-21 xn1"}).unfreezable is None
+
+
+def test_connectors_of_others_are_refused_by_name_and_ours_is_not() -> None:
+    told = settings(kv_transfer=KVTransferConfig(connector="NixlConnector"))
+    assert told.unfreezable is not None and "NixlConnector" in told.unfreezable
+    raw = settings(engine_args={"kvTransferConfig": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}})
+    assert raw.unfreezable is not None and "LMCacheConnectorV1" in raw.unfreezable
+    assert settings(kv_transfer=KVTransferConfig(path="/kv")).unfreezable is None
+
+
+def test_compilers_keep_what_they_make_where_it_travels_with_the_checkpoint() -> None:
+    told = settings()
+    for name in ("CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"):
+        assert any(Path(told.environment[name]).is_relative_to(place) for place in told.paths.carried), name
+
+
+def test_a_signing_key_is_neither_the_engines_nor_of_use_where_not_every_byte_is_read() -> None:
+    told = settings({names.ENV_SIGNING_KEY: "sesame"})
+    assert told.signing_key == b"sesame"
+    for freezable in (True, False):
+        assert "sesame" not in json.dumps(dict(told.engine(freezable=freezable).environment))
+    with pytest.raises(ConfigError, match="verify must be Full"):
+        settings({names.ENV_SIGNING_KEY: "sesame"}, checkpoint=CheckpointConfig(verify=Verify.SIZES))

@@ -75,8 +75,9 @@ def _starter(criu: Path, model: Path, logs: Path) -> Iterator[StartPod]:
 
     def start(store: Path, **options: Any) -> Pod:
         name = f"pod-{next(_numbers)}"
+        directory = options.pop("model", model)
         options["engine_args"] = HOLDING | options.pop("engine_args", {})
-        pods.append(Pod(name, logs / f"{name}.log", store, model, criu, **options))
+        pods.append(Pod(name, logs / f"{name}.log", store, directory, criu, **options))
         return pods[-1]
 
     yield start

@@ -13,6 +13,8 @@ from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import FileEntry
 from worker_pod import Pod
 
+StartPod = Callable[..., Pod]
+
 
 def positions(size: int) -> list[int]:
     return sorted({0, size // 2, size - 1})
@@ -66,3 +68,25 @@ def test_a_flipped_bit_at_start_middle_and_end_of_every_file(
         flips += 1
     say(f"{flips} flipped bits in {len(artifact.manifest.files) + 1} files, all found")
     assert flips > 2 * len(artifact.manifest.files)
+
+
+@pytest.mark.parametrize("verify", ["Full", "Sizes"])
+def test_the_description_of_the_processes_is_verified_before_it_is_acted_upon(
+    creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path, verify: str
+) -> None:
+    """A worker clears /dev/shm of files that it names."""
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy, symlinks=True, copy_function=os.link)
+    (file,) = copy.glob("artifacts/*/*/current/process/process.json")
+    data = file.read_bytes()
+    names = [entry["path"] for entry in msgspec.json.decode(data)["files"] if entry["path"].startswith("/dev/shm/")]
+    name = max(names, key=len)
+    other = f"/dev/shm/{'x' * (len(name) - len('/dev/shm/'))}"
+    file.unlink()
+    file.write_bytes(data.replace(name.encode(), other.encode()))
+    pod = start_pod(copy, setup=f"touch {other}", checkpoint={"verify": verify})
+    pod.wait_log("event=engine_start")
+    (failure,) = pod.state().restore_failures
+    assert (failure.stage, failure.reason) == ("verify", Reason.DIGEST_MISMATCH)
+    assert "process.json" in failure.message
+    assert Path(other).name in pod.files("/dev/shm")

@@ -92,6 +92,25 @@ def test_secrets_reach_a_thawed_worker(thawed: Thawed) -> None:
     assert len(pod.complete(key="sesame")) > 0
 
 
+FORBIDDEN = {"SYS_ADMIN": 21, "SYS_PTRACE": 19, "DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "SYS_CHROOT": 18, "SYS_TIME": 25}
+"""What CRIU needs and an engine does not, by number (capabilities(7))."""
+
+
+def test_an_engine_has_none_of_the_capabilities_that_its_supervisor_needs(creator: Pod, thawed: Thawed) -> None:
+    """In no set of any process of the tree, whether it was started or thawed, and neither has what it executes."""
+    for pod in (creator, thawed()):
+        tree = [pid for pid, command in pod.processes().items() if pid != pod.init and "cuda.helper" not in command]
+        assert len(tree) >= 3
+        for pid in tree:
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+                mask = int(status[name], 16)
+                assert [each for each, bit in FORBIDDEN.items() if mask >> bit & 1] == [], (pid, name)
+            assert status["NoNewPrivs"].strip() == "1"
+        own = Path(f"/proc/{pod.init}/status").read_text()
+        assert int(own.partition("CapEff:")[2].split()[0], 16) >> FORBIDDEN["SYS_ADMIN"] & 1
+
+
 def test_children_do_not_hear_the_signals_that_are_meant_for_process_one(thawed: Thawed) -> None:
     pod = thawed()
     children = pod.processes().keys() - {pod.init}

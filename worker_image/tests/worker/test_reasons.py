@@ -152,6 +152,7 @@ CASES: dict[Reason, Case] = {
 
 NOT_ON_THIS_WAY = {
     Reason.RESTORED: "no failure",
+    Reason.MODEL_UNRESOLVED: "needs a model from a hub: test_contents.py",
     Reason.STORE_FULL: "of a freeze: a thaw writes nothing to the store",
     Reason.STORE_READ_ONLY: "of a freeze: a thaw writes nothing to the store",
     Reason.LEASE_HELD: "of a freeze",
@@ -159,6 +160,8 @@ NOT_ON_THIS_WAY = {
     Reason.PUBLISHED_BY_OTHER: "of a freeze",
     Reason.CRIU_MISSING: "found before anything is tried, as HostUnsupported",
     Reason.CRIU_DUMP_FAILED: "of a freeze",
+    Reason.FILES_NOT_CARRIED: "of a freeze: test_surroundings.py",
+    Reason.CONNECTIONS_OPEN: "of a freeze: test_surroundings.py",
     Reason.CUDA_CHECKPOINT_FAILED: "of a freeze",
     Reason.CUDA_RESTORE_FAILED: "needs a GPU",
     Reason.GPU_MEMORY_INSUFFICIENT: "needs a GPU",

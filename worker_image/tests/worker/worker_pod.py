@@ -134,7 +134,7 @@ class Pod:
             pool="tests",
             namespace="default",
             revision="r1",
-            model=config.ModelConfig(name="tiny", path=names.PATH_MODEL),
+            model=settings.pop("model_config", config.ModelConfig(name="tiny", path=names.PATH_MODEL)),
             engine_args=ENGINE_ARGS | settings.pop("engine_args", {}),
             engine_env=ENGINE_ENV | settings.pop("engine_env", {}),
             secret_env=tuple(secrets),

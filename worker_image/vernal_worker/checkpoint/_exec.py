@@ -20,6 +20,14 @@ MAX_DESCRIPTORS = 1 << 20
 IO_URING_SETUP = 425  # on every architecture (asm-generic/unistd.h)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x0005_0000, 0x7FFF_0000
+PR_CAPBSET_DROP, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
+CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+LAST_CAPABILITY = "/proc/sys/kernel/cap_last_cap"
+DAC_OVERRIDE = 1
+SETPCAP = 8
+KEPT_CAPABILITIES = 1 << DAC_OVERRIDE
+"""What a process may do that root without any may not: read and write files whatever their owner and mode, as every
+container's root may. A model on a claim can belong to anybody."""
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06  # classic BPF (linux/bpf_common.h)
 
 
@@ -46,12 +54,38 @@ def refuse_io_uring() -> None:
             raise OSError(ctypes.get_errno(), f"prctl({arguments[0]}): {os.strerror(ctypes.get_errno())}")
 
 
+def drop_capabilities() -> None:
+    """Give up for good what CRIU needs and an engine does not (capabilities(7)). CRIU restores what was dumped, so it
+    holds for thawed trees too. Where the caller itself has little, there is little to give up."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(LAST_CAPABILITY) as file:
+        every = range(int(file.read()) + 1)
+    header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
+    sets = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; low words, then high ones
+    check(libc, "capget", libc.capget(header, sets))
+    low_permitted, high_permitted = struct.unpack_from("4xI8xI", sets.raw)
+    if (high_permitted << 32 | low_permitted) >> SETPCAP & 1:
+        for number in every:
+            if not KEPT_CAPABILITIES >> number & 1:
+                check(libc, "prctl", libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0))
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)  # a kernel without them has none
+    kept = KEPT_CAPABILITIES & low_permitted
+    ctypes.memmove(sets, struct.pack("6I", kept, kept, 0, 0, 0, 0), 24)
+    check(libc, "capset", libc.capset(header, sets))
+
+
+def check(libc: ctypes.CDLL, function: str, result: int) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")
+
+
 def main() -> None:
     os.set_inheritable(STATUS, False)
     os.closerange(STATUS + 1, MAX_DESCRIPTORS)  # whatever the supervisor was started with leads out of the tree
     try:
         cwd, *argv = sys.argv[1:]
         os.chdir(cwd)
+        drop_capabilities()
         refuse_io_uring()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # The defaults, whatever the supervisor was started with (nohup ignores SIGHUP, Python itself SIGPIPE).

@@ -28,6 +28,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 CAPABILITIES = {
     "DAC_READ_SEARCH": 2,  # linkat(2) of an open file: `--link-remap`
+    "SETPCAP": 8,  # to take capabilities from the engine for good
     "NET_ADMIN": 12,  # TCP_REPAIR
     "SYS_CHROOT": 18,  # each restored process sets its root
     "SYS_PTRACE": 19,  # to seize, and to write memory of, what is not one's child, where Yama is strict

@@ -12,7 +12,7 @@ import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import carry as carrying
-from vernal_worker.checkpoint import mapped, process, procfs
+from vernal_worker.checkpoint import mapped, process, procfs, surroundings
 from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
 from vernal_worker.checkpoint.errors import CheckpointError
@@ -23,7 +23,14 @@ from vernal_worker.checkpoint.tree import ProcessTree
 GHOST_LIMIT = "512M"
 """Largest deleted file that is still open or mapped in the tree (CRIU takes it into the image)."""
 
-Mapped = dict[int, list[procfs.FileArea]]
+
+@dataclass(frozen=True)
+class _Looked:
+    """What was seen of the tree while it stood still."""
+
+    areas: dict[int, list[procfs.FileArea]]
+    mounts: tuple[str, ...]
+
 
 STOP_GRACE = 15.0
 """How long CRIU may take to undo a dump that is given up, in seconds; then it is killed, and the tree with
@@ -38,6 +45,7 @@ class FreezeResult:
     pids: tuple[int, ...]
     pipes: tuple[str, ...]  # CRIU's names of the stdio pipes, e.g. "pipe:[4711]"
     files: tuple[str, ...]  # carried files, e.g. /dev/shm/psm_1234
+    mounts: tuple[str, ...]  # mount points that the tree has files open on
     bytes: int  # of everything in the directory
 
 
@@ -50,6 +58,7 @@ def freeze(
     work_dir: Path,
     cancel: threading.Event | None = None,
     carry: Sequence[Path] = (SHM,),
+    since: float | None = None,
 ) -> FreezeResult:
     """Dump `tree` into `image_dir` (made if absent, else empty) and let it run on.
 
@@ -65,11 +74,14 @@ def freeze(
         carry: directories whose whole content belongs to the tree and is laid back before a thaw: elsewhere
             they are empty. Files and directories that the tree has open, mapped or bound sockets in must be
             in one of them, in the container's image, or on a volume that every pod mounts.
+        since: when this container was started, to refuse by name what of it no other pod has; None to leave that to
+            whoever thaws.
 
     Raises:
         CheckpointError: `CRIU_MISSING`, `CRIU_DUMP_FAILED`, `SHM_FAILED`, `STORE_FULL`, `FREEZE_TIMEOUT`,
-            `STORE_UNAVAILABLE`, `FREEZE_GIVEN_UP` (cancelled). The tree runs on (but see
-            `CheckpointError.tree_intact`), no `link_remap.*` is left behind; what is in `image_dir` is worthless.
+            `STORE_UNAVAILABLE`, `FREEZE_GIVEN_UP` (cancelled), `FILES_NOT_CARRIED`, `CONNECTIONS_OPEN`.
+            The tree runs on (but see `CheckpointError.tree_intact`), no `link_remap.*` is left behind; what is in
+            `image_dir` is worthless.
     """
     started = time.monotonic()
     patience = Patience(timeout, cancel, Reason.FREEZE_TIMEOUT, Reason.FREEZE_GIVEN_UP)
@@ -79,12 +91,12 @@ def freeze(
         images = image_dir / process.IMAGES
         patience.run(lambda: images.mkdir(parents=True))
         work_dir.mkdir(parents=True, exist_ok=True)
-        frozen, areas = _run(tree, program, image_dir, work_dir, carry, patience, timings)
+        frozen, looked = _run(tree, program, image_dir, work_dir, carry, since, patience, timings)
         before = time.monotonic()
 
         def finish() -> int:
             memory = take_out(images, image_dir, patience.check)
-            seen, used = mapped.collect(images, areas), mapped.code(areas)
+            seen, used = mapped.collect(images, looked.areas), mapped.code(looked.areas)
             process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=seen, code=used))
             return sum(p.stat().st_size for p in image_dir.rglob("*") if p.is_file())
 
@@ -100,6 +112,7 @@ def freeze(
         pids=frozen.pids,
         pipes=(frozen.stdout, frozen.stderr),
         files=tuple(f.path for f in frozen.files),
+        mounts=looked.mounts,
         bytes=size,
     )
 
@@ -110,9 +123,10 @@ def _run(
     image_dir: Path,
     work_dir: Path,
     carry: Sequence[Path],
+    since: float | None,
     patience: Patience,
     timings: dict[str, float],
-) -> tuple[process.Frozen, Mapped]:
+) -> tuple[process.Frozen, _Looked]:
     """Run CRIU, and undo what it did if anything goes wrong."""
     before = carrying.contents(carry)
     with Hook(work_dir, "post-dump") as hook:
@@ -126,7 +140,7 @@ def _run(
             work_dir=work_dir,
         )
         try:
-            return _dump(tree, run, hook, image_dir, carry, patience, timings)
+            return _dump(tree, run, hook, image_dir, carry, since, patience, timings)
         except BaseException as e:
             hook.answer(STOP)
             undone = run.stop(STOP_GRACE)
@@ -143,12 +157,13 @@ def _dump(
     hook: Hook,
     image_dir: Path,
     carry: Sequence[Path],
+    since: float | None,
     patience: Patience,
     timings: dict[str, float],
-) -> tuple[process.Frozen, Mapped]:
+) -> tuple[process.Frozen, _Looked]:
     """Wait for CRIU, and take the files while the tree stands still."""
     started = time.monotonic()
-    areas: Mapped = {}
+    looked = _Looked({}, ())
     frozen: process.Frozen | None = None
     while (code := run.wait(TICK, hook.asked)) is None:
         patience.check()
@@ -156,7 +171,10 @@ def _dump(
             before = time.monotonic()
             files = patience.run(lambda: carrying.collect(carry, image_dir / process.DATA, patience.check))
             frozen = _describe(tree, carry, files)
+            if since is not None:
+                surroundings.check(frozen.pids, carry, since)
             areas = {pid: procfs.file_areas(pid) for pid in frozen.pids}
+            looked = _Looked(areas, surroundings.used(frozen.pids, carry))
             timings["files"] = time.monotonic() - before
             hook.answer(GO)
     timings["criu"] = time.monotonic() - started
@@ -165,7 +183,7 @@ def _dump(
         if "No space left on device" in error.message or "Disk quota exceeded" in error.message:
             error.reason = Reason.STORE_FULL
         raise error
-    return frozen, areas
+    return frozen, looked
 
 
 def _describe(tree: ProcessTree, carry: Sequence[Path], files: Sequence[carrying.Carried]) -> process.Frozen:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vernal_contract.identity import HostTuple
 
+from vernal_worker.checkpoint.cuda import nvml
 from vernal_worker.checkpoint.gpu import gpus
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -22,7 +23,7 @@ _INSTRUCTIONS = re.compile(
 )
 
 # Mounts that the runtime makes for every container, and file systems without files of anybody's.
-_RUNTIMES = re.compile(
+RUNTIMES = re.compile(
     r"/|/proc(/.*)?|/sys(/.*)?|/dev(/.*)?|/etc/(hosts|hostname|resolv\.conf)|/(var/)?run/secrets/kubernetes\.io(/.*)?"
 )
 
@@ -31,16 +32,18 @@ def host_tuple(mounts: Iterable[str] | None = None) -> HostTuple:
     """Describe this host.
 
     `mounts`: destinations that the tree may have open; None takes those of this mount namespace that are
-    not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like). The compute capability is left out:
-    nothing but a CUDA context or NVML tells it, and the product implies it.
+    not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like).
     """
     found = gpus()
+    devices = nvml.devices(found.uuids) if found.count else []
     return HostTuple(
         architecture=os.uname().machine,
         cpu_features=cpu_features(CPUINFO.read_text()),
         kernel=".".join(os.uname().release.split(".")[:2]),
-        gpu_product=found.product,
-        gpu_count=found.count,
+        gpu_product=", ".join(sorted({device.name for device in devices})) or found.product,
+        gpu_count=len(devices) or found.count,
+        gpu_memory_gib=tuple(sorted(round(device.bytes / (1 << 30)) for device in devices)),
+        gpu_compute_capability=", ".join(sorted({device.capability for device in devices})) or None,
         gpu_driver=found.driver,
         mounts=tuple(sorted(set(mount_destinations(MOUNTINFO.read_text()) if mounts is None else mounts))),
     )
@@ -58,9 +61,10 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
 
 def mount_destinations(mountinfo: str) -> list[str]:
     """Mount points (field 5 of proc_pid_mountinfo(5)) that are not the runtime's own."""
-    points = (_unescape(line.split()[4]) for line in mountinfo.splitlines())
-    return [point for point in points if not _RUNTIMES.fullmatch(point)]
+    points = (unescape(line.split()[4]) for line in mountinfo.splitlines())
+    return [point for point in points if not RUNTIMES.fullmatch(point)]
 
 
-def _unescape(field: str) -> str:
+def unescape(field: str) -> str:
+    """A path as mountinfo writes it."""
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field)

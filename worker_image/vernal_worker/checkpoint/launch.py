@@ -31,7 +31,8 @@ class LaunchSpec:
 
 def launch(spec: LaunchSpec) -> ProcessTree:
     """Start `spec.argv` so that it can be frozen: PIDs from the floor, own session, stdin from /dev/null,
-    stdout and stderr pipes, io_uring answered with ENOSYS (CRIU cannot dump it), SIGTERM and SIGINT ignored
+    stdout and stderr pipes, io_uring answered with ENOSYS (CRIU cannot dump it), no
+    capability but DAC_OVERRIDE, SIGTERM and SIGINT ignored
     until the program sets handlers of its own (a signal meant for the supervisor must not reach the tree).
 
     No other descriptor is passed on: one that leads out of the tree makes it impossible to freeze.

@@ -1,5 +1,7 @@
 """`process.json`: what a thaw must know besides CRIU's own images."""
 
+import stat
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -37,14 +39,42 @@ def write(directory: Path, frozen: Frozen) -> None:
     (directory / NAME).write_bytes(msgspec.json.encode(frozen))
 
 
-def read(directory: Path) -> Frozen:
+def decode(data: bytes) -> Frozen:
     """Raises:
-    CheckpointError: `FILE_MISSING` or `MANIFEST_INVALID`, stage `files`.
+    CheckpointError: `MANIFEST_INVALID`, stage `files`.
     """
-    path = directory / NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Frozen)
-    except OSError as e:
-        raise CheckpointError(Reason.FILE_MISSING, "files", f"cannot read {path}: {e.strerror}") from e
+        return msgspec.json.decode(data, type=Frozen)
     except msgspec.MsgspecError as e:
-        raise CheckpointError(Reason.MANIFEST_INVALID, "files", f"{path}: {e}") from e
+        raise _invalid(str(e)) from e
+
+
+def confine(frozen: Frozen, roots: Collection[Path]) -> None:
+    """Refuse a tree whose files are not all below `roots`, or whose names lead anywhere else when they are laid back.
+
+    Raises:
+        CheckpointError: `MANIFEST_INVALID`, stage `files`.
+    """
+    if strange := set(map(Path, frozen.roots)) - set(roots):
+        raise _invalid(f"it would write to {', '.join(sorted(map(str, strange)))}")
+    directories = set(roots)
+    regular: set[Path] = set()
+    for entry in frozen.files:
+        path = Path(entry.path)
+        if ".." in path.parts or (path not in directories and path.parent not in directories):
+            raise _invalid(f"{entry.path} is in no directory that it may write to")
+        if stat.S_ISDIR(entry.mode):
+            directories.add(path)
+        elif stat.S_ISREG(entry.mode) and entry.target is None:
+            regular.add(path)
+        elif stat.S_ISREG(entry.mode) and Path(entry.target or "") not in regular:
+            raise _invalid(f"{entry.path} is to be a link to {entry.target}, which is no file of it")
+        elif not stat.S_ISREG(entry.mode) and not stat.S_ISLNK(entry.mode):
+            raise _invalid(f"{entry.path} is neither file, directory nor link")
+    for memory in frozen.memory:
+        if Path(memory.file).name != memory.file:
+            raise _invalid(f"its memory is in {memory.file}")
+
+
+def _invalid(message: str) -> CheckpointError:
+    return CheckpointError(Reason.MANIFEST_INVALID, "files", f"{NAME}: {message}")

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,33 @@ def file_areas(pid: int) -> list[FileArea]:
             start, _, end = place.partition("-")
             areas.append(FileArea(int(start, 16), int(end, 16), int(offset, 16), path[0], "x" in access))
     return areas
+
+
+def references(pid: int) -> set[str]:
+    """Paths of files and directories that a process has open, mapped, runs, or works in; empty if it is gone."""
+    found = {area.path for area in file_areas(pid)}
+    links = [PROC / str(pid) / name for name in ("exe", "cwd", "root")]
+    return {path for path in found | set(_links([*links, *_descriptors(pid)])) if path.startswith("/")}
+
+
+def sockets(pid: int) -> set[str]:
+    """Inodes of a process's sockets."""
+    targets = _links(_descriptors(pid))
+    return {target.removeprefix("socket:[").removesuffix("]") for target in targets if target.startswith("socket:[")}
+
+
+def _descriptors(pid: int) -> list[Path]:
+    try:
+        return list((PROC / str(pid) / "fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _links(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if not (target := str(path.readlink())).endswith(" (deleted)"):
+                yield target
 
 
 def used(pid: int, area: FileArea) -> Iterator[tuple[int, int]]:

@@ -32,6 +32,7 @@ class ThawResult:
 
 def thaw(
     image_dir: Path,
+    frozen: process.Frozen,
     *,
     criu: str = "criu",
     timeout: float,
@@ -46,6 +47,7 @@ def thaw(
     CUDA state is restored by the caller afterwards.
 
     Args:
+        frozen: what `process.json` there says; the caller knows that it is what was written.
         criu: program name or path.
         timeout: for the whole call; cleaning up after a failure takes up to `KILL_TIMEOUT` more.
         work_dir: local directory for CRIU's log (`restore.log`); made if absent, an old log is removed.
@@ -55,21 +57,14 @@ def thaw(
 
     Raises:
         CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
-            PID is taken, `memory`), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled), `FILE_MISSING` and
-            `MANIFEST_INVALID` (`process.json`). Whatever came up is killed and reaped, every PID of the tree is free,
-            and the files laid are removed.
+            PID is taken, `memory`), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled). Whatever came up is
+            killed and reaped, every PID of the tree is free, and the files laid are removed.
     """
     started = time.monotonic()
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
-
-    def read() -> process.Frozen:
-        found = process.read(image_dir)
-        memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in found.memory]
-        read_ahead(found.mapped, [*memory, *found.code])
-        return found
-
-    frozen = patience.run(read)
+    memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
+    read_ahead(frozen.mapped, [*memory, *frozen.code])
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(

@@ -28,15 +28,18 @@ from vernal_worker.checkpoint import host, hostname
 from vernal_worker.client.messages import Answer, Done, Freeze, How, Lines, Refused
 from vernal_worker.client.messages import Start as StartRequest
 from vernal_worker.control.client import ControlError
+from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
-from vernal_worker.supervisor import gpu, identity, log
+from vernal_worker.supervisor import gpu, hub, identity, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
+from vernal_worker.supervisor.contents import ContentError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
 from vernal_worker.supervisor.creation import Creation, EngineHarmedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
+from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.start import Start
@@ -89,11 +92,11 @@ class LibraryStart(Start):
     def freeze(self, engine: Engine, store: Store) -> None:
         """Freeze into `store`; the outcome is on the board. The engine has no identity afterwards (`resume`).
 
-        Raises: StoppedError, EngineHarmedError, OSError (the model cannot be read).
+        Raises: StoppedError, EngineHarmedError, ContentError, HubError (the model cannot be read).
         """
         settings = self._settings
         placement = gpu.placement(settings.config)
-        inputs = identity.gather(settings.config, settings.arguments, settings.shaping, settings.criu, placement)
+        inputs = identity.gather(hub.pin(settings), placement, contents=Contents(store.root))
         here = host.host_tuple(settings.mounts)
         self._board.update(identity=digest(inputs), identity_inputs=inputs, host_tuple=digest(here), host=here)
         with gpu.opened(self._context) as gpus, Creation(self._context, store, inputs, here, gpus) as creation:
@@ -154,8 +157,10 @@ class Keeper:
         try:
             self._engine.client.close_api(CALL_TIMEOUT)
             try:
-                self._start.freeze(self._engine, Store(Path(request.store)))
-            except OSError as error:
+                self._start.freeze(
+                    self._engine, Store(Path(request.store), signing_key=self._context.settings.signing_key)
+                )
+            except (ContentError, HubError) as error:
                 problem = Refused(Reason.CONFIG_INVALID, f"the model cannot be read: {error}")
             except EngineHarmedError:
                 self._engine.destroy()

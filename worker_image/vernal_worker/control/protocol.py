@@ -206,10 +206,12 @@ class EngineStatus(Answer, frozen=True, kw_only=True, tag="status"):
 
 
 class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fields=True):
-    """Prompts and greedy answers, as token ids. Equal whenever the engine computes the same thing."""
+    """Prompts and greedy answers, as token ids; or, of a model that does not generate, its task's values. Equal, or
+    nearly so, whenever the engine computes the same thing."""
 
     prompts: list[list[int]]
-    answers: list[list[int]]
+    answers: list[list[int]] = []
+    vectors: list[list[float]] = []  # embeddings, scores of classes
     margins: list[list[float]] = []
     """By how much each token's log probability was above the next best one's; empty if the engine does not tell."""
 

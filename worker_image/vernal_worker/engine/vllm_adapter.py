@@ -17,7 +17,7 @@ from typing import Any, cast
 import msgspec
 from fastapi import FastAPI
 from prometheus_client import generate_latest
-from vllm import SamplingParams
+from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.model_executor.models import registry
@@ -52,6 +52,8 @@ except ModuleNotFoundError:  # 0.26
 _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
 _CANARY_ANSWER_TOKENS = 8
+_POOLING_TASKS = ("embed", "classify", "score", "token_embed", "token_classify", "encode")  # the last three: per token
+_CANARY_VALUES = 1024
 _MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
 """For vLLM's processes to exit, of the time that a shutdown may take."""
@@ -69,6 +71,8 @@ class Engine:
     """vLLM's --seed where the user gave one: then unseeded requests are meant to be reproducible."""
     limits: Limits
     """Of HTTP headers, where the user gave vLLM's options for them."""
+    tasks: tuple[str, ...]
+    """What the model can be asked for, in vLLM's words."""
     sleeps: bool
     """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
     _weights: Weights | None = None
@@ -147,14 +151,17 @@ class Engine:
         process.become(environment, seed)
 
     async def canary(self) -> Canary:
-        """Greedy answers to prompts that depend on the vocabulary only. One after the other: in a batch they may be
-        computed in another way each time, and tokens that are nearly as good as each other change places."""
+        """Greedy answers, or what the model's task gives instead, to prompts that depend on the vocabulary only. One
+        after the other: in a batch they may be computed in another way each time, and tokens that are nearly as good as
+        each other change places."""
         vocabulary = self.llm.model_config.get_vocab_size()
         length = min(_CANARY_PROMPT_TOKENS, self.llm.model_config.max_model_len // 2)
         prompts = [
             [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
             for number in range(_CANARY_PROMPTS)
         ]
+        if "generate" not in self.tasks:
+            return Canary(prompts=prompts, vectors=[await self._pooled(n, prompt) for n, prompt in enumerate(prompts)])
         found = [await self._greedy(number, prompt) for number, prompt in enumerate(prompts)]
         return Canary(
             prompts=prompts, answers=[answer for answer, _ in found], margins=[margins for _, margins in found]
@@ -174,6 +181,21 @@ class Engine:
             answer = list(output.outputs[0].token_ids)
             margins = [_margin(position) for position in output.outputs[0].logprobs or ()]
         return answer, margins
+
+    async def _pooled(self, number: int, prompt: list[int]) -> list[float]:
+        """What a model gives that pools instead of generating: an embedding, scores of classes.
+
+        Raises:
+            RuntimeError: it has no task that token ids can be given to.
+        """
+        if (task := next((task for task in _POOLING_TASKS if task in self.tasks), None)) is None:
+            raise RuntimeError(f"there is no way to check this model's answers: its tasks are {', '.join(self.tasks)}")
+        values: list[float] = []
+        async for output in self.llm.encode(
+            TokensPrompt(prompt_token_ids=prompt), PoolingParams(task=task), request_id=f"vernal-canary-{number}"
+        ):
+            values = output.outputs.data.float().flatten()[:_CANARY_VALUES].tolist()
+        return values
 
     def lifespan(self) -> AbstractAsyncContextManager[Any]:
         """The application's start and end. Entered before the freeze, because its start collects all garbage
@@ -239,6 +261,7 @@ async def load(spec: EngineSpec) -> Engine:
         seed=args.seed if "--seed" in spec.serve_arguments else None,
         sleeps=llm.model_config.enable_sleep_mode and not current_platform.is_cpu(),
         limits=_limits(args, spec),
+        tasks=tuple(tasks),
     )
 
 

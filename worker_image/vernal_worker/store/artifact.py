@@ -1,5 +1,6 @@
 """A published artifact."""
 
+import builtins
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from blake3 import blake3
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 from vernal_contract.state import ArtifactRef
@@ -15,7 +17,7 @@ from vernal_contract.state import ArtifactRef
 from vernal_worker.store import manifest as manifests
 from vernal_worker.store.errors import StoreError, guard
 from vernal_worker.store.manifest import FileEntry, Manifest
-from vernal_worker.store.pieces import Piece, hash_all, pieces
+from vernal_worker.store.pieces import PIECE, Piece, hash_all, pieces
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,27 @@ class Artifact:
     def digests(self, file: str) -> tuple[str, ...]:
         """Of the pieces of one file. Raises: KeyError: there is none of this name."""
         return {entry.path: entry.blake3 for entry in self.manifest.files}[file]
+
+    def read(self, file: str) -> builtins.bytes:
+        """A small file's content, if it is what was written.
+
+        Raises:
+            StoreError: stage verify: `FILE_MISSING`, `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`.
+        """
+        wanted = {entry.path: entry for entry in self.manifest.files}.get(file)
+        try:
+            with guard("verify"):
+                data = (self.path / file).read_bytes()
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            wanted = None
+        if wanted is None:
+            raise self._error(Reason.FILE_MISSING, f"{file} is missing")
+        cut = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+        if tuple(blake3(piece).hexdigest() for piece in cut) != wanted.blake3:
+            raise self._error(Reason.DIGEST_MISMATCH, f"{file} has other bytes than were written")
+        return data
 
     def ref(self) -> ArtifactRef:
         """For `GET /state`."""
@@ -164,8 +187,8 @@ def list_files(directory: Path) -> dict[str, int | None]:
     return found
 
 
-def load(directory: Path) -> Artifact:
-    """The artifact in a generation's directory.
+def load(directory: Path, key: bytes | None = None) -> Artifact:
+    """The artifact in a generation's directory. `key`: see `manifest.decode`.
 
     Raises:
         StoreError: stage find: `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`.
@@ -177,4 +200,4 @@ def load(directory: Path) -> Artifact:
     except FileNotFoundError as e:
         message = f"{generation}/{manifests.NAME} is missing"
         raise StoreError(Reason.MANIFEST_MISSING, "find", message, generation=generation) from e
-    return Artifact(directory, manifests.decode(data, generation))
+    return Artifact(directory, manifests.decode(data, generation, key))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from vernal_worker.store import blobs, fs, layout
+from vernal_worker.store import blobs, contents, fs, layout
 from vernal_worker.store.layout import Key
 from vernal_worker.store.staging import retire
 
@@ -23,6 +23,7 @@ def gc(root: Path, grace: float) -> list[str]:
         *_old_stagings(root, now - grace),
         *_old_leases(root, now - grace),
         *blobs.unused(root, now - grace),
+        *_old_contents(root, now, grace),
     ]:
         delete(root, path)
         deleted.append(str(path.relative_to(root)))
@@ -83,6 +84,14 @@ def _old_leases(root: Path, before: float) -> Iterator[Path]:
         alive = max(t for p, t in beats.items() if p.name.startswith(path.name))
         if max(time, alive) < before:
             yield path
+
+
+def _old_contents(root: Path, now: float, grace: float) -> Iterator[Path]:
+    """Records of files that are long gone, most of them: to make one anew costs the reading of a file."""
+    for path in _listing(root / layout.CONTENTS, 1):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < now - (grace if path.name.startswith(".") else contents.KEPT_SECONDS):
+                yield path
 
 
 def _listing(directory: Path, depth: int) -> list[Path]:

@@ -31,6 +31,7 @@ class StoreError(Exception):
         stage: the step that failed: find, verify, stage, publish, lease, failures or gc.
         message: names the file.
         generation: the artifact's generation where one is concerned.
+        host: where that one cannot be read, what is known of its host tuple's digest.
     """
 
     def __init__(self, reason: Reason, stage: str, message: str, *, generation: str | None = None) -> None:
@@ -39,6 +40,7 @@ class StoreError(Exception):
         self.stage = stage
         self.message = message
         self.generation = generation
+        self.host: str | None = None
 
 
 @contextmanager

@@ -9,8 +9,11 @@ from vernal_contract.identity import HostTuple, IdentityInputs, digest
 
 from vernal_worker.store.fs import unique
 
-ARTIFACTS, STAGING, LEASES, BLOBS = "artifacts", "staging", "leases", "blobs"
+ARTIFACTS, STAGING, LEASES, BLOBS, CONTENTS = "artifacts", "staging", "leases", "blobs", "contents"
 CURRENT, FAILURES, RETIRED = "current", "failures", "retired"
+
+HOST_DIGITS = 16
+"""How much of a host tuple's digest is in names."""
 
 _GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,7 +25,7 @@ class Key:
 
     root: Path
     identity: str
-    host: str  # whole digest
+    host: str  # digest, of which the first `HOST_DIGITS` count
 
     @classmethod
     def of(cls, root: Path, identity: IdentityInputs, host: HostTuple) -> "Key":
@@ -30,7 +33,7 @@ class Key:
 
     @property
     def directory(self) -> Path:
-        return identity_directory(self.root, self.identity) / self.host[:16]
+        return identity_directory(self.root, self.identity) / self.host[:HOST_DIGITS]
 
     @property
     def current(self) -> Path:
@@ -38,7 +41,7 @@ class Key:
 
     @property
     def lease(self) -> Path:
-        return self.root / LEASES / f"{self.identity}-{self.host[:16]}"
+        return self.root / LEASES / f"{self.identity}-{self.host[:HOST_DIGITS]}"
 
     def failures(self, generation: str) -> Path:
         return self.directory / FAILURES / generation

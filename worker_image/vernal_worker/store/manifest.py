@@ -1,9 +1,11 @@
 """`manifest.json`: what an artifact is and what its files must be.
 
 The file is `{"digest":"<BLAKE3 of the manifest's bytes>","manifest":{...}}` and a newline, byte for byte, so that a
-flipped bit anywhere in it is found.
+flipped bit anywhere in it is found. With a key there is `"signature":"<HMAC-SHA256 of the same bytes>"` after the
+digest: then it is known, too, who wrote it, and with it every file that the manifest names.
 """
 
+import hmac
 import re
 from typing import Any
 
@@ -15,16 +17,20 @@ from vernal_contract.reasons import Reason
 from vernal_worker.store.errors import StoreError
 
 NAME = "manifest.json"
-_FRAME = re.compile(rb'\{"digest":"([0-9a-f]{64})","manifest":(\{.*\})\}\n', re.DOTALL)
+_FRAME = re.compile(
+    rb'\{"digest":"([0-9a-f]{64})",(?:"signature":"([0-9a-f]{64})",)?"manifest":(\{.*\})\}\n', re.DOTALL
+)
 
 
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     path: str  # relative, with slashes
     size: int
     blake3: tuple[str, ...]  # hex, one a piece of `pieces.PIECE` bytes; of an empty file none
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Fields that a newer Vernal added are left out, but for the digests of identity and host tuple."""
+
     format_version: int = FORMAT_VERSION
     generation: str
     identity: str  # hex digest of identity_inputs
@@ -37,33 +43,50 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timings: dict[str, float] = {}
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode(manifest: Manifest, key: bytes | None = None) -> bytes:
+    """`key`: to sign it with."""
     body = msgspec.json.encode(manifest)
-    return b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body)
+    signature = b'"signature":"%s",' % _signature(key, body) if key is not None else b""
+    return b'{"digest":"%s",%s"manifest":%s}\n' % (blake3(body).hexdigest().encode(), signature, body)
 
 
-def decode(data: bytes, generation: str) -> Manifest:
-    """Parse and check a manifest of `generation`.
+def _signature(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256").hex().encode()
+
+
+def decode(data: bytes, generation: str, key: bytes | None = None) -> Manifest:
+    """Parse and check a manifest of `generation`. `key`: it must be signed with; None for whoever only looks.
 
     Raises:
         StoreError: stage find: `MANIFEST_INVALID`, or `FORMAT_UNSUPPORTED` if a newer Vernal wrote it.
     """
     frame = _FRAME.fullmatch(data)
-    if frame is None or blake3(frame[2]).hexdigest().encode() != frame[1]:
+    if frame is None or blake3(frame[3]).hexdigest().encode() != frame[1]:
         raise _error(Reason.MANIFEST_INVALID, generation, "its content does not agree with its digest")
+    if key is not None and not hmac.compare_digest(frame[2] or b"", _signature(key, frame[3])):
+        raise _error(Reason.MANIFEST_INVALID, generation, "it is not signed with this worker's key")
     try:
-        version = msgspec.json.decode(frame[2], type=dict[str, Any]).get("formatVersion")
+        given = msgspec.json.decode(frame[3], type=dict[str, Any])
+        version = given.get("formatVersion")
         if isinstance(version, int) and version > FORMAT_VERSION:
             message = f"format {version}, this worker reads up to {FORMAT_VERSION}"
             raise _error(Reason.FORMAT_UNSUPPORTED, generation, message)
-        manifest = msgspec.json.decode(frame[2], type=Manifest)
+        manifest = msgspec.json.decode(frame[3], type=Manifest)
     except msgspec.MsgspecError as e:
         raise _error(Reason.MANIFEST_INVALID, generation, str(e)) from e
     if manifest.generation != generation:
         raise _error(Reason.MANIFEST_INVALID, generation, f"it is that of generation {manifest.generation}")
-    if (manifest.identity, manifest.host_tuple) != (digest(manifest.identity_inputs), digest(manifest.host)):
+    if (manifest.identity, manifest.host_tuple) != (digest(given["identityInputs"]), digest(given["host"])):
         raise _error(Reason.MANIFEST_INVALID, generation, "identity or host tuple do not agree with their digests")
     return manifest
+
+
+def fields(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity inputs and host of a manifest that `decode` has found to be sound, with the fields that are unknown."""
+    frame = _FRAME.fullmatch(data)
+    assert frame is not None
+    given = msgspec.json.decode(frame[3], type=dict[str, Any])
+    return given["identityInputs"], given["host"]
 
 
 def _error(reason: Reason, generation: str, message: str) -> StoreError:

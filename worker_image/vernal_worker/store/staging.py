@@ -44,9 +44,11 @@ class Staging:
         host: HostTuple,
         usable: Callable[[Key], Artifact | None],
         touch: Touch,
+        signing_key: bytes | None = None,
     ) -> None:
         """Use `Store.stage`. `usable`: the current artifact if it may stay current."""
         self._identity, self._host, self._usable, self._touch = identity, host, usable, touch
+        self._signing_key = signing_key
         self._turn, self._moving = threading.Lock(), False
         self._left_behind = False  # in the middle of a rename that the storage does not answer
         self._key = Key.of(root, identity, host)
@@ -61,6 +63,10 @@ class Staging:
         """Make a directory. Raises: StoreError: stage stage."""
         self._touch("stage", lambda: (self.dir / name).mkdir(mode=0o700))
         return self.dir / name
+
+    def narrow(self, host: HostTuple) -> None:
+        """What it needs of a host is known better than when it was begun."""
+        self._host, self._key = host, Key.of(self._key.root, self._identity, host)
 
     def publish(
         self,
@@ -122,7 +128,7 @@ class Staging:
                 created_by=created_by,
                 timings=dict(timings or {}),
             )
-            fs.write_new(self.dir / manifest.NAME, manifest.encode(content))
+            fs.write_new(self.dir / manifest.NAME, manifest.encode(content, self._signing_key))
             fs.sync(self.dir)
             if lease is not None:
                 lease.check()

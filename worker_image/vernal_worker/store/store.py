@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from vernal_contract.identity import HostTuple, IdentityInputs, differences, digest
+from vernal_contract.identity import HostTuple, IdentityInputs, digest, misfits
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import artifact as artifacts
@@ -44,6 +44,7 @@ class Store:
         restore_attempts: failures of one generation before it is quarantined, that is, treated as absent.
         patience: seconds after which a call that the storage does not answer ends with `STORE_SLOW`; None for ever.
         cancel: such a call ends with `THAW_GIVEN_UP` when it is set.
+        signing_key: artifacts must be signed with it, and are; None to take any.
     """
 
     def __init__(
@@ -53,13 +54,22 @@ class Store:
         restore_attempts: int = 3,
         patience: float | None = None,
         cancel: threading.Event | None = None,
+        signing_key: bytes | None = None,
     ) -> None:
         self.root = root
+        self._signing_key = signing_key
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
 
+    def check(self) -> None:
+        """Raises:
+        StoreError: stage find: `STORE_UNAVAILABLE`: there is no store.
+        """
+        self._touch("find", self.root.stat)
+
     def find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
-        """The current artifact for exactly this identity and host tuple.
+        """The current artifact of exactly this identity that fits this host: one that was made on such a host, or else
+        one that needs no more than is here.
 
         Raises:
             StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
@@ -68,20 +78,44 @@ class Store:
         return self._touch("find", lambda: self._find(identity, host))
 
     def _find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
-        key = self._key(identity, host)
         self.root.stat()
-        generation = layout.pointer(key.directory)
-        if generation is not None:
+        broken: StoreError | None = None
+        refused: Lookup | None = None
+        strange: list[Artifact] = []
+        for key, generation in self._current(self._key(identity, host)):
             given_up = quarantine.look(key, generation, self.restore_attempts)
+            try:
+                found = self._load(key, generation)
+            except StoreError as error:
+                error.host = key.host
+                broken = broken or (error if given_up is None else None)
+            else:
+                if misfits(found.manifest.host, host):
+                    strange.append(found)
+                    continue
+                if given_up is None:
+                    doubted = key.failures(generation).exists() or (key.directory / quarantine.NAME).exists()
+                    return Lookup(found, doubted=doubted)
             if given_up is not None:
-                return Lookup(None, Reason.QUARANTINED, given_up.message, given_up.seconds_left)
-            doubted = key.failures(generation).exists() or (key.directory / quarantine.NAME).exists()
-            return Lookup(_load(key, generation), doubted=doubted)
-        if others := self.candidates(identity):
-            other = others[0]
-            lines = "; ".join(differences(other.manifest.host, host))
-            return Lookup(None, Reason.HOST_MISMATCH, f"{other.generation} is for another host: {lines}")
-        return Lookup(None, Reason.NO_ARTIFACT, f"no artifact of identity {key.identity}")
+                refused = refused or Lookup(None, Reason.QUARANTINED, given_up.message, given_up.seconds_left)
+        if broken is not None:
+            raise broken
+        if refused is not None:
+            return refused
+        if strange:
+            lines = "; ".join(misfits(strange[0].manifest.host, host))
+            return Lookup(None, Reason.HOST_MISMATCH, f"{strange[0].generation} is for another host: {lines}")
+        return Lookup(None, Reason.NO_ARTIFACT, f"no artifact of identity {digest(identity)}")
+
+    def _current(self, exact: Key) -> list[tuple[Key, str]]:
+        """Generations of an identity that are current, for any host: that for exactly this one first, then the
+        newest."""
+        directory = layout.identity_directory(self.root, exact.identity)
+        found = []
+        for below in directory.iterdir() if directory.is_dir() else ():
+            if (generation := layout.pointer(below)) is not None:
+                found.append((Key(self.root, exact.identity, below.name), generation))
+        return sorted(found, key=lambda each: (each[0].directory == exact.directory, each[1]), reverse=True)
 
     def candidates(self, identity: IdentityInputs) -> list[Artifact]:
         """The current artifacts of this identity for any host tuple, newest first. Broken ones are left out.
@@ -125,7 +159,7 @@ class Store:
 
         def make() -> Staging:
             self.root.stat()
-            return Staging(self.root, identity, host, self._usable, self._touch)
+            return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key)
 
         return self._touch("stage", make)
 
@@ -136,7 +170,7 @@ class Store:
     def record_failure(
         self,
         identity: IdentityInputs,
-        host: HostTuple,
+        host: HostTuple | str,
         generation: str,
         *,
         stage: str,
@@ -146,6 +180,7 @@ class Store:
         node: str = "",
     ) -> Quarantine | None:
         """Remember one thaw of `generation` that did not end in a ready worker; returns whether it is given up now.
+        `host`: the artifact's, or `StoreError.host`.
 
         Raises:
             StoreError: stage failures.
@@ -205,8 +240,8 @@ class Store:
             self.root.stat()
             return collect.gc(self.root, grace)
 
-    def _key(self, identity: IdentityInputs, host: HostTuple) -> Key:
-        return Key.of(self.root, identity, host)
+    def _key(self, identity: IdentityInputs, host: HostTuple | str) -> Key:
+        return Key(self.root, digest(identity), host if isinstance(host, str) else digest(host))
 
     def _usable(self, key: Key) -> Artifact | None:
         """The current artifact, unless it is broken or quarantined and so to be replaced."""
@@ -214,14 +249,14 @@ class Store:
         if generation is None or quarantine.look(key, generation, self.restore_attempts) is not None:
             return None
         try:
-            return _load(key, generation)
+            return self._load(key, generation)
         except StoreError:
             return None
 
-
-def _load(key: Key, generation: str) -> Artifact:
-    found = artifacts.load(key.directory / generation)
-    if (found.manifest.identity, found.manifest.host_tuple) != (key.identity, key.host):
-        message = f"{generation}/manifest.json is of another identity or host tuple"
-        raise StoreError(Reason.MANIFEST_INVALID, "find", message, generation=generation)
-    return found
+    def _load(self, key: Key, generation: str) -> Artifact:
+        found = artifacts.load(key.directory / generation, self._signing_key)
+        known = found.manifest
+        if known.identity != key.identity or known.host_tuple[: layout.HOST_DIGITS] != key.host[: layout.HOST_DIGITS]:
+            message = f"{generation}/manifest.json is of another identity or host tuple"
+            raise StoreError(Reason.MANIFEST_INVALID, "find", message, generation=generation)
+        return found

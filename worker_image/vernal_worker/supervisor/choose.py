@@ -46,6 +46,11 @@ def unsupported(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
     return _no_checkpoint(policy, Reason.HOST_UNSUPPORTED, problem)
 
 
+def unresolved(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
+    """It is not known which content the model's name stands for."""
+    return _no_checkpoint(policy, Reason.MODEL_UNRESOLVED, problem)
+
+
 def from_lookup(lookup: Lookup) -> Thaw | Cold:
     """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease, and if one may
     be made already in the place of one that was given up."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 from vernal_contract import names
-from vernal_contract.config import CheckpointPolicy, WorkerConfig, decode
+from vernal_contract.config import CheckpointPolicy, Verify, WorkerConfig, decode, unknown_fields
 
 from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
 from vernal_worker.checkpoint.cuda.visible import Selection, select
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.control.protocol import PodIdentity
-from vernal_worker.supervisor import engine_args, environment
+from vernal_worker.supervisor import engine_args, environment, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
@@ -30,6 +30,15 @@ VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 
 class ConfigError(Exception):
     """The worker was told something that it cannot do; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What an engine is to get from a hub. `where`: "model", or the place, as in `contents` of identities."""
+
+    where: str
+    name: str
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,12 @@ class Settings:
     environment: Mapping[str, str]  # of an engine that can be frozen
     untouched: Mapping[str, str]  # of one that is not
     gpus: Selection
+    signing_key: bytes | None  # of the store's artifacts
+    unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
+    repositories: tuple[Repository, ...] = ()
+    """What the engine needs of a hub, with commits; made by `hub.pin`."""
     mounts: tuple[str, ...] | None = None
     """Mount points for the host tuple; None for those of this container."""
 
@@ -64,7 +77,8 @@ class Settings:
         if freezable:
             devices = self.gpus.every
             return EngineSetup(engine_args.for_freezing(self.arguments), _with(self.environment, devices))
-        return EngineSetup(self.arguments, _with(self.untouched, self.gpus.given))
+        # Nothing of it is ever written down, so it may have the pod's secrets while it loads.
+        return EngineSetup(self.arguments, _with({**self.untouched, **self.secrets}, self.gpus.given))
 
     @property
     def gpus_used(self) -> int:
@@ -101,6 +115,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         raise ConfigError(f"{names.ENV_CONFIG} is not set; `vernal-worker --help` shows what it looks like")
     try:
         config = decode(text)
+        if unknown := unknown_fields(text):
+            log.event("config_unknown", fields=" ".join(unknown), message="from a newer operator; left out")
     except msgspec.DecodeError as error:
         raise ConfigError(f"{names.ENV_CONFIG}: {error}") from error
     if absent := environment.missing(config.secret_env, variables):
@@ -111,9 +127,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     try:
         arguments = engine_args.engine_arguments(config)
         found = gpus()
-        freezable = config.checkpoint.policy is not CheckpointPolicy.DISABLED and not (
-            found.count and engine_args.unfreezable(arguments)
-        )
+        unfreezable = engine_args.unfreezable(arguments, on_gpus=found.count > 0)
+        freezable = config.checkpoint.policy is not CheckpointPolicy.DISABLED and unfreezable is None
         shaping = environment.tuning(variables, config, freezable=freezable)
         keep_alive = float(shaping.get(VLLM_KEEP_ALIVE, config.keep_alive_seconds))
     except (engine_args.ArgumentError, environment.VariableError, ValueError) as error:
@@ -125,19 +140,23 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
 
     def engine_environment(freezable: bool) -> dict[str, str]:
         several = engine_args.several_gpus(arguments)
-        return environment.engine_environment(
-            variables, shaping, config, paths, freezable=freezable, several_gpus=several
-        )
+        return environment.engine_environment(shaping, config, paths, freezable=freezable, several_gpus=several)
 
+    signing_key = variables.get(names.ENV_SIGNING_KEY, "").encode() or None
+    if signing_key is not None and config.checkpoint.verify is not Verify.FULL:
+        raise ConfigError("checkpoint.verify must be Full with a signing key: what is not read is not proven")
+    pod = PodIdentity(
+        name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
+        namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
+        uid=variables.get(names.ENV_POD_UID, ""),
+        ip=variables.get(names.ENV_POD_IP, ""),
+        node=variables.get(names.ENV_NODE_NAME, ""),
+    )
     return Settings(
         config=config,
-        pod=PodIdentity(
-            name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
-            namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
-            uid=variables.get(names.ENV_POD_UID, ""),
-            ip=variables.get(names.ENV_POD_IP, ""),
-            node=variables.get(names.ENV_NODE_NAME, ""),
-        ),
+        pod=pod,
+        signing_key=signing_key,
+        unfreezable=unfreezable or environment.names_pod(shaping, pod),
         secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,
         arguments=arguments,

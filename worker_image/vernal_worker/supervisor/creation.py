@@ -3,6 +3,7 @@ case."""
 
 import re
 import time
+from collections.abc import Sequence
 
 import msgspec
 from vernal_contract.identity import HostTuple, IdentityInputs
@@ -22,6 +23,7 @@ from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
 from vernal_worker.supervisor import choose, log, oracle, pace
+from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.context import Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
@@ -58,7 +60,9 @@ class Creation:
         self._store = store
         self._identity, self._host = identity, host
         pod = context.settings.pod
-        self._request: LeaseRequest = store.lease(identity, host, Owner(pod=pod.name, node=pod.node))
+        # One for all hosts that might share an artifact: which mounts it needs is only known when it is there.
+        shared = msgspec.structs.replace(host, mounts=(), cpu_features=())
+        self._request: LeaseRequest = store.lease(identity, shared, Owner(pod=pod.name, node=pod.node))
         self._lease: Lease | None = None
         self._problem: StoreError | None = None
 
@@ -150,7 +154,8 @@ class Creation:
                 )
         finally:
             staging.discard()
-        board.update(artifact=publication.artifact.ref())
+        manifest = publication.artifact.manifest
+        board.update(artifact=publication.artifact.ref(), host_tuple=manifest.host_tuple, host=manifest.host)
         return publication.outcome
 
     def _quiesce(self, engine: Engine, weights: Weights) -> None:
@@ -238,7 +243,9 @@ class Creation:
             work_dir=settings.paths.criu,
             cancel=self._context.stop.signalled,
             carry=(SHM, *settings.paths.carried),
+            since=time.time() - process_age() if settings.mounts is None else None,
         )
+        staging.narrow(msgspec.structs.replace(self._host, mounts=_both(self._host.mounts, result.mounts)))
         self._context.board.timing("freeze", result.timings["total"])
         log.event(
             "dumped",
@@ -257,3 +264,7 @@ def _explained(error: StoreError | CheckpointError | ControlError | EngineHarmed
     if isinstance(error, CallCancelledError):
         return Reason.FREEZE_GIVEN_UP, message
     return Reason.STORE_FULL if _NO_SPACE.search(message) else Reason.ENGINE_UNRESPONSIVE, message
+
+
+def _both(some: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(some) & set(others)))

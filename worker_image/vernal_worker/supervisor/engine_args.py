@@ -19,6 +19,7 @@ OWNED = {
     "ssl_certfile": "end TLS in front of the worker",
     "api_server_count": "a worker has one API server",
     "headless": "a worker serves HTTP",
+    "config": "what is in a file of arguments could not be told apart; put its content into engineArgs",
 }
 """Arguments that a pool may not give, and why."""
 
@@ -72,8 +73,18 @@ def engine_arguments(config: WorkerConfig) -> dict[str, Any]:
     return dict(sorted(arguments.items()))
 
 
-def unfreezable(arguments: Mapping[str, Any]) -> str | None:
-    """Why an engine on GPUs with these arguments (canonical) cannot be frozen; None if it can."""
+def unfreezable(arguments: Mapping[str, Any], *, on_gpus: bool = True) -> str | None:
+    """Why an engine with these arguments (canonical) cannot be frozen; None if it can."""
+    transfer = arguments.get("kv_transfer_config")
+    if isinstance(transfer, Mapping) and (connector := transfer.get("kv_connector")) not in (None, *_CONNECTORS):
+        return (
+            f"kv_transfer_config.kv_connector is {connector}: what it holds of other engines and devices cannot be"
+            f" frozen; {next(iter(_CONNECTORS))} can, or set checkpoint.policy Disabled"
+        )
+    return _unfreezable_on_gpus(arguments) if on_gpus else None
+
+
+def _unfreezable_on_gpus(arguments: Mapping[str, Any]) -> str | None:
     most = {
         "tensor_parallel_size": MOST_GPUS,
         "pipeline_parallel_size": 1,

@@ -1,12 +1,16 @@
 """The engine's environment: pure. It is frozen with the engine, so nothing in it may name a pod or be
 secret."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vernal_contract import names
 from vernal_contract.config import WorkerConfig
+
+from vernal_worker.checkpoint.hostname import HOST_NAME
+from vernal_worker.control.protocol import PodIdentity
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ KEPT = frozenset(
         "REQUESTS_CA_BUNDLE",
     ]
 )
-"""Variables of the image that are passed on. They are part of the image, so the image's identity covers
-them."""
+"""Variables of the image that are passed on. A pool's pod template may set them as well, so they count towards the
+identity."""
 
 TUNING = ("VLLM_", "HF_", "TORCH", "OMP_", "MKL_", "KMP_", "TRITON_", "NCCL_", "GLOO_", "CUDA_")
 """Prefixes of variables that are passed on and change what the engine is: they count towards the identity."""
@@ -116,8 +120,8 @@ class VariableError(ValueError):
 
 
 def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) -> dict[str, str]:
-    """The variables that shape the engine: the pool's own and those of `TUNING` that the container has. `freezable`:
-    whether the engine may be frozen at all.
+    """The variables that shape the engine: the pool's own, and those of `KEPT` and `TUNING` that the container has.
+    `freezable`: whether the engine may be frozen at all.
 
     Raises:
         VariableError: the pool sets a secret or a variable of `FORCED` (or, if it applies, `FOR_FREEZING`) openly.
@@ -131,13 +135,27 @@ def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) 
     inherited = {
         name: value
         for name, value in parent.items()
-        if name.startswith(TUNING) and name not in NEVER and name not in forced and name not in config.secret_env
+        if (name in KEPT or name.startswith(TUNING)) and name not in {*NEVER, *forced, *config.secret_env}
     }
     return dict(sorted({**inherited, **config.engine_env}.items()))
 
 
+def names_pod(shaping: Mapping[str, str], pod: PodIdentity) -> str | None:
+    """Why the engine cannot be frozen: one of its variables says in which pod it is, and would say so in every other
+    one. None if none does."""
+    own = {"name": pod.name, "uid": pod.uid, "address": pod.ip, "node": pod.node}
+    for name, value in shaping.items():
+        words = set(re.split(r"[\s,;:/=@\[\]]+", value)) | {value}
+        for what, text in own.items():
+            if text and text != HOST_NAME and text in words:
+                return (
+                    f"{name} is this pod's {what} ({value!r}), which would be in every worker that thaws it:"
+                    " leave it out of the pod template, or set checkpoint.policy Disabled"
+                )
+    return None
+
+
 def engine_environment(
-    parent: Mapping[str, str],
     shaping: Mapping[str, str],
     config: WorkerConfig,
     paths: RunPaths,
@@ -147,17 +165,22 @@ def engine_environment(
 ) -> dict[str, str]:
     """The whole environment of the engine. `shaping` is from `tuning`; `freezable`: so that it can be frozen, and
     `several_gpus`: with processes on more than one. One that is not frozen is left as the pool wants it."""
-    kept = {name: parent[name] for name in KEPT if name in parent and name not in config.secret_env}
-    home = kept.get("HOME", "/root")
+    home = shaping.get("HOME", "/root")
     result = {
         "HOME": home,
         # Not under XDG_CACHE_HOME, which travels with the checkpoint.
         "HF_HOME": f"{home}/.cache/huggingface",
-        **kept,
         "TMPDIR": str(paths.tmp),
         "XDG_CACHE_HOME": str(paths.cache),
         "TORCHINDUCTOR_CACHE_DIR": str(paths.cache / "torchinductor"),
         "TRITON_CACHE_DIR": str(paths.cache / "triton"),
+        # Compilers that keep what they made in the home directory otherwise, mapped for as long as the engine runs.
+        "CUDA_CACHE_PATH": str(paths.cache / "nv"),
+        "FLASHINFER_WORKSPACE_BASE": str(paths.cache),
+        "TORCH_EXTENSIONS_DIR": str(paths.cache / "torch_extensions"),
+        "TVM_FFI_CACHE_DIR": str(paths.cache / "tvm-ffi"),
+        "TILELANG_CACHE_DIR": str(paths.cache / "tilelang"),
+        "CUTE_DSL_CACHE_DIR": str(paths.cache / "cute_dsl"),
         **(SEVERAL_GPUS if freezable and several_gpus else {}),
         **shaping,
         **(FOR_FREEZING if freezable else {}),

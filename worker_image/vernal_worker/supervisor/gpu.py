@@ -57,8 +57,8 @@ def digests(on: OnGpu, artifact: Artifact) -> list[list[str]]:
 
 
 def read(artifact: Artifact) -> OnGpu:
-    """Raises: OSError, msgspec.DecodeError."""
-    return msgspec.json.decode((artifact.path / FILE).read_bytes(), type=OnGpu)
+    """Raises: StoreError, OSError, msgspec.DecodeError."""
+    return msgspec.json.decode(artifact.read(FILE), type=OnGpu)
 
 
 @contextmanager

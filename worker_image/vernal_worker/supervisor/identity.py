@@ -1,75 +1,106 @@
-"""Gathers what the artifact identity is a hash of. Reads files; the parts that decide are pure."""
+"""Gathers what the artifact identity is a hash of: see docs/design/0011-identity-by-content.md."""
 
-import hashlib
-import os
+import hmac
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
 from pathlib import Path
-from typing import Any
 
-from vernal_contract import names
-from vernal_contract.config import WeightsPlacement, WorkerConfig
+from vernal_contract.config import WeightsPlacement
 from vernal_contract.identity import IdentityInputs
+from vernal_contract.reasons import Reason
 
-_PACKAGE = Path(__file__).parents[1]
-_FROZEN = ("engine", "control", "kv", "checkpoint")
-"""What of Vernal is in a frozen tree, or made it."""
+from vernal_worker.parallel import aside
+from vernal_worker.store.contents import Contents
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.store import Store
+from vernal_worker.supervisor import hub, image, log
+from vernal_worker.supervisor.contents import Digester, Tick
+from vernal_worker.supervisor.context import Context, Settings, StoppedError
+from vernal_worker.supervisor.gpu import placement
+from vernal_worker.supervisor.loads import loaded
+
+MODEL = "model"
+"""The model's name among `IdentityInputs.contents`."""
 
 
 def gather(
-    config: WorkerConfig,
-    arguments: Mapping[str, Any],
-    shaping: Mapping[str, str],
-    criu: str,
+    settings: Settings,
     weights: WeightsPlacement = WeightsPlacement.IN_IMAGE,
+    *,
+    contents: Contents | None = None,
+    tick: Tick = lambda: None,
 ) -> IdentityInputs:
-    """The identity inputs of the engine that `config` asks for, on this image.
+    """The identity inputs of the engine that `settings` ask for, on this image.
 
     Args:
-        arguments: what `engine_args.engine_arguments` gave.
-        shaping: what `environment.tuning` gave.
-        criu: CRIU's program name or path.
+        settings: from `hub.pin`.
         weights: where the checkpoint has them.
+        contents: what is known about big files; None to read them all.
+        tick: called now and then while files are read; raises to give up.
 
     Raises:
-        OSError: the model directory cannot be read.
+        ContentError: something that the engine loads cannot be read.
     """
-    versions = installed_versions(("vllm", "torch"), sys.path)
-    versions |= {"python": platform.python_version(), "criu": criu_version(criu)}
+    config, arguments = settings.config, settings.arguments
+    versions = image.installed_versions(("vllm", "torch"), sys.path)
+    versions |= {"python": platform.python_version(), "criu": criu_version(settings.criu)}
+    digester = Digester(contents, tick)
+    sources = loaded(arguments, settings.shaping)
+    if config.model.path is not None:
+        sources[MODEL] = Path(config.model.path)
+    digests = {name: digester.digest(path) for name, path in sorted(sources.items())}
+    digests |= {each.where: f"commit {each.revision}" for each in settings.repositories}
+    if digester.read:
+        log.event("contents_read", bytes=digester.read, message="files that the store did not know")
     return IdentityInputs(
-        image_id=image_id(Path(names.PATH_IMAGE_ID), versions),
+        image_id=image.fingerprint(versions),
         engine_args=dict(arguments),
-        engine_env=dict(shaping),
+        engine_env=dict(settings.shaping),
         model=config.model.name,
-        model_revision=config.model.revision,
-        model_digest=model_digest(Path(config.model.path)) if config.model.path else None,
+        model_revision=arguments.get("revision", config.model.revision),
+        contents=digests,
         dtype=arguments.get("dtype"),
         tensor_parallel=int(arguments.get("tensor_parallel_size", 1)),
         pipeline_parallel=int(arguments.get("pipeline_parallel_size", 1)),
         weights=weights,
+        signing_key=_key_id(settings.signing_key),
         versions=versions,
     )
 
 
-def installed_versions(distributions: Iterable[str], search_path: Iterable[str]) -> dict[str, str]:
-    """Versions of installed distributions, from the names of their metadata directories.
+def _key_id(key: bytes | None) -> str | None:
+    """Says nothing about the key, but differs where it does."""
+    return None if key is None else hmac.digest(key, b"vernal artifact identity", "sha256").hex()[:16]
 
-    importlib.metadata does the same and takes longer to import than everything else here together.
+
+def find_out(context: Context, store: Store) -> tuple[Settings, IdentityInputs]:
+    """The settings with what a hub says, and the identity, at a worker's start.
+
+    Raises:
+        HubError, ContentError: see there.
+        StoreError: stage find: there is no store, or (`STORE_SLOW`) what the engine loads was not read in time.
+        StoppedError: told to stop meanwhile.
     """
-    pattern = re.compile(rf"({'|'.join(map(re.escape, distributions))})-([^-]+)\.dist-info")
-    found: dict[str, str] = {}
-    for directory in search_path:
-        try:
-            entries = list(os.scandir(directory))
-        except OSError:
-            continue
-        for entry in entries:
-            if match := pattern.fullmatch(entry.name):
-                found.setdefault(match[1], match[2])
-    return found
+    seconds = context.settings.config.checkpoint.freeze_timeout_seconds
+    deadline = time.monotonic() + seconds
+
+    def tick() -> None:
+        if context.stop.signalled.is_set():
+            raise StoppedError
+        if time.monotonic() > deadline:
+            raise StoreError(Reason.STORE_SLOW, "find", f"the model's files were not read in {seconds:g} s")
+
+    def find() -> tuple[Settings, IdentityInputs]:
+        settings = hub.pin(context.settings)
+        weights = placement(settings.config)
+        return settings, gather(settings, weights, contents=Contents(store.root), tick=tick)
+
+    store.check()
+    with context.board.timed("identity"):
+        return aside(find, tick)
 
 
 def criu_version(criu: str) -> str:
@@ -80,42 +111,3 @@ def criu_version(criu: str) -> str:
         return ""
     match = re.search(r"Version: (\S+)", output)
     return match[1] if match else ""
-
-
-def image_id(path: Path, versions: Mapping[str, str]) -> str:
-    """The content address that the image's build wrote, or, outside of an image, one made of Vernal's code and
-    the versions it runs with."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        pass
-    digest = hashlib.sha256(repr(sorted(versions.items())).encode())
-    for file in sorted(file for part in _FROZEN for file in (_PACKAGE / part).rglob("*.py")):
-        digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return f"code-{digest.hexdigest()}"
-
-
-def model_digest(directory: Path) -> str:
-    """Names and sizes of the model's files, and the content of its small ones that say what it is.
-
-    Weights are not read: that would take longer than a thaw. Hidden files and directories are left out,
-    because download tools keep their books there.
-
-    Raises:
-        OSError: the directory cannot be read.
-    """
-    digest = hashlib.sha256()
-    for root, directories, files in os.walk(directory, onerror=_raise, followlinks=True):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            file = Path(root, name)
-            digest.update(f"{file.relative_to(directory).as_posix()}\0{file.stat().st_size}\n".encode())
-            if name == "config.json":
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _raise(error: OSError) -> None:
-    raise error

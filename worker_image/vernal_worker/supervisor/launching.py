@@ -8,12 +8,13 @@ from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.launch import PID_FLOOR, LaunchSpec, launch
 from vernal_worker.control.protocol import EngineSpec
-from vernal_worker.supervisor import gpu_memory, log
-from vernal_worker.supervisor.context import Context, StoppedError
+from vernal_worker.supervisor import gpu_memory, hub, log
+from vernal_worker.supervisor.context import Context, EngineSetup, Settings, StoppedError
 from vernal_worker.supervisor.engine import Engine, EngineError
 from vernal_worker.supervisor.engine_args import options
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.gpu_memory import RoomWait
+from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.workspace import Workspace
 
 
@@ -33,16 +34,19 @@ class Launcher:
     def __init__(self, context: Context, workspace: Workspace) -> None:
         self._context, self._workspace = context, workspace
 
-    def launch(self, gpu: Gpu | None, wait: RoomWait, *, freezable: bool) -> Engine:
-        """`freezable`: so that it can be frozen, which changes some of vLLM's settings.
+    def launch(self, settings: Settings, gpu: Gpu | None, wait: RoomWait, *, freezable: bool) -> Engine:
+        """`settings`: the context's, with what a hub said; `freezable`: so that it can be frozen, which changes some of
+        vLLM's settings.
 
         Raises:
             StartError, StoppedError: no process and no file of the engine is left.
         """
         if gpu is not None:
             self._wait_for_room(gpu, wait)
-        settings, stop = self._context.settings, self._context.stop
+        stop = self._context.stop
         setup = settings.engine(freezable=freezable)
+        if freezable and settings.repositories:
+            setup = self._fetched(settings, setup)
         arguments = dict(setup.arguments)
         names = arguments.pop("served_model_name")
         spec = EngineSpec(
@@ -75,6 +79,21 @@ class Launcher:
                 if isinstance(error, EngineError):
                     raise StartError(error.reason, error.message) from error
                 raise
+
+    def _fetched(self, settings: Settings, setup: EngineSetup) -> EngineSetup:
+        """With files instead of what a hub would be asked for: an engine that is to be frozen has no secrets.
+
+        Raises: StartError, StoppedError.
+        """
+        try:
+            with self._context.board.timed("fetch"):
+                directories = hub.fetch(settings, settings.config.startup_timeout_seconds, self._context.stop.signalled)
+        except InterruptedError as error:
+            raise StoppedError from error
+        except HubError as error:
+            raise StartError(Reason.ENGINE_START_FAILED, str(error)) from error
+        arguments = hub.with_files(setup.arguments, settings.repositories, directories)
+        return EngineSetup(arguments, {**setup.environment, **hub.OFFLINE})
 
     def _wait_for_room(self, gpu: Gpu, wait: RoomWait) -> None:
         """vLLM would find out too, half a minute later and without saying who wants what."""

@@ -23,19 +23,26 @@ def names() -> frozenset[str]:
     return frozenset()
 
 
+def first_seen(directory: Path) -> frozenset[str]:
+    """What was there when the first container of this pod started: written down in `directory`, which is the pod's. An
+    engine whose container crashed has left what is not among it."""
+    record = directory / "shm-before"
+    with contextlib.suppress(OSError):
+        return frozenset(record.read_text().split("\0"))
+    found = names()
+    with contextlib.suppress(OSError):
+        record.write_text("\0".join(sorted(found)))
+    return found
+
+
 def sweep(before: frozenset[str]) -> None:
     """Remove an engine's shared memory that was not there `before`. The engine must be dead."""
     _remove(SHM / name for name in names() - before if name.startswith(_ENGINE_PREFIXES))
 
 
-def make_room_for(image_dir: Path) -> None:
-    """Remove shared memory of the frozen tree in `image_dir` that an earlier container of this pod thawed and
-    left.
-
-    Raises:
-        CheckpointError: `FILE_MISSING` or `MANIFEST_INVALID`, stage `files`.
-    """
-    _remove(path for file in process.read(image_dir).files if (path := Path(file.path)).parent == SHM)
+def make_room_for(frozen: process.Frozen) -> None:
+    """Remove shared memory of the frozen tree that an earlier container of this pod thawed and left."""
+    _remove(path for file in frozen.files if (path := Path(file.path)).parent == SHM)
 
 
 def _remove(paths: Iterable[Path]) -> None:

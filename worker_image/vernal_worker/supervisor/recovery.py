@@ -1,7 +1,9 @@
 """What of an artifact is of use to the cold start after a failed thaw."""
 
 import time
+from pathlib import Path
 
+import msgspec
 from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.checkpoint import carry, process
@@ -32,9 +34,11 @@ def keep_compiled(context: Context, artifact: Artifact, reason: Reason) -> None:
     began = time.monotonic()
     directory = artifact.path / PROCESS
     try:
-        names = [f"{PROCESS}/{name}" for name in (process.NAME, process.DATA)]
-        artifact.verify_files(names, timeout=SECONDS, cancel=cancel)
-        carry.lay(process.read(directory).files, directory / process.DATA, patience.check, below=cache)
+        artifact.verify_files([f"{PROCESS}/{process.DATA}"], timeout=SECONDS, cancel=cancel)
+        frozen = process.decode(artifact.read(f"{PROCESS}/{process.NAME}"))
+        files = tuple(file for file in frozen.files if Path(file.path).is_relative_to(cache))
+        process.confine(msgspec.structs.replace(frozen, roots=(str(cache),), files=files), [cache])
+        carry.lay(frozen.files, directory / process.DATA, patience.check, below=cache)
     except (StoreError, CheckpointError) as error:
         empty(cache)
         log.event("compile_cache_lost", reason=error.reason, message=error.message)

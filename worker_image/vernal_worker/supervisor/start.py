@@ -8,29 +8,27 @@ from vernal_contract.reasons import NEXT_STEP, About, Reason, about
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, RestoreFailure, StartMode
 
 from vernal_worker.checkpoint import doctor, host
-from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
-from vernal_worker.supervisor import choose, engine_args, gpu, identity, log, recovery
+from vernal_worker.supervisor import choose, gpu, identity, log, recovery
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
+from vernal_worker.supervisor.contents import ContentError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
 from vernal_worker.supervisor.creation import Creation, EngineHarmedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.gpu_memory import RoomWait
+from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.launching import Launcher, StartError
 from vernal_worker.supervisor.thawing import ThawError, Thawing
 from vernal_worker.supervisor.workspace import Workspace
 
 STORAGE_SECONDS = 30.0
 """How long a look at the store, or a small file there, may take."""
-
-MODEL_SECONDS = 300.0
-"""How long it may take to find out what model there is; what cannot be read for so long cannot be loaded either."""
 
 
 class Start:
@@ -46,6 +44,7 @@ class Start:
             restore_attempts=checkpoint.restore_attempts,
             patience=STORAGE_SECONDS,
             cancel=self._stop.signalled,
+            signing_key=self._settings.signing_key,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None
@@ -67,7 +66,7 @@ class Start:
                 thawed = self._thaw(choice.artifact, gpus)
                 if isinstance(thawed, Engine):
                     if choice.doubted:
-                        self._forgive(choice.artifact.generation)
+                        self._forgive(choice.artifact)
                     return thawed
                 choice = thawed
             if isinstance(choice, GiveUp):
@@ -87,11 +86,17 @@ class Start:
         supported, problem = doctor.supported(criu=self._settings.criu)
         if not supported:
             return choose.unsupported(self._policy, problem)
-        if gpus is not None and (problem := engine_args.unfreezable(self._settings.arguments) or ""):
-            return choose.unsupported(self._policy, problem)
-        with self._board.timed("identity"):
-            wanted = self._gather()
-            here = host.host_tuple(self._settings.mounts)
+        if self._settings.unfreezable is not None:
+            return choose.unsupported(self._policy, self._settings.unfreezable)
+        try:
+            self._settings, wanted = identity.find_out(self._context, self._store)
+        except ContentError as error:
+            raise StartError(Reason.CONFIG_INVALID, f"what the engine loads cannot be read: {error}") from error
+        except HubError as error:
+            return choose.unresolved(self._policy, str(error))
+        except StoreError as error:
+            return choose.from_store_error(self._policy, error)
+        here = host.host_tuple(self._settings.mounts)
         self._identity, self._host = wanted, here
         self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
         try:
@@ -101,28 +106,12 @@ class Start:
             if self._stop.signalled.is_set():
                 raise StoppedError from error
             if error.generation is not None:
-                return self._after_failure(error.generation, ThawError("find", error.reason, error.message))
+                failure = ThawError("find", error.reason, error.message)
+                return self._after_failure(error.generation, failure, error.host)
             return choose.from_store_error(self._policy, error)
 
-    def _gather(self) -> IdentityInputs:
-        """Raises: StartError, StoppedError."""
-        settings = self._settings
-        patience = Patience(MODEL_SECONDS, self._stop.signalled, Reason.STORE_SLOW, Reason.THAW_GIVEN_UP)
-        try:
-            return patience.run(
-                lambda: identity.gather(
-                    settings.config, settings.arguments, settings.shaping, settings.criu, gpu.placement(settings.config)
-                )
-            )
-        except OSError as error:
-            raise StartError(Reason.CONFIG_INVALID, f"the model cannot be read: {error}") from error
-        except CheckpointError as error:
-            if self._stop.signalled.is_set():
-                raise StoppedError from error
-            raise StartError(error.reason, f"the model cannot be read: {error.message}") from error
-
-    def _after_failure(self, generation: str, failure: ThawError) -> Cold | GiveUp:
-        """Write the failure down: on the board, in the log, in the store."""
+    def _after_failure(self, generation: str, failure: ThawError, host: HostTuple | str | None = None) -> Cold | GiveUp:
+        """Write the failure down: on the board, in the log, in the store. `host`: the artifact's, if it is not ours."""
         self._board.failed_restore(
             RestoreFailure(generation=generation, stage=failure.stage, reason=failure.reason, message=failure.message)
         )
@@ -141,7 +130,7 @@ class Start:
         try:
             given_up = self._store.record_failure(
                 self._identity,
-                self._host,
+                host or self._host,
                 generation,
                 stage=failure.stage,
                 reason=failure.reason,
@@ -155,11 +144,11 @@ class Start:
             log.event("quarantined", message=given_up.message, seconds_left=given_up.seconds_left)
         return choose.after_failed_thaw(self._policy, failure.reason, failure.message, given_up)
 
-    def _forgive(self, generation: str) -> None:
-        """The artifact works: what failed before was not its fault."""
-        assert self._identity is not None and self._host is not None
+    def _forgive(self, artifact: Artifact) -> None:
+        """It works: what failed before was not its fault."""
+        assert self._identity is not None
         try:
-            self._store.forgive(self._identity, self._host, generation)
+            self._store.forgive(self._identity, artifact.manifest.host, artifact.generation)
         except StoreError as error:
             log.failure("failures_not_forgiven", reason=error.reason, message=error.message)
 
@@ -191,7 +180,7 @@ class Start:
             raise ThawError(failure.stage, error.reason, error.message) from failure
 
     def _instead(self, artifact: Artifact, failure: ThawError) -> Cold | GiveUp:
-        choice = self._after_failure(artifact.generation, failure)
+        choice = self._after_failure(artifact.generation, failure, artifact.manifest.host)
         if isinstance(choice, Cold):
             recovery.keep_compiled(self._context, artifact, failure.reason)
         return choice
@@ -235,7 +224,7 @@ class Start:
             gpus.let_go()
 
     def _launch(self, gpus: Gpu | None, *, freezable: bool) -> Engine:
-        return self._launcher.launch(gpus, self._wait, freezable=freezable)
+        return self._launcher.launch(self._settings, gpus, self._wait, freezable=freezable)
 
     def _resumed(self, engine: Engine) -> Engine:
         try:

@@ -8,6 +8,8 @@ from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, StartMode
 
+from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.images import MEMORY
@@ -52,6 +54,8 @@ class Thawing:
         """
         configured = self._settings.config.checkpoint.thaw_timeout_seconds
         deadline = time.monotonic() + pace.allowance(artifact.bytes, configured)
+        manifest = artifact.manifest
+        self._board.update(host_tuple=manifest.host_tuple, host=manifest.host)
         self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
         self._board.phase(Phase.THAWING, generation=artifact.generation)
         attempt = _Attempt(self._context, self._workspace, artifact, gpu, deadline)
@@ -124,9 +128,12 @@ class _Attempt:
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
         self.stage = "criu"
-        self._touch("criu", lambda: leftovers.make_room_for(self._artifact.path / PROCESS))
+        frozen = process.decode(self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}")))
+        process.confine(frozen, (SHM, *self._settings.paths.carried))
+        leftovers.make_room_for(frozen)
         result = thaw(
             self._artifact.path / PROCESS,
+            frozen,
             criu=self._settings.criu,
             timeout=self._left,
             work_dir=self._settings.paths.criu,

@@ -15,7 +15,7 @@ class Workspace:
 
     def __init__(self, context: Context) -> None:
         self._paths, self._stop, self._reaper = context.settings.paths, context.stop, context.reaper
-        self._shm_before = leftovers.names()
+        self._shm_before: frozenset[str] | None = None
 
     def prepare(self) -> None:
         """Make the directories, empty."""
@@ -23,6 +23,7 @@ class Workspace:
         for directory in (paths.root, paths.tmp, paths.cache, paths.criu):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths.root.chmod(0o700)
+        self._shm_before = leftovers.first_seen(paths.root)
         self.clean()
 
     def engine(self, tree: ProcessTree) -> Engine:
@@ -41,7 +42,8 @@ class Workspace:
         self._paths.socket.unlink(missing_ok=True)
         for directory in self._paths.carried:
             empty(directory)
-        leftovers.sweep(self._shm_before)
+        if self._shm_before is not None:
+            leftovers.sweep(self._shm_before)
 
 
 def empty(directory: Path) -> None:

@@ -1,0 +1,115 @@
+"""What software this container has, in a few milliseconds at each start.
+
+The image's build wrote a content address of all of it (`image_id.py`). An image that is built from ours has the same
+file, though not the same software; so what such images change is looked at here again.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from blake3 import blake3
+from vernal_contract import names
+
+DPKG_STATUS = Path("/var/lib/dpkg/status")
+_PACKAGE = Path(__file__).parents[1]
+_CONTRACT = Path(names.__file__).parent
+_ENGINE = ("vllm",)
+"""Packages that images patch in place: each of their files counts by size and time. Of other packages it is the
+versions, and their native libraries by themselves: CRIU compares those that are mapped."""
+
+_PACKAGES = ("site-packages", "dist-packages")
+"""Directories of installed packages. The other ones that Python looks into are its own, of which there is a version,
+Vernal's, those of PYTHONPATH, which count by content, and where this program was started, which is not the engine's."""
+
+_SKIPPED = frozenset(["__pycache__", "bin", "share", "include"])
+
+
+def fingerprint(
+    versions: Mapping[str, str],
+    *,
+    seal: Path = Path(names.PATH_IMAGE_ID),
+    dpkg_status: Path = DPKG_STATUS,
+    search_path: Iterable[str] | None = None,
+    code: Iterable[Path] = (_PACKAGE, _CONTRACT),
+) -> str:
+    """A digest, in hex.
+
+    Args:
+        versions: of what the engine runs with.
+        seal: where the build wrote its content address; left out where there is none.
+        dpkg_status: dpkg's database; the same.
+        search_path: where Python finds modules; None for `sys.path`.
+        code: directories of Vernal's code.
+    """
+    hasher = blake3(repr(sorted(versions.items())).encode())
+    for path in (seal, dpkg_status):
+        try:
+            hasher.update(path.read_bytes())
+        except OSError:
+            hasher.update(b"none")
+    for root in code:
+        for file in sorted(root.rglob("*.py")):
+            hasher.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    for directory in dict.fromkeys(sys.path if search_path is None else search_path):
+        if Path(directory).name in _PACKAGES:
+            for line in _modules(directory):
+                hasher.update(f"{directory} {line}\n".encode(errors="surrogateescape"))
+    return hasher.hexdigest()
+
+
+def _modules(directory: str) -> Iterator[str]:
+    """What can be imported from there. Versions of packages are in the names of their metadata directories."""
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name in _SKIPPED or entry.name.endswith(".pyc"):
+            continue
+        if entry.is_dir():
+            yield entry.name
+            if entry.name in _ENGINE:
+                yield from _every(entry.path)
+        elif entry.name.endswith(".pth"):
+            yield f"{entry.name} {Path(entry.path).read_bytes()!r}"
+        else:
+            yield _size_and_time(entry)
+
+
+def _every(directory: str) -> Iterator[str]:
+    pending = [directory]
+    while pending:
+        with os.scandir(pending.pop()) as listing:
+            for entry in sorted(listing, key=lambda entry: entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__":
+                        pending.append(entry.path)
+                elif not entry.name.endswith(".pyc"):
+                    yield _size_and_time(entry)
+
+
+def _size_and_time(entry: "os.DirEntry[str]") -> str:
+    """Layers of images keep whole seconds."""
+    info = entry.stat(follow_symlinks=False)
+    return f"{entry.path} {info.st_size} {int(info.st_mtime)}"
+
+
+def installed_versions(distributions: Iterable[str], search_path: Iterable[str]) -> dict[str, str]:
+    """Versions of installed distributions, from the names of their metadata directories.
+
+    importlib.metadata does the same and takes longer to import than everything else here together.
+    """
+    pattern = re.compile(rf"({'|'.join(map(re.escape, distributions))})-([^-]+)\.dist-info")
+    found: dict[str, str] = {}
+    for directory in search_path:
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue
+        for entry in entries:
+            if match := pattern.fullmatch(entry.name):
+                found.setdefault(match[1], match[2])
+    return found

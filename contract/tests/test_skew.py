@@ -39,6 +39,7 @@ STATE = state.WorkerState(
     namespace="n",
     pool="p",
     revision="r",
+    start_id="a1",
     phase=state.Phase.READY,
     start_mode=state.StartMode.RESTORED,
     identity=identity.digest(INPUTS),

@@ -89,6 +89,7 @@ class WorkerState(_Base, kw_only=True):
     namespace: str
     pool: str
     revision: str
+    start_id: str = ""  # new with each start of process 1, so that none is counted twice; "" from an older worker
     phase: Phase
     ready: bool = False
     start_mode: StartMode | None = None

@@ -5,7 +5,7 @@ where a repeated call would not be. Every call has a time-out and is counted (`m
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -31,6 +31,16 @@ _CONTENT_TYPES: dict[Verb, str] = {
     "patch": "application/merge-patch+json",
 }
 _CONNECT_SECONDS = 5.0
+_WRITES: frozenset[Verb] = frozenset(("create", "apply", "patch", "delete"))
+_NOT_LEADER = "NotLeader"
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] | None = None
 
 
 class _Status(msgspec.Struct):
@@ -39,6 +49,7 @@ class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
     code: int = 0
+    details: _Details | None = None
 
 
 _STATUS = msgspec.json.Decoder(_Status)
@@ -52,13 +63,26 @@ class ApiError(Exception):
         reason: the API server's word, e.g. NotFound, AlreadyExists, Conflict, Expired, Invalid; or ours
             without one.
         retry_after: seconds that the server asked to wait, if it did.
+        sentence: the API server's own words, or ours where no answer came.
+        causes: the API server's words for details, e.g. NamespaceTerminating.
     """
 
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        retry_after: float | None = None,
+        *,
+        sentence: str = "",
+        causes: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+        self.sentence = sentence or message
+        self.causes = causes
 
     @property
     def not_found(self) -> bool:
@@ -80,9 +104,14 @@ class ApiError(Exception):
         return self.status in (0, 408, 429) or self.status >= 500
 
     @property
+    def namespace_terminating(self) -> bool:
+        """The namespace is going away, with all that is in it: nothing can be made there any more."""
+        return self.status == 403 and "NamespaceTerminating" in self.causes
+
+    @property
     def outcome_unknown(self) -> bool:
         """A write may have been done all the same."""
-        return self.status == 0 or self.status >= 500
+        return (self.status == 0 and self.reason != _NOT_LEADER) or self.status >= 500
 
 
 def connect(connections: int = 32) -> "Client":
@@ -112,6 +141,15 @@ class Client:
         """`api` is a `kubernetes.client.ApiClient`; `timeout` bounds each call but watches. Seconds."""
         self._api = api
         self._timeout = timeout
+        self._seconds_left: Callable[[], float] | None = None
+
+    def guard(self, seconds_left: Callable[[], float]) -> None:
+        """From now on no write is begun, and none is waited for, after `seconds_left()`."""
+        self._seconds_left = seconds_left
+
+    def unguarded(self, timeout: float) -> "Client":
+        """The same way to the API server without the guard."""
+        return Client(self._api, timeout)
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
         return self._json("get", kind, kind.path(namespace, name))
@@ -184,12 +222,15 @@ class Client:
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         code = 0
+        left = self._seconds_left() if self._seconds_left is not None and verb in _WRITES else None
+        if left is not None and left <= 0:
+            raise ApiError(0, _NOT_LEADER, f"{what}: not sent: this operator does not hold the lease")
         try:
             response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method, url,
                 body=None if body is None else msgspec.json.encode(body),
                 headers=headers,
-                timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=read_timeout or self._timeout),
+                timeout=urllib3.Timeout(total=left, connect=_CONNECT_SECONDS, read=read_timeout or self._timeout),
                 preload_content=False, retries=False, redirect=False,
             )  # fmt: skip
             code = response.status
@@ -227,6 +268,8 @@ def _refusal(what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
         status.reason or f"HTTP{response.status}",
         f"{what}: HTTP {response.status} {status.reason}: {status.message}",
         float(after) if after.isdigit() else None,
+        sentence=status.message,
+        causes=tuple(cause.reason for cause in (status.details and status.details.causes) or ()),
     )
 
 

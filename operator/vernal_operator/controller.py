@@ -3,15 +3,19 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from vernal_operator import metrics
+from vernal_operator.act.events import Recorder
 from vernal_operator.client import Client
-from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.kinds import CHECKPOINTS, JOBS, LEASES, PODS, POOLS, Key, Kind
+from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.snapshot import checkpoints_of
 from vernal_operator.observe.workers import Workers
+from vernal_operator.plan.model import Event
 from vernal_operator.reconcile import Reconciler
 from vernal_operator.settings import Settings
 from vernal_operator.workqueue import WorkQueue
@@ -22,9 +26,18 @@ STUCK_SECONDS = 300.0  # longer than any reconcile that still gets somewhere
 
 
 class Controller:
-    """`start`, then `stop`. In between it works in threads of its own, and no failure ends it."""
+    """`start`, then `stop`. In between it works in threads of its own, and no failure ends it.
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    Nothing is watched before the lease is held: what an operator that stands by had seen would be behind the writes of
+    the one that leads. `deposed` is called when another operator took over, which ends this one.
+    """
+
+    def __init__(
+        self, client: Client, settings: Settings, lease: LeaseSettings, deposed: Callable[[str], None]
+    ) -> None:
+        self._leadership = Leadership(client, lease, won=self._led, lost=deposed)
+        client.guard(lambda: self._leadership.seconds_left)
+        self._client, self._lease = client, lease
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers = Workers(settings.admin_port)
         self._observer = Observer(client, settings.namespace, self._changed)
@@ -34,12 +47,12 @@ class Controller:
             for slot in range(settings.threads)
         ]
         self._busy: dict[int, tuple[Key, float]] = {}
+        self._won = threading.Event()
         self._synced = threading.Event()
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        self._observer.start()
-        threading.Thread(target=self._open, name="opener", daemon=True).start()
+        self._leadership.start()
 
     def stop(self, timeout: float = 20.0) -> None:
         """Take no new key, let reconciles under way end, and give up on what is not over in `timeout`
@@ -52,12 +65,18 @@ class Controller:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        # A reconcile that still runs may write: then the lease is left to run out.
+        self._leadership.stop(release=not any(thread.is_alive() for thread in self._threads))
         self._workers.close()
 
     @property
     def ready(self) -> bool:
-        """Everything was listed once, and reconciling has begun."""
-        return self._synced.is_set()
+        """Everything was listed once, and reconciling has begun; or another operator leads, and this one stands by."""
+        return self._synced.is_set() or self.stands_by
+
+    @property
+    def stands_by(self) -> bool:
+        return self._leadership.knows and not self._won.is_set()
 
     def problems(self) -> list[str]:
         """Why this process should be restarted; empty if it should not."""
@@ -68,12 +87,24 @@ class Controller:
             if now - since > STUCK_SECONDS
         ]
         ended = [thread.name for thread in self._threads if self._synced.is_set() and not thread.is_alive()]
-        return stuck + [f"{name} ended" for name in ended + self._observer.dead]
+        dead = self._observer.dead if self._won.is_set() else []
+        if self._won.is_set() and not self._leadership.alive and not self._stopped.is_set():
+            ended.append("lease")
+        return stuck + [f"{name} ended" for name in ended + dead]
 
     # -- threads ---
 
+    def _led(self) -> None:
+        """The lease is held for the first time."""
+        self._observer.start()
+        self._won.set()
+        threading.Thread(target=self._open, name="opener", daemon=True).start()
+
     def _open(self) -> None:
         """Begin to reconcile once the caches are complete: a plan from half of them would be wrong."""
+        lease = self._lease
+        elected = Event("Normal", "LeaderElected", f"{lease.identity} leads", f"leader/{lease.identity}")
+        Recorder(self._client).emit(Key(LEASES, lease.namespace, lease.name), "", elected)
         started = said = time.monotonic()
         while (missing := self._observer.unsynced) and not self._stopped.wait(0.02):
             if time.monotonic() - said > 10:
@@ -87,7 +118,7 @@ class Controller:
         self._synced.set()
 
     def _work(self, slot: int) -> None:
-        while (key := self._queue.get()) is not None:
+        while (key := self._queue.get()) is not None and self._leadership.wait(self._stopped):
             self._busy[slot] = (key, time.monotonic())
             try:
                 due = self._reconciler.reconcile(key)

@@ -39,6 +39,7 @@ BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 REVISIONS = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 JOBS = Kind("batch", "v1", "Job", "jobs")
+LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 EVENTS = Kind("events.k8s.io", "v1", "Event", "events")
 
 CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS)

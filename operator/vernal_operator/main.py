@@ -7,9 +7,13 @@ its own watches end the process on an ERROR event other than 410, on a 410 when 
 
 import argparse
 import logging
+import os
+import signal
 import socket
 import sys
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import kopf
@@ -19,9 +23,13 @@ from vernal_contract import names
 from vernal_operator import probes
 from vernal_operator.client import Client, connect
 from vernal_operator.controller import Controller
+from vernal_operator.lease import LeaseSettings
 from vernal_operator.settings import Settings
 
 log = logging.getLogger(__name__)
+
+EXIT_DEPOSED = 3
+"""Another operator holds the lease that this one held. Kubernetes starts it anew, and it stands by."""
 
 
 class _Backoffs:
@@ -35,9 +43,18 @@ class _Backoffs:
             yield 15.0
 
 
-def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str, metrics_port: int) -> None:
-    """Run until SIGTERM or SIGINT."""
-    controller = Controller(client, settings)
+def run(
+    client: Client, settings: Settings, lease: LeaseSettings, *, liveness: str, metrics_host: str, metrics_port: int
+) -> str | None:
+    """Run until SIGTERM or SIGINT, or until another operator took over: then returns who."""
+    successor: list[str] = []
+
+    def deposed(by: str) -> None:
+        log.error("%s is held by %s now: this operator ends", lease, by)
+        successor.append(by)
+        os.kill(os.getpid(), signal.SIGTERM)  # kopf ends as it does when it is told to
+
+    controller = Controller(client, settings, lease, deposed)
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
@@ -65,7 +82,7 @@ def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str,
         if problems:
             log.error("not alive: %s", "; ".join(problems))
             raise kopf.PermanentError("; ".join(problems))
-        return "ready" if controller.ready else "listing"
+        return "standby" if controller.stands_by else "ready" if controller.ready else "listing"
 
     @kopf.on.cleanup(registry=registry)
     def stop(**_: Any) -> None:
@@ -80,6 +97,7 @@ def run(client: Client, settings: Settings, *, liveness: str, metrics_host: str,
         namespaces=[settings.namespace] if settings.namespace else [],
         liveness_endpoint=liveness or None,
     )
+    return successor[0] if successor else None
 
 
 def _login(client: Client) -> kopf.ConnectionInfo:
@@ -114,11 +132,19 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    namespace, _, name = args.lease.rpartition("/")
+    lease = LeaseSettings(
+        namespace=namespace or _own_namespace() or args.namespace or "default",
+        name=name,
+        identity=args.identity or f"{socket.gethostname()}_{uuid.uuid4()}",
+        seconds=args.lease_seconds,
+    )
     settings = Settings(namespace=args.namespace, threads=args.threads, admin_port=args.admin_port)
     try:
-        run(
+        successor = run(
             client,
             settings,
+            lease,
             liveness=args.liveness,
             metrics_host=args.metrics_host,
             metrics_port=args.metrics_port,
@@ -126,7 +152,13 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}. Choose another --metrics-port or --liveness.", file=sys.stderr)
         return 1
-    return 0
+    return 0 if successor is None else EXIT_DEPOSED
+
+
+def _own_namespace() -> str:
+    """The namespace of the pod that this process runs in; "" where it runs in none."""
+    file = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    return file.read_text().strip() if file.exists() else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "want them.",
         epilog="Try it from a terminal: vernal-operator crds | kubectl apply --server-side -f -; then "
         "KUBECONFIG=~/.kube/config vernal-operator run -A. In a cluster the Helm chart charts/vernal runs it; "
-        "there must never be two at once.",
+        "of several that look after the same namespaces one leads, and the others stand by.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("crds", help="print the CustomResourceDefinitions as YAML")
@@ -173,6 +205,27 @@ def _parser() -> argparse.ArgumentParser:
         default=names.PORT_ADMIN,
         metavar="PORT",
         help="admin port of workers (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--lease",
+        default="vernal-operator",
+        metavar="[NS/]NAME",
+        help="the Lease by which one of several operators leads (default: %(default)s in the pod's namespace; outside "
+        "of a pod in that of -n, or in default)",
+    )
+    run_parser.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="how long another operator waits before it takes the place of one that is silent (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--identity",
+        default="",
+        metavar="NAME",
+        help="who this operator is to the Lease: its pod's name, so that a restart in place need not wait "
+        "(default: the host's name and a random part)",
     )
     run_parser.add_argument(
         "--log-level",

@@ -16,9 +16,10 @@ WATCH_ENDS = Counter(
 )
 LISTS = Counter("vernal_operator_lists", "Complete lists of a kind (the first one and every relist).", ["resource"])
 CACHED = Gauge("vernal_operator_cached_objects", "Objects in the operator's caches.", ["resource"])
+LEADER = Gauge("vernal_operator_leader", "1 while this operator holds the Lease and may write, 0 while it stands by.")
 RECONCILES = Counter(
     "vernal_operator_reconciles",
-    "Reconciles by result: settled (nothing to do), changed, failed.",
+    "Reconciles by result: settled (nothing to do), changed, refused (a write is), failed.",
     ["kind", "result"],
 )
 RECONCILE_SECONDS = Histogram(
@@ -30,12 +31,13 @@ QUEUE_SECONDS = Histogram(
 QUEUE_DEPTH = Gauge("vernal_operator_queue_depth", "Keys that are due and wait.")
 WRITE_FAILURES = Counter(
     "vernal_operator_write_failures",
-    "Writes that failed, by the API server's reason.",
+    "Writes that failed: by the API server's reason if they are just tried again, by the condition's if refused.",
     ["verb", "resource", "reason"],
 )
 STATE_READS = Counter(
     "vernal_operator_worker_state_reads",
-    "Reads of GET /state on workers, by result: ok, unreachable, timeout, refused, invalid.",
+    "Reads of GET /state on workers, by result: ok, unreachable, timeout, refused, invalid; and doubted, of those that "
+    "are ok but whose identity is not that of its inputs.",
     ["result"],
 )
 EVENTS_DROPPED = Counter(

@@ -1,4 +1,4 @@
-"""HTTP for the kubelet and Prometheus: /metrics, and /readyz once everything was listed."""
+"""HTTP for the kubelet and Prometheus: /metrics, and /readyz once everything was listed, or another operator leads."""
 
 import threading
 from collections.abc import Callable

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from vernal_operator import metrics
@@ -76,18 +77,23 @@ class Reconciler:
             return "changed", Due(CALM_SECONDS if calm else AGAIN_SECONDS, not_before=calm)
         self._rounds.pop(key, None)
         if outcome.waiting:
-            return "settled", Due(min(1.0, requeue_after or 1.0))
+            requeue_after = min(1.0, requeue_after or 1.0)
+        if outcome.retry_refused is not None:
+            return "refused", Due(min(outcome.retry_refused, requeue_after or outcome.retry_refused))
         return "settled", Due(requeue_after)
 
     def _pool(self, key: Key) -> tuple[Outcome, float | None] | None:
         uid = self._uid(key)
         if uid is None:
             return None
-        snapshot = pool_snapshot(self._observer, self._workers, key, time.time(), self._recorder.announced(uid))
-        if snapshot is None:
+        found = pool_snapshot(self._observer, self._workers, key, time.time(), self._recorder.announced(uid))
+        if found is None:
             return None
+        snapshot = replace(found, refused=self._actor.refused(key))
         decisions = plan(snapshot)
-        outcome = self._actor.pool(key, snapshot.pool.uid, decisions)
+        outcome = self._actor.pool(
+            key, snapshot.pool.uid, decisions, lambda refused: plan(replace(snapshot, refused=refused))
+        )
         if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
             metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
         if decisions.poll:
@@ -98,14 +104,21 @@ class Reconciler:
         uid = self._uid(key)
         if uid is None:
             return None
-        snapshot = checkpoint_snapshot(
+        found = checkpoint_snapshot(
             self._observer, self._workers, self._client, key, time.time(), self._recorder.announced(uid)
         )
-        if snapshot is None:
+        if found is None:
             return None
+        snapshot = replace(found, refused=self._actor.refused(key))
         (self._unsure.discard if snapshot.workers_known else self._unsure.add)(key)
         decisions = plan_checkpoint(snapshot)
-        return self._actor.checkpoint(key, snapshot.checkpoint.uid, decisions), decisions.requeue_after
+        outcome = self._actor.checkpoint(
+            key,
+            snapshot.checkpoint.uid,
+            decisions,
+            lambda refused: plan_checkpoint(replace(snapshot, refused=refused)),
+        )
+        return outcome, decisions.requeue_after
 
     def _answered(self, key: Key) -> None:
         """Workers of a pool were asked: the pool is due, and the checkpoints that their answers name."""
@@ -129,6 +142,7 @@ class Reconciler:
         self._rounds.pop(key, None)
         self._unsure.discard(key)
         self._writer.forget(key)
+        self._actor.forget(key)
 
     def _pause(self, key: Key, asked: float | None) -> "Due":
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -1,11 +1,13 @@
 """Objects that the API server did not check by today's rules are read, or refused with the field's name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vernal_operator.api.crd import KINDS, object_schema
+from vernal_operator.api.overlay import POD, Fields
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
 
 GOOD: dict[str, Any] = {
@@ -103,6 +105,85 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "spec.podTemplate.spec.containers[worker].env[VERNAL_CONFIG]",
     ),
     "a container without a name": ({"podTemplate": {"spec": {"containers": [{}]}}}, "spec.podTemplate.spec.containers"),
+    **{
+        f"the overlay's {name}": (
+            {"podTemplate": {"spec": {name: value}}},
+            f"spec.podTemplate.spec.{name} cannot be set",
+        )
+        for name, value in {
+            "hostPID": True,
+            "hostIPC": True,
+            "hostUsers": False,
+            "nodeName": "n1",
+            "serviceAccountName": "builder",
+            "shareProcessNamespace": True,
+            "activeDeadlineSeconds": 5,
+            "aFieldOfATomorrow": {},
+        }.items()
+    },
+    **{
+        f"a volume of {name}": (
+            {"podTemplate": {"spec": {"volumes": [{"name": "v", name: value}]}}},
+            f"spec.podTemplate.spec.volumes[v].{name} cannot be set",
+        )
+        for name, value in {
+            "nfs": {"server": "s", "path": "/"},
+            "flexVolume": {"driver": "d"},
+            "iscsi": {"targetPortal": "t"},
+        }.items()
+    },
+    "a projected token": (
+        {
+            "podTemplate": {
+                "spec": {"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}
+            }
+        },
+        "spec.podTemplate.spec.volumes[v].projected.sources[",
+    ),
+    "sysctls": (
+        {"podTemplate": {"spec": {"securityContext": {"sysctls": [{"name": "kernel.shmmax", "value": "1"}]}}}},
+        "spec.podTemplate.spec.securityContext.sysctls cannot be set",
+    ),
+    "an unconfined pod": (
+        {"podTemplate": {"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}}},
+        "spec.podTemplate.spec.securityContext",
+    ),
+    **{
+        f"a sidecar's {name}": (
+            {"podTemplate": {"spec": {"containers": [{"name": "side", "image": "i", **container}]}}},
+            f"spec.podTemplate.spec.containers[side].{name}",
+        )
+        for name, container in {
+            "ports": {"ports": [{"name": "p", "containerPort": 1, "hostPort": 1}]},
+            "securityContext.procMount": {"securityContext": {"procMount": "Unmasked"}},
+            "securityContext.privileged": {"securityContext": {"privileged": True}},
+            "securityContext.capabilities.add": {"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}},
+            "volumeMounts": {"volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]},
+            "terminationMessagePath": {"terminationMessagePath": "/dev/x"},
+            "env[VERNAL_X]": {"env": [{"name": "VERNAL_X", "value": "1"}]},
+        }.items()
+    },
+    **{
+        f"the worker's {name}": (
+            {"podTemplate": {"spec": {"containers": [{"name": "worker", name: value}]}}},
+            f"spec.podTemplate.spec.containers[worker].{name} cannot be set",
+        )
+        for name, value in {"command": ["sh"], "image": "other", "livenessProbe": {}}.items()
+    },
+    **{
+        f"the engine argument {name}": ({"engineArgs": {name: value}}, f"spec.engineArgs.{name} cannot be set")
+        for name, value in {
+            "api_key": "secret",
+            "model": "other",
+            "port": 9,
+            "headless": True,
+            "config": "/etc/x.yaml",
+        }.items()
+    },
+    **{
+        f"the engine argument {name}": ({"engineArgs": {name: "x"}}, "cannot be set: a key in the arguments would be")
+        for name in ("api-key", "apiKey")
+    },
     "a label of Vernal's": ({"podTemplate": {"metadata": {"labels": {"vernal.dev/pool": "x"}}}}, "vernal.dev/pool"),
 }
 
@@ -157,8 +238,52 @@ def test_nothing_makes_it_raise(fields: dict[str, Any]) -> None:
     assert (spec is None) == bool(error)
 
 
+def everyday_overlay() -> dict[str, Any]:
+    """Each of these is somebody's everyday need."""
+    worker = {
+        "name": "worker",
+        "env": [{"name": "HF_HOME", "value": "/models"}],
+        "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+        "securityContext": {"readOnlyRootFilesystem": True},
+    }
+    return {
+        "nodeSelector": {"gpu": "h100"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "topologySpreadConstraints": [],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": None,
+        "imagePullSecrets": [{"name": "r"}],
+        "securityContext": {"fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "volumes": [
+            {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+            {"name": "c", "projected": {"sources": [{"configMap": {"name": "c"}}]}},
+        ],
+        "containers": [worker, {"name": "proxy", "image": "mesh:1", "args": ["-v"], "readinessProbe": {}}],
+        "initContainers": [{"name": "fetch", "image": "fetch:1", "restartPolicy": "Always"}],
+    }
+
+
+def test_what_an_overlay_is_for() -> None:
+    spec, error = parse_pool({"spec": GOOD | {"podTemplate": {"spec": everyday_overlay()}}})
+    assert spec is not None, error
+
+
+def test_the_guide_lists_all_that_an_overlay_may_hold() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "user-guide.md").read_text()
+
+    def names(fields: Fields) -> set[str]:
+        below = (names(inner) for inner in fields.fields.values() if inner is not None)
+        return set(fields.fields).union(*below)
+
+    known = names(POD) - {"name", "mountPath", "readOnly", "subPath", "subPathExpr", "recursiveReadOnly"}
+    known -= {"containerPort", "protocol", "defaultMode", "sources", "capabilities", "drop"}
+    assert not [name for name in sorted(known) if f"`{name}`" not in guide]
+
+
 @settings(max_examples=200)
-@given(json_values, st.sampled_from(["containers", "initContainers", "volumes", "hostNetwork", "x"]))
+@given(json_values, st.sampled_from(["containers", "initContainers", "volumes", "hostNetwork", "securityContext", "x"]))
 def test_no_overlay_makes_it_raise(value: Any, field: str) -> None:
     spec, error = parse_pool({"spec": GOOD | {"podTemplate": {"spec": {field: value}}}})
     assert (spec is None) == bool(error)

@@ -30,6 +30,7 @@ from vernal_operator.kinds import (
 )
 
 POOL = "pool"
+SYSTEM = "vernal-system"
 CORE = {
     "ServiceAccount": Kind("", "v1", "ServiceAccount", "serviceaccounts"),
     "PersistentVolumeClaim": Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
@@ -88,7 +89,8 @@ class Case:
         self.server, self.namespace, self.client = server, namespace, server.client
         self.proxy = FaultProxy(server.url, server.ca)
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
-        self._args = ["run", *where, "--metrics-port=0", f"--admin-port={server.node.port}", *args]
+        lease = [f"--lease={SYSTEM}/{namespace}", f"--identity={namespace}"]  # restarted in place: no need to wait
+        self._args = ["run", *where, *lease, "--metrics-port=0", f"--admin-port={server.node.port}", *args]
         self._kubeconfig = server.directory / f"{namespace}.kubeconfig"
         self.use(server.token)
         self.log = server.directory / f"{namespace}.log"

@@ -6,13 +6,13 @@ from typing import Any
 
 import yaml
 from cluster import build
-from controlplane.cases import CORE
+from controlplane.cases import CORE, SYSTEM
 from patience import until
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, POOLS, Kind
 
 CHART = Path(__file__).parents[3] / "charts" / "vernal"
-SYSTEM = "vernal-system"
+ADMISSION = "admissionregistration.k8s.io"
 KINDS = CORE | {
     kind.name: kind
     for kind in (
@@ -21,13 +21,17 @@ KINDS = CORE | {
         Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
         Kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", False),
         Kind("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", False),
+        Kind(ADMISSION, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", False),
+        Kind(ADMISSION, "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", False),
     )
 }
 
 
-def rendered(helm: str, release: str, *settings: str) -> list[dict[str, Any]]:
-    """The chart's manifests."""
+def rendered(helm: str, release: str, *settings: str, policies: bool = True) -> list[dict[str, Any]]:
+    """The chart's manifests, for an API server that has admission policies, or has none."""
     command = [helm, "template", release, str(CHART), "--namespace", SYSTEM, f"--kube-version={build.OLDEST}"]
+    if policies:  # which Helm asks a cluster for, and does not presume
+        command.append(f"--api-versions={ADMISSION}/v1/ValidatingAdmissionPolicy")
     for setting in settings:
         command += ["--set", setting]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -35,7 +39,7 @@ def rendered(helm: str, release: str, *settings: str) -> list[dict[str, Any]]:
 
 
 def install(client: Client, documents: list[dict[str, Any]]) -> None:
-    """The CRDs, the service account and its roles: everything of the chart but the Deployment."""
+    """The CRDs, the policy, the service account and its roles: everything of the chart but the Deployment."""
     for document in documents:
         kind = KINDS.get(document["kind"])
         if kind is not None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from cluster import build
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, Case, Server, admin
-from controlplane.chart import SYSTEM, install, rendered, token
+from controlplane.cases import CORE, SYSTEM, Case, Server, admin
+from controlplane.chart import install, rendered, token
 from controlplane.node import Node
 from controlplane.zygote import Zygote
 

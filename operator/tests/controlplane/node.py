@@ -86,7 +86,7 @@ class Node:
                 "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
             }
             self._client._json("create", PODS, PODS.path(namespace, name, "binding"), None, binding)
-            if pod["spec"]["containers"][0]["image"] == UNPULLABLE:
+            if _worker(pod)["image"] == UNPULLABLE:
                 self._status(pod, None, ready=False)
                 return
             self._serve(address, self._state(pod, ready=False))
@@ -139,7 +139,7 @@ class Node:
 
     def _state(self, pod: dict[str, Any], *, ready: bool) -> WorkerState:
         """The first worker of an identity in a namespace freezes itself, later ones thaw."""
-        meta, spec = pod["metadata"], pod["spec"]["containers"][0]
+        meta, spec = pod["metadata"], _worker(pod)
         environment = {entry["name"]: entry.get("value", "") for entry in spec["env"]}
         config = msgspec.json.decode(environment[names.ENV_CONFIG])
         inputs = IdentityInputs(
@@ -253,3 +253,8 @@ class Node:
                             take(event["object"])
             except ApiError:
                 self._stopped.wait(0.2)
+
+
+def _worker(pod: dict[str, Any]) -> dict[str, Any]:
+    """The worker's container, wherever sidecars were put."""
+    return next(c for c in pod["spec"]["containers"] if c["name"] == names.CONTAINER_WORKER)

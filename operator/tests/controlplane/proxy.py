@@ -38,8 +38,13 @@ class Call:
         return self.query.get("watch") == "true"
 
     @property
+    def is_lease(self) -> bool:
+        """Of leader election, which goes on all the time."""
+        return self.path.startswith("/apis/coordination.k8s.io/")
+
+    @property
     def is_write(self) -> bool:
-        return self.method in WRITES
+        return self.method in WRITES and not self.is_lease
 
     @property
     def what(self) -> str:
@@ -149,8 +154,9 @@ class FaultProxy:
         return [call for call in list(self.calls) if call.is_write and call.at >= since]
 
     def others(self, since: float) -> list[Call]:
-        """Calls that are neither watches nor lists."""
-        return [call for call in list(self.calls) if call.at >= since and not (call.is_watch or call.is_list)]
+        """Calls that are neither watches nor lists, nor leader election."""
+        calls = [call for call in list(self.calls) if call.at >= since]
+        return [call for call in calls if not (call.is_watch or call.is_list or call.is_lease)]
 
     # -- serving ---
 
@@ -160,10 +166,9 @@ class FaultProxy:
         parts = urllib.parse.urlsplit(handler.path)
         query = dict(urllib.parse.parse_qsl(parts.query))
         with self._lock:
-            index = -1
-            if handler.command in WRITES:
-                index, self._writes = self._writes, self._writes + 1
-            call = Call(handler.command, parts.path, query, json.loads(data) if data else None, index)
+            call = Call(handler.command, parts.path, query, json.loads(data) if data else None, -1)
+            if call.is_write:
+                call.index, self._writes = self._writes, self._writes + 1
             self.calls.append(call)
         fault = self.fault(call)
         try:

@@ -76,36 +76,6 @@ def test_children_that_someone_changes_or_deletes_come_back(case: Case) -> None:
     case.assert_quiet(2)
 
 
-def test_a_service_of_the_same_name_is_left_alone(case: Case) -> None:
-    foreign = {"metadata": {"name": POOL}, "spec": {"ports": [{"port": 1}], "selector": {"app": "other"}}}
-    case.client.create(SERVICES, case.namespace, {"apiVersion": "v1", "kind": "Service"} | foreign)
-    case.start()
-    case.create(pool(replicas=1))
-    case.wait("the Event", lambda: any(event["reason"] == "WriteRefused" for event in case.events()))
-    case.wait("the pod", lambda: len(case.items(PODS)) == 1)
-    (service,) = case.items(SERVICES)
-    assert service["spec"]["selector"] == {"app": "other"}
-    (event,) = [event for event in case.events() if event["reason"] == "WriteRefused"]
-    assert "rename the pool" in event["note"] and event["regarding"]["name"] == POOL
-
-
-@pytest.mark.every_release
-def test_a_quota_that_refuses_pods_is_told_once_and_lifted_later(case: Case) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    made = case.client.create(QUOTAS, case.namespace, quota)
-    path = QUOTAS.path(case.namespace, "none", "status")
-    status = {"hard": {"pods": "0"}, "used": {"pods": "0"}}
-    case.client._json("patch", QUOTAS, path, None, {"status": status})
-    case.start()
-    case.create(pool(replicas=2))
-    case.wait("the Event", lambda: any("exceeded quota" in event["note"] for event in case.events()))
-    case.wait("the status", lambda: case.get_pool().get("status", {}).get("replicas") == 0)
-    case.wait("more refusals", lambda: len([call for call in case.proxy.calls if _refused_pod(call)]) >= 5)
-    assert len([event for event in case.events() if "exceeded quota" in event["note"]]) == 1
-    case.client.delete(QUOTAS, case.namespace, "none", made["metadata"]["uid"])
-    case.wait_settled(2)
-
-
 def test_a_pod_that_went_while_nobody_watched_is_replaced(case: Case) -> None:
     case.start()
     case.create(pool(replicas=2))

@@ -131,6 +131,28 @@ def test_an_answer_outlives_a_read_that_failed_but_not_a_restart(workers: Worker
     assert workers.answer("uid", 1) is None
 
 
+def test_an_answer_that_comes_after_the_pod_is_gone_is_dropped(workers: Workers) -> None:
+    asked, gate, done = threading.Event(), threading.Event(), threading.Event()
+    held = Peer("127.0.0.1", workers._port, (ok(STATE),), lambda: (asked.set(), gate.wait(GUARD_SECONDS)))
+    workers.ask([Target("uid", 0, "pod", "127.0.0.1")], done.set)
+    assert asked.wait(GUARD_SECONDS)
+    workers.forget("uid")
+    gate.set()
+    assert done.wait(GUARD_SECONDS)
+    held.close()
+    assert workers.answer("uid", 0) is None
+
+
+def test_an_answer_about_an_earlier_container_does_not_replace_that_of_a_later_one(workers: Workers) -> None:
+    later = ask(workers, ok(STATE), restarts=1)
+    peer = Peer("127.0.0.1", workers._port, (ok(STATE),))
+    done = threading.Event()
+    workers.ask([Target("uid", 0, "pod", "127.0.0.1")], done.set)
+    assert done.wait(GUARD_SECONDS)
+    peer.close()
+    assert workers.answer("uid", 1) == later and workers.answer("uid", 0) is None
+
+
 def test_who_is_being_asked_is_not_asked_again(workers: Workers) -> None:
     answers = threading.Event()
     peer = Peer("127.0.0.1", workers._port, [ok(STATE)], answers.wait)

@@ -1,16 +1,17 @@
 """Carries decisions out, in the order that leaves the least harm if it stops halfway."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from vernal_operator import metrics
 from vernal_operator.act.events import Recorder
+from vernal_operator.act.refusals import Refusals, Subject, reason
 from vernal_operator.act.writer import TakenError, Writer
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, Key
-from vernal_operator.plan.model import CheckpointDecisions, Decisions, DeletePod, Event, Manifest
+from vernal_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, Key, Kind
+from vernal_operator.plan.model import CheckpointDecisions, Decisions, DeletePod, Event, Manifest, ObjectRef, Refused
 
 log = logging.getLogger(__name__)
 
@@ -21,97 +22,163 @@ class Outcome:
 
     Attributes:
         writes: calls that changed something, or found that the cache was behind: plan again.
-        errors: what failed; each was logged and, if it will not pass by itself, told in an Event.
+        errors: what failed and may go better by itself; each was logged.
         waiting: an Event could not be posted yet.
+        retry_refused: seconds until a write that is refused may be tried again; None if none is.
     """
 
     writes: int = 0
-    errors: list[ApiError | TakenError] = field(default_factory=list)
+    errors: list[ApiError] = field(default_factory=list)
     waiting: bool = False
+    retry_refused: float | None = None
 
     @property
     def retry_after(self) -> float | None:
         """What the API server asked for, in seconds."""
-        asked = [e.retry_after for e in self.errors if isinstance(e, ApiError) and e.retry_after is not None]
-        return max(asked, default=None)
+        return max((e.retry_after for e in self.errors if e.retry_after is not None), default=None)
 
 
 class Actor:
-    """Carries out the decisions about pools and checkpoints."""
+    """Carries out the decisions about pools and checkpoints. Raises nothing but bugs; failures are in the outcome.
+
+    A decision is told after it was carried out: `again` decides once more from what is known then, which is the same
+    snapshot and what the API server refused.
+    """
 
     def __init__(self, writer: Writer, recorder: Recorder) -> None:
         self._writer, self._recorder = writer, recorder
+        self._refusals = Refusals()
 
-    def pool(self, key: Key, uid: str, decisions: Decisions) -> Outcome:
-        """`uid` is the pool's. Raises nothing but bugs; failures are in the outcome."""
-        do, writer = _Steps(key, uid, self._recorder), self._writer
-        do.each(partial(writer.apply, key, BY_NAME[m["kind"]], m, uid) for m in decisions.apply)
-        do.each(partial(writer.create, key, CHECKPOINTS, m, None) for m in decisions.create_checkpoints)
-        do.each(partial(self._delete, do, key, pod) for pod in decisions.delete)
-        do.each(partial(writer.delete, key, BY_NAME[r.kind], r.name, r.uid) for r in decisions.remove)
-        do.each(partial(writer.create, key, PODS, m, uid) for m in decisions.create)
-        return do.report(decisions.status, (*decisions.events, *do.said), writer)
+    def refused(self, key: Key) -> tuple[Refused, ...]:
+        """What of the decisions about a pool or checkpoint is refused."""
+        return self._refusals.told(key)
+
+    def forget(self, key: Key) -> None:
+        self._refusals.forget(key)
+
+    def pool(
+        self, key: Key, uid: str, decisions: Decisions, again: Callable[[tuple[Refused, ...]], Decisions]
+    ) -> Outcome:
+        """`uid` is the pool's."""
+        do, writer = self._steps(key, uid), self._writer
+        for manifest in decisions.apply:
+            kind = BY_NAME[manifest["kind"]]
+            do(Subject.of("apply", kind.name, manifest), partial(writer.apply, key, kind, manifest, uid))
+        for manifest in decisions.create_checkpoints:
+            do(
+                Subject.of("create", CHECKPOINTS.name, manifest),
+                partial(writer.create, key, CHECKPOINTS, manifest, None),
+            )
+        for pod in decisions.delete:
+            do(_deletion(PODS, pod.name, pod.uid), partial(self._delete, do, key, pod))
+        do.remove(decisions.remove)
+        for manifest in decisions.create:
+            do(Subject.of("create", PODS.name, manifest), partial(writer.create, key, PODS, manifest, uid))
+        if do.refused_otherwise():
+            decisions = again(self.refused(key))
+        return do.report(decisions.status, (*decisions.events, *do.said))
 
     def _delete(self, do: "_Steps", key: Key, pod: DeletePod) -> None:
         if self._writer.delete(key, PODS, pod.name, pod.uid, pod.resource_version, pod.reason):
             do.said.append(Event("Normal", pod.reason, f"deleting pod {pod.name}", f"delete/{pod.uid}"))
 
-    def checkpoint(self, key: Key, uid: str, decisions: CheckpointDecisions) -> Outcome:
-        """`uid` is the checkpoint's. As `pool`."""
-        do, writer = _Steps(key, uid, self._recorder), self._writer
-        do.each(partial(writer.delete, key, BY_NAME[r.kind], r.name, r.uid) for r in decisions.remove)
-        do.each(partial(writer.create, key, JOBS, m, uid) for m in decisions.create)
-        outcome = do.report(decisions.status, decisions.events, writer)
+    def checkpoint(
+        self,
+        key: Key,
+        uid: str,
+        decisions: CheckpointDecisions,
+        again: Callable[[tuple[Refused, ...]], CheckpointDecisions],
+    ) -> Outcome:
+        """`uid` is the checkpoint's."""
+        do, writer = self._steps(key, uid), self._writer
+        do.remove(decisions.remove)
+        for manifest in decisions.create:
+            do(Subject.of("create", JOBS.name, manifest), partial(writer.create, key, JOBS, manifest, uid))
+        if do.refused_otherwise():
+            decisions = again(self.refused(key))
+        outcome = do.report(decisions.status, decisions.events)
         if decisions.delete is not None:
-            do.each([partial(writer.delete, key, CHECKPOINTS, decisions.delete.name, decisions.delete.uid)])
+            do.remove([decisions.delete])
         if decisions.finalizers is not None and not outcome.errors:  # last: without it the object is gone
-            do.each([partial(writer.finalizers, key, decisions.finalizers)])
-        return outcome
+            subject = Subject("patch", key.kind.name, key.name, decisions.finalizers)
+            do(subject, partial(writer.finalizers, key, decisions.finalizers))
+        return do.outcome
+
+    def _steps(self, key: Key, uid: str) -> "_Steps":
+        return _Steps(key, uid, self._writer, self._recorder, self._refusals)
 
 
 class _Steps:
-    """Runs writes one after the other. One that fails ends its group; a failure that is the API server's ends
-    all.
-    """
+    """Runs writes one after the other, each for itself. Only a failure that is the API server's ends all."""
 
-    def __init__(self, key: Key, uid: str, recorder: Recorder) -> None:
+    def __init__(self, key: Key, uid: str, writer: Writer, recorder: Recorder, refusals: Refusals) -> None:
         self.outcome = Outcome()
         self.said: list[Event] = []  # Events about the writes themselves
-        self._key, self._uid, self._recorder = key, uid, recorder
+        self._key, self._uid = key, uid
+        self._writer, self._recorder, self._refusals = writer, recorder, refusals
+        self._before = refusals.told(key)
+        self._wanted: set[Subject] = set()
         self._down = False
 
-    def each(self, steps: Iterable[Callable[[], object]]) -> None:
-        for step in steps:
-            if self._down:
-                return
-            try:
-                step()
-                self.outcome.writes += 1
-            except (ApiError, TakenError) as error:
-                self._failed(error)
-                return
+    def __call__(self, subject: Subject, step: Callable[[], object]) -> bool:
+        """Run one write, unless the API server is down or has refused it a moment ago. Whether it went through."""
+        self._wanted.add(subject)
+        if self._down or self._refusals.holds(self._key, subject):
+            return False
+        try:
+            step()
+        except TakenError as error:
+            self._refused(subject, error)
+        except ApiError as error:
+            if error.passing or error.conflict:
+                self._down = error.passing
+                self.outcome.errors.append(error)
+                log.warning("%s: %s; it is tried again", self._key, error)
+            else:
+                self._refused(subject, error)
+        else:
+            self._refusals.accepted(self._key, subject)
+            self.outcome.writes += 1
+            return True
+        return False
 
-    def _failed(self, error: ApiError | TakenError) -> None:
-        self.outcome.errors.append(error)
-        if isinstance(error, ApiError) and error.passing:
-            self._down = True
-            log.warning("%s: %s; it is tried again", self._key, error)
-            return
-        log.error("%s: %s", self._key, error)
-        # A quota's numbers change; the refusal is the same.
-        told = f"WriteRefused/{re.sub('[0-9]+', '', str(error))}"
-        said = Event(type="Warning", reason="WriteRefused", message=str(error), key=told)
-        self._recorder.emit(self._key, self._uid, said)
+    def remove(self, refs: Iterable[ObjectRef]) -> None:
+        for ref in refs:
+            kind = BY_NAME[ref.kind]
+            self(_deletion(kind, ref.name, ref.uid), partial(self._writer.delete, self._key, kind, ref.name, ref.uid))
 
-    def report(self, status: Manifest | None, events: tuple[Event, ...], writer: Writer) -> Outcome:
+    def refused_otherwise(self) -> bool:
+        """Whether something else is refused than was before; what is not wanted any more is not refused either."""
+        if not self._down:
+            self._refusals.keep(self._key, self._wanted)
+        return self._refusals.told(self._key) != self._before
+
+    def report(self, status: Manifest | None, events: tuple[Event, ...]) -> Outcome:
         """The status, then the Events; none of them about a status that could not be written."""
         done: list[bool] = []
         if status is not None:
-            self.each([lambda: done.append(writer.status(self._key, status))])
-        if status is not None and done != [True]:
-            return self.outcome
-        for event in events:
-            if self._down or not self._recorder.emit(self._key, self._uid, event):
-                self.outcome.waiting = True
-                break
+            subject = Subject("apply", f"{self._key.kind.name}/status", self._key.name, repr(status))
+            self(subject, lambda: done.append(self._writer.status(self._key, status)))
+        if status is None or done == [True]:
+            for event in events:
+                if self._down or not self._recorder.emit(self._key, self._uid, event):
+                    self.outcome.waiting = True
+                    break
+        self.outcome.retry_refused = self._refusals.next(self._key)
         return self.outcome
+
+    def _refused(self, subject: Subject, error: ApiError | TakenError) -> None:
+        kind = BY_NAME[subject.kind.removesuffix("/status")]
+        metrics.WRITE_FAILURES.labels(subject.verb, kind.plural, reason(error)).inc()
+        new = self._refusals.refused(self._key, subject, error)
+        if new is None:
+            log.debug("%s: still refused: %s", self._key, error)
+            return
+        log.warning("%s: %s: %s; it is tried again ever more seldom", self._key, new.reason, error)
+        if subject.kind.endswith("/status"):  # the one refusal that no condition can tell
+            text = f"{subject.kind} cannot be written: {new.sentence}"
+            self._recorder.emit(self._key, self._uid, Event("Warning", new.reason, text, f"status/{new.reason}"))
+
+
+def _deletion(kind: Kind, name: str, uid: str) -> Subject:
+    return Subject("delete", kind.name, name, uid)

@@ -55,7 +55,8 @@ class Recorder:
             if error.passing:
                 log.warning("event %s on %s was not posted: %s; it is tried again", event.reason, key, error)
                 return False
-            if not error.conflict:  # 409: posted before, maybe by an earlier process
+            # 409: posted before, maybe by an earlier process. In a namespace that goes away nobody reads it.
+            if not (error.conflict or error.namespace_terminating):
                 metrics.EVENTS_DROPPED.labels(error.reason).inc()
                 log.error("event %s on %s was refused: %s; check the operator's role", event.reason, key, error)
         with self._lock:

@@ -85,11 +85,23 @@ class Writer:
             known = self._observer.refresh(kind, key.namespace, name)
         _check_owner(kind, known, name, owner)
         try:
-            answer = self._client.apply(kind, key.namespace, manifest)
+            answer = self._apply(kind, key.namespace, manifest, exists=known is not None)
         except ApiError as error:
             raise self._failed("apply", key, kind, name, error) from None
         log.info("%s: applied %s %s", key, kind.name, name)
         self._observer.wrote(kind, answer)
+
+    def _apply(self, kind: Kind, namespace: str, manifest: Object, *, exists: bool) -> Object:
+        try:
+            return self._client.apply(kind, namespace, manifest)
+        except ApiError as error:
+            lists = {name: value for name, value in manifest.get("spec", {}).items() if isinstance(value, list)}
+            if error.status != 422 or not exists or not lists:
+                raise
+        # Somebody put entries of his own in the place of ours: ports of a Service, say, of the same name. Applying adds
+        # ours to them, which cannot stand there together; a merge patch replaces the list.
+        self._client.patch(kind, namespace, manifest["metadata"]["name"], {"spec": lists})
+        return self._client.apply(kind, namespace, manifest)
 
     def delete(
         self, key: Key, kind: Kind, name: str, uid: str, resource_version: str | None = None, why: str = "unwanted"
@@ -167,7 +179,8 @@ class Writer:
         return False
 
     def _failed(self, verb: Verb, key: Key, kind: Kind, name: str, error: ApiError) -> ApiError:
-        metrics.WRITE_FAILURES.labels(verb, kind.plural, error.reason).inc()
+        if error.passing or error.conflict:  # what is refused is counted where the refusal is told
+            metrics.WRITE_FAILURES.labels(verb, kind.plural, error.reason).inc()
         if error.outcome_unknown:
             with self._lock:
                 self._unresolved.setdefault(key, set()).add((kind, name))

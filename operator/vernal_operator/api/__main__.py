@@ -16,6 +16,7 @@ from vernal_contract import names
 
 from vernal_operator.api import docs
 from vernal_operator.api.crd import KINDS, crd
+from vernal_operator.api.policy import overlay_policy
 
 HEADER = "# Generated from operator/vernal_operator/api by `make crds`; do not edit.\n"
 CRD_FOLDERS = ("crds", "charts/vernal/files/crds")
@@ -34,14 +35,16 @@ def files() -> dict[str, str]:
         for folder in CRD_FOLDERS:
             out[f"{folder}/{names.GROUP}_{kind.plural}.yaml"] = HEADER + text
         out[f"docs/reference/{kind.kind.lower()}.md"] = docs.page(kind)
+    policy = yaml.dump(overlay_policy(), Dumper=_NoAliases, sort_keys=False, width=110, allow_unicode=True)
+    out["charts/vernal/files/pod-template-policy.yaml"] = HEADER + policy
     return out
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vernal_operator.api",
-        description="Write the CRDs (crds/, and once more into the chart) and the reference pages (docs/reference/) "
-        "from the pydantic models. A CRD there that no model makes is removed.",
+        description="Write the CRDs (crds/, and once more into the chart), the reference pages (docs/reference/) and "
+        "the chart's admission policy from the pydantic models. A CRD there that no model makes is removed.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; show what differs and exit 1 if anything does"

@@ -7,6 +7,7 @@ from typing import Any
 from vernal_contract import names
 
 from vernal_operator.api.crd import Kind, object_schema
+from vernal_operator.api.engine_args import REFUSED
 
 Schema = dict[str, Any]
 
@@ -34,6 +35,8 @@ def page(kind: Kind) -> str:
 def _rows(path: str, schema: Schema) -> Iterator[str]:
     required = set(schema.get("required", []))
     for name, field in schema.get("properties", {}).items():
+        if field.get("description", "").startswith(REFUSED):  # the rules say it
+            continue
         here = f"{path}.{name}"
         default = "required" if name in required else f"`{json.dumps(field['default'])}`" if "default" in field else ""
         yield f"| `{here}` | {_type(field)} | {default} | {_cell(field.get('description', ''))} |"

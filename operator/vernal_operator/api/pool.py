@@ -18,6 +18,7 @@ from vernal_operator.api.common import (
     is_zero,
     nested,
 )
+from vernal_operator.api.engine_args import EngineArgs
 from vernal_operator.api.template import PodTemplate
 
 DRAIN_RESERVE_SECONDS = 10
@@ -492,7 +493,7 @@ class VLLMWorkerPoolSpec(Model):
         default="IfNotPresent", description="When the kubelet pulls the image."
     )
     model: ModelSpec = Field(description="Which model the workers serve.")
-    engine_args: FreeForm = Field(
+    engine_args: EngineArgs = Field(
         default={},
         description="Arguments of vLLM's AsyncEngineArgs by name (snake_case or kebab-case), e.g. "
         "max_model_len: 8192. They count towards the checkpoint's identity.",

@@ -12,6 +12,9 @@ from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner
 from vernal_operator.build.pod import claim_volume, store_mount
 
+JANITOR_SECONDS = 1800
+"""Longest that a janitor may take, waiting for a node and for the claim included; then its Job fails, which is told."""
+
 
 def checkpoint_name(identity: str, host_tuple: str, storage: Storage) -> str:
     """The same for every pool of the namespace that would share the artifact, and for no other."""
@@ -95,5 +98,9 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
             "labels": labels,
             "ownerReferences": [owner.reference()],
         },
-        "spec": {"backoffLimit": 3, "template": {"metadata": {"labels": labels}, "spec": pod}},
+        "spec": {
+            "backoffLimit": 3,
+            "activeDeadlineSeconds": JANITOR_SECONDS,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
     }

@@ -86,15 +86,16 @@ def checkpoint_snapshot(
         workers_known=all(
             _all_asked(observer, workers, entry.view) for entry in observer.pools.group(key.namespace, "")
         ),
-        siblings=_siblings(observer, checkpoint),
+        siblings=_siblings(observer, workers, checkpoint),
+        job=next(
+            (entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid), None
+        ),
         announced=announced,
     )
     if checkpoint.deletion_time is None or snapshot.users or not snapshot.workers_known:
         return snapshot
-    jobs = [entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid]
     return replace(
         snapshot,
-        job=jobs[0] if jobs else None,
         claim_exists=_claim_exists(client, checkpoint),
         namespace_terminating=_namespace_terminating(client, key.namespace),
     )
@@ -180,15 +181,20 @@ def _all_asked(observer: Observer, workers: Workers, pool: Pool) -> bool:
     )
 
 
-def _siblings(observer: Observer, checkpoint: CheckpointView) -> tuple[str, ...]:
+def _siblings(observer: Observer, workers: Workers, checkpoint: CheckpointView) -> tuple[str, ...]:
+    """Others with the same identity and storage. One that is being deleted counts as long as a pool uses it: the
+    janitor of this one would take its files away.
+    """
     spec = checkpoint.spec
-    return tuple(
-        entry.name
-        for entry in observer.checkpoints.group(checkpoint.namespace, "")
-        if entry.name != checkpoint.name
-        and entry.view.deletion_time is None
-        and (entry.view.spec.identity, entry.view.spec.storage) == (spec.identity, spec.storage)
-    )
+    pools = [entry.view for entry in observer.pools.group(checkpoint.namespace, "")]
+
+    def counts(other: CheckpointView) -> bool:
+        if other.name == checkpoint.name or (other.spec.identity, other.spec.storage) != (spec.identity, spec.storage):
+            return False
+        using = _worker_uses(observer, workers, other)
+        return other.deletion_time is None or any(_uses(pool, other, using) for pool in pools)
+
+    return tuple(e.name for e in observer.checkpoints.group(checkpoint.namespace, "") if counts(e.view))
 
 
 def _claim_exists(client: Client, checkpoint: CheckpointView) -> bool:

@@ -30,6 +30,13 @@ class _Owner(_Json):
     controller: bool | None = None
 
 
+class _ManagedFields(_Json):
+    manager: str = ""
+    operation: str = ""
+    subresource: str = ""
+    fields_v1: dict[str, Any] = msgspec.field(default_factory=dict, name="fieldsV1")
+
+
 class Meta(_Json):
     name: str = ""
     namespace: str = ""
@@ -102,6 +109,7 @@ def _pool_label(meta: Meta) -> str:
 class _Terminated(_Json):
     exit_code: int = 0
     reason: str = ""
+    message: str = ""
 
 
 class _Waiting(_Json):
@@ -184,6 +192,7 @@ def _pod(raw: _Pod) -> SeenPod:
         restarts=container.restart_count if container else 0,
         last_exit_code=ended.exit_code if ended else None,
         last_exit_reason=ended.reason if ended else "",
+        last_exit_message=ended.message if ended else "",
     )
     return SeenPod(view, status.pod_ip)
 
@@ -229,9 +238,22 @@ def _checkpoint(raw: _Custom) -> CheckpointView:
 # --- children and jobs ---
 
 
-def _child(raw: Raw) -> ChildView:
+class _ChildMeta(Meta):
+    managed_fields: list[_ManagedFields] | None = None
+
+
+class _Child(Raw):
+    metadata: _ChildMeta
+
+
+def _child(raw: _Child) -> ChildView:
     meta = raw.metadata
-    return ChildView(uid=meta.uid, spec_hash=(meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, ""))
+    applied = (names.FIELD_MANAGER, "Apply", "")
+    records = (r for r in meta.managed_fields or () if (r.manager, r.operation, r.subresource) == applied)
+    owned = next((record.fields_v1 for record in records), {})
+    spec_hash = (meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, "")
+    # Without any record it is applied anew: no record would read as "owned as a whole".
+    return ChildView(uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned)
 
 
 class _Revision(Raw):
@@ -273,7 +295,7 @@ PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
 POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
-CHILD_READERS = tuple(Reader(kind, Raw, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
+CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,

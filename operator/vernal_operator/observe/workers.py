@@ -12,18 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import aiohttp
 import msgspec
 from vernal_contract import names
-from vernal_contract.state import WorkerState, decode
+from vernal_contract.state import WorkerState
 
 from vernal_operator import metrics
+from vernal_operator.observe.answers import MAX_BYTES, Reader
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-MAX_BYTES = 1 << 20
 CONCURRENCY = 100
 
 
@@ -56,6 +57,7 @@ class Workers:
         self._port, self._timeout = port, timeout
         self._answers: dict[str, Answer] = {}
         self._asking: set[str] = set()
+        self._reader = Reader()  # of the loop's thread
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._session: aiohttp.ClientSession | None = None
@@ -75,9 +77,10 @@ class Workers:
         return found if found is not None and found.restarts == restarts else None
 
     def forget(self, uid: str) -> None:
-        """The pod is gone."""
+        """The pod is gone. An answer that is still on its way is dropped."""
         with self._lock:
             self._answers.pop(uid, None)
+            self._asking.discard(uid)
 
     def ask(self, targets: Iterable[Target], done: Callable[[], None]) -> None:
         """Ask them all in the background, then call `done` once. Who is being asked already is not asked
@@ -102,7 +105,7 @@ class Workers:
     async def _ask(self, target: Target) -> None:
         result, state = "ok", None
         try:
-            state = decode(await self._get(target.address))
+            state = self._reader.read(await self._get(target.address), partial(self._doubt, target))
         except TimeoutError:
             result = "timeout"
         except _RefusedError as error:
@@ -120,10 +123,16 @@ class Workers:
         now = time.time()
         with self._lock:
             before = self._answers.get(target.uid)
+            if target.uid not in self._asking or (before is not None and before.restarts > target.restarts):
+                return  # the pod, or the container that was asked, is gone
             if before is None or before.restarts != target.restarts:
                 before = Answer(target.restarts, now)
             answer = replace(before, polled_at=now)
             self._answers[target.uid] = answer if state is None else replace(answer, worker=state, answered_at=now)
+
+    def _doubt(self, target: Target, what: str) -> None:
+        log.warning("pod %s: GET /state on %s: %s", target.pod, target.address, what)
+        metrics.STATE_READS.labels("doubted").inc()
 
     async def _get(self, address: str) -> bytes:
         if self._session is None:

@@ -19,6 +19,7 @@ class Census:
         old: alive and of another one.
         leaving: on their way out.
         over: ended, though nobody asked them to; to be deleted.
+        dismissed: drained by hand; to be deleted, and no failure.
         classes: by uid.
     """
 
@@ -27,6 +28,7 @@ class Census:
     old: tuple[PodView, ...]
     leaving: tuple[PodView, ...]
     over: tuple[PodView, ...]
+    dismissed: tuple[PodView, ...]
     classes: Mapping[str, PodClass]
 
     @property
@@ -72,7 +74,8 @@ def census(pods: Iterable[PodView], target: str, spec: VLLMWorkerPoolSpec, now: 
         target=target,
         new=tuple(pod for pod in alive if pod.revision == target),
         old=tuple(pod for pod in alive if pod.revision != target),
-        leaving=tuple(pod for pod in rest if classes[pod.uid] is not PodClass.OVER),
+        leaving=tuple(pod for pod in rest if classes[pod.uid] in (PodClass.DRAINING, PodClass.LEFT)),
         over=tuple(pod for pod in rest if classes[pod.uid] is PodClass.OVER),
+        dismissed=tuple(pod for pod in rest if classes[pod.uid] is PodClass.DISMISSED),
         classes=classes,
     )

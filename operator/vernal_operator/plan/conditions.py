@@ -1,5 +1,6 @@
 """Conditions: what to tell people, each as one word and one sentence."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,15 +10,19 @@ from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, Phase, WorkerState
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.plan import refused as refusals
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.checkpoints import Checkpoints
-from vernal_operator.plan.model import Manifest, PodView
+from vernal_operator.plan.farewell import farewell
+from vernal_operator.plan.model import Manifest, PodView, Refused
 from vernal_operator.plan.pods import MEANING, PodClass
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 from vernal_operator.plan.times import stamp
 
 _MAX_NAMED = 3
+_LONGEST = 4096  # characters of a message
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,254}[A-Za-z0-9_])?")  # as the schema; a worker's word may be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,11 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
+
+
+def _cut(message: str) -> str:
+    """What the schema takes, and what people read: workers' messages are part of it."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}..."
 
 
 def conditions(
@@ -45,8 +55,8 @@ def conditions(
                 "status": verdict.status,
                 "observedGeneration": generation,
                 "lastTransitionTime": last["lastTransitionTime"] if same else stamp(now),
-                "reason": verdict.reason,
-                "message": verdict.message,
+                "reason": verdict.reason if _REASON.fullmatch(verdict.reason) else "Unknown",
+                "message": _cut(verdict.message),
             }
         )
     return out
@@ -117,8 +127,11 @@ def next_step(reason: str) -> str:
 # --- Progressing --------------------------------------------------------------------------------------------
 
 
-def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool) -> Verdict:
+def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool, refused: Sequence[Refused] = ()) -> Verdict:
     kind, spec, count = "Progressing", at.target.spec, len(pods.new)
+    no_pod = [one for one in refused if (one.verb, one.kind) == ("create", "Pod")]
+    if no_pod:
+        return Verdict(kind, "False", no_pod[0].reason, refusals.sentence(no_pod))
     if at.rejected is not None:
         return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
     if held and spec.rollout.paused:
@@ -143,13 +156,19 @@ def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool) -> Ver
 # --- Degraded -----------------------------------------------------------------------------------------------
 
 
-def degraded(pods: Census, at: Standing, found: Checkpoints) -> Verdict:
+def degraded(pods: Census, at: Standing, found: Checkpoints, refused: Sequence[Refused] = ()) -> Verdict:
     """The worst thing that is wrong."""
+    # No new pod at all is worse than pods that do not start, and that is worse than a Service that is not ours.
+    refused = sorted(refused, key=lambda one: one.kind != "Pod")
+    if refused and refused[0].kind == "Pod":
+        return Verdict("Degraded", "True", refused[0].reason, refusals.sentence(refused))
     if at.rejected is not None:
         return Verdict("Degraded", "True", "ProgressDeadlineExceeded", at.rejected["message"])
     fault = worst(pods, pods.alive)
     if fault is not None:
         return Verdict("Degraded", "True", *fault)
+    if refused:
+        return Verdict("Degraded", "True", refused[0].reason, refusals.sentence(refused))
     doubted = [pod for pod in pods.alive if pod.ready and _failed_to_thaw(pod, found)]
     if doubted and doubted[0].worker is not None:
         failure = doubted[0].worker.restore_failures[-1]
@@ -179,7 +198,9 @@ def worst(pods: Census, among: Sequence[PodView]) -> tuple[str, str] | None:
     for sort in PodClass:
         affected = pods.among(among, sort)
         if affected and MEANING[sort].fault:
-            return MEANING[sort].fault, f"{_named(affected)}: {_detail(affected[0])}"
+            crashed = sort is PodClass.CRASHING
+            reason = farewell(affected[0]).reason if crashed else MEANING[sort].fault
+            return reason, f"{_named(affected)}: {_detail(affected[0])}"
     return None
 
 
@@ -200,11 +221,10 @@ def _detail(pod: PodView) -> str:
     """Why a pod is not ready, as far as one can see."""
     if pod.unschedulable:
         return pod.unschedulable
+    if pod.restarts and pod.last_exit_code is not None:
+        return str(farewell(pod))
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
-    if pod.restarts and pod.last_exit_code is not None:
-        why = f"exit code {pod.last_exit_code}" + (f" ({pod.last_exit_reason})" if pod.last_exit_reason else "")
-        return f"{why}: {said}" if said else f"{why}: see `kubectl logs {pod.name} --previous`"
     return said or pod.waiting_reason or f"not ready: see `kubectl logs {pod.name}`"
 
 

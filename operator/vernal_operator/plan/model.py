@@ -59,6 +59,7 @@ class PodView:
         waiting_reason: why the container waits, e.g. ImagePullBackOff or CrashLoopBackOff.
         restarts: of the container `worker`. What follows is forgotten when it grows.
         last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
+        last_exit_message: the termination message: what the worker said last, or the end of its log.
         worker: the last answer to GET /state of the container that runs now; None if there is none.
         answered_at: when `worker` was read.
         polled_at: when it was last asked, answer or not. A pod that does not answer is not asked for ever.
@@ -83,6 +84,7 @@ class PodView:
     restarts: int = 0
     last_exit_code: int | None = None
     last_exit_reason: str = ""
+    last_exit_message: str = ""
     worker: WorkerState | None = None
     answered_at: float | None = None
     polled_at: float | None = None
@@ -112,10 +114,33 @@ class ChildKey:
 
 @dataclass(frozen=True, slots=True)
 class ChildView:
-    """A Service, PodDisruptionBudget or HorizontalPodAutoscaler whose controller is the pool."""
+    """A Service, PodDisruptionBudget or HorizontalPodAutoscaler whose controller is the pool.
+
+    Attributes:
+        spec_hash: the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one.
+        owned: the fields that are still as they were applied, as `FieldsV1`; None if they were not looked at.
+    """
 
     uid: str
-    spec_hash: str  # the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one
+    spec_hash: str
+    owned: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A write that was decided and does not go through, as long as nothing changes.
+
+    Attributes:
+        verb: create, apply, patch or delete.
+        reason: one word, of `plan.refused.NEXT_STEP`.
+        sentence: the API server's own, or ours where the API server was not asked.
+    """
+
+    verb: str
+    kind: str
+    name: str
+    reason: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +165,7 @@ class Snapshot:
             deleted pool of the same name; their names cannot be used yet.
         checkpoints: all of the pool's namespace.
         announced: `Event.key`s that were emitted for this pool already.
+        refused: what was decided before and is refused still.
     """
 
     now: float
@@ -150,6 +176,7 @@ class Snapshot:
     children: Mapping[ChildKey, ChildView] = field(default_factory=dict)
     revisions: tuple[RevisionView, ...] = ()
     announced: frozenset[str] = frozenset()
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +210,12 @@ class WorkerUse:
 
     @property
     def key(self) -> str:
-        """One start of one worker: what restores and failures are counted by."""
-        return f"{self.pod_uid}/{self.restarts}"
+        """One start of one worker: what restores and failures are counted by.
+
+        By the worker's own word, because who asks an address does not know how often the container behind it has
+        been restarted at that moment.
+        """
+        return f"{self.pod_uid}/{self.worker.start_id or self.restarts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +238,13 @@ class CheckpointSnapshot:
         workers: live workers, of any pool, that report its identity and host tuple.
         workers_known: every running pod of every pool of the namespace was asked since this operator started;
             until then `users` and `workers` may lack some, and what they were counted for is kept.
-        job: the janitor Job, if there is one. Only looked up once the checkpoint is being deleted and unused.
+        job: the janitor Job, if there is one.
         claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
             being deleted and unused.
         namespace_terminating: no Job can be made there any more.
-        siblings: names of other checkpoints with the same identity and storage (other hosts), not being
-            deleted.
+        siblings: names of other checkpoints with the same identity and storage (other hosts) that are not being
+            deleted, or are in use still.
+        refused: as `Snapshot.refused`.
     """
 
     now: float
@@ -225,6 +257,7 @@ class CheckpointSnapshot:
     namespace_terminating: bool = False
     siblings: tuple[str, ...] = ()
     announced: frozenset[str] = frozenset()
+    refused: tuple[Refused, ...] = ()
 
 
 # --- decided ------------------------------------------------------------------------------------------------

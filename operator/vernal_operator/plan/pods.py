@@ -6,6 +6,8 @@ A pod is classified once a plan, in `census`. Nobody else looks at phases, waiti
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from vernal_contract.state import Phase
+
 from vernal_operator.plan.model import PodView
 
 LOST_AFTER_SECONDS = 30.0
@@ -21,6 +23,7 @@ class PodClass(Enum):
     UNSCHEDULABLE = auto()  # no node takes it
     STUCK = auto()  # on a node, and nothing runs for longer than a start may take
     LATE = auto()  # its container runs, for longer than a start may take
+    DISMISSED = auto()  # drained by hand (`POST /drain`), from which no worker comes back
     OVER = auto()  # ended, though nobody asked it to: an eviction, a node shut down, a kubelet that refused it
     UNSCHEDULED = auto()  # the scheduler has not looked at it yet
     CREATING = auto()  # on a node: volumes, image
@@ -55,6 +58,7 @@ MEANING = {
     PodClass.UNSCHEDULABLE: Meaning(rank=0, fault="Unschedulable"),
     PodClass.STUCK: Meaning(rank=1, fault="StartTimeout"),
     PodClass.LATE: Meaning(rank=2, fault="StartTimeout"),
+    PodClass.DISMISSED: Meaning(alive=False),
     PodClass.OVER: Meaning(alive=False),
     PodClass.UNSCHEDULED: Meaning(rank=0),
     PodClass.CREATING: Meaning(rank=1),
@@ -85,6 +89,8 @@ def classify(pod: PodView, now: float, patience: float, settle: float) -> PodCla
     if pod.ready:
         settled = not settle or now >= (pod.ready_since or pod.created) + settle
         return PodClass.AVAILABLE if settled else PodClass.SETTLING
+    if pod.worker is not None and pod.worker.phase is Phase.DRAINING:
+        return PodClass.DISMISSED
     late = now >= pod.created + patience
     if not pod.scheduled:
         return PodClass.UNSCHEDULABLE if pod.unschedulable or late else PodClass.UNSCHEDULED

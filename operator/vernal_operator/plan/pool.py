@@ -13,6 +13,7 @@ from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
 from vernal_operator.plan.model import (
     ChildKey,
+    ChildView,
     Decisions,
     DeletePod,
     Manifest,
@@ -20,6 +21,7 @@ from vernal_operator.plan.model import (
     PodView,
     Snapshot,
 )
+from vernal_operator.plan.own import is_as_applied, own_pool_status, to_write
 from vernal_operator.plan.pods import LOST_AFTER_SECONDS, PodClass
 from vernal_operator.plan.proving import Recipe, Standing
 from vernal_operator.plan.status import events, invalid_status, pool_status
@@ -67,8 +69,10 @@ def plan(snapshot: Snapshot) -> Decisions:
     verdicts = (
         conditions.is_ready(pods, spec.replicas),
         conditions.checkpoint_ready(pods, spec, found),
-        conditions.progressing(pods, after, waiting=waiting, held=rollout.is_held(pods, rules)),
-        conditions.degraded(pods, after, found),
+        conditions.progressing(
+            pods, after, waiting=waiting, held=rollout.is_held(pods, rules), refused=snapshot.refused
+        ),
+        conditions.degraded(pods, after, found, snapshot.refused),
     )
     reference = found.reference
     if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
@@ -83,7 +87,7 @@ def plan(snapshot: Snapshot) -> Decisions:
         delete=tuple(_delete(pods, step.delete)),
         apply=kept + apply,
         remove=remove + forgotten,
-        status=None if status == pool.status else status,
+        status=to_write(status, own_pool_status(pool.status)),
         events=tuple(events(pool, status, pods.alive, snapshot.announced, now)),
         poll=poll | step.ask,
         requeue_after=_soonest(now, next_poll, held_back, after.deadline, *_changes(pods, spec)),
@@ -91,11 +95,17 @@ def plan(snapshot: Snapshot) -> Decisions:
 
 
 def _invalid(snapshot: Snapshot) -> Decisions:
-    """Leave everything as it is and say what is wrong."""
+    """Leave everything as it is and say what is wrong. Workers are asked all the same: checkpoints depend on it."""
     pool, now = snapshot.pool, snapshot.now
+    poll, next_poll = polling.due(snapshot.pods, now)
     status = invalid_status(pool, conditions.invalid_spec(pool.spec_error), now)
     found = events(pool, status, (), snapshot.announced, now)
-    return Decisions(status=None if status == pool.status else status, events=tuple(found))
+    return Decisions(
+        status=to_write(status, own_pool_status(pool.status)),
+        events=tuple(found),
+        poll=poll,
+        requeue_after=_soonest(now, next_poll),
+    )
 
 
 def _create(
@@ -131,7 +141,7 @@ def _free_slots(snapshot: Snapshot, count: int) -> Iterator[int]:
 
 
 def _delete(pods: Census, victims: Iterable[tuple[PodView, str]]) -> Iterator[DeletePod]:
-    gone = [*((pod, "Failed") for pod in pods.over), *victims]
+    gone = [*((pod, "Failed") for pod in pods.over), *((pod, "Drained") for pod in pods.dismissed), *victims]
     for pod, reason in gone[:AT_ONCE]:
         yield DeletePod(pod.name, pod.uid, pod.resource_version, reason)
 
@@ -143,8 +153,7 @@ def _children(
     wanted = {ChildKey(child["kind"], child["metadata"]["name"]): child for child in children(owner, spec)}
     apply = []
     for key, child in wanted.items():
-        there = snapshot.children.get(key)
-        if there is None or there.spec_hash != child["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
+        if not _is_there(child, snapshot.children.get(key)):
             apply.append(child)
     unwanted = [
         ObjectRef(key.kind, key.name, view.uid)
@@ -152,6 +161,16 @@ def _children(
         if key not in wanted and key.kind in KINDS
     ]
     return tuple(apply), tuple(unwanted)
+
+
+def _is_there(child: Manifest, there: ChildView | None) -> bool:
+    """Whether a child is as it is wanted: made of the same manifest, and nobody has changed it since."""
+    if there is None or there.spec_hash != child["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
+        return False
+    if there.owned is None:
+        return True
+    meta = {name: child["metadata"][name] for name in ("labels", "annotations", "ownerReferences")}
+    return is_as_applied({"metadata": meta, "spec": child["spec"]}, there.owned)
 
 
 def _changes(pods: Census, spec: VLLMWorkerPoolSpec) -> Iterator[float]:

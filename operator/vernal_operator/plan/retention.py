@@ -9,6 +9,7 @@ from vernal_contract import names
 from vernal_operator.api.pool import Retention
 from vernal_operator.build.checkpoint import janitor_job
 from vernal_operator.build.meta import checkpoint_owner
+from vernal_operator.plan import refused as refusals
 from vernal_operator.plan.conditions import Verdict, conditions
 from vernal_operator.plan.model import (
     CheckpointDecisions,
@@ -17,6 +18,7 @@ from vernal_operator.plan.model import (
     Manifest,
     ObjectRef,
 )
+from vernal_operator.plan.own import own_checkpoint_status, to_write
 from vernal_operator.plan.times import epoch
 from vernal_operator.plan.usage import checkpoint_events, checkpoint_status
 
@@ -35,9 +37,12 @@ def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     status = checkpoint_status(snapshot)
     expires = _expires(status, snapshot)
     expired = expires is not None and now >= expires and view.deletion_time is None
+    # A Job of before it was used again: its success says nothing about the files that were written since.
+    stale = snapshot.job if snapshot.users else None
     return CheckpointDecisions(
         delete=ObjectRef("VLLMCheckpoint", view.name, view.uid) if expired else None,
-        status=None if status == view.status else status,
+        remove=() if stale is None else (ObjectRef("Job", stale.name, stale.uid),),
+        status=to_write(status, own_checkpoint_status(view.status)),
         events=tuple(checkpoint_events(snapshot, status)),
         requeue_after=None if expires is None or expired else max(1.0, expires - now),
     )
@@ -59,10 +64,39 @@ def _let_go(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
         return CheckpointDecisions(finalizers=kept)
     owner = checkpoint_owner(view.name, view.namespace, view.uid)
     if snapshot.job is None:
-        return CheckpointDecisions(create=(janitor_job(owner, view.spec),))
+        return _call_janitor(snapshot, janitor_job(owner, view.spec))
     if not snapshot.job.failed:
         return CheckpointDecisions()
     return _try_again(snapshot)
+
+
+def _call_janitor(snapshot: CheckpointSnapshot, job: Manifest) -> CheckpointDecisions:
+    """Make the Job; say so where that is refused."""
+    view, refused = snapshot.checkpoint, snapshot.refused
+    if not refused:
+        return CheckpointDecisions(create=(job,))
+    verdict = Verdict("Failed", "True", refused[0].reason, refusals.sentence(refused))
+    status, _ = _with_failed(snapshot, verdict)
+    event = Event("Warning", verdict.reason, verdict.message, f"janitor/{verdict.reason}")
+    return CheckpointDecisions(
+        create=(job,),
+        status=to_write(status, own_checkpoint_status(view.status)),
+        events=() if event.key in snapshot.announced else (event,),
+    )
+
+
+def _with_failed(snapshot: CheckpointSnapshot, *verdicts: Verdict) -> tuple[Manifest, str]:
+    """The status as it was, but for the condition Failed: it becomes each of the verdicts, one after the other. And
+    when the first of them became true.
+    """
+    view = snapshot.checkpoint
+    was = own_checkpoint_status(view.status)
+    old = was.get("conditions", [])
+    written, since = old, ""
+    for verdict in verdicts:
+        written = conditions([verdict], written, view.generation, snapshot.now)
+        since = since or written[0]["lastTransitionTime"]
+    return was | {"conditions": [*(c for c in old if c["type"] != "Failed"), *written]}, since
 
 
 def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
@@ -72,19 +106,16 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     claim = view.spec.storage.claim_name
     message = f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the claim {claim}"
     verdict = Verdict("Failed", "True", "JanitorFailed", message)
-    old = view.status.get("conditions", [])
-    kept = [c for c in old if c.get("type") != "Failed"]
-    written = conditions([verdict], old, view.generation, now)
-    status = dict(view.status) | {"conditions": [*kept, *written]}
-    retry = epoch(written[0]["lastTransitionTime"]) + RETRY_SECONDS
+    status, since = _with_failed(snapshot, verdict)
+    retry = epoch(since) + RETRY_SECONDS
     if now >= retry:
         # Said for long enough. Unknown until the new Job has ended, so that its failure is a new transition.
         trying = Verdict("Failed", "Unknown", "JanitorRetried", f"{job.name} is run again")
-        status["conditions"] = [*kept, *conditions([trying], written, view.generation, now)]
+        status, _ = _with_failed(snapshot, verdict, trying)
         return CheckpointDecisions(remove=(ObjectRef("Job", job.name, job.uid),), status=status)
     event = Event("Warning", "JanitorFailed", message, f"janitor/{job.uid}")
     return CheckpointDecisions(
-        status=None if status == view.status else status,
+        status=to_write(status, own_checkpoint_status(view.status)),
         events=() if event.key in snapshot.announced else (event,),
         requeue_after=max(1.0, retry - now),
     )

@@ -9,6 +9,7 @@ from vernal_operator.build.meta import selector
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import Event, Manifest, PodView, Pool
+from vernal_operator.plan.own import own_pool_status
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 
@@ -46,11 +47,14 @@ def pool_status(
 
 def invalid_status(pool: Pool, verdict: Verdict, now: float) -> Manifest:
     """The status as it was, with what is wrong with the spec."""
-    old = [c for c in pool.status.get("conditions", []) if c.get("type") != verdict.type]
-    before = pool.status.get("conditions", [])
-    return dict(pool.status) | {
+    was = own_pool_status(pool.status)
+    before = was.get("conditions", [])
+    return was | {
         "observedGeneration": pool.generation,
-        "conditions": [*old, *conditions([verdict], before, pool.generation, now)],
+        "conditions": [
+            *(c for c in before if c["type"] != verdict.type),
+            *conditions([verdict], before, pool.generation, now),
+        ],
     }
 
 

@@ -8,12 +8,13 @@ from vernal_contract.state import FreezeOutcome, Phase, StartMode
 
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import CheckpointSnapshot, Event, Manifest, WorkerUse
+from vernal_operator.plan.own import own_checkpoint_status
 from vernal_operator.plan.times import stamp
 
 
 def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     """The whole status."""
-    view, old = snapshot.checkpoint, dict(snapshot.checkpoint.status)
+    view, old = snapshot.checkpoint, own_checkpoint_status(snapshot.checkpoint.status)
     workers = sorted(snapshot.workers, key=lambda use: use.started)
     seen = set(old.get("counted", []))
     fresh = [use for use in workers if _has_started(use) and use.key not in seen]

@@ -1,27 +1,11 @@
 """From a pool's engine arguments to the options of `vllm serve`: pure, without vLLM."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from vernal_contract.config import KVTransferConfig, WorkerConfig
-
-OWNED = {
-    "model": "spec.model says which model",
-    "revision": "spec.model.revision says which revision",
-    "host": "the worker opens the port itself",
-    "port": "the worker opens the port itself",
-    "uds": "the worker opens the port itself",
-    "api_key": "a key in the arguments would be in the checkpoint; put VLLM_API_KEY into the pool's secrets",
-    "worker_extension_cls": "Vernal reaches vLLM's workers through it",
-    "ssl_keyfile": "a private key would be in the checkpoint; end TLS in front of the worker",
-    "ssl_certfile": "end TLS in front of the worker",
-    "api_server_count": "a worker has one API server",
-    "headless": "a worker serves HTTP",
-    "config": "what is in a file of arguments could not be told apart; put its content into engineArgs",
-}
-"""Arguments that a pool may not give, and why."""
+from vernal_contract.engine_args import OWNED, canonical_name
 
 MOST_GPUS = 2
 """On how many GPUs an engine can be that is to be frozen."""
@@ -45,7 +29,7 @@ def canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for name, value in arguments.items():
-        key = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), name).replace("-", "_").lstrip("_")
+        key = canonical_name(name)
         if key in OWNED:
             raise ArgumentError(f"engineArgs.{name} cannot be set: {OWNED[key]}")
         if key in result:

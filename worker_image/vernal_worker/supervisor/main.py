@@ -69,5 +69,6 @@ def _first_state(settings: Settings) -> WorkerState:
         namespace=pod.namespace,
         pool=config.pool,
         revision=config.revision,
+        start_id=os.urandom(8).hex(),
         phase=Phase.STARTING,
     )

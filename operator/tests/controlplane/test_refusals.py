@@ -1,0 +1,218 @@
+"""What a real API server refuses is told in the pool's condition with the API server's own sentence, tried again ever
+more seldom, and forgotten once it goes through.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from cluster.apiserver import ApiServer
+from controlplane.cases import CORE, METRIC, POOL, Case, condition, pool
+from controlplane.webhook import webhook
+from vernal_contract import names
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, SERVICES, Kind
+
+pytestmark = pytest.mark.apiserver
+
+QUOTAS = Kind("", "v1", "ResourceQuota", "resourcequotas")
+LIMITS = Kind("", "v1", "LimitRange", "limitranges")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """`put` makes the API server refuse a write and returns what lifts that again. `spec`: of the pool."""
+
+    reason: str
+    sentence: str
+    put: Callable[[Case], Callable[[], None]] = lambda case: lambda: None
+    spec: dict[str, Any] = field(default_factory=dict)
+    mended: dict[str, Any] = field(default_factory=dict)
+
+
+def quota(case: Case, pods: int) -> Callable[[], None]:
+    """No controller runs here that would fill in the quota's status; admission reads and writes it."""
+    hard = {"pods": str(pods)}
+    body = {"apiVersion": "v1", "kind": QUOTAS.name, "metadata": {"name": "few"}, "spec": {"hard": hard}}
+    made = case.client.create(QUOTAS, case.namespace, body)
+    status = {"hard": hard, "used": {"pods": str(len(case.items(PODS)))}}
+    case.client._json("patch", QUOTAS, QUOTAS.path(case.namespace, "few", "status"), None, {"status": status})
+    return lambda: case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"]) and None
+
+
+def no_pod(case: Case) -> Callable[[], None]:
+    return quota(case, 0)
+
+
+def limit_range(case: Case) -> Callable[[], None]:
+    limits = {"limits": [{"type": "Container", "max": {"memory": "1Gi"}, "default": {"memory": "1Gi"}}]}
+    body = {"apiVersion": "v1", "kind": LIMITS.name, "metadata": {"name": "small"}, "spec": limits}
+    made = case.client.create(LIMITS, case.namespace, body)
+    return lambda: case.client.delete(LIMITS, case.namespace, "small", made["metadata"]["uid"]) and None
+
+
+def pod_security(case: Case) -> Callable[[], None]:
+    label = "pod-security.kubernetes.io/enforce"
+
+    def enforce(level: str | None) -> None:
+        case.client.patch(CORE["Namespace"], "", case.namespace, {"metadata": {"labels": {label: level}}})
+
+    enforce("restricted")
+    return lambda: enforce(None)
+
+
+def foreign_service(case: Case) -> Callable[[], None]:
+    foreign = {"metadata": {"name": POOL}, "spec": {"ports": [{"port": 1}], "selector": {"app": "other"}}}
+    made = case.client.create(SERVICES, case.namespace, {"apiVersion": "v1", "kind": "Service"} | foreign)
+    return lambda: case.client.delete(SERVICES, case.namespace, POOL, made["metadata"]["uid"]) and None
+
+
+INVALID = {"podTemplate": {"spec": {"tolerations": [{"operator": "Perhaps"}]}}}
+OBSTACLES = {
+    "quota": Obstacle("QuotaExceeded", "exceeded quota: few, requested: pods=1", no_pod),
+    "limit range": Obstacle(
+        "LimitRangeExceeded",
+        "maximum memory usage per Container is 1Gi, but limit is 2Gi",
+        limit_range,
+        {"resources": {"limits": {"memory": "2Gi"}}},
+    ),
+    "pod security": Obstacle("PodSecurityViolation", 'violates PodSecurity "restricted:latest"', pod_security),
+    "a pod that is none": Obstacle(
+        "InvalidObject", "spec.tolerations[0].operator", spec=INVALID, mended={"podTemplate": None}
+    ),
+    "a service of that name": Obstacle("NameTaken", "rename the pool", foreign_service),
+}
+
+
+def degraded(case: Case) -> dict[str, Any]:
+    for entry in case.get_pool().get("status", {}).get("conditions", []):
+        if entry["type"] == "Degraded":
+            return dict(entry)
+    return {}
+
+
+def refused(case: Case, path: str = "/pods") -> list[float]:
+    """When the API server refused a write."""
+    return [call.at for call in case.proxy.writes() if call.path.endswith(path) and call.status in (403, 422)]
+
+
+def shouts(case: Case, about: str) -> list[str]:
+    """Lines of the log that an operator is woken for."""
+    lines = case.log.read_text().splitlines()
+    return [line for line in lines if about in line and (" ERROR " in line or " WARNING " in line)]
+
+
+def assert_backs_off(moments: list[float]) -> None:
+    for before, after in itertools.pairwise(moments):
+        assert after - before > 0.9, f"tried again after {after - before:.3f} s"
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_a_refusal_is_told_and_backs_off_and_is_forgotten(case: Case, name: str) -> None:
+    obstacle = OBSTACLES[name]
+    lift = obstacle.put(case)
+    case.start()
+    case.create(pool(replicas=2, autoscaling={"maxReplicas": 4, "metrics": [METRIC]}, **obstacle.spec))
+    case.wait("the condition", lambda: degraded(case).get("reason") == obstacle.reason)
+    found = degraded(case)
+    assert found["status"] == "True" and obstacle.sentence in found["message"]
+    case.wait("the other children", lambda: bool(case.items(BUDGETS) and case.items(AUTOSCALERS)))
+    case.wait("the Event", lambda: any(event["reason"] == obstacle.reason for event in case.events()))
+    if name == "a service of that name":
+        case.wait("the pods", lambda: len(case.items(PODS)) == 2)
+        (service,) = case.items(SERVICES)
+        assert service["spec"]["selector"] == {"app": "other"}, "what is somebody else's is left alone"
+    else:
+        case.wait("three tries", lambda: len(refused(case)) >= 3)
+        assert_backs_off(refused(case))
+        assert len(shouts(case, obstacle.sentence)) == 1
+        assert len([event for event in case.events() if obstacle.sentence in event["note"]]) == 1
+    lift()
+    if obstacle.mended:
+        case.change(**obstacle.mended)
+    case.wait("2 settled replicas", lambda: case.settled(2) and condition(case.get_pool(), "Degraded") == "False")
+    (service,) = case.items(SERVICES)
+    assert service["spec"]["selector"][names.LABEL_POOL] == POOL
+
+
+@pytest.mark.every_release
+def test_a_quota_met_on_the_way_up_leaves_the_rest_serving(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    lift = quota(case, 3)
+    case.change(replicas=4)
+    case.wait("the condition", lambda: degraded(case).get("reason") == "QuotaExceeded")
+    case.wait("the third pod", lambda: case.get_pool()["status"]["readyReplicas"] == 3)
+    assert condition(case.get_pool(), "Ready") == "False" and condition(case.get_pool(), "Progressing") == "False"
+    assert_backs_off(refused(case))
+    lift()
+    case.wait_settled(4)
+    assert degraded(case)["status"] == "False"
+
+
+def test_a_webhook_that_denies_is_quoted(api: ApiServer, case: Case) -> None:
+    deny = threading.Event()
+    deny.set()
+
+    def answer(pod: dict[str, Any]) -> dict[str, Any]:
+        return {"allowed": not deny.is_set(), "status": {"message": "no pods on a Wednesday"}}
+
+    with webhook(api, case.namespace, "Validating", answer):
+        case.start()
+        case.create(pool(replicas=1))
+        case.wait("the condition", lambda: degraded(case).get("reason") == "AdmissionDenied")
+        assert "no pods on a Wednesday" in degraded(case)["message"]
+        deny.clear()
+        case.wait_settled(1)
+        assert degraded(case)["status"] == "False"
+
+
+def test_a_namespace_that_is_terminating_gets_silence(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    before = degraded(case)
+    found = case.client.get(CORE["Namespace"], None, case.namespace)
+    case.client.delete(CORE["Namespace"], "", case.namespace, found["metadata"]["uid"])
+    for item in (*case.items(PODS), *case.items(SERVICES)):
+        kind = PODS if "containers" in item["spec"] else SERVICES
+        case.client.delete(kind, case.namespace, item["metadata"]["name"], item["metadata"]["uid"])
+    case.wait(
+        "the API server to refuse a pod and a Service",
+        lambda: bool(refused(case) and refused(case, f"/services/{POOL}")),
+    )
+    case.wait("the status to say that no pod is there", lambda: case.get_pool()["status"]["replicas"] == 0)
+    case.wait("three tries", lambda: len(refused(case)) >= 3)
+    assert_backs_off(refused(case))
+    assert degraded(case) == before
+    assert not shouts(case, case.namespace), shouts(case, case.namespace)
+
+
+def test_a_janitor_that_may_not_run_is_told_on_the_checkpoint(case: Case) -> None:
+    case.start()
+    retention = {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}
+    case.create(pool(replicas=1, checkpoint=retention))
+    case.wait_settled(1)
+    hard = {"count/jobs.batch": "0"}
+    body = {"apiVersion": "v1", "kind": QUOTAS.name, "metadata": {"name": "few"}, "spec": {"hard": hard}}
+    made = case.client.create(QUOTAS, case.namespace, body)
+    status = {"hard": hard, "used": {"count/jobs.batch": "0"}}
+    case.client._json("patch", QUOTAS, QUOTAS.path(case.namespace, "few", "status"), None, {"status": status})
+    case.delete_pool()
+
+    def told() -> bool:
+        return any(
+            entry["type"] == "Failed"
+            and entry["reason"] == "QuotaExceeded"
+            and "exceeded quota: few" in entry["message"]
+            for item in case.items(CHECKPOINTS)
+            for entry in item.get("status", {}).get("conditions", [])
+        )
+
+    case.wait("the condition", told)
+    assert not case.items(JOBS)
+    case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"])
+    case.wait("the files to be removed and the checkpoint to go", lambda: not case.items(CHECKPOINTS))

@@ -1,0 +1,74 @@
+"""A real admission webhook on loopback, for the pods of one namespace."""
+
+import base64
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+
+from cluster.apiserver import ApiServer
+from controlplane.cases import admin
+from vernal_operator.kinds import Kind
+
+GROUP = "admissionregistration.k8s.io"
+
+
+@contextmanager
+def webhook(
+    api: ApiServer,
+    namespace: str,
+    sort: Literal["Validating", "Mutating"],
+    answer: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Iterator[None]:
+    """`answer` gets each pod that is created and returns the AdmissionReview's response, less its uid."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            response = answer(review["request"]["object"]) | {"uid": review["request"]["uid"]}
+            reply = {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(api.pki / "apiserver.crt", api.pki / "apiserver.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hook = {
+        "name": "pods.example.com",
+        "clientConfig": {
+            "url": f"https://127.0.0.1:{server.server_port}/",
+            "caBundle": base64.b64encode((api.pki / "ca.crt").read_bytes()).decode(),
+        },
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    kind = Kind(GROUP, "v1", f"{sort}WebhookConfiguration", f"{sort.lower()}webhookconfigurations", False)
+    client = admin(api.kubeconfig)
+    body = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": namespace}, "webhooks": [hook]}
+    made = client.create(kind, "", body)
+    try:
+        yield
+    finally:
+        client.delete(kind, "", namespace, made["metadata"]["uid"])
+        server.shutdown()
+        server.server_close()
+
+
+def patched(*operations: dict[str, Any]) -> dict[str, Any]:
+    """The response of a mutating webhook."""
+    patch = base64.b64encode(json.dumps(operations).encode()).decode()
+    return {"allowed": True, "patchType": "JSONPatch", "patch": patch}

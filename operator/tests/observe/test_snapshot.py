@@ -1,0 +1,46 @@
+"""Which checkpoints share files with one that goes."""
+
+from typing import Any, cast
+
+import pytest
+from plan.factory import creator, ready, snapshot, spec
+from vernal_operator.client import Client
+from vernal_operator.kinds import CHECKPOINTS, POOLS, Key
+from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.snapshot import checkpoint_snapshot
+from vernal_operator.observe.workers import Workers
+from vernal_operator.plan import plan
+
+
+class Nobody:
+    """A client that finds the claim and the namespace."""
+
+    def get(self, kind: Any, namespace: Any, name: str) -> dict[str, Any]:
+        return {"metadata": {"name": name}}
+
+
+def checkpoint(name: str, host: str, **meta: Any) -> dict[str, Any]:
+    [manifest] = plan(snapshot(spec(), ready(0, worker=creator()))).create_checkpoints
+    return manifest | {
+        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "5", **meta},
+        "spec": manifest["spec"] | {"hostTuple": host * 64},
+    }
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_one_that_is_being_deleted_shares_its_files_as_long_as_a_pool_uses_it(used: bool) -> None:
+    observer, workers = Observer(cast(Client, Nobody()), None, lambda *_: None), Workers()
+    going = {"deletionTimestamp": "2026-11-21T08:00:00Z", "finalizers": ["vernal.dev/artifact-files"]}
+    for name, host in (("one", "a"), ("two", "b")):
+        observer.wrote(CHECKPOINTS, checkpoint(name, host, **going))
+    pool = {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "p", "resourceVersion": "5"},
+        "spec": {"image": "i", "model": {"name": "m"}, "checkpoint": {"storage": {"claimName": "store"}}},
+        "status": {"checkpoint": {"name": "two" if used else "another"}},
+    }
+    observer.wrote(POOLS, pool)
+    found = checkpoint_snapshot(
+        observer, workers, cast(Client, Nobody()), Key(CHECKPOINTS, "ns", "one"), 0.0, frozenset()
+    )
+    assert found is not None and found.siblings == (("two",) if used else ())
+    workers.close()

@@ -1,0 +1,120 @@
+"""What is believed of a worker's answer, and how much of it is kept.
+
+A worker runs other people's code. What it says about itself is its own business; what it says about a checkpoint, which
+it may share with other pools, is taken only if its identity is the digest of what it says it consists of. Nothing that
+is kept grows with what is sent.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from vernal_contract.state import FreezeReport, RestoreFailure, WorkerState, decode
+
+MAX_BYTES = 64 << 10
+"""Of an answer. A worker's is a few thousand; each byte of JSON may become twenty in memory."""
+LONGEST = 1000
+"""Characters of a text that are kept."""
+MOST = 20
+"""Failures, and phases of timings, that are kept: the last ones, and the longest ones."""
+_SHARED = 256
+"""Identities and hosts that are kept once for all workers that have them."""
+
+
+class _Parts(msgspec.Struct, rename="camel"):
+    """What a digest is compared with, as it was sent: a newer worker's may hold more than is known here."""
+
+    identity: str | None = None
+    identity_inputs: Any = None
+    host_tuple: str | None = None
+    host: Any = None
+
+
+_PARTS = msgspec.json.Decoder(_Parts)
+
+
+class Reader:
+    """Reads answers. For one thread."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[type, str], Any] = OrderedDict()
+
+    def read(self, data: bytes, doubt: Callable[[str], None]) -> WorkerState:
+        """What is kept of an answer; `doubt` is told what is not believed.
+
+        Raises:
+            msgspec.ValidationError, msgspec.DecodeError: it is none.
+        """
+        state, parts = decode(data), _PARTS.decode(data)
+        for name, said, part in (
+            ("identity", parts.identity, parts.identity_inputs),
+            ("hostTuple", parts.host_tuple, parts.host),
+        ):
+            if said is not None and said != _digest(part):
+                doubt(f"{name} is not the digest of what it names: the worker counts for no checkpoint")
+                return _trimmed(_stranger(state))
+        if state.artifact is not None and state.artifact.identity != state.identity:
+            doubt("artifact.identity is not its identity: the worker counts for no checkpoint")
+            return _trimmed(_stranger(state))
+        if state.identity is not None:
+            state.identity_inputs = self._shared(state.identity, state.identity_inputs)
+        if state.host_tuple is not None:
+            state.host = self._shared(state.host_tuple, state.host)
+        return _trimmed(state)
+
+    def _shared(self, digest: str, value: Any) -> Any:
+        key = (type(value), digest)
+        value = self._known.setdefault(key, value)
+        self._known.move_to_end(key)
+        if len(self._known) > _SHARED:
+            self._known.popitem(last=False)
+        return value
+
+
+def _digest(part: Any) -> str:
+    """As `vernal_contract.identity.digest`, of the object as it was sent."""
+    return hashlib.sha256(msgspec.json.encode(part, order="sorted")).hexdigest()
+
+
+def _stranger(state: WorkerState) -> WorkerState:
+    """The same worker, of which no checkpoint is known."""
+    return msgspec.structs.replace(
+        state, identity=None, identity_inputs=None, host_tuple=None, host=None, artifact=None, restore_failures=[]
+    )
+
+
+def _trimmed(state: WorkerState) -> WorkerState:
+    longest = sorted(state.timings.items(), key=lambda item: -item[1])[:MOST]
+    return msgspec.structs.replace(
+        state,
+        start_reason=_short(state.start_reason),
+        start_message=_short(state.start_message),
+        last_error=_short(state.last_error),
+        freeze=None if state.freeze is None else _freeze(state.freeze),
+        restore_failures=[_failure(failure) for failure in state.restore_failures[-MOST:]],
+        timings={name: seconds for name, seconds in state.timings.items() if (name, seconds) in longest},
+    )
+
+
+def _freeze(report: FreezeReport) -> FreezeReport:
+    return msgspec.structs.replace(report, reason=_short(report.reason), message=_short(report.message))
+
+
+def _failure(failure: RestoreFailure) -> RestoreFailure:
+    return RestoreFailure(
+        generation=_short(failure.generation),
+        stage=_short(failure.stage),
+        reason=_short(failure.reason),
+        message=_short(failure.message),
+    )
+
+
+_Text = TypeVar("_Text", str, str | None)
+
+
+def _short(text: _Text) -> _Text:
+    if text is None or len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST - 3]}..."

@@ -13,7 +13,7 @@ from vernal_worker.checkpoint.gpu import gpus
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))  # for worker_pod
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_pods import ENGINE, SHAPE, StartPod, machine_settings, mounted
-from worker_pod import Pod
+from worker_pod import WARM, Pod
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,6 +58,7 @@ def start_pod(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         name = f"gpu-pod-{next(numbers)}"
         options["engine_args"] = ENGINE | options.pop("engine_args", {})
         options["setup"] = f"{mounted(cache)} && {options.pop('setup', ':')}"
+        options["checkpoint"] = WARM | options.pop("checkpoint", {})
         options["engine_env"] = environment | options.pop("engine_env", {})
         pods.append(Pod(name, logs / f"{name}.log", store, model, criu_path(), **options))
         return pods[-1]

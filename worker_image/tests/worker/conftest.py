@@ -20,14 +20,11 @@ import pytest
 from vernal_worker.control.client import EngineClient, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
-from worker_pod import HOLDING, Pod
+from worker_pod import HOLDING, WARM, Pod
 
 HERE = Path(__file__).parent
 PLANTED = "planted-5f2c9e71d04b"
 """A secret that the creator has and that must not be in its checkpoint."""
-
-COLD = {"warm_up_seconds": 0.0}
-"""For pods of which nobody asks much: warming up is 20 s of a core."""
 
 StartPod = Callable[..., Pod]
 
@@ -104,7 +101,10 @@ def first_workers(request: pytest.FixtureRequest, start_pod_for_session: StartPo
         dead.wait()
         assert lease.exists(), "nobody gave it back"
     few = "ulimit -n 1024"  # as in many containers; CRIU gives the clones' engines the same
-    pods = [start_pod_for_session(store, setup=few, secrets={"PLANTED": PLANTED}) for _ in range(3 if racing else 1)]
+    pods = [
+        start_pod_for_session(store, setup=few, secrets={"PLANTED": PLANTED}, checkpoint=WARM)
+        for _ in range(3 if racing else 1)
+    ]
     for pod in pods:
         pod.wait_ready()
     return pods
@@ -159,10 +159,10 @@ def cold_batch(
     flipped = damage(store, places / "flipped", BIG_FILE, flip_a_bit)
     start = start_pod_for_session
     pods = {
-        "flipped": start(flipped, checkpoint={"restore_attempts": 1, **COLD}),
-        "full": start(places / "full", checkpoint=COLD, setup="mount -t tmpfs -o size=64m tmpfs /var/lib/vernal/store"),
-        "interrupted": start(places / "interrupted", checkpoint=COLD),
-        "refused": start(places / "refused", checkpoint=COLD),
+        "flipped": start(flipped, checkpoint={"restore_attempts": 1}),
+        "full": start(places / "full", setup="mount -t tmpfs -o size=64m tmpfs /var/lib/vernal/store"),
+        "interrupted": start(places / "interrupted"),
+        "refused": start(places / "refused"),
     }
     threading.Thread(target=_signal_in_freeze, args=[pods["interrupted"]], daemon=True).start()
     threading.Thread(target=_listen_too_early, args=[pods["refused"]], daemon=True).start()

@@ -37,6 +37,9 @@ ENGINE_ENV = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",  # a tiny model, few cores
     "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(int(GUARD_SECONDS)),  # no connection goes because a test was slow
 }  # fmt: skip
+WARM = {"warm_up_seconds": GUARD_SECONDS}
+"""Checkpoint settings: run one request of each kind before the freeze, however long that takes."""
+
 HOLDING = {"schedulerCls": "vernal_worker.engine.holding.HoldingScheduler"}
 """Engine arguments with which requests can be held (`Pod.hold`)."""
 HELD = "/tmp/held"
@@ -128,7 +131,8 @@ class Pod:
         secrets = secrets or {}
         # No worker of a test gives up because the machine is slow.
         patient = {"freeze_timeout_seconds": GUARD_SECONDS, "thaw_timeout_seconds": GUARD_SECONDS}
-        checkpoint = config.CheckpointConfig(**patient | settings.pop("checkpoint", {}))
+        # Warming up is 20 s of a core, and most pods are asked for little: a test that wants it says WARM.
+        checkpoint = config.CheckpointConfig(**patient | {"warm_up_seconds": 0.0} | settings.pop("checkpoint", {}))
         drain = config.DrainConfig(**{"propagation_seconds": 0.5, **settings.pop("drain", {})})
         self.config = config.WorkerConfig(
             pool="tests",

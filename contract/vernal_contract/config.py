@@ -45,6 +45,7 @@ class CheckpointConfig(_Base, frozen=True):
 
     policy: CheckpointPolicy = CheckpointPolicy.AUTO
     store_path: str = names.PATH_STORE
+    user: str = ""  # on whose behalf artifacts are in the store; the janitor lets go of the same
     weights: WeightsPlacement = WeightsPlacement.EXTERNAL
     verify: Verify = Verify.FULL
     restore_attempts: int = 3  # failed thaws of one generation before it is quarantined

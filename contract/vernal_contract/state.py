@@ -56,6 +56,7 @@ class ArtifactRef(_Base):
     host_tuple: str  # hex digest
     bytes: int
     files: int
+    shared_bytes: int = 0  # of files that another artifact has too, when this worker looked
 
 
 class RestoreFailure(_Base):

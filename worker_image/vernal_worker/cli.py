@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "verify": commands.verify,
         "diff": commands.diff,
         "gc": commands.gc,
+        "du": commands.du,
         "doctor": commands.doctor,
     }[parsed.command]
     try:
@@ -123,14 +124,30 @@ def _parser() -> argparse.ArgumentParser:
         "--identity",
         metavar="HEX",
         type=_identity,
-        help="delete all artifacts of this identity instead (64 hex digits)",
+        help="remove the artifacts of this identity as well (64 hex digits), unless another uses them; 1 if a worker "
+        "reads or makes one at the moment",
     )
+    gc.add_argument("--host", metavar="HEX", type=_identity, help="of this host tuple only (64 hex digits)")
+    gc.add_argument("--user", metavar="NAME", default="", help="who lets go of them; `du` shows who uses what")
+    gc.add_argument("--dry-run", action="store_true", help="say what would be deleted and why, and delete nothing")
     gc.add_argument(
         "--grace",
         metavar="SECONDS",
         type=_seconds,
-        default=3600.0,
-        help="keep what was in use so recently; longer than any freeze or thaw (default %(default)g)",
+        help="keep what was in use so recently (default 3600; with --identity, as long as machines may see different "
+        "things: 120 on a network file system, else 0)",
     )
-    commands.add_parser("doctor", help="say whether this host can freeze and thaw, and what to do if not")
+    gc.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="with --identity: wait so long for who is at work (default %(default)g)",
+    )
+    du = commands.add_parser("du", parents=[store], help="say how big what in the store is and who holds it")
+    du.add_argument("-o", "--output", choices=["text", "json"], default="text", help="default: %(default)s")
+    doctor = commands.add_parser("doctor", help="say whether this host can freeze and thaw, and what to do if not")
+    doctor.add_argument(
+        "--store", metavar="PATH", type=_path, help="look at this file system instead: can it hold a store?"
+    )
     return parser

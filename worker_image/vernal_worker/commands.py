@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import msgspec
 from vernal_contract import names
 from vernal_contract.identity import differences, misfits
 
-from vernal_worker.store import layout, manifest
+from vernal_worker.check import Check
+from vernal_worker.store import layout, manifest, usage
 from vernal_worker.store.artifact import Artifact, load
 from vernal_worker.store.contents import Contents
-from vernal_worker.store.errors import StoreError
-from vernal_worker.store.store import Store
+from vernal_worker.store.errors import StoreError, guard
+from vernal_worker.store.store import GRACE, Store
 from vernal_worker.supervisor.exits import ExitCode
 
 
@@ -116,34 +118,68 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def gc(arguments: argparse.Namespace) -> int:
     """Delete what nobody needs."""
-    root = _root(arguments)
+    store, identity, host = Store(_root(arguments), user=arguments.user), arguments.identity or "", arguments.host or ""
     try:
-        if arguments.identity:
-            there = layout.identity_directory(root, arguments.identity).exists()
-            freed = Store(root).remove(arguments.identity)
-            print(f"freed {freed / 1e6:.0f} MB" if there else f"nothing of identity {arguments.identity} is in {root}")
-        else:
-            deleted = Store(root).gc(grace=arguments.grace)
-            for name in deleted:
-                print(f"deleted {name}")
-            if not deleted:
-                print("nothing to delete")
+        if identity and not arguments.dry_run:
+            return _remove(store, identity, host, arguments)
+        grace = GRACE if arguments.grace is None else arguments.grace
+        found = store.gc(grace=grace, dry=arguments.dry_run)
+        for garbage in found:
+            verb = "would delete" if arguments.dry_run else "deleted"
+            print(f"{verb} {garbage.path}: {garbage.why}, {garbage.bytes} bytes")
+        if not found:
+            print("nothing to delete")
+        if identity:
+            with guard("gc"):
+                print(usage.text(usage.look(store.root, identity, host)))
     except StoreError as error:
         raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
     return ExitCode.OK
 
 
-def doctor(_: argparse.Namespace) -> int:
-    """Look at the host."""
+def _remove(store: Store, identity: str, host: str, arguments: argparse.Namespace) -> int:
+    there = layout.key_directories(store.root, identity, host)
+    done = store.remove(identity, host, grace=arguments.grace, patience=arguments.patience)
+    if not there:
+        print(f"nothing of identity {identity} is in {store.root}")
+    print(f"freed {done.bytes / 1e6:.0f} MB")
+    for line in done.kept:
+        print(f"kept {line}")
+    for line in done.busy:
+        print(f"put off: {line}; run it again when that has ended", file=sys.stderr)
+    return ExitCode.INTERNAL if done.busy else ExitCode.OK
+
+
+def du(arguments: argparse.Namespace) -> int:
+    """Say who holds what."""
+    root = _root(arguments)
+    try:
+        with guard("find"):
+            found = usage.look(root)
+    except StoreError as error:
+        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+    print(msgspec.json.format(msgspec.json.encode(found)).decode() if arguments.output == "json" else usage.text(found))
+    return ExitCode.OK
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Look at the host, or at a file system."""
+    if arguments.store:
+        from vernal_worker.store import demands
+
+        return _show(demands.checks(Path(arguments.store)))
     from vernal_worker.checkpoint import doctor as host_doctor
     from vernal_worker.supervisor.context import ENV_CRIU
 
-    checks = host_doctor.checks(criu=os.environ.get(ENV_CRIU) or "criu")
+    return _show(host_doctor.checks(criu=os.environ.get(ENV_CRIU) or "criu"))
+
+
+def _show(checks: Sequence[Check]) -> int:
     for check in checks:
         print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
         if not check.ok and check.remedy:
             print(f"     {check.remedy}")
-    return 0 if all(check.ok for check in checks) else 1
+    return ExitCode.OK if all(check.ok for check in checks) else ExitCode.INTERNAL
 
 
 def _root(arguments: argparse.Namespace) -> Path:

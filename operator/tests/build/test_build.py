@@ -11,6 +11,7 @@ from vernal_operator.build.checkpoint import checkpoint_name, janitor_job
 from vernal_operator.build.children import children
 from vernal_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
 from vernal_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
+from vernal_worker import cli
 from vernal_worker.checkpoint import doctor
 
 OWNER = pool_owner("tiny", "ns", "u-1")
@@ -83,7 +84,7 @@ def test_the_worker_reads_what_the_operator_wrote() -> None:
     assert found.engine_env == {"MODE": "x"} and found.secret_env == ("TOKEN",)
     assert found.drain == config.DrainConfig(propagation_seconds=2, timeout_seconds=60, grace_period_seconds=90)
     assert found.drain.grace_period_seconds == pod["spec"]["terminationGracePeriodSeconds"]
-    assert found.checkpoint == config.CheckpointConfig()
+    assert found.checkpoint == config.CheckpointConfig(user="ns/store/checkpoints")
     assert found.kv_transfer == config.KVTransferConfig(
         role="kv_producer", load_failure_policy="fail", path="/kv", max_bytes=1 << 30, options={"threads": 4}
     )
@@ -257,7 +258,11 @@ def test_the_janitor_mounts_the_store_and_is_no_worker() -> None:
     job = janitor_job(checkpoint_owner("vck-1", "ns", "u-2"), wanted)
     pod = job["spec"]["template"]["spec"]
     [found] = pod["containers"]
-    assert found["args"] == ["gc", "--identity", "a" * 64] and "command" not in found
+    assert found["args"] == (
+        ["gc", "--identity", "a" * 64, "--host", "b" * 64, "--user", "ns/store/x", "--patience", "600"]
+    )
+    assert "command" not in found
+    assert cli._parser().parse_args(found["args"]).user == "ns/store/x"
     assert found["volumeMounts"] == [{"name": "store", "mountPath": names.PATH_STORE, "subPath": "x"}]
     assert found["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert pod["automountServiceAccountToken"] is False and pod["imagePullSecrets"] == [{"name": "pull"}]

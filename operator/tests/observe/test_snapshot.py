@@ -1,4 +1,4 @@
-"""Which checkpoints share files with one that goes."""
+"""What goes with a checkpoint."""
 
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.snapshot import checkpoint_snapshot
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan import plan
+from vernal_operator.plan.retention import plan_checkpoint
 
 
 class Nobody:
@@ -28,7 +29,7 @@ def checkpoint(name: str, host: str, **meta: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_one_that_is_being_deleted_shares_its_files_as_long_as_a_pool_uses_it(used: bool) -> None:
+def test_files_of_one_that_goes_are_removed_and_those_of_other_hosts_are_not(used: bool) -> None:
     observer, workers = Observer(cast(Client, Nobody()), None, lambda *_: None), Workers()
     going = {"deletionTimestamp": "2026-11-21T08:00:00Z", "finalizers": ["vernal.dev/artifact-files"]}
     for name, host in (("one", "a"), ("two", "b")):
@@ -42,5 +43,8 @@ def test_one_that_is_being_deleted_shares_its_files_as_long_as_a_pool_uses_it(us
     found = checkpoint_snapshot(
         observer, workers, cast(Client, Nobody()), Key(CHECKPOINTS, "ns", "one"), 0.0, frozenset()
     )
-    assert found is not None and found.siblings == (("two",) if used else ())
+    assert found is not None
+    [job] = plan_checkpoint(found).create
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--host") + 1] == "a" * 64, "that of two, which a pool may use, stays"
     workers.close()

@@ -68,7 +68,9 @@ def ready(slot: int = 0, **fields: Any) -> PodView:
 
 
 def artifact(generation: str = "g1") -> ArtifactRef:
-    return ArtifactRef(identity=IDENTITY, generation=generation, host_tuple=HOST_TUPLE, bytes=1000, files=3)
+    return ArtifactRef(
+        identity=IDENTITY, generation=generation, host_tuple=HOST_TUPLE, bytes=1000, shared_bytes=400, files=3
+    )
 
 
 def worker(pod: str = "p-0", **fields: Any) -> WorkerState:

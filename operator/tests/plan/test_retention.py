@@ -60,6 +60,7 @@ def test_a_published_checkpoint_and_then_silence() -> None:
     expected = {
         "generation": "g1",
         "sizeBytes": 1000,
+        "sharedBytes": 400,
         "files": 3,
         "restores": 1,
         "restoreFailures": 0,
@@ -210,9 +211,9 @@ def test_a_janitor_that_fails_is_reported_and_run_again() -> None:
     assert conditions(second)["Failed"] == "True" and not second.remove, "it is said for a while again"
 
 
-def test_no_janitor_where_the_files_go_anyway_or_are_shared() -> None:
+def test_no_janitor_where_the_files_go_anyway() -> None:
     going = seen(users=(), deletion_time=NOW, finalizers=(FINALIZER,))
-    for fields in ({"claim_exists": False}, {"namespace_terminating": True}, {"siblings": ("other",)}):
+    for fields in ({"claim_exists": False}, {"namespace_terminating": True}):
         done = plan_checkpoint(replace(going, **fields))  # type: ignore[arg-type]
         assert done.finalizers == () and not done.create, fields
 

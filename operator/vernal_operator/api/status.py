@@ -96,6 +96,11 @@ class VLLMCheckpointStatus(Model):
     observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
     generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
+    shared_bytes: int | None = Field(
+        default=None,
+        description="How much of it other artifacts have too, when a worker looked last: its removal gives back less. "
+        "Bytes.",
+    )
     files: int | None = Field(default=None, description="Number of its files.")
     timings: dict[str, float] = Field(
         default={},

@@ -10,7 +10,10 @@ from vernal_contract import names
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner
-from vernal_operator.build.pod import claim_volume, store_mount
+from vernal_operator.build.pod import claim_volume, store_mount, store_user
+
+JANITOR_PATIENCE_SECONDS = 600.0
+"""How long the janitor waits for workers that read or make the checkpoint before it fails and is run again."""
 
 JANITOR_SECONDS = 1800
 """Longest that a janitor may take, waiting for a node and for the claim included; then its Job fails, which is told."""
@@ -69,7 +72,13 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
         "name": "janitor",
         "image": spec.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["gc", "--identity", spec.identity],  # of `vernal-worker`, which is the image's entry point
+        "args": [  # of `vernal-worker`, which is the image's entry point
+            "gc",
+            *("--identity", spec.identity),
+            *("--host", spec.host_tuple),
+            *("--user", store_user(owner.namespace, spec.storage)),
+            *("--patience", f"{JANITOR_PATIENCE_SECONDS:g}"),
+        ],
         "volumeMounts": [store_mount(spec.storage)],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "securityContext": {

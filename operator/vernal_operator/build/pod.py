@@ -55,6 +55,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
         secret_env=tuple(v.name for v in spec.env if v.value_from is not None),
         checkpoint=config.CheckpointConfig(
             policy=checkpoint.policy,
+            user="" if checkpoint.storage is None else store_user(namespace, checkpoint.storage),
             weights=checkpoint.weights,
             verify=checkpoint.verify,
             restore_attempts=checkpoint.restore_attempts,
@@ -111,6 +112,13 @@ def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int,
 
 def claim_volume(name: str, claim_name: str) -> Manifest:
     return {"name": name, "persistentVolumeClaim": {"claimName": claim_name}}
+
+
+def store_user(namespace: str, storage: Storage) -> str:
+    """On whose behalf workers use what is in the store, and the janitor lets go of it: several claims, of several
+    namespaces too, may be one directory.
+    """
+    return "/".join((namespace, storage.claim_name, storage.sub_path))
 
 
 def store_mount(storage: Storage) -> Manifest:

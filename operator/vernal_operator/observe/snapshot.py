@@ -86,7 +86,6 @@ def checkpoint_snapshot(
         workers_known=all(
             _all_asked(observer, workers, entry.view) for entry in observer.pools.group(key.namespace, "")
         ),
-        siblings=_siblings(observer, workers, checkpoint),
         job=next(
             (entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid), None
         ),
@@ -179,22 +178,6 @@ def _all_asked(observer: Observer, workers: Workers, pool: Pool) -> bool:
         for entry in observer.pods.group(pool.namespace, pool.name)
         if entry.owner == pool.uid and entry.view.view.running and entry.view.view.deletion_time is None
     )
-
-
-def _siblings(observer: Observer, workers: Workers, checkpoint: CheckpointView) -> tuple[str, ...]:
-    """Others with the same identity and storage. One that is being deleted counts as long as a pool uses it: the
-    janitor of this one would take its files away.
-    """
-    spec = checkpoint.spec
-    pools = [entry.view for entry in observer.pools.group(checkpoint.namespace, "")]
-
-    def counts(other: CheckpointView) -> bool:
-        if other.name == checkpoint.name or (other.spec.identity, other.spec.storage) != (spec.identity, spec.storage):
-            return False
-        using = _worker_uses(observer, workers, other)
-        return other.deletion_time is None or any(_uses(pool, other, using) for pool in pools)
-
-    return tuple(e.name for e in observer.checkpoints.group(checkpoint.namespace, "") if counts(e.view))
 
 
 def _claim_exists(client: Client, checkpoint: CheckpointView) -> bool:

@@ -242,8 +242,6 @@ class CheckpointSnapshot:
         claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
             being deleted and unused.
         namespace_terminating: no Job can be made there any more.
-        siblings: names of other checkpoints with the same identity and storage (other hosts) that are not being
-            deleted, or are in use still.
         refused: as `Snapshot.refused`.
     """
 
@@ -255,7 +253,6 @@ class CheckpointSnapshot:
     job: JobView | None = None
     claim_exists: bool = True
     namespace_terminating: bool = False
-    siblings: tuple[str, ...] = ()
     announced: frozenset[str] = frozenset()
     refused: tuple[Refused, ...] = ()
 

@@ -56,9 +56,8 @@ def _let_go(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     view = snapshot.checkpoint
     if names.FINALIZER_CHECKPOINT not in view.finalizers:
         return CheckpointDecisions()
-    # The janitor removes all files of an identity, so the last checkpoint of an identity calls it. Where the
-    # claim or the whole namespace goes, the files go with it.
-    files_stay = snapshot.siblings or not snapshot.claim_exists or snapshot.namespace_terminating
+    # Where the claim or the whole namespace goes, no Job can run any more, and the files go with the claim.
+    files_stay = not snapshot.claim_exists or snapshot.namespace_terminating
     if files_stay or (snapshot.job is not None and snapshot.job.succeeded):
         kept = tuple(f for f in view.finalizers if f != names.FINALIZER_CHECKPOINT)
         return CheckpointDecisions(finalizers=kept)

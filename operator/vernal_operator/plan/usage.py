@@ -29,6 +29,7 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
         "observedGeneration": view.generation,
         "generation": generation,
         "sizeBytes": current.bytes if current else old.get("sizeBytes"),
+        "sharedBytes": current.shared_bytes if current else old.get("sharedBytes"),
         "files": current.files if current else old.get("files"),
         "timings": _timings(workers) or old.get("timings", {}),
         "restores": int(old.get("restores", 0)) + sum(_restored(use) for use in fresh),

@@ -1,12 +1,12 @@
 """Files that artifacts share: kept once, never trusted unread, deleted when no artifact has them."""
 
+import errno
 import os
-import time
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from vernal_worker.store import blobs
+from vernal_worker.store import blobs, collect, fs
 
 CONTENT = os.urandom(1 << 20)
 DIGESTS = [blake3(CONTENT).hexdigest()]
@@ -39,13 +39,46 @@ def test_a_broken_blob_is_replaced_and_not_shared(tmp_path: Path) -> None:
     assert share(tmp_path, "c").samefile(second)
 
 
-def test_only_blobs_without_an_artifact_are_unused(tmp_path: Path) -> None:
+def test_only_blobs_without_an_artifact_go(tmp_path: Path) -> None:
     path = share(tmp_path, "a")
-    later = time.time() + 10
-    assert list(blobs.unused(tmp_path, later)) == []
+    [blob] = (tmp_path / "blobs").iterdir()
+    assert collect.gc(tmp_path, 0) == []
     path.unlink()
-    assert len(list(blobs.unused(tmp_path, later))) == 1
-    assert list(blobs.unused(tmp_path, time.time() - 10)) == []
+    [found] = collect.gc(tmp_path, 10_000)
+    assert found.path == f"blobs/{blob.name}" and found.bytes == len(CONTENT)
+    assert not blob.exists()
+
+
+def test_a_killed_publishers_link_does_not_keep_a_blob(tmp_path: Path) -> None:
+    path = share(tmp_path, "a")
+    [blob] = (tmp_path / "blobs").iterdir()
+    os.link(blob, blob.with_name(f".{fs.unique()}"))
+    path.unlink()
+    assert collect.gc(tmp_path, 10_000) == [], "it may be alive"
+    assert sum(found.bytes for found in collect.gc(tmp_path, -10)) == len(CONTENT)
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_more_artifacts_than_the_file_system_can_count_have_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = share(tmp_path, "a")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EMLINK, "Too many links")
+
+    monkeypatch.setattr(os, "link", full)
+    second = share(tmp_path, "b")
+    assert second.read_bytes() == CONTENT and not first.samefile(second)
+
+
+def test_no_hard_links_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(OSError, match="doctor --store"):
+        share(tmp_path, "a")
 
 
 def test_a_publisher_that_gives_up_does_not_read_a_large_blob_first(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr("vernal_worker.store.lease.time", SimpleNamespace(monotonic=lambda: self.now))
+        for module in ("lease", "heartbeat"):
+            self._patch.setattr(f"vernal_worker.store.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
@@ -83,7 +84,7 @@ def test_live_holder_keeps_it(store: Any, identity: Any, host: Any, clock: Clock
         assert request.try_acquire() is None
         lease.check()
         clock.advance(0.29)
-        until("a heartbeat", lambda: lease._last_beat == clock.now)
+        until("a heartbeat", lambda: lease._beat.last == clock.now)
     lease.release()
 
 
@@ -174,7 +175,7 @@ def test_a_late_heartbeat_alone_loses_nothing(
         late.set()
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr("vernal_worker.store.lease._write_beat", stale)
+    monkeypatch.setattr("vernal_worker.store.heartbeat._write", stale)
     lease = store.lease(identity, host, A, ttl=0.3).try_acquire()
     request = store.lease(identity, host, B, ttl=0.3)
     assert request.try_acquire() is None
@@ -206,3 +207,14 @@ def test_garbage_in_place_of_a_lease(store: Any, identity: Any, host: Any) -> No
     request = store.lease(identity, host, B, ttl=0.2)
     acquire(request).release()
     lease.release()
+
+
+def test_no_hard_links_says_what_to_run(store: Any, identity: Any, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(StoreError, match=r"no hard links here .*doctor --store") as error:
+        store.lease(identity, host, A).try_acquire()
+    assert error.value.reason is Reason.STORE_UNAVAILABLE
+    assert list((store.root / "leases").iterdir()) == []

@@ -16,6 +16,7 @@ from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, 
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_worker import cli
 from vernal_worker.checkpoint import host
+from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import identity
 from vernal_worker.supervisor.context import read_settings
@@ -196,11 +197,66 @@ def test_gc_removes_an_identity(run: Run, store: Path) -> None:
     done = run("gc", "--store", store)
     assert (done.returncode, done.stdout) == (0, "nothing to delete\n")
     assert list(store.glob("artifacts/*/*/current"))
-    done = run("gc", "--store", store, "--identity", digest(INPUTS))
+    other = run("gc", "--store", store, "--identity", digest(INPUTS), "--host", "0" * 64)
+    assert other.returncode == 0 and "freed 0 MB" in other.stdout
+    done = run("gc", "--store", store, "--identity", digest(INPUTS), "--host", digest(HOST), "--grace", "0")
     assert done.returncode == 0 and "freed 5 MB" in done.stdout
     assert not list(store.glob("artifacts/*/*/current"))
     done = run("gc", "--store", store, "--identity", digest(INPUTS))
     assert done.returncode == 0 and "nothing of identity" in done.stdout, "a janitor may come twice"
+
+
+def test_gc_puts_off_what_is_read(run: Run, store: Path) -> None:
+    lookup = Store(store).open(INPUTS, HOST, Owner(pod="pod-9"))
+    assert lookup.reading is not None
+    with lookup.reading:
+        done = run("gc", "--store", store, "--identity", digest(INPUTS), "--grace", "0")
+    assert done.returncode == ExitCode.INTERNAL and "pod-9 reads" in done.stderr and "run it again" in done.stderr
+
+
+def test_gc_dry_run_says_why(run: Run, store: Path) -> None:
+    staged = Store(store).stage(INPUTS, HOST)
+    os.utime(staged.dir, (1, 1))
+    done = run("gc", "--store", store, "--dry-run")
+    assert "would delete staging/" in done.stdout and "nobody has written" in done.stdout
+    kept = run("gc", "--store", store, "--dry-run", "--identity", digest(INPUTS))
+    assert "current" in kept.stdout and "used by nobody" in kept.stdout
+    assert list(store.glob("artifacts/*/*/current"))
+
+
+def test_du_says_who_holds_what(run: Run, store: Path) -> None:
+    other = HostTuple(architecture="x86_64", cpu_features=(), kernel="7")
+    staged = Store(store, user="ns/claim/").stage(INPUTS, other)
+    content = b"y" * 3_000_000
+    digests = [blake3(content).hexdigest()]
+    (staged.dir / "weights").write_bytes(content)
+    staged.publish(created_by="b", blobs={"weights": digests})
+    again = Store(store).stage(INPUTS, HostTuple(architecture="arm64", cpu_features=(), kernel="7"))
+    (again.dir / "weights").write_bytes(content)
+    generation = again.publish(created_by="c", blobs={"weights": digests}).artifact.generation
+    lookup = Store(store).open(INPUTS, other, Owner(pod="pod-3"))
+    lease = Store(store).lease(INPUTS, HOST, Owner(pod="pod-4")).try_acquire()
+    assert lookup.reading is not None and lease is not None
+    with lookup.reading, lease:
+        shown = run("du", "--store", store)
+        found = json.loads(run("du", "--store", store, "-o", "json").stdout)
+    assert shown.returncode == 0
+    for words in ("5.0 MB", "used by ns/claim/; read by pod-3", "shared with others: 3.0 MB", "held by pod-4"):
+        assert words in shown.stdout
+    assert 8_000_000 < found["bytes"] < 9_000_000, "what is shared counts once"
+    [blob] = found["blobs"]
+    assert generation in blob["usedBy"] and len(blob["usedBy"]) == 2 and blob["bytes"] == 3_000_000
+
+
+def test_doctor_tries_out_a_file_system(run: Run, store: Path) -> None:
+    before = sorted(store.rglob("*"))
+    done = run("doctor", "--store", store)
+    assert done.returncode == 0 and "FAIL" not in done.stdout
+    for name in ("rename", "O_EXCL", "hard links", "fsync", "private files", "time", "actimeo"):
+        assert f"ok   {name}: " in done.stdout
+    assert sorted(store.rglob("*")) == before
+    absent = run("doctor", "--store", store / "absent")
+    assert absent.returncode == 1 and "FAIL directory" in absent.stdout and "mount the claim" in absent.stdout
 
 
 WRONG = [
@@ -216,7 +272,8 @@ WRONG = [
     ("verify", "--identity", "XYZ"),
     ("verify", "--identity", "0" * 65),
     ("inspect", "--store", ""),
-    ("doctor", "--store", "/tmp"),
+    ("doctor", "--store", ""),
+    ("gc", "--host", "abc"),
     ("no-such-command",),
     ("run", "now"),
 ]
@@ -230,7 +287,7 @@ def test_a_wrong_command_line_is_refused(run: Run, store: Path, arguments: tuple
     assert list(store.glob("artifacts/*/*/current"))
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "gc"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "gc", "du"])
 def test_where_there_is_no_store(run: Run, tmp_path: Path, command: str) -> None:
     done = run(command, "--store", tmp_path / "absent")
     assert done.returncode == ExitCode.USAGE and "absent" in done.stderr and "--store" in done.stderr
@@ -240,7 +297,7 @@ def test_where_there_is_no_store(run: Run, tmp_path: Path, command: str) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["photos"], "nothing is made there"
     (tmp_path / "empty" / "lost+found").mkdir(parents=True)  # a volume that is new
     done = run(command, "--store", tmp_path / "empty")
-    assert done.returncode == ExitCode.OK and ("no artifacts" in done.stdout or "nothing" in done.stdout)
+    assert done.returncode == ExitCode.OK and any(word in done.stdout for word in ("no artifacts", "nothing", "0.0 MB"))
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])

@@ -5,9 +5,9 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
+from vernal_worker.check import Check
 from vernal_worker.checkpoint import pids
 from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import driver_problem
@@ -36,16 +36,6 @@ CAPABILITIES = {
     "SYS_TIME": 25,  # clock offsets of a thawed tree's time namespace
 }
 """What it takes as root, by number (capabilities(7)): with these and no others a freeze and a thaw work."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at. `remedy` says what to do if it is not `ok`."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
 
 
 def supported(*, criu: str = "criu", pid_floor: int = PID_FLOOR) -> tuple[bool, str]:

@@ -4,7 +4,10 @@
     artifacts/<identity>/<host16>/<generation>/             immutable once published; manifest.json is written last
     artifacts/<identity>/<host16>/failures/<generation>/    one small file a failed thaw
     artifacts/<identity>/<host16>/retired/<generation>      empty; its time says since when the generation is not
-    current staging/<uuid>/                                         being written, or being deleted
+                                                            current
+    artifacts/<identity>/<host16>/readers/<generation>.*    heartbeat of a thaw
+    artifacts/<identity>/<host16>/users/<hash>              on whose behalf there are artifacts of this key
+    staging/<uuid>/                                         being written, or being deleted
     blobs/<digest>                                          a file that artifacts share, as hard links to it
     leases/<identity>-<host16>                              creator lease; beside it its heartbeat
 

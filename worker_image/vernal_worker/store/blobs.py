@@ -1,11 +1,11 @@
 """Big files that several artifacts have in common, such as a model's weights.
 
 Each artifact is whole in itself: `blobs/<digest>` is one more hard link to a file of it. A blob with no other link
-belongs to no artifact any more, and `gc` deletes it.
+belongs to no artifact any more, and `gc` deletes it: the file system counts the references.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+import errno
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -13,42 +13,38 @@ from blake3 import blake3
 from vernal_worker.store import fs, layout
 from vernal_worker.store.pieces import Piece, hash_all, pieces
 
+TEMPORARY = "."
+"""How a link is named that is about to get its place."""
+
 
 def share(
     file: Path, size: int, digests: Sequence[str], root: Path, tick: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Make `file`, of this size and with these digests of its pieces, and the blob of the same content one file. Where
-    the storage has no hard links, `file` stays as it is. `tick` is called now and then with the bytes read, and may
-    raise to give up.
+    """Make `file`, of this size and with these digests of its pieces, and the blob of the same content one file.
+    `tick` is called now and then with the bytes read, and may raise to give up.
 
     Raises:
         OSError: the storage cannot be read or written.
     """
     blob = root / layout.BLOBS / blake3(f"{size} {' '.join(digests)}".encode()).hexdigest()
     fs.make_directory(blob.parent, root)
-    new = blob.with_name(f".{fs.unique()}")
+    new = blob.with_name(f"{TEMPORARY}{fs.unique()}")
     try:
         if _is_sound(blob, size, digests, tick):
-            os.link(blob, new)
+            fs.link(blob, new)
             new.replace(file)
             fs.sync(file.parent)
         else:
-            os.link(file, new)
+            fs.link(file, new)
             new.replace(blob)
             fs.sync(blob.parent)
-    except (FileNotFoundError, PermissionError):
-        pass  # collected this moment, or no hard links
+    except FileNotFoundError:
+        pass  # collected this moment
+    except OSError as error:
+        if error.errno != errno.EMLINK:  # as many artifacts have it as the file system can count
+            raise
     finally:
         new.unlink(missing_ok=True)
-
-
-def unused(root: Path, before: float) -> Iterator[Path]:
-    """Blobs that no artifact has and that were last changed (linked or unlinked) before then."""
-    directory = root / layout.BLOBS
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        info = path.lstat()
-        if info.st_nlink == 1 and info.st_ctime < before:
-            yield path
 
 
 def _is_sound(blob: Path, size: int, digests: Sequence[str], tick: Callable[[int], None]) -> bool:

@@ -1,11 +1,13 @@
 """Durable and private files and directories."""
 
+import errno
 import os
 import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
+CLOCK = ".clock-"
 NEW_LINK = ".link-"
 """How a pointer is named that is about to be swapped in."""
 
@@ -72,9 +74,42 @@ def newest(path: Path) -> float:
     return max(times)
 
 
+def link(file: Path, name: Path) -> None:
+    """Give `file` another name.
+
+    Raises:
+        OSError: `ENOTSUP` and what to do if the file system has no hard links.
+    """
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        message = f"no hard links here ({error.strerror}): `vernal-worker doctor --store` says what a store needs"
+        raise OSError(errno.ENOTSUP, message, str(name)) from error
+
+
+LOCAL = frozenset({"btrfs", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
+"""Types of file systems that one kernel alone has: what it remembers of a directory is true."""
+
+
+def mount(path: Path) -> tuple[str, dict[str, str]]:
+    """The type of the file system that holds `path`, and the options it is mounted with."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found = "", dict[str, str]()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            kind, _, options = after.split(maxsplit=2)
+            pairs = [option.partition("=") for option in options.split(",")]
+            found = kind, {name: value for name, _, value in pairs}
+    return found
+
+
 def clock(directory: Path) -> float:
     """What time it is by the storage's clock, to compare with modification times: this machine's may differ."""
-    probe = directory / f".clock-{unique()}"
+    probe = directory / f"{CLOCK}{unique()}"
     write_new(probe, b"")
     try:
         return probe.stat().st_mtime

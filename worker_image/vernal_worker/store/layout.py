@@ -10,13 +10,15 @@ from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_worker.store.fs import unique
 
 ARTIFACTS, STAGING, LEASES, BLOBS, CONTENTS = "artifacts", "staging", "leases", "blobs", "contents"
-CURRENT, FAILURES, RETIRED = "current", "failures", "retired"
+CURRENT, FAILURES, RETIRED, READERS, USERS = "current", "failures", "retired", "readers", "users"
 
 HOST_DIGITS = 16
 """How much of a host tuple's digest is in names."""
 
 _GENERATION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[0-9a-f]{16}")
+_UNIQUE = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,30 @@ def new_generation() -> str:
 
 def is_generation(name: str) -> bool:
     return _GENERATION.fullmatch(name) is not None
+
+
+def is_unique(name: str) -> bool:
+    """Whether it may be a name that `fs.unique` made."""
+    return _UNIQUE.fullmatch(name) is not None
+
+
+def is_digest(name: str) -> bool:
+    return _DIGEST.fullmatch(name) is not None
+
+
+def key_directories(root: Path, identity: str = "", host: str = "") -> list[Path]:
+    """Those of an identity and a host tuple (whole digest), or of all. Directories with other names are not ours.
+
+    Raises:
+        ValueError: one is not a digest.
+        OSError: the storage cannot be read.
+    """
+    if identity:
+        identity_directory(root, identity)
+    if host and not _DIGEST.fullmatch(host):
+        raise ValueError(f"not a host tuple (64 hex digits): {host!r}")
+    found = root.glob(f"{ARTIFACTS}/{identity or '*'}/{host[:16] or '*'}")
+    return sorted(p for p in found if _HOST.fullmatch(p.name) and _DIGEST.fullmatch(p.parent.name) and p.is_dir())
 
 
 def pointer(key_directory: Path) -> str | None:

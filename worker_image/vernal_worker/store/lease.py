@@ -5,7 +5,6 @@ writes a counter into a file of its own beside it. Whoever waits watches that co
 are never compared. Holding the lease saves work; that readers never see half an artifact does not depend on it.
 """
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -17,9 +16,9 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.store import fs
 from vernal_worker.store.errors import StoreError, Touch
+from vernal_worker.store.heartbeat import Heartbeat
 from vernal_worker.store.layout import Key
 
-BEATS_PER_TTL = 6
 _RELEASE_SECONDS = 5.0
 """For giving it back; a dead holder's lease goes to another anyway."""
 
@@ -39,12 +38,8 @@ class _Content(msgspec.Struct, frozen=True, kw_only=True):
 class Lease:
     """A held lease, kept alive by a thread until `release`. A context manager."""
 
-    def __init__(self, path: Path, token: str, beat: int, ttl: float, touch: Touch) -> None:
-        self._path, self._token, self._beat, self._ttl, self._touch = path, token, beat, ttl, touch
-        self._last_beat = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._thread.start()
+    def __init__(self, path: Path, token: str, beat: Heartbeat, touch: Touch) -> None:
+        self._path, self._token, self._beat, self._touch = path, token, beat, touch
 
     def check(self) -> None:
         """A heartbeat that came late is no reason: what counts is whether another has taken the lease meanwhile.
@@ -53,18 +48,17 @@ class Lease:
             StoreError: stage lease: `LEASE_LOST`: another has; or the store cannot be read.
         """
         content = self._touch("lease", lambda: _read(self._path))
-        if self._stop.is_set():
+        if self._beat.stopped:
             raise StoreError(Reason.LEASE_LOST, "lease", "it was given back")
         if content is not None and content.token != self._token:
-            silent = f"{time.monotonic() - self._last_beat:.0f} s ago"
+            silent = f"{time.monotonic() - self._beat.last:.0f} s ago"
             message = f"{content.owner.pod} holds it now; the last heartbeat was {silent}"
             raise StoreError(Reason.LEASE_LOST, "lease", message)
 
     def release(self) -> None:
         """Give it back and stop the thread. Never raises; twice is fine."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._thread.join(1.0)
+        if not self._beat.stopped:
+            self._beat.stop()
             with suppress(StoreError):
                 self._touch("lease", self._remove, patience=_RELEASE_SECONDS)
 
@@ -72,24 +66,13 @@ class Lease:
         with suppress(OSError):
             _take_away(self._path, self._token)
         with suppress(OSError):
-            _beat_path(self._path, self._token).unlink()
+            self._beat.path.unlink()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-    def _run(self) -> None:
-        count = 0
-        try:
-            while not self._stop.wait(self._ttl / BEATS_PER_TTL):
-                count += 1
-                with suppress(OSError):  # the storage may come back
-                    _write_beat(self._beat, count)
-                    self._last_beat = time.monotonic()
-        finally:
-            os.close(self._beat)
 
 
 class LeaseRequest:
@@ -152,16 +135,23 @@ class LeaseRequest:
         content = path.with_name(f".{path.name}.{token}")
         fs.write_new(content, msgspec.json.encode(_Content(token=token, owner=self._owner)))
         try:
-            fs.write_new(beat_path, b"")
-            with suppress(FileExistsError):
-                path.hardlink_to(content)
-            # Not whether link(2) said so, but the number of links: NFS may lose the answer to a request that worked.
-            if content.stat().st_nlink != 2:
-                beat_path.unlink()
-                return None
+            # It beats before it is held: a lease in place is never seen without a heartbeat.
+            beat = Heartbeat(beat_path, self._ttl)
+            try:
+                with suppress(FileExistsError):
+                    fs.link(content, path)
+                # Not whether link(2) said so, but the number of links: NFS may lose the answer to what worked.
+                mine = content.stat().st_nlink == 2
+            except BaseException:
+                mine = False
+                raise
+            finally:
+                if not mine:
+                    beat.stop()
+                    beat_path.unlink()
         finally:
             content.unlink()
-        return Lease(path, token, os.open(beat_path, os.O_WRONLY | os.O_CLOEXEC), self._ttl, self._touch)
+        return Lease(path, token, beat, self._touch) if mine else None
 
 
 def _read(path: Path) -> _Content | None:
@@ -176,6 +166,12 @@ def _read(path: Path) -> _Content | None:
         return _Content(token="unreadable", owner=Owner(pod="an unreadable lease"))  # noqa: S106
 
 
+def holder(path: Path) -> str | None:
+    """Who holds the lease in this file, for people."""
+    content = _read(path)
+    return content.owner.pod if content else None
+
+
 def _take_away(path: Path, token: str) -> bool:
     """Remove the lease if it is still that of `token`. To look and then remove could hit a newer one, so it is moved
     aside, looked at, and put back if it is another's (who may find it missing meanwhile and then does not publish)."""
@@ -188,15 +184,10 @@ def _take_away(path: Path, token: str) -> bool:
     right = content is not None and content.token == token
     if not right:
         with suppress(FileExistsError):
-            path.hardlink_to(aside)
+            fs.link(aside, path)
     aside.unlink()
     return right
 
 
 def _beat_path(path: Path, token: str) -> Path:
     return path.with_name(f"{path.name}.{token}.beat")
-
-
-def _write_beat(fd: int, count: int) -> None:
-    os.pwrite(fd, b"%020d" % count, 0)
-    os.fsync(fd)

@@ -21,6 +21,7 @@ from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import Lease
 from vernal_worker.store.pieces import default_threads, hash_all, pieces
+from vernal_worker.store.reading import use
 
 _MOVE_SECONDS = 30.0
 """For the renames that end a publication, on top of its time: they are not interrupted otherwise."""
@@ -45,10 +46,11 @@ class Staging:
         usable: Callable[[Key], Artifact | None],
         touch: Touch,
         signing_key: bytes | None = None,
+        user: str = "",
     ) -> None:
         """Use `Store.stage`. `usable`: the current artifact if it may stay current."""
         self._identity, self._host, self._usable, self._touch = identity, host, usable, touch
-        self._signing_key = signing_key
+        self._signing_key, self._user = signing_key, user
         self._turn, self._moving = threading.Lock(), False
         self._left_behind = False  # in the middle of a rename that the storage does not answer
         self._key = Key.of(root, identity, host)
@@ -197,12 +199,18 @@ class Staging:
 
     def _make_current(self, content: manifest.Manifest) -> Publication:
         key, generation = self._key, content.generation
+        if self._user:
+            use(key, self._user)
         before = layout.pointer(key.directory)  # looked at before, and compared after, the look at what it names
         if other := self._usable(key):
             return Publication(FreezeOutcome.PUBLISHED_BY_OTHER, other)
-        fs.make_directory(key.directory, key.root)
         place = key.directory / generation
-        self.dir.rename(place)  # whole, or not at all
+        fs.make_directory(key.directory, key.root)
+        try:
+            self.dir.rename(place)  # whole, or not at all
+        except FileNotFoundError:  # the collector found the directory empty
+            fs.make_directory(key.directory, key.root)
+            self.dir.rename(place)
         fs.sync(key.directory)
         fs.sync(self.dir.parent)
         if before is None:
@@ -213,7 +221,7 @@ class Staging:
             fs.swap_link(key.current, generation)
             retire(key, before)
         if layout.pointer(key.directory) == generation:
-            return Publication(FreezeOutcome.PUBLISHED, Artifact(place, content))
+            return Publication(FreezeOutcome.PUBLISHED, Artifact(place, content).with_shared())
         retire(key, generation)
         if other := self._usable(key):
             return Publication(FreezeOutcome.PUBLISHED_BY_OTHER, other)

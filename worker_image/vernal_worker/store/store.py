@@ -1,26 +1,36 @@
 """The store: look up, stage, lease, failures, clean-up."""
 
 import threading
-from dataclasses import dataclass
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from vernal_contract.identity import HostTuple, IdentityInputs, digest, misfits
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import artifact as artifacts
-from vernal_worker.store import collect, failures, layout, quarantine
+from vernal_worker.store import collect, failures, fs, layout, quarantine, reading
 from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.collect import Garbage
 from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.failures import Failure
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import LeaseRequest, Owner
 from vernal_worker.store.quarantine import Quarantine
+from vernal_worker.store.reading import Reading
+from vernal_worker.store.remove import Removal, remove
 from vernal_worker.store.staging import Staging
 
 LEASE_TTL = 15.0
 """Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
 
 GRACE = 3600.0
+
+SETTLED = 120.0
+"""How long two machines may see a directory differently: twice what an NFS mount remembers by default (`acdirmax`; one
+reads a pointer that is gone, the other does not see the first's lease yet; seconds)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Lookup:
     doubted: bool = False
     """Whether thaws of the artifact, or of one before it, have failed: to be forgiven (`Store.forgive`) if this one
     works."""
+    reading: Reading | None = None
+    """From `Store.open`: to be released when the thaw has ended."""
 
 
 class Store:
@@ -45,6 +57,7 @@ class Store:
         patience: seconds after which a call that the storage does not answer ends with `STORE_SLOW`; None for ever.
         cancel: such a call ends with `THAW_GIVEN_UP` when it is set.
         signing_key: artifacts must be signed with it, and are; None to take any.
+        user: on whose behalf artifacts are published and read; they stay until `remove` is called for the last user.
     """
 
     def __init__(
@@ -55,8 +68,10 @@ class Store:
         patience: float | None = None,
         cancel: threading.Event | None = None,
         signing_key: bytes | None = None,
+        user: str = "",
     ) -> None:
         self.root = root
+        self.user = user
         self._signing_key = signing_key
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
@@ -76,6 +91,41 @@ class Store:
                 with `generation` set where one is broken, for `record_failure`.
         """
         return self._touch("find", lambda: self._find(identity, host))
+
+    def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
+        """As `find`; what is found is not deleted before its `reading` is released. If the storage takes no lease (it
+        is read-only, or full) there is none, and the grace period has to do.
+
+        Raises:
+            StoreError: as `find`.
+        """
+        nobody_waits = threading.Event()
+
+        def hold(found: Artifact) -> tuple[Reading | None, Artifact | None]:
+            lease: Reading | None = None
+            key = Key(self.root, found.manifest.identity, found.manifest.host_tuple)  # it may fit this host and another
+            with suppress(OSError):
+                if self.user:
+                    reading.use(key, self.user)
+                lease = reading.read(key, found.generation, owner.pod, LEASE_TTL, self._touch)
+            if lease is not None and nobody_waits.is_set():
+                lease.release()
+            current = layout.pointer(key.directory) == found.generation
+            return lease, found.with_shared() if current else None
+
+        while True:
+            lookup = self.find(identity, host)
+            if lookup.artifact is None:
+                return lookup
+            try:
+                lease, artifact = self._touch("find", partial(hold, lookup.artifact))
+            except StoreError:
+                nobody_waits.set()
+                raise
+            if artifact is not None:
+                return replace(lookup, artifact=artifact, reading=lease)
+            if lease is not None:  # replaced or collected between the two looks
+                lease.release()
 
     def _find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         self.root.stat()
@@ -159,7 +209,7 @@ class Store:
 
         def make() -> Staging:
             self.root.stat()
-            return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key)
+            return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key, self.user)
 
         return self._touch("stage", make)
 
@@ -209,36 +259,46 @@ class Store:
         """
         return self._touch("failures", lambda: failures.load(self._key(identity, host), generation))
 
-    def remove(self, identity_digest: str) -> int:
-        """Delete every artifact of an identity; returns the bytes freed. For the janitor: nothing uses it any more.
+    def remove(
+        self, identity_digest: str, host_digest: str = "", *, grace: float | None = None, patience: float = 0.0
+    ) -> Removal:
+        """Delete the artifacts of an identity, of one host tuple or of all, that nobody but `user` uses; then what
+        nobody needs any more (`gc`). For the janitor. From the first moment nobody finds them any more; who reads one
+        is waited for.
+
+        Args:
+            grace: seconds for which machines may still see what is gone; None for what the file system needs.
+            patience: seconds to wait for readers, and for a worker that makes a checkpoint.
 
         Raises:
             StoreError: stage gc.
             ValueError: not a digest.
         """
-        directory = layout.identity_directory(self.root, identity_digest)
         with guard("gc"):
             self.root.stat()
-            if not directory.exists():
-                return 0
-            freed = sum(size or 0 for size in artifacts.list_files(directory).values())
-            collect.delete(self.root, directory)
-            return freed
+            if grace is None:
+                grace = 0.0 if fs.mount(self.root)[0] in fs.LOCAL else SETTLED
+            done = remove(
+                self.root, identity_digest, host_digest, self.user, grace=grace, patience=patience, sleep=time.sleep
+            )
+            rest = collect.gc(self.root, GRACE)
+            return replace(done, bytes=done.bytes + sum(item.bytes for item in rest))
 
-    def gc(self, *, grace: float = GRACE) -> list[str]:
+    def gc(self, *, grace: float = GRACE, dry: bool = False) -> list[Garbage]:
         """Delete what nobody can need: stagings that nobody has written to for `grace` seconds, generations that have
-        not been current for `grace` seconds, leases without a heartbeat for as long. Returns what was deleted,
-        relative to the root. A generation that is found not to be current for the first time is only marked.
+        not been current for `grace` seconds and that nobody reads, leases without a heartbeat for as long, blobs that
+        no artifact has. Returns what was deleted, or with `dry` what would be. A generation that is found not to be
+        current for the first time is only marked.
 
-        A reader is protected by `grace`: it takes a generation from the pointer and is done with it when its thaw has
-        ended, so `grace` must be longer than any thaw or freeze may take. All times are the storage's.
+        A reader is protected by its lease (`open`); one that could not write any, by `grace`. All times are the
+        storage's.
 
         Raises:
             StoreError: stage gc.
         """
         with guard("gc"):
             self.root.stat()
-            return collect.gc(self.root, grace)
+            return collect.gc(self.root, grace, dry=dry)
 
     def _key(self, identity: IdentityInputs, host: HostTuple | str) -> Key:
         return Key(self.root, digest(identity), host if isinstance(host, str) else digest(host))

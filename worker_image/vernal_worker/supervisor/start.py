@@ -1,5 +1,6 @@
 """From nothing to an engine that is ready to listen: thaw, or start cold and perhaps freeze."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from vernal_contract.config import CheckpointPolicy
@@ -12,6 +13,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import choose, gpu, identity, log, recovery
@@ -45,6 +47,7 @@ class Start:
             patience=STORAGE_SECONDS,
             cancel=self._stop.signalled,
             signing_key=self._settings.signing_key,
+            user=checkpoint.user,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None
@@ -63,7 +66,8 @@ class Start:
             self._workspace.prepare()
             choice = self._choose(gpus)
             if isinstance(choice, Thaw):
-                thawed = self._thaw(choice.artifact, gpus)
+                with choice.reading or nullcontext():
+                    thawed = self._thaw(choice.artifact, gpus)
                 if isinstance(thawed, Engine):
                     if choice.doubted:
                         self._forgive(choice.artifact)
@@ -101,7 +105,8 @@ class Start:
         self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
         try:
             with self._board.timed("find"):
-                return choose.from_lookup(self._store.find(wanted, here))
+                owner = Owner(pod=self._settings.pod.name, node=self._settings.pod.node)
+                return choose.from_lookup(self._store.open(wanted, here, owner))
         except StoreError as error:
             if self._stop.signalled.is_set():
                 raise StoppedError from error

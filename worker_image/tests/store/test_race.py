@@ -1,0 +1,98 @@
+"""The collector beside fifty readers, each held at a point of its own: what a reader gets is right, or nothing."""
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vernal_contract.identity import digest
+from vernal_contract.reasons import Reason
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Owner
+from vernal_worker.store.store import Store
+
+READERS = 50
+RIGHT, NONE, LOST, WRONG = 10, 11, 12, 13
+
+CALLS = ("open", "os.mkdir", "os.scandir", "os.listdir", "os.readlink", "os.remove", "os.rename", "os.chmod")
+
+
+class Held:
+    """This process stops before its `step`-th call on the store until the other side lets it go on."""
+
+    def __init__(self, root: Path, step: int, stopped: int, go_on: int) -> None:
+        self._root, self._step, self._stopped, self._go_on = str(root), step, stopped, go_on
+        self._count, self.reached = 0, False
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CALLS and arguments and str(arguments[0]).startswith(self._root):
+            self._count += 1
+            if self._count == self._step:
+                self.stop()
+
+    def stop(self) -> None:
+        self.reached = True
+        os.write(self._stopped, b"x")
+        os.read(self._go_on, 1)
+
+
+def thaw(root: Path, identity: Any, host: Any, expected: dict[str, bytes], held: Held) -> int:
+    """As a worker does: look, hold, check every byte, read. What is held must not be lost."""
+    lookup = None
+    try:
+        lookup = Store(root).open(identity, host, Owner(pod="reader"))
+        if lookup.artifact is None:
+            return NONE if lookup.reason is Reason.NO_ARTIFACT else WRONG
+        assert lookup.reading is not None
+        with lookup.reading:
+            lookup.artifact.verify(threads=1)
+            found = {
+                entry.path: (lookup.artifact.path / entry.path).read_bytes() for entry in lookup.artifact.manifest.files
+            }
+        return RIGHT if found == expected else WRONG
+    except (StoreError, FileNotFoundError):
+        return NONE if lookup is None else LOST
+    finally:
+        if not held.reached:
+            held.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_right_or_none(memory: Path, identity: Any, host: Any, filled: Any, seed: int, say: Any) -> None:
+    pick = random.Random(seed)
+    store = Store(memory)
+    artifact = filled(store.stage(identity, host)).publish(created_by="a", threads=1).artifact
+    expected = {entry.path: (artifact.path / entry.path).read_bytes() for entry in artifact.manifest.files}
+    children = []
+    for _ in range(READERS):
+        stopped, goes_on = os.pipe(), os.pipe()
+        step = pick.randrange(1, 40)
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                code = thaw(memory, identity, host, expected, Held(memory, step, stopped[1], goes_on[0]))
+            finally:
+                os._exit(code)
+        children.append((pid, goes_on[1]))
+        assert os.read(stopped[0], 1) == b"x"
+    # All stand still, somewhere. Some go on before the collector comes, some between its runs, the rest after it.
+    codes, busy = [], []
+    pick.shuffle(children)
+    while children:
+        done = store.remove(digest(identity), digest(host))
+        store.gc(grace=-10)
+        busy.append(len(done.busy))
+        if done.busy:
+            artifact.verify(threads=1)
+        for _ in range(min(pick.randrange(1, 12), len(children))):
+            pid, goes_on_end = children.pop()
+            os.write(goes_on_end, b"x")
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    say(f"right {codes.count(RIGHT)}, none {codes.count(NONE)}; readers the collector saw, run by run: {busy}")
+    assert set(codes) == {RIGHT, NONE}, codes
+    store.remove(digest(identity), digest(host))
+    assert not artifact.path.exists()

@@ -1,17 +1,20 @@
 """Many workers on one directory: what is read is whole, the size stays bounded, a full disk is no error."""
 
+import errno
 import os
 import random
+import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv import eviction
-from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure
+from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.eviction import SizeLimit, evict
@@ -67,6 +70,80 @@ def test_a_bad_file_goes_and_makes_room_for_a_good_one(store: BlockStore) -> Non
         read(store, 1)
     assert not store.contains(key(1))
     assert store.write(key(1), content(1)) is Saved.WRITTEN
+    assert read(store, 1) == content(1)
+
+
+class _Failing(Files):
+    """Each read ends as `end` says."""
+
+    def __init__(self, end: Callable[[Path], int]) -> None:
+        self._end = end
+
+    def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
+        return self._end(path)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [getattr(errno, name) for name in "EMFILE ENFILE ENOMEM ETIMEDOUT ESTALE EIO EINTR EACCES EPERM ENOTCONN".split()],
+    ids=errno.errorcode.__getitem__,
+)
+def test_an_error_of_storage_or_process_deletes_no_good_block(store: BlockStore, number: int) -> None:
+    store.write(key(1), content(1))
+
+    def fail(path: Path) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    failing = BlockStore(store.root, LAYOUT, _Failing(fail))
+    with pytest.raises(BlockError) as caught:
+        read(failing, 1)
+    assert caught.value.failure in (Failure.UNREADABLE, Failure.PERMISSION)
+    assert read(store, 1) == content(1), "other workers read it well"
+
+
+def test_a_process_without_file_descriptors_deletes_no_good_block(store: BlockStore) -> None:
+    """The real thing: this process may open no more files."""
+    store.write(key(1), content(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(BlockError) as caught:
+            read(store, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.failure is Failure.UNREADABLE
+    assert read(store, 1) == content(1)
+
+
+def test_whoever_could_not_read_a_block_and_computes_it_replaces_it(store: BlockStore) -> None:
+    """A file on a bad sector would otherwise fail every request that wants it."""
+    other = store.root / "elsewhere"
+    other.write_bytes(b"")
+    path = store.path(key(1))
+    path.parent.mkdir(parents=True)
+    path.symlink_to(other)  # not followed: ELOOP, also for root
+    with pytest.raises(BlockError) as caught:
+        read(store, 1)
+    assert caught.value.failure is Failure.UNREADABLE
+    assert path.is_symlink()
+    assert store.write(key(1), content(1)) is Saved.WRITTEN
+    assert read(store, 1) == content(1)
+    assert store.write(key(1), content(1)) is Saved.PRESENT
+
+
+def test_a_block_that_took_the_place_of_a_bad_one_meanwhile_stays(store: BlockStore) -> None:
+    store.write(key(1), content(1))
+    os.truncate(store.path(key(1)), 100)
+
+    def replaced(path: Path) -> int:
+        path.unlink()
+        store.write(key(1), content(1))
+        return 100
+
+    with pytest.raises(BlockError):
+        read(BlockStore(store.root, LAYOUT, _Failing(replaced)), 1)
     assert read(store, 1) == content(1)
 
 

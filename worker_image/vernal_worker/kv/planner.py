@@ -13,7 +13,7 @@ from vernal_worker.kv.blockstore import leading
 from vernal_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
 from vernal_worker.kv.loader import Block
 
-_LOST = blockfile.USELESS | {Failure.MISSING}
+_LOST = blockfile.REWRITE | {Failure.MISSING}
 _FRESH_SECONDS = 1.0
 """How long a lookup is believed: the scheduler asks at every step while a request waits for room."""
 

@@ -85,7 +85,10 @@ class _Failing(Files):
 
 @pytest.mark.parametrize(
     "number",
-    [getattr(errno, name) for name in "EMFILE ENFILE ENOMEM ETIMEDOUT ESTALE EIO EINTR EACCES EPERM ENOTCONN".split()],
+    [
+        getattr(errno, name)
+        for name in ["EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ESTALE", "EIO", "EINTR", "EACCES", "EPERM", "ENOTCONN"]
+    ],
     ids=errno.errorcode.__getitem__,
 )
 def test_an_error_of_storage_or_process_deletes_no_good_block(store: BlockStore, number: int) -> None:

@@ -134,7 +134,9 @@ class SizeLimit:
             if self._running:
                 return
             self._running = True
-        self._workers.submit(lambda: self._run(limit))
+        if not self._workers.submit(lambda: self._run(limit)):
+            with self._lock:
+                self._running = False
 
     def _run(self, limit: int | None) -> None:
         try:

@@ -88,7 +88,7 @@ class Store:
     def warm(self) -> None:
         """Have memory for loads made in the background, where that takes a moment: the first request needs it."""
         if self._cache.page_locked:
-            threading.Thread(target=self._warm, name="vernal-kv-warm", daemon=True).start()
+            self._load_workers.submit(self._warm)
 
     def _warm(self) -> None:
         try:

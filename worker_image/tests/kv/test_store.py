@@ -17,8 +17,9 @@ from vernal_worker.kv import eviction
 from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.eviction import SizeLimit, evict
+from vernal_worker.kv.eviction import evict
 from vernal_worker.kv.faults import Fault, FaultyFiles, Kind
+from vernal_worker.kv.sizelimit import SizeLimit
 
 SIZE = 4000  # a file is then just under one block of most filesystems
 LAYOUT = Layout(b"l" * 32, 16, SIZE - HEADER_BYTES)
@@ -83,12 +84,12 @@ class _Failing(Files):
         return self._end(path)
 
 
+_ERRORS = "EMFILE ENFILE ENOMEM ETIMEDOUT ESTALE EIO EINTR EACCES EPERM ENOTCONN"
+
+
 @pytest.mark.parametrize(
     "number",
-    [
-        getattr(errno, name)
-        for name in ["EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ESTALE", "EIO", "EINTR", "EACCES", "EPERM", "ENOTCONN"]
-    ],
+    [getattr(errno, name) for name in _ERRORS.split()],
     ids=errno.errorcode.__getitem__,
 )
 def test_an_error_of_storage_or_process_deletes_no_good_block(store: BlockStore, number: int) -> None:
@@ -200,7 +201,7 @@ def test_readers_and_savers_and_evictors_at_the_same_time(store: BlockStore, tmp
 def test_an_open_file_outlives_its_eviction(store: BlockStore, tmp_path: Path) -> None:
     store.write(key(1), content(1))
     with store.path(key(1)).open("rb") as file:
-        assert evict(tmp_path, 0).files == 1
+        assert evict(tmp_path, 0).blocks == 1
         assert file.read()[HEADER_BYTES:] == content(1)
 
 
@@ -218,20 +219,8 @@ def test_eviction_takes_what_was_used_longest_ago(store: BlockStore, tmp_path: P
 
 def test_below_the_limit_nothing_goes(store: BlockStore, tmp_path: Path) -> None:
     store.write(key(1), content(1))
-    assert evict(tmp_path, 4096).files == 0
+    assert evict(tmp_path, 4096).blocks == 0
     assert store.contains(key(1))
-
-
-def test_eviction_spares_temporary_files_of_the_living(store: BlockStore, tmp_path: Path) -> None:
-    store.write(key(1), content(1))
-    directory = store.path(key(1)).parent
-    fresh, abandoned = directory / ".a.tmp", directory / ".b.tmp"
-    fresh.write_bytes(b"half a block")
-    abandoned.write_bytes(b"half a block")
-    os.utime(abandoned, (0, time.time() - 7200))
-    evict(tmp_path, 0)
-    assert fresh.exists()
-    assert not abandoned.exists()
 
 
 def test_the_size_limit_holds_while_blocks_are_saved(store: BlockStore, tmp_path: Path) -> None:
@@ -255,12 +244,18 @@ import sys
 from pathlib import Path
 from test_store import LAYOUT, content, key
 from vernal_worker.kv.blockstore import BlockStore
-from vernal_worker.kv.eviction import evict, scan
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.eviction import scan
+from vernal_worker.kv.sizelimit import SizeLimit
 store = BlockStore(Path(sys.argv[1]), LAYOUT)
 outcomes = [str(store.write(key(number), content(number))) for number in range(200)]
 before = len(list(scan(store.root)))
 assert not [entry for entry in scan(store.root) if entry.path.endswith(".tmp")]
-freed = evict(store.root, None).files
+counters = Counters()
+limit = SizeLimit(store.root, None, counters)
+limit.full()
+assert limit.wait(float(sys.argv[2]))
+freed = int(counters.take()["evicted_blocks"])
 print(outcomes.count("written"), outcomes.count("full"), before, freed, store.write(key(1000), content(1000)))
 """
 
@@ -274,9 +269,9 @@ def test_a_disk_that_is_full_takes_blocks_again_after_an_eviction(tmp_path: Path
                 "--mount",
                 "sh",
                 "-c",
-                'mount -t tmpfs -o size=256k vernal-kv-test "$1" && exec "$0" -c "$2" "$1"',
+                'mount -t tmpfs -o size=256k vernal-kv-test "$1" && exec "$0" -c "$2" "$1" "$3"',
             ),
-            *(sys.executable, str(tmp_path), _FULL_DISK),
+            *(sys.executable, str(tmp_path), _FULL_DISK, str(GUARD_SECONDS)),
         ],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         capture_output=True,

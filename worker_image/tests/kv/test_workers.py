@@ -10,13 +10,13 @@ from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answ
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.eviction import SizeLimit
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.loader import Block, Move
 from vernal_worker.kv.lookup import Breaker, Lookup
 from vernal_worker.kv.planner import LoadPlan, StepPlan
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Done, Fence, Slots
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 from vernal_worker.kv.workers import Workers

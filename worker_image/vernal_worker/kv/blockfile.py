@@ -130,6 +130,26 @@ def _behind(done: int, *parts: bytearray | memoryview) -> list[memoryview]:
     return left
 
 
+def publish(path: Path, data: bytes) -> None:
+    """Put a small file in place: readers see the whole of it, or what was there before.
+
+    Raises:
+        OSError: as the storage says.
+    """
+    temporary = _temporary(path, path.name)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _temporary(path: Path, stem: str) -> Path:
+    return path.with_name(f".{stem}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+
+
 def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
     """Write a block: readers see the whole of it under `path`, or nothing.
 
@@ -140,7 +160,7 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
     """
     head = label.head()
     digest = blake3(head).update(payload).digest()
-    temporary = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path, path.stem[:16])
     try:
         files.write(temporary, head + _REST.pack(digest), payload)
         temporary.replace(path)

@@ -2,6 +2,7 @@
 
     <root>/<fingerprint>/layout.json                what the fingerprint is made of, for people
     <root>/<fingerprint>/<first 2 of key>/<key>.kv  one block of one rank (each rank has a fingerprint of its own)
+    <root>/eviction.json, <root>/leases/            see `vernal_worker.kv.sizelimit`
 
 Any number of workers read, write and evict at the same time without a lock: files appear by rename, a file's content
 under one name is always the same, and a reader whose file is evicted has it open still or sees it missing.
@@ -76,9 +77,7 @@ class BlockStore:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / LAYOUT_NAME
         if not path.exists():
-            temporary = path.with_name(f".{LAYOUT_NAME}-{os.urandom(8).hex()}{blockfile.TEMPORARY_SUFFIX}")
-            temporary.write_bytes(text)
-            temporary.replace(path)
+            blockfile.publish(path, text)
 
     def contains(self, key: bytes) -> bool:
         """Whether there is such a block, as far as the storage says; whether it is good, only `read` can tell."""

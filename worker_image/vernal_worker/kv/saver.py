@@ -8,8 +8,8 @@ from time import monotonic
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import BYTES, PAUSES, SAVES, Counters
-from vernal_worker.kv.eviction import SizeLimit
 from vernal_worker.kv.loader import Block, Copier, Move
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers
 

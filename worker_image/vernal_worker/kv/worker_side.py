@@ -9,12 +9,12 @@ from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
-from vernal_worker.kv.eviction import SizeLimit
 from vernal_worker.kv.fingerprint import canonical, fingerprint
 from vernal_worker.kv.loader import Loaded, Loader, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers
 
@@ -124,7 +124,9 @@ class Store:
     def flush(self, timeout: float) -> bool:
         return self._saver is None or self._saver.flush(timeout)
 
-    def stop(self) -> None:
+    def stop(self, timeout: float) -> None:
+        """Nothing of the store is in use any more, unless storage hangs for longer than `timeout` seconds."""
+        self._limit.stop(timeout)
         self._load_workers.stop()
         self._save_workers.stop()
         self._cache.release()
@@ -195,7 +197,7 @@ class WorkerSide:
             return
         if not store.flush(timeout):
             _logger.warning("KV store: not all saves were written within %.0f s; they are given up", timeout)
-        store.stop()
+        store.stop(timeout)
         for load in list(self._loads.values()):
             self._fail(load, Failure.CLOSED)
 

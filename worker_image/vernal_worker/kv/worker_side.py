@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from vernal_worker.kv import LOGGER
@@ -195,9 +196,10 @@ class WorkerSide:
         store, self._store = self._store, None
         if store is None:
             return
+        end = monotonic() + timeout
         if not store.flush(timeout):
             _logger.warning("KV store: not all saves were written within %.0f s; they are given up", timeout)
-        store.stop(timeout)
+        store.stop(max(0.0, end - monotonic()))
         for load in list(self._loads.values()):
             self._fail(load, Failure.CLOSED)
 

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from vernal_worker.kv.keys import Feature, Salt, block_keys
+from vernal_worker.kv.keys import TAG_BYTES, Feature, Salt, block_keys
 
 tokens = st.lists(st.integers(0, 200_000), max_size=40)
 IMAGE = Feature("image-a", offset=6, length=4)  # in blocks 1 and 2 of 4 tokens
@@ -48,7 +48,14 @@ def test_multimodal_items_separate_from_where_they_begin() -> None:
         assert len({plain[index], one[index], other[index], moved[index]}) == 4
 
 
+@given(tokens)
+def test_a_key_says_which_key_is_before_it(prompt: list[int]) -> None:
+    keys = block_keys(prompt, 4)
+    assert [key[-TAG_BYTES:] for key in keys[1:]] == [key[:TAG_BYTES] for key in keys[:-1]]
+    assert not keys or keys[0][-TAG_BYTES:] not in [key[:TAG_BYTES] for key in keys], "a first block has none"
+
+
 def test_keys_do_not_change_between_releases() -> None:
     """Another key for the same prompt would empty every store at an upgrade: then raise the version in `keys._ROOT`."""
     (key,) = block_keys([1, 2, 3, 4], 4, Salt("s", "l", (Feature("i", 0, 2),)))
-    assert key.hex() == "0fc898de4f671e284c4ea0f4ec67434b730af1032a47b8f6153865d0ec0ab181"
+    assert key.hex() == "7c581728673e02cf8b56cd4c4cf74da71342b333bc76e9febd00e34278687b02"

@@ -1,6 +1,6 @@
 """What is offered, loaded and saved; the schedules in `test_schedules` check that it is also right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import Counters
@@ -112,3 +112,65 @@ def test_a_request_that_is_over_is_forgotten() -> None:
     plan = rig.planner.plan([Scheduled("r", 0, 30)])
     assert (plan.loads, plan.saves) == ((), ())
     assert rig.planner.observe({10}, ["r"], []) == set()
+
+
+class _Watched(list[int]):
+    """Counts how many of its elements are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for element in super().__iter__():
+            _Watched.looked_at += 1
+            yield element
+
+
+class _WatchedSet(set[int]):
+    def __contains__(self, element: object) -> bool:
+        _Watched.looked_at += 1
+        return super().__contains__(element)
+
+    def __iter__(self) -> Iterator[int]:
+        for element in super().__iter__():
+            _Watched.looked_at += 1
+            yield element
+
+
+def _watched(rig: Rig, requests: int) -> None:
+    """All requests decode; from here on their blocks are watched."""
+    for number in range(requests):
+        name = f"r{number}"
+        rig.match(name)
+        rig.planner.allocate(name, list(range(9)), 0)
+        rig.planner.plan([Scheduled(name, 0, 34, list(range(9)), replaced=True)])
+        request = rig.planner._requests[name]
+        request.block_ids = _Watched(request.block_ids)
+        request.unsaved = _WatchedSet(request.unsaved)
+    _Watched.looked_at = 0
+
+
+def test_a_decode_step_without_news_looks_at_no_block() -> None:
+    rig = Rig()
+    _watched(rig, 20)
+    for step in range(100):
+        assert rig.planner.plan([Scheduled(f"r{number}", 34 + step, 1) for number in range(20)]).saves == ()
+        assert rig.planner.observe((), (), []) == set()
+    assert rig.planner.observe((), ["r0"], []) == set(), "an end of a load is no news of blocks"
+    assert rig.planner.observe((), (), [Report(failed_steps=1)]) == set()
+    assert _Watched.looked_at == 0
+    rig.planner.observe({3}, (), [])
+    assert _Watched.looked_at > 0, "what is watched would have been seen"
+
+
+def test_a_step_of_a_long_prompt_looks_at_its_own_blocks_only() -> None:
+    """A prompt that is computed a little at a time costs as much as at once."""
+    rig = Rig()
+    rig.match()
+    rig.planner.allocate("r", list(range(9)), 0)
+    rig.planner._requests["r"].unsaved = unsaved = _WatchedSet(rig.planner._requests["r"].unsaved)
+    rig.planner.plan([Scheduled("r", 0, 1, list(range(9)), replaced=True)])
+    _Watched.looked_at = 0
+    saved = [rig.planner.plan([Scheduled("r", done, 1)]).saves for done in range(1, 34)]
+    assert [block.key for saves in saved for block in saves] == KEYS
+    assert _Watched.looked_at <= len(KEYS)
+    assert not unsaved

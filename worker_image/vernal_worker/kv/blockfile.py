@@ -29,7 +29,7 @@ class Failure(StrEnum):
 
     MISSING = "missing"  # also: it vanished between lookup and load
     PERMISSION = "permission"
-    UNREADABLE = "unreadable"  # the storage answered with an error, e.g. EIO or ESTALE
+    UNREADABLE = "unreadable"  # the storage, or this process, had an error: EIO, ESTALE, ETIMEDOUT, EMFILE, ENOMEM, ...
     SIZE = "size"
     FORMAT = "format"  # not a block file of this version
     SWAPPED = "swapped"  # a block, but of another prefix, model or layout
@@ -40,11 +40,13 @@ class Failure(StrEnum):
     INTERNAL = "internal"  # a bug of ours; the log has the traceback
 
 
-USELESS = frozenset(
-    {Failure.SIZE, Failure.FORMAT, Failure.SWAPPED, Failure.CORRUPT, Failure.UNREADABLE, Failure.PERMISSION}
-)
-"""Failures after which the file should go. It may be good still, if only this read failed: then one block is computed
-again, while a file that stays bad costs that at every request."""
+WRONG = frozenset({Failure.SIZE, Failure.FORMAT, Failure.SWAPPED, Failure.CORRUPT})
+"""Failures of files that were read to their end and are not the block: they go. No other failure says anything about
+the file: the next worker may read it well."""
+
+REWRITE = WRONG | {Failure.UNREADABLE, Failure.PERMISSION}
+"""Failures after which whoever computes the block writes it again. A file that stays unreadable would otherwise fail
+every request that wants it; one that was good is replaced by its equal."""
 
 
 class BlockError(Exception):
@@ -79,16 +81,19 @@ class Files:
     """The system calls, and nothing else: what a test may replace to make storage fail."""
 
     def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
-        """Read the file's first bytes into `header` and the next into `payload`; returns the file's size in bytes.
+        """Read the file's first bytes into `header` and the next into `payload`, to its end.
+
+        Returns: how many bytes it has, by reading; of one that is longer than both, at most one byte more.
 
         Raises:
             OSError: as the storage says.
         """
+        beyond = bytearray(1)
+        done = 0
         with _Opened(path, os.O_RDONLY) as fd:
-            size = os.fstat(fd).st_size
-            if size == len(header) + len(payload):
-                _read_fully(fd, header, payload)
-            return size
+            while count := os.preadv(fd, _behind(done, header, payload, beyond), done):
+                done += count
+        return done
 
     def write(self, path: Path, header: bytes, payload: memoryview) -> None:
         """Make the file, which must not exist, with these bytes.
@@ -116,15 +121,33 @@ class _Opened:
         os.close(self._fd)
 
 
-def _read_fully(fd: int, header: bytearray, payload: memoryview) -> None:
-    done = os.preadv(fd, [header, payload], 0)
-    if done < len(header):
-        return  # shorter than when it was measured: the digest will say so
-    while done - len(header) < len(payload):
-        count = os.preadv(fd, [payload[done - len(header) :]], done)
-        if count == 0:
-            return
-        done += count
+def _behind(done: int, *parts: bytearray | memoryview) -> list[memoryview]:
+    """What is left of `parts` after the first `done` bytes."""
+    left: list[memoryview] = []
+    for part in parts:
+        left += [memoryview(part)[done:]] if done < len(part) else []
+        done = max(0, done - len(part))
+    return left
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Put a small file in place: readers see the whole of it, or what was there before.
+
+    Raises:
+        OSError: as the storage says.
+    """
+    temporary = _temporary(path, path.name)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _temporary(path: Path, stem: str) -> Path:
+    return path.with_name(f".{stem}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
 
 
 def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
@@ -137,7 +160,7 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
     """
     head = label.head()
     digest = blake3(head).update(payload).digest()
-    temporary = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path, path.stem[:16])
     try:
         files.write(temporary, head + _REST.pack(digest), payload)
         temporary.replace(path)
@@ -163,7 +186,7 @@ def read(path: Path, label: Label, into: memoryview, files: Files) -> None:
         raise BlockError(_failure(error), f"{path}: {error.strerror or error}") from error
     expected = HEADER_BYTES + label.payload_bytes
     if size != expected:
-        raise BlockError(Failure.SIZE, f"{path} has {size} bytes instead of {expected}")
+        raise BlockError(Failure.SIZE, f"{path} has {'more' if size > expected else size} bytes instead of {expected}")
     head = bytes(header[: _HEAD.size])
     if head != label.head():
         if head[: len(MAGIC)] != MAGIC:

@@ -2,6 +2,7 @@
 
     <root>/<fingerprint>/layout.json                what the fingerprint is made of, for people
     <root>/<fingerprint>/<first 2 of key>/<key>.kv  one block of one rank (each rank has a fingerprint of its own)
+    <root>/eviction.json, <root>/leases/            see `vernal_worker.kv.sizelimit`
 
 Any number of workers read, write and evict at the same time without a lock: files appear by rename, a file's content
 under one name is always the same, and a reader whose file is evicted has it open still or sees it missing.
@@ -16,11 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from vernal_worker.kv import blockfile
-from vernal_worker.kv.blockfile import SUFFIX, USELESS, BlockError, Files, Label
+from vernal_worker.kv.blockfile import REWRITE, SUFFIX, WRONG, BlockError, Files, Label
 
 LAYOUT_NAME = "layout.json"
 TOUCH_SECONDS = 300.0
 """A block's modification time says when it was last used, this roughly: every load would cost a write otherwise."""
+
+_MOST_TO_REWRITE = 10_000  # keys: an outage must not fill memory
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -59,6 +62,7 @@ class BlockStore:
         self.layout = layout
         self._directory = root / layout.fingerprint.hex()
         self._files = files or Files()
+        self._to_rewrite: set[bytes] = set()
 
     def path(self, key: bytes) -> Path:
         name = key.hex()
@@ -73,9 +77,7 @@ class BlockStore:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / LAYOUT_NAME
         if not path.exists():
-            temporary = path.with_name(f".{LAYOUT_NAME}-{os.urandom(8).hex()}{blockfile.TEMPORARY_SUFFIX}")
-            temporary.write_bytes(text)
-            temporary.replace(path)
+            blockfile.publish(path, text)
 
     def contains(self, key: bytes) -> bool:
         """Whether there is such a block, as far as the storage says; whether it is good, only `read` can tell."""
@@ -86,28 +88,32 @@ class BlockStore:
             return False
 
     def read(self, key: bytes, into: memoryview) -> None:
-        """Read and verify a block. A bad file is removed, so that it is computed and written anew.
+        """Read and verify a block. A file that is proved wrong is removed; one that could not be read stays, for others
+        may, and this object's next `write` of it replaces it.
 
         Raises:
             BlockError: `into` does not hold the block.
         """
         path = self.path(key)
+        status = _status(path)
         try:
             blockfile.read(path, self._label(key), into, self._files)
         except BlockError as error:
-            if error.failure in USELESS:
-                _remove(path)
+            if error.failure in WRONG:
+                _remove(path, status)
+            elif error.failure in REWRITE and len(self._to_rewrite) < _MOST_TO_REWRITE:
+                self._to_rewrite.add(key)
             raise
-        _touch(path)
+        _touch(path, status)
 
     def write(self, key: bytes, payload: memoryview) -> Saved:
-        """Write a block, unless it is there.
+        """Write a block, unless it is there and was not found unreadable.
 
         Raises:
             OSError: the storage failed, other than by being full.
         """
         path = self.path(key)
-        if self.contains(key):
+        if key not in self._to_rewrite and self.contains(key):
             return Saved.PRESENT
         try:
             try:
@@ -119,6 +125,7 @@ class BlockStore:
             if error.errno in _FULL:
                 return Saved.FULL
             raise
+        self._to_rewrite.discard(key)
         return Saved.WRITTEN
 
     def _label(self, key: bytes) -> Label:
@@ -130,16 +137,27 @@ def leading(present: Sequence[bool]) -> int:
     return next((i for i, there in enumerate(present) if not there), len(present))
 
 
-def _remove(path: Path) -> None:
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
+
+
+def _remove(path: Path, status: os.stat_result | None) -> None:
+    """Remove the file that had `status`; not the good one that may be in its place since."""
+    now = _status(path)
+    if status is None or now is None or (now.st_ino, now.st_mtime_ns) != (status.st_ino, status.st_mtime_ns):
+        return
     try:
         path.unlink()
     except OSError:
         pass  # read-only for us, or somebody else was faster
 
 
-def _touch(path: Path) -> None:
+def _touch(path: Path, status: os.stat_result | None) -> None:
     try:
-        if time.time() - path.stat().st_mtime > TOUCH_SECONDS:
+        if status is not None and time.time() - status.st_mtime > TOUCH_SECONDS:
             os.utime(path)
     except OSError:
         pass  # read-only for us, or just evicted

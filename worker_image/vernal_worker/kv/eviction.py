@@ -1,30 +1,43 @@
-"""Keeping the store below its size limit: the blocks that were used least recently go first.
+"""Which blocks go when the store is too large: of each prompt its last ones first, of those the least recently used.
 
-Every worker that saves does this for the whole store, without a lock. Two that do it at once choose the same victims,
-because they see the same files and times; a victim that is gone already is not counted as freed.
+A block is of use only together with all that come before it in its prompt, and its name says which is the one before
+(`vernal_worker.kv.keys`). So only a block that nothing is behind goes; with it, the one before it may be the next.
 """
 
-import logging
+import heapq
 import os
-import threading
-import time
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import SUFFIX, TEMPORARY_SUFFIX
-from vernal_worker.kv.counters import EVICTED_BLOCKS, Counters
-from vernal_worker.kv.workers import Workers
-
-_logger = logging.getLogger(LOGGER)
+from vernal_worker.kv.blockstore import LAYOUT_NAME
+from vernal_worker.kv.keys import TAG_BYTES
+from vernal_worker.store import fs
 
 LOW_WATER = 0.9
 """An eviction goes on until the store is at this part of the limit, so that not every save needs one."""
 
-RESCAN_SECONDS = 60.0
+RECORD_NAME = "eviction.json"
+"""What the last eviction found, at the root of the store."""
+
 _ABANDONED_SECONDS = 3600.0  # a temporary file this old belongs to a writer that died
 _BLOCK = 4096
+_TAG_DIGITS = 2 * TAG_BYTES
+
+
+def _temporary(stem: str) -> str:
+    return rf"\.{stem}-[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}"
+
+
+_LEVELS = (
+    (re.compile(r"[0-9a-f]{64}"), re.compile(_temporary(re.escape(RECORD_NAME)))),
+    (re.compile(r"[0-9a-f]{2}"), re.compile(_temporary(re.escape(LAYOUT_NAME)))),
+    (None, re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}|" + _temporary("[0-9a-f]{16}"))),
+)
+"""Names of our folders and files, from the root down: of what else lies there nothing is counted or removed."""
 
 
 @dataclass(frozen=True)
@@ -35,121 +48,114 @@ class Entry:
     bytes: int
     used: float
 
+    @property
+    def temporary(self) -> bool:
+        return self.path.endswith(TEMPORARY_SUFFIX)
+
+    @property
+    def tag(self) -> str:
+        """Of a block, which one it is in its layout."""
+        layout, _, name = self.path.rsplit("/", 3)[1:]
+        return f"{layout}/{name[:_TAG_DIGITS]}"
+
+    @property
+    def before(self) -> str:
+        """Of a block, the tag of the one before it in the prompt."""
+        layout, _, name = self.path.rsplit("/", 3)[1:]
+        return f"{layout}/{name.removesuffix(SUFFIX)[-_TAG_DIGITS:]}"
+
 
 @dataclass(frozen=True)
 class Evicted:
-    """`bytes_before` and `bytes_after` of the whole store; `files` removed."""
+    """`bytes_before` and `bytes_after` of the whole store; `blocks` removed."""
 
     bytes_before: int
     bytes_after: int
-    files: int
+    blocks: int
 
 
 def scan(root: Path) -> Iterator[Entry]:
     """All block files and temporary files of all layouts. What vanishes meanwhile is left out."""
-    pending = [os.fspath(root)]
-    while pending:
+    for entry in _ours(os.fspath(root), 0):
         try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif entry.name.endswith((SUFFIX, TEMPORARY_SUFFIX)):
-                        try:
-                            status = entry.stat(follow_symlinks=False)
-                        except OSError:
-                            continue
-                        size = -(-status.st_size // _BLOCK) * _BLOCK
-                        yield Entry(entry.path, size, status.st_mtime)
+            status = entry.stat(follow_symlinks=False)
         except OSError:
             continue
+        size = -(-status.st_size // _BLOCK) * _BLOCK
+        yield Entry(entry.path, size, status.st_mtime)
 
 
-def evict(root: Path, limit_bytes: int | None) -> Evicted:
-    """Remove the least recently used blocks until the store is at `LOW_WATER` of the limit, if it is above the limit.
+def _ours(directory: str, level: int) -> Iterator[os.DirEntry[str]]:
+    folders, files = _LEVELS[level]
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if folders and folders.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    yield from _ours(entry.path, level + 1)
+                elif files.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    yield entry
+    except OSError:
+        return
+
+
+def tails_first(blocks: Iterable[Entry]) -> Iterator[Entry]:
+    """All blocks in the order in which they should go."""
+    by_tag = {block.tag: block for block in blocks}
+    behind = Counter(block.before for block in by_tag.values() if block.before != block.tag)
+    last = [(block.used, block.path, tag) for tag, block in by_tag.items() if not behind[tag]]
+    heapq.heapify(last)
+    while last:
+        *_, tag = heapq.heappop(last)
+        yield by_tag[tag]
+        before = by_tag[tag].before
+        behind[before] -= 1
+        if before in by_tag and behind[before] == 0:
+            heapq.heappush(last, (by_tag[before].used, by_tag[before].path, before))
+
+
+def evict(root: Path, limit_bytes: int | None, go_on: Callable[[], bool] = lambda: True) -> Evicted:
+    """Remove blocks until the store is at `LOW_WATER` of the limit, if it is above the limit.
 
     Args:
         limit_bytes: None means that the disk is full: free a tenth of what the store has.
+        go_on: asked often; when it says False, what is not removed stays.
     """
-    now = time.time()
-    entries = list(scan(root))
+    entries: list[Entry] = []
+    for entry in scan(root):
+        if not go_on():
+            break
+        entries.append(entry)
     total = before = sum(entry.bytes for entry in entries)
-    files = 0
     target = int((before if limit_bytes is None else limit_bytes) * LOW_WATER)
     if limit_bytes is not None and before <= limit_bytes:
         target = before
-    for entry in sorted(entries, key=lambda entry: (entry.used, entry.path)):
-        temporary = entry.path.endswith(TEMPORARY_SUFFIX)
-        abandoned = temporary and now - entry.used > _ABANDONED_SECONDS
-        if not abandoned and (temporary or total <= target):
-            continue
-        try:
-            Path(entry.path).unlink()
-            files += 1
-        except FileNotFoundError:
-            pass  # another worker evicts the same
-        except OSError:
-            continue
-        total -= entry.bytes
-    return Evicted(before, total, files)
+    total -= sum(entry.bytes for entry in _abandoned(root, entries) if _remove(entry) is not None)
+    blocks = 0
+    for entry in tails_first(entry for entry in entries if not entry.temporary):
+        if total <= target or not go_on():
+            break
+        removed = _remove(entry)
+        blocks += removed is True
+        total -= entry.bytes if removed is not None else 0
+    return Evicted(before, total, blocks)
 
 
-class SizeLimit:
-    """Has the store shrunk, in a thread of its own, when it may have grown over `limit_bytes`.
+def _abandoned(root: Path, entries: Iterable[Entry]) -> list[Entry]:
+    """Temporary files that nobody writes any more, by the storage's own clock."""
+    temporary = [entry for entry in entries if entry.temporary]
+    try:
+        now = fs.clock(root) if temporary else 0.0
+    except OSError:  # full, for example
+        return []
+    return [entry for entry in temporary if now - entry.used > _ABANDONED_SECONDS]
 
-    Between two scans only this worker's own writes are known, so with n workers the store may be larger by what the
-    others write in `RESCAN_SECONDS`.
-    """
 
-    def __init__(self, root: Path, limit_bytes: int | None, counters: Counters) -> None:
-        self._root = root
-        self._limit = limit_bytes
-        self._counters = counters
-        self._workers = Workers("vernal-kv-evict", 1)
-        self._lock = threading.Lock()
-        self._running = False
-        self._estimate = 0
-        self._scanned = -RESCAN_SECONDS
-
-    def added(self, size: int) -> None:
-        """This worker wrote a block of `size` bytes."""
-        if self._limit is None:
-            return
-        with self._lock:
-            self._estimate += size
-            due = self._estimate > self._limit or time.monotonic() - self._scanned >= RESCAN_SECONDS
-        if due:
-            self._start(self._limit)
-
-    def full(self) -> None:
-        """The storage said that it is full."""
-        self._start(None)
-
-    def wait(self, timeout: float) -> bool:
-        """Wait for the eviction that runs, `timeout` seconds at most; returns whether none runs any more."""
-        return self._workers.drain(timeout)
-
-    def _start(self, limit: int | None) -> None:
-        with self._lock:
-            if self._running:
-                return
-            self._running = True
-        self._workers.submit(lambda: self._run(limit))
-
-    def _run(self, limit: int | None) -> None:
-        try:
-            evicted = evict(self._root, limit)
-            self._counters.add(EVICTED_BLOCKS, evicted.files)
-            if evicted.files:
-                _logger.info(
-                    "KV store: %d blocks evicted, %.1f -> %.1f MiB",
-                    evicted.files,
-                    evicted.bytes_before / 2**20,
-                    evicted.bytes_after / 2**20,
-                )
-            with self._lock:
-                self._estimate = evicted.bytes_after
-                self._scanned = time.monotonic()
-        finally:
-            with self._lock:
-                self._running = False
+def _remove(entry: Entry) -> bool | None:
+    """True: removed; False: it was gone; None: it is still there."""
+    try:
+        Path(entry.path).unlink()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return True

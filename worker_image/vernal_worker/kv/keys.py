@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 KEY_BYTES = 32
-_ROOT = "vernal 2025 kv block key v1"  # BLAKE3's key derivation context: a constant that nothing else uses
+TAG_BYTES = 8
+"""A key ends with the first bytes of the key before it, so that names in the store tell which block follows which."""
+
+_ROOT = "vernal 2025 kv block key v2"  # BLAKE3's key derivation context: a constant that nothing else uses
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def block_keys(tokens: Sequence[int], block_tokens: int, salt: Salt = Salt()) ->
         touching = [f for f in salt.features if f.offset < end and start < f.offset + f.length]
         if touching:
             hasher.update(_canonical([[f.identifier, f.offset - start, f.length] for f in touching]))
-        key = hasher.digest()
+        key = hasher.digest(KEY_BYTES - TAG_BYTES) + key[:TAG_BYTES]
         keys.append(key)
     return keys
 

@@ -106,12 +106,18 @@ class Loader:
         return bool(self._loads)
 
     def start(self, request_id: str, blocks: Sequence[Block], timeout: float) -> None:
-        """Begin to load `blocks`, which follow one another in the prompt; `timeout` seconds from now it is over."""
+        """Begin to load `blocks`, which follow one another in the prompt; `timeout` seconds from now it is over.
+
+        From here on the load ends by `poll` alone, also where no thread can be had to read.
+        """
         now = monotonic()
         load = _Load(request_id, blocks, now + timeout, now, set(range(len(blocks))))
         self._loads.append(load)
         for index in range(len(blocks)):
-            self._workers.submit(lambda index=index: self._read_one(load, index))  # type: ignore[misc]
+            if not self._workers.submit(lambda index=index: self._read_one(load, index)):  # type: ignore[misc]
+                load.message = "no thread to read with"
+                with self._changed:
+                    self._outcomes.append(_Outcome(load, index, None, Failure.INTERNAL))
 
     def poll(self, copy: Copier, wait: float = 0.0) -> list[Loaded]:
         """Copy what was verified into the KV cache and return the loads that are over.

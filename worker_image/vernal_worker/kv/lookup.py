@@ -54,10 +54,12 @@ class Lookup:
         chunks = [range(start, min(start + _CHUNK, len(keys))) for start in range(0, len(keys), _CHUNK)]
         left = threading.Semaphore(0)
         with self._counters.timed("lookup"):
-            for chunk in chunks:
+            asked = [
                 self._workers.submit(lambda chunk=chunk: self._ask(keys, chunk, present, left))  # type: ignore[misc]
+                for chunk in chunks
+            ]
             end = monotonic() + self._timeout
-            answered = all(left.acquire(timeout=max(0.0, end - monotonic())) for _ in chunks)
+            answered = all(left.acquire(timeout=max(0.0, end - monotonic())) for _ in range(sum(asked)))
         if not answered:
             self._breaker.trip(f"no answer to a lookup within {self._timeout} s")
         return list(present)  # a copy: late answers write to the other

@@ -13,7 +13,7 @@ from vernal_worker.kv.blockstore import leading
 from vernal_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
 from vernal_worker.kv.loader import Block
 
-_LOST = blockfile.USELESS | {Failure.MISSING}
+_LOST = blockfile.REWRITE | {Failure.MISSING}
 _FRESH_SECONDS = 1.0
 """How long a lookup is believed: the scheduler asks at every step while a request waits for room."""
 
@@ -78,12 +78,19 @@ class _Request:
     present: list[bool]
     looked_up: float
     unsaved: set[int]
+    saved_to: int = 0  # before it nothing is unsaved
     block_ids: list[int] = field(default_factory=list)
     planned: dict[bytes, int] = field(default_factory=dict)  # saves that workers were told to do
     usable: int = 0  # blocks that may be offered: none from the first that failed on
     offered_from: int = 0
     loaded_to: int = 0  # end of what was loaded, in blocks; 0 if nothing was
     load_async: bool = False
+
+    def to_save(self, indices: Iterable[int]) -> None:
+        """These blocks are to be saved, perhaps again, once they are computed."""
+        for index in indices:
+            self.unsaved.add(index)
+            self.saved_to = min(self.saved_to, index)
 
 
 class Planner:
@@ -182,10 +189,14 @@ class Planner:
             else:
                 request.block_ids.extend(scheduled.blocks)
             full = (scheduled.computed + scheduled.scheduled) // self._block_tokens
-            for index in sorted(i for i in request.unsaved if i < min(full, len(request.block_ids))):
+            end = min(full, len(request.block_ids), len(request.keys))
+            for index in range(request.saved_to, end):
+                if index not in request.unsaved:
+                    continue
                 request.unsaved.discard(index)
                 request.planned[request.keys[index]] = index
                 saves.append(Block(request.keys[index], request.block_ids[index]))
+            request.saved_to = max(request.saved_to, end)
         loads, self._new_loads = tuple(self._new_loads), []
         return StepPlan(loads, tuple(saves), idle=not step, seen_failures=self._failed_steps)
 
@@ -204,9 +215,11 @@ class Planner:
             suppressed |= report.suppressed
             lost |= {block_id for block_id, failure in report.failures.items() if failure in _LOST}
         bad = set(invalid)
+        if not bad and not suppressed:  # nearly always; all blocks of all requests are many
+            return set()
         untrusted: set[int] = set()
         for request_id, request in self._requests.items():
-            request.unsaved |= {index for key, index in request.planned.items() if key in suppressed}
+            request.to_save(index for key, index in request.planned.items() if key in suppressed)
             first = next((i for i, block_id in enumerate(request.block_ids) if block_id in bad), None)
             if first is not None:
                 untrusted |= self._failed(request_id, request, first, lost)
@@ -248,7 +261,7 @@ class Planner:
             if index < len(request.block_ids) and request.block_ids[index] in lost:
                 request.present[index] = False
             if self._saves and not request.present[index]:
-                request.unsaved.add(index)
+                request.to_save([index])
         for other in self._requests.values():
             other.looked_up = -_FRESH_SECONDS
         return set(request.block_ids[first:])

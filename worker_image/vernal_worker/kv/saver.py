@@ -8,8 +8,8 @@ from time import monotonic
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import BYTES, PAUSES, SAVES, Counters
-from vernal_worker.kv.eviction import SizeLimit
 from vernal_worker.kv.loader import Block, Copier, Move
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers
 
@@ -53,9 +53,11 @@ class Saver:
                 break
             fence = copy(moves)
             for move, block in zip(moves, batch, strict=True):
-                self._workers.submit(
+                if not self._workers.submit(
                     lambda move=move, block=block, fence=fence: self._write_one(move.slot, block.key, fence)  # type: ignore[misc]
-                )
+                ):
+                    fence.wait()  # the device may be writing to the slot
+                    self._end(move.slot, block.key, Saved.DROPPED)
             todo = todo[len(batch) :]
         if todo:
             self._counters.add(SAVES, len(todo), Saved.DROPPED)
@@ -96,12 +98,15 @@ class Saver:
                 size = len(self._slots.view(slot))
                 self._counters.add(BYTES, size, "written")
                 self._limit.added(size)
-            self._slots.give_back([slot])
-            with self._lock:
-                self._under_way.discard(key)
-            self._counters.add(SAVES, 1, outcome)
+            self._end(slot, key, outcome)
             if outcome in (Saved.FULL, Saved.FAILED):
                 self._pause(outcome)
+
+    def _end(self, slot: int, key: bytes, outcome: Saved) -> None:
+        self._slots.give_back([slot])
+        with self._lock:
+            self._under_way.discard(key)
+        self._counters.add(SAVES, 1, outcome)
 
     def _pause(self, outcome: Saved) -> None:
         if outcome is Saved.FULL:

@@ -3,18 +3,19 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
-from vernal_worker.kv.eviction import SizeLimit
 from vernal_worker.kv.fingerprint import canonical, fingerprint
 from vernal_worker.kv.loader import Loaded, Loader, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers
 
@@ -88,7 +89,7 @@ class Store:
     def warm(self) -> None:
         """Have memory for loads made in the background, where that takes a moment: the first request needs it."""
         if self._cache.page_locked:
-            threading.Thread(target=self._warm, name="vernal-kv-warm", daemon=True).start()
+            self._load_workers.submit(self._warm)
 
     def _warm(self) -> None:
         try:
@@ -124,7 +125,9 @@ class Store:
     def flush(self, timeout: float) -> bool:
         return self._saver is None or self._saver.flush(timeout)
 
-    def stop(self) -> None:
+    def stop(self, timeout: float) -> None:
+        """Nothing of the store is in use any more, unless storage hangs for longer than `timeout` seconds."""
+        self._limit.stop(timeout)
         self._load_workers.stop()
         self._save_workers.stop()
         self._cache.release()
@@ -193,9 +196,10 @@ class WorkerSide:
         store, self._store = self._store, None
         if store is None:
             return
+        end = monotonic() + timeout
         if not store.flush(timeout):
             _logger.warning("KV store: not all saves were written within %.0f s; they are given up", timeout)
-        store.stop()
+        store.stop(max(0.0, end - monotonic()))
         for load in list(self._loads.values()):
             self._fail(load, Failure.CLOSED)
 

@@ -26,16 +26,39 @@ class Workers:
         self._lock = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._unfinished = 0
+        self._refused = False
 
-    def submit(self, task: Task) -> None:
-        """Run `task` soon. It should not raise: that is logged and otherwise ignored."""
+    def submit(self, task: Task) -> bool:
+        """Run `task` soon. It should not raise: that is logged and otherwise ignored.
+
+        Returns: whether it will run. False, where no thread could be started, leaves nothing behind: the caller does
+            without the task, as it would if storage had failed.
+        """
         with self._lock:
+            if len(self._threads) < min(self._size, self._unfinished + 1) and not self._add_thread():
+                return False
             self._unfinished += 1
-            if len(self._threads) < min(self._size, self._unfinished):
-                thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
         self._tasks.put(task)
+        return True
+
+    def _add_thread(self) -> bool:
+        """Returns whether there is a thread now, this one or an earlier one."""
+        thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # a limit on processes, or no memory for a stack
+            if not self._refused:
+                _logger.warning(
+                    "no thread for %s (%s); its work is left out or slower: raise the pod's limits of processes (pids) "
+                    "and memory",
+                    self._name,
+                    error,
+                )
+            self._refused = True
+        else:
+            self._threads.append(thread)
+            self._refused = False
+        return bool(self._threads)
 
     def drain(self, timeout: float) -> bool:
         """Wait until nothing is left to do, `timeout` seconds at most; returns whether that is so."""

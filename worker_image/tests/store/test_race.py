@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract.identity import digest
 from vernal_contract.reasons import Reason
+from vernal_worker.store import reading
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import Store
@@ -61,7 +63,11 @@ def thaw(root: Path, identity: Any, host: Any, expected: dict[str, bytes], held:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_right_or_none(memory: Path, identity: Any, host: Any, filled: Any, seed: int, say: Any) -> None:
+def test_right_or_none(
+    memory: Path, identity: Any, host: Any, filled: Any, seed: int, say: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A reader that is held while it gives its lease back would leave it there, for the collector to wait for.
+    monkeypatch.setattr(reading, "_RELEASE_SECONDS", GUARD_SECONDS)
     pick = random.Random(seed)
     store = Store(memory)
     artifact = filled(store.stage(identity, host)).publish(created_by="a", threads=1).artifact

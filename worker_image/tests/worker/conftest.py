@@ -184,7 +184,7 @@ def _listen_too_early(pod: Pod) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         while pod.alive():
             try:
-                client.listen(listener, 60)
+                client.listen(listener, 60, 60)
                 break
             except UnreachableError:
                 time.sleep(0.2)

@@ -51,6 +51,7 @@ class Server(Pod):
         environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
             **ENGINE_ENV,
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(int(GUARD_SECONDS)),  # no connection goes because a machine is slow
             "PYTHONDONTWRITEBYTECODE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",

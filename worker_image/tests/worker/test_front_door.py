@@ -6,6 +6,7 @@ from pathlib import Path
 
 from patience import GUARD_SECONDS
 from vernal_contract import names
+from vernal_contract.config import ModelConfig, WorkerConfig
 from vernal_worker.engine import warm
 from worker_pod import Pod
 
@@ -49,7 +50,8 @@ def test_nothing_compiles_in_a_thawed_worker(thawed: Thawed) -> None:
 
 def test_idle_connections_outlive_the_usual_pools(thawed: Thawed) -> None:
     """These keep theirs for 60 to 90 s: a worker that closes first resets whoever asks at that moment."""
-    assert thawed().config.keep_alive_seconds > 90
+    usual = WorkerConfig(pool="p", namespace="n", revision="1", model=ModelConfig(name="m", path="/m"))
+    assert usual.keep_alive_seconds > 90
     pod = thawed(keep_alive_seconds=0.2)
     connection = pod.http(timeout=GUARD_SECONDS)
     connection.request("GET", "/v1/models")

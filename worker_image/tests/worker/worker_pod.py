@@ -33,10 +33,7 @@ ENGINE_ARGS = {
     "gpuMemoryUtilization": 0.05,
     "enforceEager": True,
 }
-ENGINE_ENV = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",  # a tiny model, few cores
-    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(int(GUARD_SECONDS)),  # no connection goes because a test was slow
-}  # fmt: skip
+ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}  # a tiny model, few cores
 WARM = {"warm_up_seconds": GUARD_SECONDS}
 """Checkpoint settings: run one request of each kind before the freeze, however long that takes."""
 
@@ -133,6 +130,7 @@ class Pod:
         patient = {"freeze_timeout_seconds": GUARD_SECONDS, "thaw_timeout_seconds": GUARD_SECONDS}
         # Warming up is 20 s of a core, and most pods are asked for little: a test that wants it says WARM.
         checkpoint = config.CheckpointConfig(**patient | {"warm_up_seconds": 0.0} | settings.pop("checkpoint", {}))
+        settings.setdefault("keep_alive_seconds", GUARD_SECONDS)  # no connection goes because a test was slow
         drain = config.DrainConfig(**{"propagation_seconds": 0.5, **settings.pop("drain", {})})
         self.config = config.WorkerConfig(
             pool="tests",

@@ -1,6 +1,7 @@
 """One namespace, one operator behind one proxy: what every control-plane test is made of."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -354,7 +355,7 @@ def scrub(value: Any, namespace: str) -> Any:
         return {key: scrub(inner, namespace) for key, inner in value.items() if key not in _VOLATILE}
     if isinstance(value, list):
         return [scrub(inner, namespace) for inner in value]
-    return value.replace(f'"{namespace}"', '"NAMESPACE"') if isinstance(value, str) else value
+    return re.sub(rf'"{re.escape(namespace)}(?=["/])', '"NAMESPACE', value) if isinstance(value, str) else value
 
 
 def _kubeconfig(url: str, token: str) -> dict[str, Any]:

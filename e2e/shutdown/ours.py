@@ -219,7 +219,7 @@ def leftovers(pod: Pod) -> Iterator[Callable[[], list[str]]]:
         found = []
         for place, fd in open_places.items():
             for name in _names(fd):
-                own = place == names.PATH_RUN and name in ("tmp", "cache", "criu")  # empty, or logs
+                own = place == names.PATH_RUN and name in ("tmp", "cache", "criu", "shm-before")  # empty, logs, a note
                 if not own and not (place == "/tmp" and name in before):
                     found.append(f"{place}/{name}")
         return found

@@ -329,6 +329,7 @@ _VOLATILE = frozenset(
         "creationTimestamp",
         "deletionTimestamp",
         "lastTransitionTime",
+        "timings",  # a worker says them, and may be gone before a status can be written
         "startTime",
         "startedAt",
         "completionTime",

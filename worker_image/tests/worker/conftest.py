@@ -180,12 +180,14 @@ def _listen_too_early(pod: Pod) -> None:
     meanwhile, and so does not ask first."""
     pod.wait_log("event=engine_start")
     os.kill(pod.init, signal.SIGSTOP)
-    client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        while pod.alive():
-            try:
-                client.listen(listener, 60, 60)
-                break
-            except UnreachableError:
-                time.sleep(0.2)
-    os.kill(pod.init, signal.SIGCONT)
+    try:
+        client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            while pod.alive():
+                try:
+                    client.listen(listener, 60, 60)
+                    break
+                except UnreachableError:
+                    time.sleep(0.2)
+    finally:  # or whoever waits for the pod waits as long as a guard
+        os.kill(pod.init, signal.SIGCONT)

@@ -93,18 +93,16 @@ def first_workers(request: pytest.FixtureRequest, start_pod_for_session: StartPo
     """Those that start on the empty store, all ready. If their race is tested (`test_races.py`) they are three, and a
     fourth was killed while it started; else one, which is sooner there."""
     racing = any(item.path.name == "test_races.py" and item.path.parent == HERE for item in request.session.items)
+    few = "ulimit -n 1024"  # as in many containers; CRIU gives the clones' engines the same
+    same = {"setup": few, "secrets": {"PLANTED": PLANTED}, "checkpoint": WARM}  # or they would race for other artifacts
     if racing:
-        dead = start_pod_for_session(store)
+        dead = start_pod_for_session(store, **same)
         dead.wait_log("event=engine_start")
         (lease,) = [path for path in (store / "leases").iterdir() if path.suffix != ".beat"]
         os.kill(dead.init, signal.SIGKILL)
         dead.wait()
         assert lease.exists(), "nobody gave it back"
-    few = "ulimit -n 1024"  # as in many containers; CRIU gives the clones' engines the same
-    pods = [
-        start_pod_for_session(store, setup=few, secrets={"PLANTED": PLANTED}, checkpoint=WARM)
-        for _ in range(3 if racing else 1)
-    ]
+    pods = [start_pod_for_session(store, **same) for _ in range(3 if racing else 1)]
     for pod in pods:
         pod.wait_ready()
     return pods

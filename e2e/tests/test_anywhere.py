@@ -119,7 +119,12 @@ def test_groups_of_a_run_that_was_killed_are_removed_and_no_others() -> None:
 
 def test_after_an_interrupt_nothing_more_is_started() -> None:
     lanes = Lanes(lambda step: [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(3600)"])
-    out = threading.Thread(target=lambda: (_wait_running(lanes), os.kill(os.getpid(), signal.SIGINT)))
+
+    def interrupt() -> None:
+        _wait_running(lanes)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    out = threading.Thread(target=interrupt)
     out.start()
     assert lanes.run([["first", "second"]]) == 1
     out.join()

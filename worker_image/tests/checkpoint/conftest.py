@@ -30,7 +30,7 @@ class Pod:
         self.process = subprocess.Popen(
             [
                 *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc"),
-                *(*wrapper, sys.executable, HERE / "pod.py", shared, criu),
+                *(*wrapper, sys.executable, str(HERE / "pod.py"), str(shared), str(criu)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -51,6 +51,7 @@ class Agent:
     ) -> Any:
         from vernal_worker.checkpoint.freeze import freeze
 
+        assert self.tree is not None
         self._cancel_after(cancel_after)
         if carry is not None:
             options["carry"] = [Path(c) for c in carry]
@@ -233,7 +234,7 @@ class Agent:
 def main(shared: str, criu: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     directory = os.open(shared, os.O_PATH)
-    needed = [COVER.parents[2], Path(criu).parent, sys.base_prefix]
+    needed = [str(COVER.parents[2]), str(Path(criu).parent), sys.base_prefix]
     for place in ("/tmp", "/dev/shm", "/run"):
         subprocess.run(["sh", COVER, place, *needed], check=True)
     SHARED.mkdir()

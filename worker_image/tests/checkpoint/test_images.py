@@ -53,7 +53,7 @@ areas = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=6).ma
 
 @given(st.integers(0, 20), st.integers(1, 20), areas)
 def test_an_entry_is_split_where_areas_begin_and_end(first: int, pages: int, areas: list[Area]) -> None:
-    found = {}
+    found: dict[int, Area | None] = {}
     for part, area in split(Entry(first * PAGE, pages), areas):
         for page in range(part.pages):
             assert found.setdefault(part.address + page * PAGE, area) is area

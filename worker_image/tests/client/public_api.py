@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Api = dict[str, dict[str, Any]]
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def public(path: Path, name: str) -> Api:
@@ -18,15 +19,15 @@ def public(path: Path, name: str) -> Api:
     any)."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return {item.name: _describe(item) for item in node.body if _is_public(item)}
+            return _public([item for item in node.body if isinstance(item, FUNCTIONS)])
     raise LookupError(f"no class {name} in {path}")
 
 
-def _is_public(item: ast.stmt) -> bool:
-    return isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and not item.name.startswith("_")
+def _public(methods: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> Api:
+    return {item.name: _describe(item) for item in methods if not item.name.startswith("_")}
 
 
-def _describe(item: Any) -> dict[str, Any]:
+def _describe(item: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any]:
     decorators = {getattr(decorator, "id", "") for decorator in item.decorator_list}
     if decorators & {"property", "cached_property"}:
         return {"kind": "property"}

@@ -231,7 +231,7 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     with pytest.raises(EngineFailedError):
         await llm.freeze("/proc/no/such/place")
     assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before
-    arguments = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
+    arguments: dict[str, Any] = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
     async with await CheckpointableAsyncLLM.create(str(frozen.model), **arguments) as other:
         assert other.report.start_mode == "Restored"
         assert (await outputs(other, "x", greedy()))[-1].outputs[0].text == before

@@ -58,7 +58,8 @@ def test_arrays_and_tensors() -> None:
     import numpy
     import torch
 
-    for array in (numpy.arange(6, dtype="int64").reshape(2, 3), numpy.zeros((0, 4), "float32"), numpy.float16([1.5])):
+    half = numpy.array([1.5], "float16")
+    for array in (numpy.arange(6, dtype="int64").reshape(2, 3), numpy.zeros((0, 4), "float32"), half):
         back = across(array)
         assert back.dtype == numpy.asarray(array).dtype and (back == array).all() and back.shape == array.shape
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
@@ -163,7 +164,8 @@ def test_errors() -> None:
 
     packed = errors.pack(ValueError("x"))
     validation = back(VLLMValidationError("too long", parameter="p", value=3))
-    assert type(validation) is VLLMValidationError and (validation.parameter, validation.value) == ("p", 3)
+    assert isinstance(validation, VLLMValidationError)
+    assert (validation.parameter, validation.value) == ("p", 3)
     assert type(back(OurOwnError("k"))) is KeyError and back(OurOwnError("k")).args == ("k",)
     assert type(back(Exception("plain"))) is Exception
     foreign = back(ForeignError("why"))

@@ -1,6 +1,7 @@
 """An artifact fits every host that has what its processes use, and no other."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,7 +51,7 @@ def test_one_that_has_failed_too_often_is_no_way_out(tmp_path: Path) -> None:
     store = Store(tmp_path, restore_attempts=1)
     uses = msgspec.structs.replace(HOST, mounts=())
     generation = publish(store, HOST, uses)
-    failure = {"stage": "criu", "reason": Reason.DIGEST_MISMATCH, "message": "m", "worker": "w"}
+    failure: dict[str, Any] = {"stage": "criu", "reason": Reason.DIGEST_MISMATCH, "message": "m", "worker": "w"}
     store.record_failure(INPUTS, uses, generation, **failure)
     assert store.find(INPUTS, HOST).artifact is None
 
@@ -65,7 +66,7 @@ def test_one_that_cannot_be_read_is_said_to_be_broken_and_is_given_up_after_some
         store.find(INPUTS, HOST)
     assert (error.value.reason, error.value.generation) == (Reason.MANIFEST_INVALID, generation)
     assert error.value.host is not None
-    failure = {"stage": "find", "reason": Reason.MANIFEST_INVALID, "message": "m", "worker": "w"}
+    failure: dict[str, Any] = {"stage": "find", "reason": Reason.MANIFEST_INVALID, "message": "m", "worker": "w"}
     store.record_failure(INPUTS, error.value.host, generation, **failure)
     assert store.find(INPUTS, HOST).artifact is None
     sound = publish(store, HOST, HOST)

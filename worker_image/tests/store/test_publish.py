@@ -123,7 +123,7 @@ def kill_at(step: int) -> None:
             if count[0] == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def counted_fsync(fd: int) -> None:
+    def counted_fsync(fd: Any) -> None:
         hook("fsync")
         fsync(fd)
 

@@ -13,7 +13,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.store import artifact as artifacts
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.pieces import PIECE
+from vernal_worker.store.pieces import PIECE, hash_all
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_an_artifact_that_is_deleted(artifact: Artifact, moment: str, monkeypatc
     if moment == "before":
         shutil.rmtree(artifact.path)
     else:
-        read = artifacts.hash_all
+        read = hash_all
 
         def delete_and_read(*arguments: Any, **options: Any) -> None:
             shutil.rmtree(artifact.path)

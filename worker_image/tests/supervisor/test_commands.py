@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -62,7 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         assert end.value.code is None or isinstance(end.value.code, int), (
             "all of them say what went wrong by themselves"
         )
-        return subprocess.CompletedProcess(arguments, end.value.code or 0, captured.out, captured.err)
+        return subprocess.CompletedProcess([*map(str, arguments)], end.value.code or 0, captured.out, captured.err)
 
     return run
 
@@ -157,7 +158,7 @@ def test_diff_between_models_names_exactly_the_fields_that_differ(
     ], done.stdout
 
 
-HOSTS: dict[str, tuple[str, object]] = {
+HOSTS: dict[str, tuple[str, Any]] = {
     "architecture": ("architecture", "s390x"),
     "cpuFeatures": ("cpu_features", ("invented",)),
     "gpuDriver": ("gpu_driver", "570.1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vernal_worker.store.contents import Contents
+from vernal_worker.store.contents import Contents, Known
 from vernal_worker.supervisor import contents
 from vernal_worker.supervisor.contents import SMALL, ContentError, Digester
 
@@ -186,7 +186,7 @@ def test_a_start_reads_little_of_big_weights(tmp_path: Path, store: Path, say: C
         info = file_.stat()
         with file_.open("rb") as opened:
             samples = contents._samples(opened.fileno(), info.st_size)
-        Contents(store).put(digester._key(file_, info), contents.Known(content=str(number), samples=samples))
+        Contents(store).put(digester._key(file_, info), Known(content=str(number), samples=samples))
     began = time.perf_counter()
     digester.digest(tmp_path)
     say(f"content of 16 GB, known: {(time.perf_counter() - began) * 1e3:.1f} ms")

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from patience import until
 from shutdown.load import WHOLE, Load
@@ -53,7 +54,7 @@ def test_a_thawed_worker_answers_the_same(creator: Pod, thawed: Thawed, say: Cal
 
 def test_clones_are_not_twins(thawed: Thawed) -> None:
     first, second = thawed(), thawed()
-    hot = {"temperature": 1.5, "max_tokens": 48}
+    hot: dict[str, Any] = {"temperature": 1.5, "max_tokens": 48}
     assert first.complete(**hot) != second.complete(**hot)
     assert first.complete(**hot) != first.complete(**hot)
     assert first.complete(**hot, seed=7) == second.complete(**hot, seed=7)

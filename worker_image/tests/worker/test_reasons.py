@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from patience import GUARD_SECONDS
+from vernal_contract.identity import digest
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import StartMode
 from vernal_worker.store import manifest
@@ -72,7 +73,7 @@ def from_the_future(artifact: Path) -> None:
 def of_another_host(artifact: Path) -> None:
     found = load(artifact).manifest
     host = msgspec.structs.replace(found.host, kernel="2.6")
-    other = msgspec.structs.replace(found, host=host, host_tuple=manifest.digest(host))
+    other = msgspec.structs.replace(found, host=host, host_tuple=digest(host))
     (artifact / "manifest.json").unlink()
     (artifact / "manifest.json").write_bytes(manifest.encode(other))
     artifact.parent.rename(artifact.parent.with_name(other.host_tuple[:16]))

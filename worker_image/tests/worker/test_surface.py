@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_a_dead_engine_is_told_as_vllm_does(thawed: Thawed, alone: Server, strea
 
         thread = threading.Thread(target=answered)
         thread.start()
-        until("a request that runs", lambda pod=pod: running(pod), more=pod.log)
+        until("a request that runs", partial(running, pod), more=pod.log)
         (core,) = [pid for pid, command in pod.processes().items() if "EngineCore" in command]
         os.kill(core, signal.SIGKILL)
         thread.join(GUARD_SECONDS)

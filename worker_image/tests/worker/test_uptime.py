@@ -4,11 +4,12 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from worker_pod import Pod
 
 HOUR, DAY = 3600, 24 * 3600
-HOT = {"temperature": 1.5, "max_tokens": 48}
+HOT: dict[str, Any] = {"temperature": 1.5, "max_tokens": 48}
 Thawed = Callable[..., Pod]
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,17 @@ def descriptors() -> list[str]:
     return sorted(found)
 
 
+@pytest.fixture(autouse=True)
+def temporary() -> Iterator[None]:
+    """A directory for temporary files of its own: what others have in /tmp comes and goes. Its path is short, as that of
+    a socket must be."""
+    with tempfile.TemporaryDirectory(prefix="left-") as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", directory)
+        yield
+
+
 def ours() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("vernal-*")}
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
 
 
 def device(path: str) -> int:

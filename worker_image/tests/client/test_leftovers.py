@@ -25,8 +25,8 @@ def descriptors() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def temporary() -> Iterator[None]:
-    """A directory for temporary files of its own: what others have in /tmp comes and goes. Its path is short, as that of
-    a socket must be."""
+    """A directory of its own for temporary files: what others have in /tmp comes and goes. With a short path, as a
+    socket must have."""
     with tempfile.TemporaryDirectory(prefix="left-") as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", directory)
         yield

@@ -25,8 +25,10 @@ class WorkerExtension:
     """Mixed into vLLM's worker class. Names start with `vernal_` because vLLM refuses one that its class has
     already."""
 
-    def vernal_quiesce(self) -> None:
+    def vernal_release(self) -> None:
         lifecycle.release()
+
+    def vernal_quiesce(self) -> None:
         hook.disconnect()
         process.trim()
 
@@ -98,7 +100,7 @@ def install_in_engine_core() -> None:
     name."""
     from vllm.v1.engine.core import EngineCore
 
-    for name in ("vernal_quiesce", "vernal_resume", "vernal_unshield"):
+    for name in ("vernal_release", "vernal_quiesce", "vernal_resume", "vernal_unshield"):
         setattr(EngineCore, name, getattr(EngineCoreExtension, name))
 
 

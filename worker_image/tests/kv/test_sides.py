@@ -237,3 +237,36 @@ def test_loads_wait_only_where_the_engine_recovers_from_their_failure(
         options, Counters(), block_tokens=4, ranks=ranks, loads=True, saves=True, synchronous=synchronous
     )
     assert side.load_async() is expected
+
+
+@pytest.mark.integration
+def test_new_weights_reach_every_connector_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the calls that vLLM's EngineCore gets, whoever makes them, and also if they fail half-way."""
+    from vernal_worker.engine import worker_extension
+    from vllm.v1.engine.core import EngineCore
+
+    monkeypatch.setattr(EngineCore, "collective_rpc", EngineCore.collective_rpc)  # put back at the end
+    calls: list[str] = []
+
+    class Executor:
+        def collective_rpc(self, method: str, *_: object) -> list[None]:
+            calls.append(method)
+            if method == "update_weights":
+                raise ConnectionError("half-way")
+            return [None]
+
+    class Connector:
+        def reset_cache(self) -> bool:
+            calls.append("reset")
+            return True
+
+    worker_extension.install_in_engine_core()
+    connector = Connector()
+    monkeypatch.setattr(lifecycle, "_connectors", {connector})
+    core = EngineCore.__new__(EngineCore)
+    core.model_executor = Executor()
+    assert core.collective_rpc("check_health") == [None]
+    assert core.collective_rpc("reload_weights", None, (), {}) == [None]
+    with pytest.raises(ConnectionError):
+        core.collective_rpc("update_weights", kwargs={"update_info": {}})
+    assert calls == ["check_health", "reload_weights", "reset", "update_weights", "reset"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SPIN_SECONDS = 0.02
 _WAKE_SECONDS = 0.1
+_CHANGE_WEIGHTS = ("reload_weights", "update_weights", "finish_weight_update")
 
 
 class WorkerExtension:
@@ -100,8 +101,23 @@ def install_in_engine_core() -> None:
     name."""
     from vllm.v1.engine.core import EngineCore
 
+    _watch_weights(EngineCore)
     for name in ("vernal_release", "vernal_quiesce", "vernal_resume", "vernal_unshield"):
         setattr(EngineCore, name, getattr(EngineCoreExtension, name))
+
+
+def _watch_weights(core: Any) -> None:
+    """Tell KV connectors of new weights. vLLM does only where a caller asks it to clear caches."""
+    call = core.collective_rpc
+
+    def collective_rpc(self: Any, method: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(self, method, *arguments, **options)
+        finally:
+            if method in _CHANGE_WEIGHTS:
+                lifecycle.weights_changed()
+
+    core.collective_rpc = collective_rpc
 
 
 def _spin_less() -> None:

@@ -1,5 +1,6 @@
 """The two sides over their life: connected, released for a freeze, reconnected elsewhere, flushed at the end."""
 
+import inspect
 import threading
 from pathlib import Path
 
@@ -263,6 +264,13 @@ def test_new_weights_reach_every_connector_of_the_engine(monkeypatch: pytest.Mon
     worker_extension.install_in_engine_core()
     connector = Connector()
     monkeypatch.setattr(lifecycle, "_connectors", {connector})
+    assert list(inspect.signature(EngineCore.collective_rpc).parameters) == [
+        "self",
+        "method",
+        "timeout",
+        "args",
+        "kwargs",
+    ]
     core = EngineCore.__new__(EngineCore)
     core.model_executor = Executor()
     assert core.collective_rpc("check_health") == [None]

@@ -5,6 +5,7 @@ Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has 
 imports the main module of the parent (`vernal_worker.engine.main`) in each child.
 """
 
+import functools
 import threading
 import time
 from pathlib import Path
@@ -110,6 +111,7 @@ def _watch_weights(core: Any) -> None:
     """Tell KV connectors of new weights. vLLM does only where a caller asks it to clear caches."""
     call = core.collective_rpc
 
+    @functools.wraps(call)  # vLLM looks at the signature
     def collective_rpc(self: Any, method: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return call(self, method, *arguments, **options)

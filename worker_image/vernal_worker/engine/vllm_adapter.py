@@ -106,6 +106,7 @@ class Engine:
         self._check_idle()
         if self.sleeps:
             self._weights = weights  # first: however far the rest comes, the engine is not awake
+        await self._everywhere("vernal_release")  # before anything that resets a connector's cache
         await self.llm.reset_prefix_cache()
         await self.llm.reset_mm_cache()
         if self.sleeps:

@@ -4,10 +4,12 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import msgspec
 from vernal_contract.config import DrainConfig
 from vernal_contract.reasons import Reason
-from vernal_contract.state import DrainReport, Phase, WorkerState
+from vernal_contract.state import DrainReport, Load, Phase, WorkerState
 
 from vernal_worker.control.client import CallCancelledError, ControlError
 from vernal_worker.control.protocol import EngineStatus
@@ -30,6 +32,12 @@ LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not comi
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
 ENGINE_DEATH_SECONDS = 3.0  # for the clients of an engine that died to be told
 ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
+
+
+def _told(status: EngineStatus) -> dict[str, Any]:
+    """What the board shows of an engine's status."""
+    load = msgspec.convert(status.load, Load, from_attributes=True)
+    return {"in_flight": status.in_flight, "accepted_total": status.accepted_total, "load": load}
 
 
 class EngineDiedError(Exception):
@@ -122,7 +130,7 @@ class Worker:
             raise EngineDiedError(f"the engine {engine.exit_message()}")
         status = self._monitor.refresh(timeout)
         if status is not None:
-            self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+            self._board.update(**_told(status))
             if status.errored is not None:
                 self._let_errors_out(status)
                 raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
@@ -278,7 +286,7 @@ class Worker:
         if self._monitor is not None:
             status = self._monitor.refresh(timeout=0.5)
             if status is not None:
-                self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+                self._board.update(**_told(status))
         state = self._board.snapshot()
         state.ready = self.ready() is None
         return state

@@ -14,6 +14,9 @@ LABEL_SLOT: Final = f"{GROUP}/slot"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
+COMPONENT_WAKER: Final = "waker"
+LABEL_SERVICE: Final = "kubernetes.io/service-name"  # Kubernetes' own: which Service an EndpointSlice is of
+LABEL_SLICE_BY: Final = "endpointslice.kubernetes.io/managed-by"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"

@@ -163,10 +163,10 @@ class Client:
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         return self._json("apply", kind, kind.path(namespace, body["metadata"]["name"], subresource), query, body)
 
-    def patch(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:
+    def patch(self, kind: Kind, namespace: str, name: str, body: Object, subresource: str = "") -> Object:
         """JSON merge patch; with metadata.resourceVersion in `body` only on that version."""
         query = {"fieldManager": names.FIELD_MANAGER}
-        return self._json("patch", kind, kind.path(namespace, name), query, body)
+        return self._json("patch", kind, kind.path(namespace, name, subresource), query, body)
 
     def delete(self, kind: Kind, namespace: str, name: str, uid: str, resource_version: str | None = None) -> Object:
         """Delete exactly this object (in this version); its dependents follow in the background."""

@@ -143,6 +143,7 @@ class Reconciler:
         self._unsure.discard(key)
         self._writer.forget(key)
         self._actor.forget(key)
+        self._observer.forget(key)
 
     def _pause(self, key: Key, asked: float | None) -> "Due":
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -13,8 +13,8 @@ _OF_REQUESTS = (RUNNING, WAITING, "vllm:num_requests_waiting_by_reason", KV_USAG
 def settle(registry: CollectorRegistry = REGISTRY) -> None:
     """Call when nothing is unfinished: lets vLLM's gauges of requests say so.
 
-    vLLM sets them after each step of its scheduler, and there is no step after the last client has gone away: they would
-    tell of that client until the next one comes (vllm-project/vllm issue 29928).
+    vLLM sets them after each step of its scheduler, and there is no step after the last client has gone away: they
+    would tell of that client until the next one comes (vllm-project/vllm issue 29928).
     """
     for name in _OF_REQUESTS:
         for gauge in _gauges(registry, name):
@@ -44,8 +44,8 @@ def load(in_flight: int, places: int, idle_seconds: float, registry: CollectorRe
 def pressure(in_flight: int, places: int, running: int, kv_usage: float) -> float:
     """Requests in flight over what the engine can hold: 0 is idle, 1 is full, and above it some wait.
 
-    The engine holds two things: requests (`places`), and their KV cache. What all requests in flight would use of that is
-    taken to be, for each, what those that run use on average. The scarcer of the two counts.
+    The engine holds two things: requests (`places`), and their KV cache. What all requests in flight would use of that
+    is taken to be, for each, what those that run use on average. The scarcer of the two counts.
     """
     by_places = in_flight / places if places else 0.0
     by_memory = kv_usage * in_flight / running if running else 0.0

@@ -58,7 +58,7 @@ class _Collector(Collector):
                 ("requests_running", "Requests that the engine works on.", load.running),
                 ("requests_waiting", "Requests that the engine has not begun, for want of room.", load.waiting),
                 ("kv_usage_ratio", "Part of the KV cache that is in use.", load.kv_usage),
-                ("pressure_ratio", "Requests in flight over what the engine can hold.", load.pressure),
+                ("pressure", "Requests in flight over what the engine can hold.", load.pressure),
                 ("idle_seconds", "Since the last request ended; 0 while one is in flight.", load.idle_seconds),
             ):
                 yield GaugeMetricFamily(f"vernal_worker_{name}", what, value=value)

@@ -1,6 +1,7 @@
 """A worker's life from start to exit, and what the admin port shows of it."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -58,7 +59,7 @@ class Worker:
         self._listener: (
             socket.socket
         )  # of the serving port, from the start of `run` to the moment when it is given away
-        self._was_ready = False
+        self._started = threading.Event()
 
     # --- life ---
 
@@ -109,11 +110,11 @@ class Worker:
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
-        self._was_ready = True
         total = process_age()
         self._board.timing("total", total)
         state = self._board.snapshot()
         self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
+        self._started.set()
 
     def _serve(self, engine: Engine) -> None:
         """Until somebody wants the worker to stop."""
@@ -279,8 +280,8 @@ class Worker:
             return f"the engine has not answered for {self._monitor.silence:.0f} s"
         return None
 
-    def started(self) -> str | None:
-        return None if self._was_ready else f"the worker is {self._board.snapshot().phase}"
+    def started(self, wait: float = 0.0) -> str | None:
+        return None if self._started.wait(wait) else f"the worker is {self._board.snapshot().phase}"
 
     def state(self) -> WorkerState:
         if self._monitor is not None:
@@ -297,7 +298,7 @@ class Worker:
         return metrics.text(self.state()) + (self._monitor.metrics() if self._monitor is not None else "")
 
     def drain(self) -> str | None:
-        if not self._was_ready:
+        if not self._started.is_set():
             return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
         self._stop.ask_drain()
         return None

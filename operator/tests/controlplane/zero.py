@@ -238,8 +238,8 @@ class Asker:
     """Sends requests one after the other, on a connection that it keeps while it can."""
 
     def __init__(self, proxy: Proxy, tally: Tally, *, survives: bool = False) -> None:
-        """`survives`: a connection that breaks before any answer is tried again, as OpenAI's client does; for tests that
-        kill what the connection leads to.
+        """`survives`: a connection that breaks before any answer is tried again, as OpenAI's client does; for tests
+        that kill what the connection leads to.
         """
         self._proxy, self._tally, self._survives = proxy, tally, survives
         self._connection: http.client.HTTPConnection | None = None

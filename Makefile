@@ -7,12 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
+CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
 LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
+        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -76,6 +77,10 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
+
+autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (CYCLES="50"; not part of make test)
+	$(CLUSTER) build >/dev/null
+	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null

@@ -1,5 +1,7 @@
 """How loaded vLLM is, from its own gauges, in numbers that need no knowledge of the model."""
 
+from typing import Any
+
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
 from vernal_worker.control.protocol import Load
@@ -57,4 +59,5 @@ def _gauges(registry: CollectorRegistry, name: str) -> list[Gauge]:
     found = registry._names_to_collectors.get(name)
     if not isinstance(found, Gauge):
         return []
-    return list(found._metrics.values()) if found._labelnames else [found]
+    children: list[Any] = list(found._metrics.values())
+    return children if found._labelnames else [found]

@@ -16,7 +16,7 @@ from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.pool_metrics import PoolMetrics
-from vernal_operator.observe.snapshot import checkpoints_of
+from vernal_operator.observe.snapshot import checkpoints_of, goes_to_zero
 from vernal_operator.observe.wakers import Wakers
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
@@ -138,8 +138,7 @@ class Controller:
 
     def _wakers_changed(self) -> None:
         for pool in self._observer.pools.everything():
-            wish = pool.view.spec.autoscaling if pool.view.spec is not None else None
-            if wish is not None and wish.min_replicas == 0:
+            if goes_to_zero(pool.view):
                 self._queue.add(Key(POOLS, pool.namespace, pool.name))
 
     def _changed(self, kind: Kind, old: Entry[Any] | None, new: Entry[Any] | None) -> None:

@@ -65,6 +65,15 @@ class World:
             and self.proxy.leads_to_the_waker()
         )
 
+    def direct(self, asker: Asker) -> None:
+        """The waker gets out of the way, while somebody needs the pool: else it would go to zero again."""
+
+        def probe() -> bool:
+            asker.ask()
+            return self.proxy.leads_to_workers_only()
+
+        self.wait("the waker to be out of the way", probe)
+
     def check(self) -> None:
         """Nothing was lost, and nothing done twice."""
         assert not self.tally.lost, self.tally.lost[:5]
@@ -213,8 +222,7 @@ def test_cycles_of_zero_burst_zero(world: World, capsys: pytest.CaptureFixture[s
 
             for done in [pool_.submit(burst, asker) for asker in (*askers, keeping)]:
                 done.result(GUARD_SECONDS)
-            world.wait("the waker to be out of the way", world.proxy.leads_to_workers_only)
-            askers[0].ask()
+            world.direct(askers[0])
             for asker in askers:
                 asker.close()
             world.check()
@@ -260,8 +268,8 @@ def test_the_operator_is_killed_while_requests_are_held(world: World) -> None:
     world.node.go.set()
     world.case.restart()
     _end(world, threads)
-    world.wait("the waker to be out of the way", world.proxy.leads_to_workers_only)
     assert world.tally.answered == 6
+    world.direct(world.asker())
     world.check()
 
 

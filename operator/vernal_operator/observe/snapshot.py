@@ -53,8 +53,14 @@ def pool_snapshot(
         ),
         announced=announced,
         in_endpoints=_in_endpoints(observer, key),
-        waker=observer.waker(key),
+        waker=observer.waker(key) if goes_to_zero(found.view) else None,
     )
+
+
+def goes_to_zero(pool: Pool) -> bool:
+    """Whether the waker may have to do with it."""
+    wish = pool.spec.autoscaling if pool.spec is not None else None
+    return wish is not None and wish.min_replicas == 0
 
 
 def _in_endpoints(observer: Observer, key: Key) -> frozenset[str]:

@@ -4,10 +4,12 @@ The API server, the controller of EndpointSlices, the operator, the wakers and t
 node that starts and ends pods is a few lines (`zero.ProcessNode`), and so is the proxy that finds them (`zero.Proxy`).
 """
 
+import itertools
 import json
 import os
 import signal
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,7 @@ from vernal_operator.kinds import PODS, POOLS, SLICES
 
 pytestmark = pytest.mark.apiserver
 
-CYCLES = int(os.environ.get("VERNAL_ZERO_CYCLES", "4"))
+CYCLES = int(os.environ.get("VERNAL_ZERO_CYCLES", "3"))
 BURST = 8
 AT_THE_SWITCH = 3
 """Requests of each cycle that are sent the moment that the Service leads elsewhere."""
@@ -114,7 +116,7 @@ def world_server(network: None, directory: Path) -> Iterator[tuple[Server, Proce
         stack.callback(node.close)
         zygote = Zygote()
         stack.callback(zygote.close)
-        stack.callback(_controllers(api).end)
+        stack.callback(EndpointsController(api).end)
         yield (
             Server(
                 client=client, url=api.url, ca=api.pki / "ca.crt", token=token(client, "vernal"), zygote=zygote,
@@ -125,7 +127,7 @@ def world_server(network: None, directory: Path) -> Iterator[tuple[Server, Proce
         )  # fmt: skip
 
 
-class _controllers:  # noqa: N801
+class EndpointsController:
     """Kubernetes' own controller of EndpointSlices, and no other."""
 
     def __init__(self, api: ApiServer) -> None:
@@ -143,25 +145,51 @@ class _controllers:  # noqa: N801
         self._api._processes.kill("kube-controller-manager")
 
 
-_numbers = iter(range(1, 1000))
+_numbers = itertools.count(1)
+
+
+class Wakers:
+    """Two of them, started again where a test has ended one."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._found = server, dict[str, Waker]()
+        self._kubeconfig = server.directory / "waker.kubeconfig"
+        told = _kubeconfig(server.url, token(server.client, "vernal-waker"))
+        told["clusters"][0]["cluster"]["certificate-authority"] = str(server.ca)
+        self._kubeconfig.write_text(yaml.dump(told))
+
+    def both(self) -> list[Waker]:
+        for address in WAKERS:
+            if address not in self._found or not self._found[address].alive:
+                log = self._server.directory / f"waker-{address}.log"
+                self._found[address] = Waker(address, self._kubeconfig, log)
+        for waker in self._found.values():
+            waker.wait_ready()
+        lead_to(self._server.client, SYSTEM, "vernal-waker", WAKERS)
+        return list(self._found.values())
+
+    def end(self) -> None:
+        for waker in self._found.values():
+            if waker.alive:
+                waker.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def wakers(world_server: tuple[Server, ProcessNode, Path]) -> Iterator[Wakers]:
+    found = Wakers(world_server[0])
+    yield found
+    found.end()
 
 
 @pytest.fixture
-def world(world_server: tuple[Server, ProcessNode, Path]) -> Iterator[World]:
+def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers) -> Iterator[World]:
     server, node, asked = world_server
     with ExitStack() as stack:
         namespace = f"zero-{next(_numbers)}"
-        case = stack.enter_context(Case(server, namespace, f"--waker={SYSTEM}/vernal-waker", all_namespaces=False))
-        kubeconfig = server.directory / "waker.kubeconfig"
-        kubeconfig.write_text(yaml.dump(_kubeconfig(case.proxy.url, token(server.client, "vernal-waker"))))
-        wakers = []
-        for number, address in enumerate(WAKERS):
-            log = server.directory / f"{namespace}-waker-{number}.log"
-            wakers.append(Waker(address, namespace, kubeconfig, log))
-            stack.callback(wakers[-1].end, signal.SIGKILL)
-        lead_to(server.client, SYSTEM, "vernal-waker", WAKERS)
-        found = World(case, node, wakers, asked)
+        case = stack.enter_context(Case(server, namespace, f"--waker={SYSTEM}/vernal-waker"))
+        found = World(case, node, wakers.both(), asked)
         stack.callback(found.proxy.stop)
+        stack.callback(node.go.set)
         case.start()
         case.create(pool(replicas=0, autoscaling=SCALED))
         found.wait("the Service to lead to the wakers", lambda: len(found.proxy.ready()) == 2)
@@ -346,8 +374,6 @@ def test_the_only_worker_is_killed(world: World, tmp_path: Path) -> None:
 
 def _in_flight(world: World) -> int:
     (found,) = world.case.items(PODS)
-    import urllib.request
-
     with urllib.request.urlopen(f"http://{found['status']['podIP']}:{world.node.port}/state") as answer:
         return int(json.loads(answer.read())["inFlight"])
 

@@ -93,19 +93,25 @@ class ProcessNode(Node):
 class Waker:
     """A waker process at an address of its own, with the chart's rights."""
 
-    def __init__(self, address: str, namespace: str, kubeconfig: Path, log: Path) -> None:
-        self.address = address
+    def __init__(self, address: str, kubeconfig: Path, log: Path) -> None:
+        self.address, self._log = address, log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "vernal_waker.main", "--namespace", namespace, "--host", address,
+                    sys.executable, "-m", "vernal_waker.main", "--all-namespaces", "--host", address,
                     "--probes-host", address, "--probes-port", str(_PROBES_PORT), "--propagation-seconds", "1",
                 ],
                 env=os.environ
                 | {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 stdout=out, stderr=out,
             )  # fmt: skip
-        until(f"the waker at {address} to be ready", self._ready, more=log.read_text)
+
+    def wait_ready(self) -> None:
+        until(f"the waker at {self.address} to be ready", self._ready, more=self._log.read_text)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def _ready(self) -> bool:
         assert self._process.poll() is None, "the waker ended"

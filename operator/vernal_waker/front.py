@@ -31,6 +31,8 @@ KEEP_ALIVE_SECONDS = 900.0
 """Longer than clients and proxies keep theirs, so that it is they who close: a request that meets a connection which is
 being closed is lost. What the Service leads here no longer is closed after the next answer."""
 BACKLOG = 2048
+_HEADERS: Any = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "max_headers": 256}
+"""As a worker takes them."""
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # by aiohttp, to what clients said
 
 
@@ -65,12 +67,14 @@ class Front:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             auto_decompress=False,
             access_log=None,
+            **_HEADERS,
         )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            **_HEADERS,
         )
 
     async def follow(self) -> None:

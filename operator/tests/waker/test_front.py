@@ -44,7 +44,7 @@ class Worker:
         self.requests: list[web.BaseRequest] = []
 
     async def start(self) -> tuple[str, int]:
-        self._server = web.Server(self._take, handler_cancellation=True, auto_decompress=False)
+        self._server = web.Server(self._take, handler_cancellation=True, auto_decompress=False, max_field_size=64 << 10)
         made = await asyncio.get_running_loop().create_server(self._server, "127.0.0.1", 0)
         self.target = ("127.0.0.1", made.sockets[0].getsockname()[1])
         self._made = made
@@ -160,6 +160,21 @@ async def test_a_request_is_handed_on_as_it_came(waker: Waker, worker: Worker, c
     assert worker.bodies[1] == b"" and "Content-Type" not in worker.requests[1].headers
     async with client.head(waker.url) as answer:
         assert answer.headers["Content-Length"] == "5" and await answer.read() == b""
+
+
+async def test_headers_as_large_as_a_worker_takes_them(make: Make) -> None:
+    async def large(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(headers={"X-Large": request.headers["X-Token"]})
+
+    waker, worker = await make(), Worker(large)
+    waker.lead(await worker.start())
+    token = b"x" * 60000
+    reader, writer = await asyncio.open_connection("127.0.0.1", waker.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Token: " + token + b"\r\n\r\n")
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"X-Large: " + token in answer, answer[:200]
+    writer.close()
+    await worker.stop()
 
 
 async def test_an_answer_is_streamed_and_its_end_is_its_own(make: Make, client: aiohttp.ClientSession) -> None:

@@ -38,6 +38,9 @@ PORT_ADMIN: Final = 9100
 PORT_NAME_SERVING: Final = "http"
 PORT_NAME_ADMIN: Final = "admin"
 
+PROBES: Final = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
+"""Paths of the serving port that tell about the server: no work, which keeps no pool up and wakes none."""
+
 # Places inside the worker's container. They are part of the host tuple: a thawed process opens these very paths.
 PATH_STORE: Final = "/var/lib/vernal/store"
 PATH_MODEL: Final = "/var/lib/vernal/model"

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from vernal_contract import names
 from yarl import URL
 
 from vernal_waker import metrics, relay
@@ -123,6 +124,9 @@ class Front:
         outcome = "failed"
         try:
             pool = self._pool(request)
+            if request.path in names.PROBES and not pool.awake:
+                outcome = "probe"
+                return _asleep(request.path)
             response = await self._hold_and_relay(request, pool)
             outcome = "answered"
             return response
@@ -272,6 +276,18 @@ def _late(pool: Pool, seconds: float) -> _RefusedError:
         f"see kubectl describe vwp -n {pool.name.namespace} {pool.name.name}"
     )
     return _RefusedError(503, message, "late", retry=True)
+
+
+def _asleep(path: str) -> web.Response:
+    """To who asks after a server that is not there, without having it started: a balancer may send requests, and who
+    scrapes finds nothing.
+    """
+    match path:
+        case "/health" | "/ping":
+            return web.Response(text='{"status": "asleep"}\n', content_type="application/json")
+        case "/metrics":
+            return web.Response(text="")
+    return _own_answer(_RefusedError(503, "the pool is at zero, and this is no reason to start it", "probe", True))
 
 
 def _own_answer(error: _RefusedError) -> web.Response:

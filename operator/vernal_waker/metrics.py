@@ -15,7 +15,8 @@ STREAMS = Gauge("vernal_waker_requests_relayed", "Requests whose answers are goi
 REQUESTS = Counter(
     "vernal_waker_requests",
     "Requests by what became of them: answered (by a worker), refused (too many or too large), late (no worker in "
-    "time), gone (the client, while it was held), broken (the worker, while it answered), failed.",
+    "time), gone (the client, while it was held), broken (the worker, while it answered), probe (of the server, while "
+    "there is none), failed.",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -58,6 +58,11 @@ class Pool:
         if self._asking is not None:
             self._asking.cancel()
 
+    @property
+    def awake(self) -> bool:
+        """Whether there is a worker that takes requests, or was one a moment ago."""
+        return self.route is not None and bool(self.route.targets)
+
     def tried(self, target: tuple[str, int]) -> None:
         """This worker has not taken a request: it goes, or is not there yet."""
         self._tried[target] = time.monotonic() + TRIED_SECONDS

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from patience import GUARD_SECONDS
+from vernal_contract import names
 from vernal_waker import front as fronts
 from vernal_waker.admission import Admission, Bounds
 from vernal_waker.front import Front
@@ -406,6 +407,21 @@ async def test_a_websocket_is_asked_to_come_again(waker: Waker, worker: Worker, 
         await task
     assert refused.value.status == 503 and refused.value.headers is not None
     assert refused.value.headers["Retry-After"] == str(fronts.RETRY_AFTER_SECONDS)
+
+
+async def test_who_asks_after_the_server_wakes_nobody(
+    waker: Waker, worker: Worker, client: aiohttp.ClientSession
+) -> None:
+    base = f"http://127.0.0.1:{waker.port}"
+    found = {}
+    for path in sorted(names.PROBES):
+        async with client.get(f"{base}{path}?x=1") as answer:
+            found[path] = answer.status
+    assert found == {"/health": 200, "/ping": 200, "/metrics": 200, "/version": 503, "/load": 503}
+    assert waker.asked == 0 and not worker.requests
+    waker.lead(worker.target)
+    async with client.get(f"{base}/health") as answer:
+        assert await answer.text() == "hello", "where there is one, it speaks for itself"
 
 
 async def test_half_a_request_is_nobodys(make: Make, monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:

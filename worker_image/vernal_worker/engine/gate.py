@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vernal_contract import names
+
 from vernal_worker.control.protocol import Serving
 
 Message = MutableMapping[str, Any]
@@ -22,8 +24,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 RESET = "vernal.reset"
 """Key in a scope: a function that drops the request's connection, whatever has not been sent."""
 
-PROBES = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
-"""Paths that tell about the server: neither counted as work nor guarded by the API key, as in vLLM."""
+PROBES = names.PROBES
+"""Neither counted as work nor guarded by the API key, as in vLLM."""
 
 _ORDERLY = 0.75
 """Of the time for aborts, for errors to be read; the rest is for resets."""

@@ -81,7 +81,7 @@ first-requests: venv ## the first request of each kind beside the second, plain 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (not measured yet)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling
 
-autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (CYCLES="50"; not part of make test)
+autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
 	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
 

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
 import urllib.request
 from collections import Counter
@@ -20,13 +21,14 @@ from typing import Any
 import pytest
 import yaml
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, _kubeconfig, admin, pool
+from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, _kubeconfig, admin, condition, pool
 from controlplane.chart import install, rendered, token
+from controlplane.custom_metrics import CustomMetrics
 from controlplane.network import PREFIX, own_network
 from controlplane.zero import Asker, ProcessNode, Proxy, Tally, Waker, lead_to
 from controlplane.zygote import Zygote
 from patience import GUARD_SECONDS, until
-from vernal_operator.kinds import PODS, POOLS, SLICES
+from vernal_operator.kinds import AUTOSCALERS, PODS, POOLS, SLICES
 
 pytestmark = pytest.mark.apiserver
 
@@ -43,8 +45,8 @@ WAKERS = [f"{PREFIX}.254.1", f"{PREFIX}.254.2"]
 class World:
     """A pool that may go to zero, two wakers, and clients."""
 
-    def __init__(self, case: Case, node: ProcessNode, wakers: list[Waker], asked: Path) -> None:
-        self.case, self.node, self.wakers, self.asked = case, node, wakers, asked
+    def __init__(self, case: Case, node: ProcessNode, wakers: list[Waker], asked: Path, metrics_port: int) -> None:
+        self.case, self.node, self.wakers, self.asked, self.metrics_port = case, node, wakers, asked, metrics_port
         self.proxy = Proxy(case.client, case.namespace, POOL)
         self.tally = Tally()
 
@@ -116,7 +118,7 @@ def world_server(network: None, directory: Path) -> Iterator[tuple[Server, Proce
         stack.callback(node.close)
         zygote = Zygote()
         stack.callback(zygote.close)
-        stack.callback(EndpointsController(api).end)
+        stack.callback(Controllers(api).end)
         yield (
             Server(
                 client=client, url=api.url, ca=api.pki / "ca.crt", token=token(client, "vernal"), zygote=zygote,
@@ -127,8 +129,8 @@ def world_server(network: None, directory: Path) -> Iterator[tuple[Server, Proce
         )  # fmt: skip
 
 
-class EndpointsController:
-    """Kubernetes' own controller of EndpointSlices, and no other."""
+class Controllers:
+    """Kubernetes' own controllers of EndpointSlices and of HPAs, and no other."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
@@ -137,7 +139,8 @@ class EndpointsController:
             [
                 api._binaries["kube-controller-manager"], f"--kubeconfig={api.kubeconfig}", "--leader-elect=false",
                 f"--authentication-kubeconfig={api.kubeconfig}", f"--authorization-kubeconfig={api.kubeconfig}",
-                "--controllers=endpointslice-controller", "--bind-address=127.0.0.1", "--profiling=false",
+                "--controllers=endpointslice-controller,horizontal-pod-autoscaler-controller",
+                "--horizontal-pod-autoscaler-sync-period=1s", "--bind-address=127.0.0.1", "--profiling=false",
             ],
         )  # fmt: skip
 
@@ -186,8 +189,11 @@ def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers) -> Ite
     server, node, asked = world_server
     with ExitStack() as stack:
         namespace = f"zero-{next(_numbers)}"
-        case = stack.enter_context(Case(server, namespace, f"--waker={SYSTEM}/vernal-waker"))
-        found = World(case, node, wakers.both(), asked)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        options = (f"--waker={SYSTEM}/vernal-waker", f"--metrics-port={port}")
+        case = stack.enter_context(Case(server, namespace, *options))
+        found = World(case, node, wakers.both(), asked, port)
         stack.callback(found.proxy.stop)
         stack.callback(node.go.set)
         case.start()
@@ -390,3 +396,32 @@ def test_a_larger_number_is_never_undone(world: World) -> None:
     world.node.go.set()
     _end(world, threads)
     world.check()
+
+
+def test_a_real_hpa_follows_the_pools_pressure_and_leaves_zero_alone(world: World, tmp_path: Path) -> None:
+    """From a worker's load to the operator's metric, the custom metrics API, the HPA, /scale, and back to zero."""
+    metrics = CustomMetrics(world.case.client, world.case.namespace, world.case.server.ca.parent, world.metrics_port)
+    go = tmp_path / "go"
+    askers = [world.asker() for _ in range(16)]  # a worker of `workers` has room for 8
+    threads = [threading.Thread(target=asker.ask, args=(go,), daemon=True) for asker in askers]
+    for thread in threads:
+        thread.start()
+
+    def ready() -> int:
+        return sum(condition(pod, "Ready") == "True" for pod in world.case.items(PODS))
+
+    world.wait("three workers", lambda: world.case.get_pool()["spec"]["replicas"] == 3 and ready() == 3)
+    assert metrics.asked > 0
+    go.touch()
+    _end(world, threads)
+    world.wait("the pool to be at zero", world.is_asleep)
+    world.wait("the HPA to stand aside", lambda: _scaling_active(world) == "ScalingDisabled")
+    assert world.tally.answered == 16
+    world.check()
+    metrics.close()
+
+
+def _scaling_active(world: World) -> str:
+    (found,) = world.case.items(AUTOSCALERS)
+    reasons = [c["reason"] for c in found["status"].get("conditions", []) if c["type"] == "ScalingActive"]
+    return str(reasons[0]) if reasons else ""

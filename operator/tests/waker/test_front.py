@@ -137,12 +137,13 @@ async def test_requests_are_held_until_a_worker_comes_and_one_is_asked_for(
 
     tasks = [asyncio.create_task(ask(n)) for n in range(20)]
     await comes("all to be held", lambda: waker.admission.requests == 20)
+    await comes("a worker to be asked for", lambda: waker.asked)
     assert not worker.bodies
-    assert waker.asked == 1, "one call for all that wait"
     waker.lead(worker.target)
     assert await asyncio.gather(*tasks) == [(200, "hello", "1")] * 20
     assert sorted(worker.bodies) == sorted(f"{n}".encode() for n in range(20))
     assert (waker.admission.requests, waker.admission.size) == (0, 0)
+    assert waker.asked == 1, "one call for all that wait"
 
 
 async def test_a_request_is_handed_on_as_it_came(waker: Waker, worker: Worker, client: aiohttp.ClientSession) -> None:

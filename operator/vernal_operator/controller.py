@@ -40,7 +40,7 @@ class Controller:
         self._client, self._lease = client, lease
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers = Workers(settings.admin_port)
-        self._observer = Observer(client, settings.namespace, self._changed)
+        self._observer = Observer(client, settings, self._changed)
         self._reconciler = Reconciler(client, self._observer, self._workers, self._queue.add)
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)

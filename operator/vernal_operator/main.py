@@ -139,7 +139,12 @@ def main(argv: list[str] | None = None) -> int:
         identity=args.identity or f"{socket.gethostname()}_{uuid.uuid4()}",
         seconds=args.lease_seconds,
     )
-    settings = Settings(namespace=args.namespace, threads=args.threads, admin_port=args.admin_port)
+    settings = Settings(
+        namespace=args.namespace,
+        threads=args.threads,
+        admin_port=args.admin_port,
+        watch_silence=args.watch_silence_seconds,
+    )
     try:
         successor = run(
             client,
@@ -205,6 +210,14 @@ def _parser() -> argparse.ArgumentParser:
         default=names.PORT_ADMIN,
         metavar="PORT",
         help="admin port of workers (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--watch-silence-seconds",
+        type=float,
+        default=Settings().watch_silence,
+        metavar="S",
+        help="how long a watch may be silent before it is opened anew; the API server says a word about once a minute "
+        "(default: %(default)s)",
     )
     run_parser.add_argument(
         "--lease",

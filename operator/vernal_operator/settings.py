@@ -11,8 +11,10 @@ class Settings:
         namespace: the only namespace to watch; None for all.
         threads: reconciles at once.
         admin_port: of workers, where `GET /state` is.
+        watch_silence: seconds without a word after which a watch counts as broken.
     """
 
     namespace: str | None = None
     threads: int = 4
     admin_port: int = 9100
+    watch_silence: float = 150.0  # bookmarks come about once a minute

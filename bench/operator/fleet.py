@@ -17,6 +17,7 @@ from vernal_operator.plan.revision import revision
 from workers import address
 
 NAMESPACES = 10
+_LONG_AGO = "2026-01-01T00:00:00Z"  # an operator that starts announces anew what is young
 THREADS = 16
 
 
@@ -65,7 +66,7 @@ def _pool(client: Client, number: int, replicas: int) -> list[dict[str, Any]]:
 def _pod(client: Client, number: int, manifest: dict[str, Any]) -> None:
     manifest["spec"]["nodeName"] = f"node-{number % 100}"
     made = client.create(PODS, manifest["metadata"]["namespace"], manifest)
-    set_status(client, made, pod_status(address(number), ready=True))
+    set_status(client, made, pod_status(address(number), ready=True, since=_LONG_AGO))
 
 
 def set_status(client: Client, pod: dict[str, Any], status: dict[str, Any]) -> None:

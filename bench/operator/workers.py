@@ -1,4 +1,4 @@
-"""Ten thousand workers' `GET /state` in one process: each has an address of its own in 127.0.0.0/8, all have one port."""
+"""`GET /state` of ten thousand workers in one process: one port, and for each an address of its own in 127.0.0.0/8."""
 
 from __future__ import annotations
 

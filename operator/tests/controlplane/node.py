@@ -255,16 +255,16 @@ def state_of(pod: dict[str, Any], *, ready: bool, known: bool) -> WorkerState:
     return state
 
 
-def pod_status(address: str | None, *, ready: bool) -> dict[str, Any]:
-    """As a kubelet writes it. Without an address its image cannot be pulled."""
-    flag = "True" if ready else "False"
+def pod_status(address: str | None, *, ready: bool, since: str | None = None) -> dict[str, Any]:
+    """As a kubelet writes it now, or as it wrote it then. Without an address its image cannot be pulled."""
+    at, flag = since or now(), "True" if ready else "False"
     waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
     return {
         "phase": "Running" if address else "Pending",
         **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
-        "startTime": now(),
+        "startTime": at,
         "conditions": [
-            {"type": kind, "status": status, "lastTransitionTime": now()}
+            {"type": kind, "status": status, "lastTransitionTime": at}
             for kind, status in (
                 ("PodScheduled", "True"),
                 ("Initialized", "True"),
@@ -280,7 +280,7 @@ def pod_status(address: str | None, *, ready: bool) -> dict[str, Any]:
                 "restartCount": 0,
                 "image": "x",
                 "imageID": "x",
-                "state": {"running": {"startedAt": now()}} if address else waits,
+                "state": {"running": {"startedAt": at}} if address else waits,
             }
         ],
     }

@@ -12,7 +12,7 @@ LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests clus
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -80,6 +80,14 @@ first-requests: venv ## the first request of each kind beside the second, plain 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
+
+fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (MATRIXTIME, not part of make test)
+	$(CLUSTER) build >/dev/null
+	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
+
+bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (BENCHTIME, not part of make test)
+	$(CLUSTER) build >/dev/null
+	PYTHONPATH=operator/tests:e2e $(BIN)/python bench/operator/run.py $(BENCH)
 
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
 	$(BIN)/pytest -q -m "scenario" e2e/cluster

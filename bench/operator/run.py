@@ -176,6 +176,7 @@ class Bench:
             now, most = process.memory()
             self.row("RSS", f"{now} MB, at most {most} MB", "< 150 MB")
             self.row("CPU in all", f"{process.cpu_seconds():.1f} s in {time.monotonic() - process.began:.0f} s")
+            self.row("reads of /state, given up before they were sent", f"{workers.reads}, {workers.given_up}")
             if not process.alive:
                 self.wrong.append("the operator ended")
 

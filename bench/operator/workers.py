@@ -29,6 +29,7 @@ class Workers:
         context = multiprocessing.get_context("fork")
         self.asked: Any = context.Array("d", len(answers), lock=False)
         self._reads: Synchronized[int] = context.Value("q", 0, lock=False)  # type: ignore[assignment]
+        self._given_up: Synchronized[int] = context.Value("q", 0, lock=False)  # type: ignore[assignment]
         self._socket = socket.create_server(("0.0.0.0", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
         self._process = context.Process(target=self._serve, args=(answers,), daemon=True)
@@ -38,6 +39,11 @@ class Workers:
     @property
     def reads(self) -> int:
         return int(self._reads.value)
+
+    @property
+    def given_up(self) -> int:
+        """Connections that were closed without a question."""
+        return int(self._given_up.value)
 
     def forget(self) -> None:
         """As if none was asked yet."""
@@ -53,7 +59,12 @@ class Workers:
 
     async def _answer(self, answers: Sequence[bytes]) -> None:
         async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
+            try:
+                await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                self._given_up.value += 1
+                writer.close()
+                return
             number = number_of(writer.get_extra_info("sockname")[0])
             self._reads.value += 1
             if not self.asked[number]:

@@ -1,8 +1,7 @@
 """`vernal-operator`: the command line, and kopf around the controller.
 
-kopf gives the life of the process: start-up, signals, clean-up, the liveness endpoint. It watches nothing:
-its own watches end the process on an ERROR event other than 410, on a 410 when they are opened and on a long
-503, and open again at once, for ever, if the server closes them at once. `observe.informer` does neither.
+kopf gives the life of the process: start-up, login, signals, clean-up, the liveness endpoint. It watches nothing, for
+reasons that no setting of it cures (docs/design/0015): `observe.informer` does.
 """
 
 import argparse
@@ -59,16 +58,10 @@ def run(
 
     @kopf.on.startup(registry=registry)
     def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        prefix = f"kopf.{names.GROUP}"
-        settings.persistence.finalizer = f"{prefix}/finalizer"
-        settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=prefix)
-        settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=prefix)
-        settings.posting.enabled = False
         settings.scanning.disabled = True
         settings.networking.request_timeout = 15.0
         settings.networking.connect_timeout = 5.0
         settings.networking.error_backoffs = _Backoffs()
-        settings.networking.enforce_retry_after = True
         probes.serve(metrics_host, metrics_port, lambda: controller.ready)
         controller.start()
 

@@ -1,4 +1,4 @@
-"""Why pools and checkpoints are not watched by kopf (docs/design/0003): what its watches do, with the best settings.
+"""Why pools and checkpoints are not watched by kopf (docs/design/0015): what its watches do, with the best settings.
 
 A test that fails here says that kopf has become better, and that the record wants another look.
 """

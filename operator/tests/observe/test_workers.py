@@ -9,7 +9,7 @@ from itertools import chain, repeat
 import pytest
 from patience import GUARD_SECONDS
 from vernal_contract.state import Phase, WorkerState, encode
-from vernal_operator.observe.workers import MAX_BYTES, Answer, Target, Workers
+from vernal_operator.observe.workers import CONCURRENCY, MAX_BYTES, Answer, Target, Workers
 
 STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", phase=Phase.READY, ready=True))
 
@@ -180,3 +180,19 @@ def test_many_are_asked_at_once() -> None:
     workers.close()
     for peer in peers:
         peer.close()
+
+
+def test_who_waits_for_a_place_is_not_timed_out_before_it_is_asked() -> None:
+    """Twice as many workers as are asked at once never answer: the next one is asked when they are given up."""
+    silent = Peer("127.0.0.1", 0, (b"",), threading.Event().wait)
+    answering = Peer("127.0.0.2", silent.port, (ok(STATE),))
+    reader = Workers(silent.port, timeout=2.0)
+    done = threading.Event()
+    targets = [Target(f"silent-{number}", 0, "pod", silent.address) for number in range(2 * CONCURRENCY)]
+    reader.ask([*targets, Target("last", 0, "pod", answering.address)], done.set)
+    assert done.wait(GUARD_SECONDS)
+    answer = reader.answer("last", 0)
+    assert answer is not None and answer.worker is not None, "it was given up before it was asked"
+    assert all((found := reader.answer(t.uid, 0)) is not None and found.worker is None for t in targets)
+    for each in (silent, answering, reader):
+        each.close()

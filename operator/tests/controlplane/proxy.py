@@ -13,12 +13,15 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+_IDLE_SECONDS = 20.0
+"""Sooner than an API server closes a connection on which nothing is sent: a fault that nobody asked for."""
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -112,7 +115,7 @@ class FaultProxy:
         parts = urllib.parse.urlsplit(upstream)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._tls = ssl.create_default_context(cafile=str(ca))
-        self._idle: list[http.client.HTTPSConnection] = []  # upstream
+        self._idle: list[tuple[float, http.client.HTTPSConnection]] = []  # upstream, and since when
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         self.watches = Watches()
@@ -214,7 +217,7 @@ class FaultProxy:
             return
         connection, response = self._forward(handler, data)
         body = response.read()
-        self._idle.append(connection)
+        self._idle.append((time.monotonic(), connection))
         if fault is not None:
             fault.then()
             if fault.drop == "after":
@@ -240,16 +243,21 @@ class FaultProxy:
             for name in ("Authorization", "Accept", "Content-Type", "User-Agent")
             if handler.headers.get(name)
         }
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=300)
+        connection = self._connection()
         try:
             connection.request(handler.command, handler.path, data or None, headers)
             return connection, connection.getresponse()
         except (http.client.HTTPException, OSError) as error:
             connection.close()
             raise OSError(f"upstream: {error}") from error
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        with suppress(IndexError):
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < _IDLE_SECONDS:
+                return connection
+            connection.close()
+        return http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=300)
 
     def _watch(self, handler: Any, call: Call, fault: Fault | None) -> None:
         handler.close_connection = True
@@ -343,23 +351,20 @@ def _disordered(before: Iterator[bytes], random: Random) -> Iterator[bytes]:
     Those that changed places come in one piece: a watch that ended between them would lose one for good, which no API
     server does.
     """
-    lines = _pumped(before)
-    while held := lines.get()[1]:
-        following = b""
+    lines, over = _pumped(before), False
+    while not over and (held := lines.get()[1]):
+        piece = held
         if random.random() < 0.7:
             try:
                 following = lines.get(timeout=0.3)[1]
+                over = not following
+                one, other = _object(held), _object(following)
+                piece = following + held if one and other and one != other else held + following
             except queue.Empty:
-                yield held
-                continue
-        one, other = _object(held), _object(following)
-        swapped = one and other and one != other
-        piece = following + held if swapped else held + following
+                pass  # nothing comes soon
         yield piece
         if random.random() < 0.3:
             yield piece
-        if not following:
-            break
 
 
 def _object(line: bytes) -> str:

@@ -45,3 +45,8 @@ def test_the_plan_comes_back_for_the_next_read() -> None:
     done = plan(snapshot(spec(), starting(0)))
     assert not done.poll and done.requeue_after == STARTING_SECONDS
     assert plan(snapshot(spec(), starting(0, polled_at=NOW - STARTING_SECONDS))).poll == {starting(0).name}
+
+
+def test_a_worker_that_was_read_ahead_of_the_clock_counts_as_read_now() -> None:
+    """The clock was ahead then, or was set back since."""
+    assert due([starting(0, polled_at=NOW + 3600)], NOW) == (frozenset(), NOW + STARTING_SECONDS)

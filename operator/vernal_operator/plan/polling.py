@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from vernal_operator.plan.model import PodView
+from vernal_operator.plan.times import not_ahead
 
 STARTING_SECONDS = 5.0
 """Between two reads of a worker that is not ready."""
@@ -39,21 +40,21 @@ def was_asked(pod: PodView) -> bool:
 _PAUSE = {Heard.NOT_READY: SETTLING_SECONDS, Heard.SILENCE: SILENT_SECONDS}
 
 
-def next_read(pod: PodView) -> float | None:
+def next_read(pod: PodView, now: float) -> float | None:
     """When this pod's state is to be read next, or None if there is no need."""
     said = heard(pod)
     if not pod.running or pod.deletion_time is not None or (pod.ready and said is Heard.READY):
         return None
     if pod.polled_at is None:
         return 0.0
-    return pod.polled_at + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
+    return not_ahead(pod.polled_at, now) + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
 
 
 def due(pods: Iterable[PodView], now: float) -> tuple[frozenset[str], float | None]:
     """Names of pods to read now, and the time of the next read after that."""
     names, later = set(), []
     for pod in pods:
-        moment = next_read(pod)
+        moment = next_read(pod, now)
         if moment is None:
             continue
         if moment <= now:

@@ -24,6 +24,10 @@ Calls = Callable[[int, Call], Fault | None]
 """What happens to a call, by the number of the write (-1 for a read)."""
 
 
+Runner = Callable[["Bench", str, int], int]
+"""See `FaultClass.run`."""
+
+
 @dataclass
 class Bench:
     """What all runs share. `patience` bounds each wait, in seconds."""
@@ -58,7 +62,7 @@ class FaultClass:
     name: str
     text: str
     runs: Callable[[Bench], int]
-    run: Callable[[Bench, str, int], int]
+    run: Runner
     told: Callable[[Bench, int], str] = lambda bench, seed: _scenario(seed).name
     """What a seed means, in words."""
 
@@ -127,7 +131,7 @@ def _points(scenario: Scenario, of: Reference) -> list[Point]:
     return points
 
 
-def _killed(after: bool) -> Callable[[Bench, str, int], int]:
+def _killed(after: bool) -> Runner:
     def one(bench: Bench, namespace: str, seed: int) -> int:
         point = bench.points[seed % len(bench.points)]
         with Case(bench.server, namespace, patience=bench.patience) as case:
@@ -157,20 +161,26 @@ def _kill(case: Case, point: Point, after: bool) -> Calls:
 # --- calls -------------------------------------------------------------------------------------------------
 
 
-def _calls(name: str, make: Callable[[Random], Fault], check: Callable[[list[Call]], None] = lambda calls: None):  # type: ignore[no-untyped-def]
+_IN_A_ROW = 4
+"""Faults, at most: the operator's pauses grow with them."""
+
+
+def _calls(name: str, fault: Fault, check: Callable[[list[Call]], None] = lambda calls: None) -> Runner:
     """Every other write of each scenario; then, by seed, writes at random, and reads with them."""
 
     def one(bench: Bench, namespace: str, seed: int) -> int:
         scenario, turn = _scenario(seed), seed // len(ALL)
         random = Random(f"{name} {seed}")
-        share = random.uniform(0.1, 0.6)
+        share, in_a_row = random.uniform(0.1, 0.6), 0
 
         def calls(index: int, call: Call) -> Fault | None:
+            nonlocal in_a_row
             if turn == 0:
-                return make(random) if index >= 0 and index % 2 == 0 else None
+                return fault if index >= 0 and index % 2 == 0 else None
             if call.is_lease or call.is_watch or call.is_discovery or (index < 0 and turn % 2 == 0):
                 return None
-            return make(random) if random.random() < share else None
+            in_a_row = in_a_row + 1 if random.random() < share and in_a_row < _IN_A_ROW else 0
+            return fault if in_a_row else None
 
         with Case(bench.server, namespace, patience=bench.patience) as case:
             run(case, scenario, calls)
@@ -258,7 +268,7 @@ def _slow(bench: Bench, namespace: str, seed: int) -> int:
 # --- watches -----------------------------------------------------------------------------------------------
 
 
-def _watches(begin: Callable[[FaultProxy, int], None], *args: str) -> Callable[[Bench, str, int], int]:
+def _watches(begin: Callable[[FaultProxy, int], None], *args: str) -> Runner:
     def one(bench: Bench, namespace: str, seed: int) -> int:
         with Case(bench.server, namespace, *args, patience=bench.patience) as case:
             run(case, _scenario(seed), begin=lambda: begin(case.proxy, seed))
@@ -332,24 +342,24 @@ CLASSES: tuple[FaultClass, ...] = (
     ),
     FaultClass("clock", "the wall clock is fast, slow, or jumps", _times(3), _clock),
     FaultClass("slow", "every call takes up to 2 s", _times(2), _slow),
-    FaultClass("error-422", "writes refused as invalid", _times(3), _calls("error-422", lambda r: Fault(status=422))),
+    FaultClass("error-422", "writes refused as invalid", _times(3), _calls("error-422", Fault(status=422))),
     FaultClass(
         "error-429", "too many requests, with Retry-After", _times(3),
-        _calls("error-429", lambda r: Fault(status=429, retry_after=1), _retry_after_is_honoured),
+        _calls("error-429", Fault(status=429, retry_after=1), _retry_after_is_honoured),
     ),
-    FaultClass("error-409", "conflicts", _times(3), _calls("error-409", lambda r: Fault(status=409))),
-    FaultClass("error-500", "internal errors", _times(3), _calls("error-500", lambda r: Fault(status=500))),
+    FaultClass("error-409", "conflicts", _times(3), _calls("error-409", Fault(status=409))),
+    FaultClass("error-500", "internal errors", _times(3), _calls("error-500", Fault(status=500))),
     FaultClass(
         "error-500-done", "internal errors though it was done", _times(3),
-        _calls("error-500-done", lambda r: Fault(status=500, done=True)),
+        _calls("error-500-done", Fault(status=500, done=True)),
     ),
-    FaultClass("error-503", "unavailable", _times(3), _calls("error-503", lambda r: Fault(status=503))),
+    FaultClass("error-503", "unavailable", _times(3), _calls("error-503", Fault(status=503))),
     FaultClass(
         "question-lost", "the connection breaks before", _times(3),
-        _calls("question-lost", lambda r: Fault(drop="before")),
+        _calls("question-lost", Fault(drop="before")),
     ),
     FaultClass(
-        "answer-lost", "the connection breaks after", _times(3), _calls("answer-lost", lambda r: Fault(drop="after"))
+        "answer-lost", "the connection breaks after", _times(3), _calls("answer-lost", Fault(drop="after"))
     ),
     FaultClass("events-stale", "events come up to 2 s late", _times(3), _watches(_stale)),
     FaultClass("events-disordered", "events change places, and come twice", _times(3), _watches(_disordered)),

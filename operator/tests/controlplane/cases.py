@@ -226,6 +226,7 @@ class Case:
         deadline = time.monotonic() + self.patience
         reference = view(reference)
         while (found := view(self.picture())) != reference:
+            self.server.node.check()
             if self.operator is None or not self.operator.alive:
                 self.restart()
             if time.monotonic() > deadline:

@@ -16,6 +16,8 @@ from controlplane.proxy import Call, Fault, FaultProxy, Watches
 from controlplane.scenarios import ALL, POINT_QUIET_SECONDS, Reference, Scenario, go, in_parallel, reference, run
 from controlplane.zygote import Clock
 from patience import GUARD_SECONDS
+from vernal_contract import names
+from vernal_operator.kinds import POOLS, REVISIONS
 from vernal_operator.observe.views import READERS
 
 WATCHED_KINDS = len(READERS)
@@ -24,6 +26,8 @@ Calls = Callable[[int, Call], Fault | None]
 """What happens to a call, by the number of the write (-1 for a read)."""
 
 
+View = Callable[[dict[str, Any]], dict[str, Any]]
+"""What of a picture counts."""
 Runner = Callable[["Bench", str, int], int]
 """See `FaultClass.run`."""
 
@@ -79,7 +83,7 @@ def judge(
     case: Case,
     picture: dict[str, Any],
     starts: int | None = 1,
-    view: Callable[[dict[str, Any]], dict[str, Any]] = lambda picture: picture,
+    view: View = lambda picture: picture,
 ) -> None:
     """The oracle. `starts`: how often the operator was started, if that is known. `view`: what of a picture counts."""
     case.wait_same(picture, view)
@@ -88,6 +92,17 @@ def judge(
     case.invariants.check()
     if starts is not None:
         assert case.starts == starts, f"{case.namespace}: the operator died {case.starts - starts} times"
+
+
+def without_history(picture: dict[str, Any]) -> dict[str, Any]:
+    """Without what is kept of revisions but the wanted one: one that was given up before it could be kept is not."""
+    wanted = {pool.get("status", {}).get("updateRevision") for pool in picture[POOLS.name]}
+    revisions = [
+        {name: value for name, value in item.items() if name != "revision"}
+        for item in picture[REVISIONS.name]
+        if item["metadata"]["labels"][names.LABEL_REVISION] in wanted
+    ]
+    return picture | {REVISIONS.name: revisions}
 
 
 # --- killed ------------------------------------------------------------------------------------------------
@@ -165,7 +180,12 @@ _IN_A_ROW = 4
 """Faults, at most: the operator's pauses grow with them."""
 
 
-def _calls(name: str, fault: Fault, check: Callable[[list[Call]], None] = lambda calls: None) -> Runner:
+def _calls(
+    name: str,
+    fault: Fault,
+    check: Callable[[list[Call]], None] = lambda calls: None,
+    view: View = lambda picture: picture,
+) -> Runner:
     """Every other write of each scenario; then, by seed, writes at random, and reads with them."""
 
     def one(bench: Bench, namespace: str, seed: int) -> int:
@@ -185,7 +205,7 @@ def _calls(name: str, fault: Fault, check: Callable[[list[Call]], None] = lambda
         with Case(bench.server, namespace, patience=bench.patience) as case:
             run(case, scenario, calls)
             case.proxy.fault = lambda call: None
-            judge(case, bench.reference(scenario).picture)
+            judge(case, bench.reference(scenario).picture, view=view)
             check(case.proxy.calls)
             return case.proxy.injected
 
@@ -342,7 +362,10 @@ CLASSES: tuple[FaultClass, ...] = (
     ),
     FaultClass("clock", "the wall clock is fast, slow, or jumps", _times(3), _clock),
     FaultClass("slow", "every call takes up to 2 s", _times(2), _slow),
-    FaultClass("error-422", "writes refused as invalid", _times(3), _calls("error-422", Fault(status=422))),
+    FaultClass(
+        "error-422", "writes refused as invalid", _times(3),
+        _calls("error-422", Fault(status=422), view=without_history),
+    ),
     FaultClass(
         "error-429", "too many requests, with Retry-After", _times(3),
         _calls("error-429", Fault(status=429, retry_after=1), _retry_after_is_honoured),

@@ -10,6 +10,7 @@ Every failure is printed with the command that repeats just that run. Exit statu
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import threading
@@ -58,14 +59,19 @@ class Matrix:
         """Those of the jobs that are red."""
         told = time.monotonic()
         with ThreadPoolExecutor(PARALLEL) as threads:
-            for done in as_completed([threads.submit(self._one, *job) for job in jobs]):
-                result = done.result()
-                self.results.append(result)
-                if result.error is not None:
-                    self.say(self.failure(result))
-                if time.monotonic() - told > 30:
-                    told = time.monotonic()
-                    self.say(f"{len(self.results)} of {len(jobs)} runs")
+            try:
+                for done in as_completed([threads.submit(self._one, *job) for job in jobs]):
+                    result = done.result()
+                    self.results.append(result)
+                    if result.error is not None:
+                        self.say(self.failure(result))
+                    if time.monotonic() - told > 30:
+                        told = time.monotonic()
+                        self.say(f"{len(self.results)} of {len(jobs)} runs")
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.bench.server.node.give_up("interrupted")
+                raise
         return [result for result in self.results if result.error is not None]
 
     def _one(self, of: FaultClass, seed: int) -> Result:
@@ -125,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="vernal-faults-"))
     problems: list[str] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as after Ctrl-C
     threading.excepthook = lambda args: problems.append(f"{args.thread and args.thread.name}: {args.exc_value!r}")
     try:
         with ExitStack() as stack:
@@ -152,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print("\n" + matrix.table())
     print(f"{time.monotonic() - began:.0f} s", flush=True)
     if skipped:

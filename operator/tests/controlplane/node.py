@@ -65,6 +65,10 @@ class Node:
         """Raises AssertionError if it is broken itself, so that nobody waits for what it would have done."""
         assert not self._problems, f"the node of the tests is broken: {self._problems}"
 
+    def give_up(self, why: str) -> None:
+        """Let all that waits for it end."""
+        self._problems.append(why)
+
     # -- the kubelet ---
 
     def _pods(self) -> None:

@@ -12,13 +12,12 @@ from random import Random
 from typing import Any
 
 from controlplane.cases import METRIC, Case, Server, pool
-from controlplane.faults import Bench, Calls, FaultClass, judge
+from controlplane.faults import Bench, Calls, FaultClass, judge, without_history
 from controlplane.node import UNPULLABLE
 from controlplane.proxy import Call, Fault, Watches
 from controlplane.scenarios import go
-from vernal_contract import names
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, REVISIONS, SERVICES, Kind
+from vernal_operator.kinds import BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, SERVICES, Kind
 
 RUNS, STEPS = 40, 8
 TRIALS, TRIAL_SECONDS = 24, 300.0
@@ -172,15 +171,10 @@ def _end(picture: dict[str, Any]) -> dict[str, Any]:
     (found,) = picture[POOLS.name]
     status = {k: v for k, v in found["status"].items() if k not in ("restoredReplicas", "coldStartedReplicas")}
     kept = status.get("checkpoint", {}).get("name")
-    revisions = [
-        {k: v for k, v in item.items() if k != "revision"}
-        for item in picture[REVISIONS.name]
-        if item["metadata"]["labels"][names.LABEL_REVISION] == status["updateRevision"]
-    ]
     checkpoints = [item["spec"] for item in picture[CHECKPOINTS.name] if item["metadata"]["name"] == kept]
-    rest = {kind: items for kind, items in picture.items() if kind != JOBS.name}
+    rest = {kind: items for kind, items in without_history(picture).items() if kind != JOBS.name}
     pools = [{"spec": found["spec"], "status": status}]
-    return rest | {POOLS.name: pools, REVISIONS.name: revisions, CHECKPOINTS.name: checkpoints}
+    return rest | {POOLS.name: pools, CHECKPOINTS.name: checkpoints}
 
 
 def shrunk(fails: Callable[[list[Step]], bool], steps: list[Step], trials: int = TRIALS) -> list[Step]:

@@ -331,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, default=100, metavar="N", help="pods of each (default %(default)s)")
     parser.add_argument("--no-plain", action="store_true", help="without the comparison")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as after Ctrl-C
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vernal-bench-")))
         api = stack.enter_context(ApiServer())

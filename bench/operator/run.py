@@ -163,8 +163,8 @@ class Bench:
             self.row("CPU until then", f"{process.cpu_seconds():.1f} s")
             since, before = time.monotonic(), reconciles(port)
             self._events(process)
-            calls, rounds = len(process.calls(since)), reconciles(port) - before
-            self.row("API calls a reconcile", f"{calls / max(1, rounds):.2f} ({calls} in {rounds})")
+            count, rounds = len(process.calls(since)), reconciles(port) - before
+            self.row("API calls a reconcile", f"{count / max(1, rounds):.2f} ({count} in {rounds})")
             self._rest(process, 5.0)
             began = time.monotonic()
             time.sleep(REST_SECONDS)

@@ -28,8 +28,8 @@ class Workers:
     def __init__(self, answers: Sequence[bytes]) -> None:
         context = multiprocessing.get_context("fork")
         self.asked: Any = context.Array("d", len(answers), lock=False)
-        self._reads: Synchronized[int] = context.Value("q", 0, lock=False)  # type: ignore[assignment]
-        self._given_up: Synchronized[int] = context.Value("q", 0, lock=False)  # type: ignore[assignment]
+        self._reads: Synchronized[int] = context.Value("q", 0, lock=False)
+        self._given_up: Synchronized[int] = context.Value("q", 0, lock=False)
         self._socket = socket.create_server(("0.0.0.0", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
         self._process = context.Process(target=self._serve, args=(answers,), daemon=True)

@@ -144,9 +144,9 @@ class Bench:
 
     def _first(self, workers: Workers) -> None:
         """Pools that no operator has seen: children, revisions, checkpoints and statuses are written."""
-        process, _ = self._operator("first", workers)
+        process, port = self._operator("first", workers)
         with process:
-            self._asked(workers, process, "from nothing: ")
+            self._reconciled(workers, process, port, "from nothing: ")
             until("every pool to be settled", self._settled, more=process.tail)
             self.row("from nothing: all pools settled, all children made", f"{time.monotonic() - process.began:.1f} s")
             self._rest(process, 5.0)
@@ -157,7 +157,7 @@ class Bench:
         workers.forget()
         process, port = self._operator("again", workers)
         with process:
-            self._asked(workers, process, "", "< 10 s")
+            self._reconciled(workers, process, port, "", "< 10 s")
             self._rest(process, 5.0)
             self.row("calls in the first reconcile of all", str(len(process.calls(0.0))), "0")
             self.row("CPU until then", f"{process.cpu_seconds():.1f} s")
@@ -180,22 +180,16 @@ class Bench:
             if not process.alive:
                 self.wrong.append("the operator ended")
 
-    def _asked(self, workers: Workers, process: Process, prefix: str, target: str = "") -> None:
-        """A pool's first reconcile asks its workers, of whom nothing is known."""
-        replicas = self.given.replicas
-
-        def pools() -> bool:
-            return all(any(workers.asked[start : start + replicas]) for start in range(0, len(workers.asked), replicas))
-
-        until("every pool to be reconciled", pools, more=process.tail)
+    def _reconciled(self, workers: Workers, process: Process, port: int, prefix: str, target: str = "") -> None:
+        """All pools are due before the first is taken, and what is due again comes behind them: as many reconciles as
+        there are pools are one of each. Then their workers are asked, of whom nothing is known.
+        """
+        pools = self.given.pools
+        until("all pools to be reconciled", lambda: _pools_reconciled(port) >= pools, more=process.tail)
+        took = time.monotonic() - process.began
+        self.row(f"{prefix}first reconcile of all pools", f"{took:.1f} s after the start", target)
         until("every worker to be asked", lambda: all(workers.asked), more=process.tail)
-        firsts = [
-            min(filter(None, workers.asked[start : start + replicas]))
-            for start in range(0, len(workers.asked), replicas)
-        ]
-        took = max(firsts) - process.began, max(workers.asked) - process.began
-        self.row(f"{prefix}first reconcile of all pools", f"{took[0]:.1f} s after the start", target)
-        self.row(f"{prefix}all workers asked", f"{took[1]:.1f} s after the start")
+        self.row(f"{prefix}all workers asked", f"{max(workers.asked) - process.began:.1f} s after the start")
 
     def _settled(self) -> bool:
         time.sleep(1.0)
@@ -309,11 +303,20 @@ def _administrator(client: Client) -> str:
     return token(client, "plain")
 
 
-def reconciles(port: int) -> int:
-    """How many reconciles the operator has ended."""
+def reconciles(port: int, kind: str = "") -> int:
+    """How many reconciles the operator has ended, of that kind or of both."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
         text = response.read().decode()
-    return sum(int(float(n)) for n in re.findall(r"^vernal_operator_reconciles_total{.*} (\S+)$", text, re.MULTILINE))
+    found = re.findall(rf"^vernal_operator_reconciles_total{{.*{kind}.*}} (\S+)$", text, re.MULTILINE)
+    return sum(int(float(number)) for number in found)
+
+
+def _pools_reconciled(port: int) -> int:
+    time.sleep(0.1)
+    try:
+        return reconciles(port, POOLS.name)
+    except OSError:
+        return 0  # it does not listen yet
 
 
 def say(text: str) -> None:

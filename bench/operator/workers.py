@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ class Workers:
         self._process.join()
 
     def _serve(self, answers: Sequence[bytes]) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         asyncio.run(self._answer(answers))
 
     async def _answer(self, answers: Sequence[bytes]) -> None:

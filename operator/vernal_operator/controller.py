@@ -13,7 +13,7 @@ from vernal_operator.kinds import CHECKPOINTS, JOBS, LEASES, PODS, POOLS, Key, K
 from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
-from vernal_operator.observe.snapshot import checkpoints_of
+from vernal_operator.observe.snapshot import checkpoint_name, checkpoints_of
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
 from vernal_operator.reconcile import Reconciler
@@ -150,5 +150,7 @@ class Controller:
         elif kind is POOLS:
             for key in checkpoints_of(self._observer, self._workers, Key(POOLS, entry.namespace, entry.name)):
                 self._queue.add(key)
+            if old is not None and (left := checkpoint_name(old.view)) is not None:  # it may be unused now
+                self._queue.add(Key(CHECKPOINTS, entry.namespace, left))
         if kind is PODS and old is not None and (new is None or new.uid != old.uid):
             self._workers.forget(old.uid)

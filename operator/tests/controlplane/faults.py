@@ -176,8 +176,8 @@ def _kill(case: Case, point: Point, after: bool) -> Calls:
 # --- calls -------------------------------------------------------------------------------------------------
 
 
-_IN_A_ROW = 4
-"""Faults, at most: the operator's pauses grow with them."""
+_AT_RANDOM, _IN_A_ROW = 16, 4
+"""Faults, at most: the operator's pauses grow with them, to a minute."""
 
 
 def _calls(
@@ -191,15 +191,16 @@ def _calls(
     def one(bench: Bench, namespace: str, seed: int) -> int:
         scenario, turn = _scenario(seed), seed // len(ALL)
         random = Random(f"{name} {seed}")
-        share, in_a_row = random.uniform(0.1, 0.6), 0
+        share, in_a_row, left = random.uniform(0.1, 0.6), 0, _AT_RANDOM
 
         def calls(index: int, call: Call) -> Fault | None:
-            nonlocal in_a_row
+            nonlocal in_a_row, left
             if turn == 0:
                 return fault if index >= 0 and index % 2 == 0 else None
             if call.is_lease or call.is_watch or call.is_discovery or (index < 0 and turn % 2 == 0):
                 return None
-            in_a_row = in_a_row + 1 if random.random() < share and in_a_row < _IN_A_ROW else 0
+            in_a_row = in_a_row + 1 if left and random.random() < share and in_a_row < _IN_A_ROW else 0
+            left -= in_a_row > 0
             return fault if in_a_row else None
 
         with Case(bench.server, namespace, patience=bench.patience) as case:

@@ -5,6 +5,7 @@ children vanish, the operator is killed and calls fail. What it leaves is compar
 last spec in a namespace of its own. A walk that fails is made shorter for as long as it still fails.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from vernal_operator.client import ApiError
 from vernal_operator.kinds import BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, SERVICES, Kind
 
 RUNS, STEPS = 40, 8
-TRIALS, TRIAL_SECONDS = 24, 300.0
-"""To make a failed walk shorter: how often it is walked, and how long a wait may take then."""
+TRIALS, SHRINK_SECONDS = 24, 600.0
+"""To make a failed walk shorter: how often it is walked at most, and for how long in all. Fewer trials give a longer
+walk, and no other verdict.
+"""
 
 ROLLOUTS = (
     {"maxSurge": 1, "maxUnavailable": 0},
@@ -53,7 +56,11 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     ),
 }
 BLOWS = ("lose a pod", "lose the Service", "lose the budget", "kill the operator", "expire the watches")
-MEND = {"rollout": {"paused": False}}
+MEND = {
+    "rollout": {"paused": False, "progressDeadlineSeconds": None},
+    "podTemplate": {"metadata": {"annotations": {"mended": "yes"}}},
+}
+"""What makes every spec one that is reached: a revision that was never given up, and time for it."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +161,17 @@ def _answered(case: Case) -> bool:
     """Settled; or, where that cannot be, the spec was seen."""
     found = case.get_pool()
     spec = found["spec"]
-    if spec["image"] == UNPULLABLE or spec["rollout"].get("paused"):
+    unreachable = spec["image"] == UNPULLABLE or spec["rollout"].get("paused") or "rejected" in found.get("status", {})
+    if unreachable:
         return bool(found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"])
     return case.settled(spec["replicas"])
 
 
 def _mend(case: Case) -> Callable[[], bool]:
     """A spec that can be reached."""
-    image = {"image": "worker:1"} if case.get_pool()["spec"]["image"] == UNPULLABLE else {}
-    case.change(**MEND, **image)
+    spec = case.get_pool()["spec"]
+    image = {"image": "worker:1"} if spec["image"] == UNPULLABLE else {}
+    case.change(**MEND, **image, replicas=max(1, spec["replicas"]))  # without any there may be no checkpoint
     return lambda: case.settled(case.get_pool()["spec"]["replicas"])
 
 
@@ -198,13 +207,15 @@ def _one(bench: Bench, namespace: str, seed: int) -> int:
     try:
         return walk(bench.server, namespace, steps, failing_calls(seed), bench.patience)
     except AssertionError as error:
-        trial = 0
+        trial, until = 0, time.monotonic() + SHRINK_SECONDS
 
         def fails(shorter: list[Step]) -> bool:
             nonlocal trial
+            if (left := until - time.monotonic()) <= 0:
+                return False
             trial += 1
             try:
-                walk(bench.server, f"{namespace}-{trial}", shorter, failing_calls(seed), TRIAL_SECONDS)
+                walk(bench.server, f"{namespace}-{trial}", shorter, failing_calls(seed), min(left, bench.patience))
             except AssertionError:
                 return True
             return False

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from vernal_operator.plan.model import PodView
-from vernal_operator.plan.times import not_ahead
 
 STARTING_SECONDS = 5.0
 """Between two reads of a worker that is not ready."""
@@ -45,9 +44,9 @@ def next_read(pod: PodView, now: float) -> float | None:
     said = heard(pod)
     if not pod.running or pod.deletion_time is not None or (pod.ready and said is Heard.READY):
         return None
-    if pod.polled_at is None:
+    if pod.polled_at is None or pod.polled_at > now:  # the clock was set back since
         return 0.0
-    return not_ahead(pod.polled_at, now) + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
+    return pod.polled_at + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
 
 
 def due(pods: Iterable[PodView], now: float) -> tuple[frozenset[str], float | None]:

@@ -85,7 +85,7 @@ fault-matrix: venv ## the operator under every class of faults, at each of its w
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
 
-bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (BENCHTIME, not part of make test)
+bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (8 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python bench/operator/run.py $(BENCH)
 

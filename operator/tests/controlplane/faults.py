@@ -176,7 +176,7 @@ def _kill(case: Case, point: Point, after: bool) -> Calls:
 # --- calls -------------------------------------------------------------------------------------------------
 
 
-_AT_RANDOM, _IN_A_ROW = 16, 4
+_AT_RANDOM, _IN_A_ROW = 8, 3
 """Faults, at most: the operator's pauses grow with them, to a minute."""
 
 
@@ -331,18 +331,23 @@ def _pages_expire(proxy: FaultProxy, seed: int) -> None:
 # --- the clock ---------------------------------------------------------------------------------------------
 
 
+_JUMP_SECONDS = 600.0
+"""Two such jumps are less than the half hour that a roll has by default: a longer one ahead is that half hour."""
+_OFF_SECONDS = {False: (20.0, 600.0, 7200.0), True: (20.0, 300.0, _JUMP_SECONDS)}
+
+
 def _clock(bench: Bench, namespace: str, seed: int) -> int:
     """The operator's wall clock is fast, slow, or jumps at its writes."""
     scenario, random = _scenario(seed), Random(f"clock {seed}")
     jumps = seed // len(ALL) % 3 == 2
     sign = -1 if seed // len(ALL) % 3 == 1 else 1
-    clock = Clock(bench.server.directory / f"{namespace}.clock", sign * random.choice((20.0, 600.0, 7200.0)))
+    clock = Clock(bench.server.directory / f"{namespace}.clock", sign * random.choice(_OFF_SECONDS[jumps]))
     count = 1
 
     def calls(index: int, call: Call) -> Fault | None:
         nonlocal count
         if jumps and index >= 0 and random.random() < 0.3:
-            clock.set(random.uniform(-7200.0, 7200.0))
+            clock.set(random.uniform(-_JUMP_SECONDS, _JUMP_SECONDS))
             count += 1
         return None
 

@@ -14,7 +14,8 @@ TYPED_TESTS := contract/tests $(wildcard worker_image/tests/*/) e2e/tests $(wild
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
+        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests \
+        fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -90,6 +91,14 @@ autoscaling-cycles: venv ## 50 times to zero and back with real processes, each 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
+
+fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (MATRIXTIME, not part of make test)
+	$(CLUSTER) build >/dev/null
+	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
+
+bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (8 min beside others, not part of make test)
+	$(CLUSTER) build >/dev/null
+	PYTHONPATH=operator/tests:e2e $(BIN)/python bench/operator/run.py $(BENCH)
 
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
 	$(BIN)/pytest -q -m "scenario" e2e/cluster

@@ -41,7 +41,7 @@ class ApiServer:
         api_port, etcd_port = self._ports()
         self._plane = config.ControlPlane(
             pki=self.directory / "pki", etcd_data=self.directory / "etcd", address="127.0.0.1",
-            api_port=api_port, etcd_port=etcd_port, service_cidr="10.0.0.0/24",
+            api_port=api_port, etcd_port=etcd_port, service_cidr="10.0.0.0/16",
         )  # fmt: skip
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(config.kubeconfig(self.url, self.pki, "admin"))

@@ -16,7 +16,7 @@ from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.pool_metrics import PoolMetrics
-from vernal_operator.observe.snapshot import checkpoints_of, goes_to_zero
+from vernal_operator.observe.snapshot import checkpoint_name, checkpoints_of, goes_to_zero
 from vernal_operator.observe.wakers import Wakers
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
@@ -44,8 +44,12 @@ class Controller:
         self._client, self._lease = client, lease
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers = Workers(settings.admin_port)
-        wakers = Wakers(client, *settings.waker, self._wakers_changed) if settings.waker else None
-        self._observer = Observer(client, settings.namespace, self._changed, wakers)
+        wakers = (
+            Wakers(client, *settings.waker, self._wakers_changed, silence=settings.watch_silence)
+            if settings.waker
+            else None
+        )
+        self._observer = Observer(client, settings, self._changed, wakers)
         self._reconciler = Reconciler(client, self._observer, self._workers, self._queue.add)
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)
@@ -161,5 +165,7 @@ class Controller:
         elif kind is POOLS:
             for key in checkpoints_of(self._observer, self._workers, Key(POOLS, entry.namespace, entry.name)):
                 self._queue.add(key)
+            if old is not None and (left := checkpoint_name(old.view)) is not None:  # it may be unused now
+                self._queue.add(Key(CHECKPOINTS, entry.namespace, left))
         if kind is PODS and old is not None and (new is None or new.uid != old.uid):
             self._workers.forget(old.uid)

@@ -1,8 +1,7 @@
 """`vernal-operator`: the command line, and kopf around the controller.
 
-kopf gives the life of the process: start-up, signals, clean-up, the liveness endpoint. It watches nothing:
-its own watches end the process on an ERROR event other than 410, on a 410 when they are opened and on a long
-503, and open again at once, for ever, if the server closes them at once. `observe.informer` does neither.
+kopf gives the life of the process: start-up, login, signals, clean-up, the liveness endpoint. It watches nothing, for
+reasons that no setting of it cures (docs/design/0015): `observe.informer` does.
 """
 
 import argparse
@@ -59,16 +58,10 @@ def run(
 
     @kopf.on.startup(registry=registry)
     def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        prefix = f"kopf.{names.GROUP}"
-        settings.persistence.finalizer = f"{prefix}/finalizer"
-        settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=prefix)
-        settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=prefix)
-        settings.posting.enabled = False
         settings.scanning.disabled = True
         settings.networking.request_timeout = 15.0
         settings.networking.connect_timeout = 5.0
         settings.networking.error_backoffs = _Backoffs()
-        settings.networking.enforce_retry_after = True
         probes.serve(metrics_host, metrics_port, lambda: controller.ready)
         controller.start()
 
@@ -145,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         threads=args.threads,
         admin_port=args.admin_port,
         waker=(waker_namespace or lease.namespace, waker) if waker else None,
+        watch_silence=args.watch_silence_seconds,
     )
     try:
         successor = run(
@@ -217,6 +211,14 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="[NS/]NAME",
         help="the Service of the waker, to which pools without workers lead (default: none, and no pool goes to zero)",
+    )
+    run_parser.add_argument(
+        "--watch-silence-seconds",
+        type=float,
+        default=Settings().watch_silence,
+        metavar="S",
+        help="how long a watch may be silent before it is opened anew; the API server says a word about once a minute "
+        "(default: %(default)s)",
     )
     run_parser.add_argument(
         "--lease",

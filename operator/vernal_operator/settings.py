@@ -12,9 +12,11 @@ class Settings:
         threads: reconciles at once.
         admin_port: of workers, where `GET /state` is.
         waker: namespace and name of the waker's Service; None without a waker.
+        watch_silence: seconds without a word after which a watch counts as broken.
     """
 
     namespace: str | None = None
     threads: int = 4
     admin_port: int = 9100
     waker: tuple[str, str] | None = None
+    watch_silence: float = 150.0  # bookmarks come about once a minute

@@ -7,9 +7,9 @@ from plan.factory import snapshot, spec
 from vernal_operator.act.actor import Actor
 from vernal_operator.act.writer import TakenError
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import POOLS, Key
+from vernal_operator.kinds import CHECKPOINTS, POOLS, Key
 from vernal_operator.plan import plan
-from vernal_operator.plan.model import Refused
+from vernal_operator.plan.model import CheckpointDecisions, Refused
 
 KEY = Key(POOLS, "ns", "p")
 
@@ -32,6 +32,9 @@ class Writer:
 
     def apply(self, key: Key, kind: Any, manifest: Any, owner: Any) -> None:
         self._write(kind.name, manifest["metadata"]["name"])
+
+    def finalizers(self, key: Key, finalizers: tuple[str, ...]) -> bool:
+        return self._write("finalizers", key.name)
 
     def status(self, key: Key, status: Any) -> bool:
         self.written = status
@@ -79,3 +82,20 @@ def test_an_api_server_that_is_down_is_asked_nothing_more() -> None:
     writer = Writer(Service=ApiError(503, "ServiceUnavailable", "down"))
     outcome, _ = run(writer, 5)
     assert writer.done[-1] == ("Service", "p") and len(outcome.errors) == 1
+
+
+def test_a_finalizer_that_cannot_be_taken_away_is_tried_again_ever_more_seldom() -> None:
+    """It is the last write, which comes after the report."""
+    writer = Writer(finalizers=ApiError(422, "Invalid", "no"))
+    now = 0.0
+    actor, key = Actor(writer, Recorder(), lambda: now), Key(CHECKPOINTS, "ns", "c")  # type: ignore[arg-type]
+    wanted = CheckpointDecisions(finalizers=())
+    pauses = []
+    for _ in range(3):
+        outcome = actor.checkpoint(key, "u", wanted, lambda refused: wanted)
+        assert outcome.retry_refused is not None and not outcome.writes
+        pauses.append(outcome.retry_refused)
+        assert [refused.verb for refused in actor.refused(key)] == ["patch"]
+        now += outcome.retry_refused
+    assert pauses == sorted(pauses) and pauses[2] > 2 * pauses[0]
+    assert len(writer.done) == 3

@@ -13,7 +13,7 @@ import kubernetes
 import yaml
 from controlplane.node import Node
 from controlplane.proxy import FaultProxy
-from controlplane.zygote import Operator, Zygote
+from controlplane.zygote import Clock, Operator, Zygote
 from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_operator.client import ApiError, Client
@@ -86,8 +86,17 @@ class Server:
 class Case:
     """A namespace with an operator of its own. Use as a context manager."""
 
-    def __init__(self, server: Server, namespace: str, *args: str, all_namespaces: bool = False) -> None:
+    def __init__(
+        self,
+        server: Server,
+        namespace: str,
+        *args: str,
+        all_namespaces: bool = False,
+        clock: Clock | None = None,
+        patience: float = GUARD_SECONDS,
+    ) -> None:
         self.server, self.namespace, self.client = server, namespace, server.client
+        self.zygote, self.clock, self.patience = server.zygote, clock, patience
         self.proxy = FaultProxy(server.url, server.ca)
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
         lease = [f"--lease={SYSTEM}/{namespace}", f"--identity={namespace}"]  # restarted in place: no need to wait
@@ -125,11 +134,11 @@ class Case:
 
     def use(self, token: str) -> None:
         """Who the operator is from its next start on."""
-        self._kubeconfig.write_text(yaml.dump(_kubeconfig(self.proxy.url, token)))
+        self._kubeconfig.write_text(yaml.dump(kubeconfig(self.proxy.url, token)))
 
     def start(self) -> None:
         with self.server.lock:
-            self.operator = self.server.zygote.start(self._args, self._kubeconfig, self.log)
+            self.operator = self.zygote.start(self._args, self._kubeconfig, self.log, self.clock)
         self.starts += 1
 
     def restart(self) -> None:
@@ -191,9 +200,11 @@ class Case:
             and (sum(condition(pod, "Ready") == "True" for pod in pods), len(pods)) == (ready, ready + starting)
         )
 
-    def wait(self, what: str, probe: Callable[[], bool], timeout: float = GUARD_SECONDS) -> None:
+    def wait(self, what: str, probe: Callable[[], bool]) -> None:
+        timeout = self.patience
         deadline = time.monotonic() + timeout
         while not probe():
+            self.server.node.check()
             if time.monotonic() > deadline:
                 tail = self.log.read_text()[-3000:] if self.log.exists() else ""
                 state = yaml.dump(self.picture())
@@ -205,13 +216,17 @@ class Case:
                 )
             time.sleep(0.6)  # dozens of cases do this at a time
 
-    def wait_settled(self, replicas: int, timeout: float = GUARD_SECONDS) -> None:
-        self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas), timeout)
+    def wait_settled(self, replicas: int) -> None:
+        self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas))
 
-    def wait_same(self, reference: dict[str, Any], timeout: float = GUARD_SECONDS) -> None:
-        """Wait until all is as in another run. A dead operator is started again."""
-        deadline = time.monotonic() + timeout
-        while (found := self.picture()) != reference:
+    def wait_same(
+        self, reference: dict[str, Any], view: Callable[[dict[str, Any]], dict[str, Any]] = lambda picture: picture
+    ) -> None:
+        """Wait until all that `view` shows is as in another run. A dead operator is started again."""
+        deadline = time.monotonic() + self.patience
+        reference = view(reference)
+        while (found := view(self.picture())) != reference:
+            self.server.node.check()
             if self.operator is None or not self.operator.alive:
                 self.restart()
             if time.monotonic() > deadline:
@@ -220,7 +235,7 @@ class Case:
                 )
             time.sleep(1.0)
 
-    def assert_quiet(self, seconds: float, patience: float = GUARD_SECONDS) -> None:
+    def assert_quiet(self, seconds: float) -> None:
         """`seconds` go by without a call but watches and lists: at once, or when what is under way is over.
 
         An operator that is slow is waited for. One that does not rest in `patience` fails.
@@ -231,7 +246,7 @@ class Case:
             last = max([call.at for call in calls], default=began)
             if (left := last + seconds - time.monotonic()) <= 0:
                 return
-            assert last - began < patience, f"{self.namespace}: never quiet: {[str(call) for call in calls[-20:]]}"
+            assert last - began < self.patience, f"{self.namespace}: never quiet: {[str(call) for call in calls[-20:]]}"
             time.sleep(left)
 
     def picture(self) -> dict[str, Any]:
@@ -359,7 +374,8 @@ def scrub(value: Any, namespace: str) -> Any:
     return re.sub(rf'"{re.escape(namespace)}(?=["/])', '"NAMESPACE', value) if isinstance(value, str) else value
 
 
-def _kubeconfig(url: str, token: str) -> dict[str, Any]:
+def kubeconfig(url: str, token: str) -> dict[str, Any]:
+    """What `KUBECONFIG` points to."""
     return {
         "apiVersion": "v1",
         "kind": "Config",

@@ -27,9 +27,11 @@ KINDS = CORE | {
 }
 
 
-def rendered(helm: str, release: str, *settings: str, policies: bool = True) -> list[dict[str, Any]]:
+def rendered(
+    helm: str, release: str, *settings: str, policies: bool = True, chart: Path = CHART
+) -> list[dict[str, Any]]:
     """The chart's manifests, for an API server that has admission policies, or has none."""
-    command = [helm, "template", release, str(CHART), "--namespace", SYSTEM, f"--kube-version={build.OLDEST}"]
+    command = [helm, "template", release, str(chart), "--namespace", SYSTEM, f"--kube-version={build.OLDEST}"]
     if policies:  # which Helm asks a cluster for, and does not presume
         command.append(f"--api-versions={ADMISSION}/v1/ValidatingAdmissionPolicy")
     for setting in settings:

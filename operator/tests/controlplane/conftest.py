@@ -7,16 +7,13 @@ import itertools
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster import build
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, SYSTEM, Case, Server, admin
-from controlplane.chart import install, rendered, token
-from controlplane.node import Node
-from controlplane.zygote import Zygote
+from controlplane.cases import Case, Server
+from controlplane.server import prepared
 
 NEWEST = pytest.param(build.NEWEST, id=pytest.HIDDEN_PARAM)
 OLDEST = pytest.param(build.OLDEST, id=f"kubernetes-{build.OLDEST}")
@@ -36,26 +33,8 @@ def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def server(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    client = admin(api.kubeconfig)
-    helm = str(Path(api.kubectl).parent / "helm")
-    system = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
-    client.create(CORE["Namespace"], "", system)
-    install(client, rendered(helm, "vernal"))
-    with ExitStack() as stack:
-        node = Node(client)
-        stack.callback(node.close)
-        zygote = Zygote()
-        stack.callback(zygote.close)
-        yield Server(
-            client=client,
-            url=api.url,
-            ca=api.pki / "ca.crt",
-            token=token(client, "vernal"),
-            zygote=zygote,
-            node=node,
-            directory=tmp_path_factory.mktemp("controlplane"),
-            helm=helm,
-        )
+    with prepared(api, tmp_path_factory.mktemp("controlplane")) as server:
+        yield server
 
 
 _numbers = itertools.count(1)

@@ -45,20 +45,29 @@ class Node:
         self._client, self._start_seconds = client, start_seconds
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._artifacts: dict[tuple[str, str], str] = {}  # namespace, identity -> generation
+        self._artifacts: set[tuple[str, str]] = set()  # namespace, identity
         self._answers: dict[str, bytes] = {}  # address -> body
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
         self.reads = 0  # of all workers together
+        self._problems: list[str] = []
         with socket.create_server(("127.1.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         for target in (self._pods, self._jobs, self._loop.run_forever):
-            threading.Thread(target=target, daemon=True).start()
+            self._thread(target)
 
     def close(self) -> None:
         self._stopped.set()
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def check(self) -> None:
+        """Raises AssertionError if it is broken itself, so that nobody waits for what it would have done."""
+        assert not self._problems, f"the node of the tests is broken: {self._problems}"
+
+    def give_up(self, why: str) -> None:
+        """Let all that waits for it end."""
+        self._problems.append(why)
 
     # -- the kubelet ---
 
@@ -71,7 +80,7 @@ class Node:
             if self._first(uid, "end"):
                 self._later(0.1, lambda: self._end(pod))
         elif self._first(uid, "start"):
-            threading.Thread(target=self._start, args=(pod,), daemon=True).start()
+            self._thread(partial(self._start, pod))
 
     def _start(self, pod: dict[str, Any]) -> None:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
@@ -102,34 +111,7 @@ class Node:
         return f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
     def _status(self, pod: dict[str, Any], address: str | None, *, ready: bool) -> None:
-        """Without an address its image cannot be pulled."""
-        flag = "True" if ready else "False"
-        waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
-        status = {
-            "phase": "Running" if address else "Pending",
-            **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
-            "startTime": now(),
-            "conditions": [
-                {"type": kind, "status": status, "lastTransitionTime": now()}
-                for kind, status in (
-                    ("PodScheduled", "True"),
-                    ("Initialized", "True"),
-                    ("ContainersReady", flag),
-                    ("Ready", flag),
-                )
-            ],
-            "containerStatuses": [
-                {
-                    "name": names.CONTAINER_WORKER,
-                    "ready": ready,
-                    "started": ready,
-                    "restartCount": 0,
-                    "image": "x",
-                    "imageID": "x",
-                    "state": {"running": {"startedAt": now()}} if address else waits,
-                }
-            ],
-        }
+        status = pod_status(address, ready=ready)
         path = PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"], "status")
         self._client._json("patch", PODS, path, None, {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status})
 
@@ -142,45 +124,13 @@ class Node:
 
     def _state(self, pod: dict[str, Any], *, ready: bool) -> WorkerState:
         """The first worker of an identity in a namespace freezes itself, later ones thaw."""
-        meta, spec = pod["metadata"], _worker(pod)
-        environment = {entry["name"]: entry.get("value", "") for entry in spec["env"]}
-        config = msgspec.json.decode(environment[names.ENV_CONFIG])
-        inputs = IdentityInputs(
-            image_id=spec["image"],
-            engine_args=config.get("engineArgs", {}),
-            engine_env=config.get("engineEnv", {}),
-            model=config["model"]["name"],
-            weights="InImage",
-            versions={},
-        )
-        identity = digest(inputs)
-        state = WorkerState(
-            pod=meta["name"],
-            namespace=meta["namespace"],
-            pool=meta["labels"][names.LABEL_POOL],
-            revision=meta["labels"][names.LABEL_REVISION],
-            phase=Phase.READY if ready else Phase.STARTING,
-            ready=ready,
-            identity=identity,
-            identity_inputs=inputs,
-            host_tuple=digest(HOST),
-            host=HOST,
-            uptime=1.0,
-        )
         if not ready:
-            return state
+            return state_of(pod, ready=False, known=False)
+        key = (pod["metadata"]["namespace"], identity_of(pod)[0])
         with self._lock:
-            known = self._artifacts.get((meta["namespace"], identity))
-            generation = self._artifacts.setdefault((meta["namespace"], identity), "g1")
-        state.artifact = ArtifactRef(
-            identity=identity, generation=generation, host_tuple=digest(HOST), bytes=1000, files=3
-        )
-        state.start_mode = StartMode.RESTORED if known else StartMode.COLD
-        state.start_reason = "Restored" if known else "NoArtifact"
-        if not known:
-            state.freeze = FreezeReport(outcome=FreezeOutcome.PUBLISHED, seconds=1.0)
-        state.timings = {"total": 2.0}
-        return state
+            known = key in self._artifacts
+            self._artifacts.add(key)
+        return state_of(pod, ready=True, known=known)
 
     def _serve(self, address: str, state: WorkerState) -> None:
         with self._lock:
@@ -231,15 +181,25 @@ class Node:
 
     def _later(self, seconds: float, call: Callable[[], object]) -> None:
         def run() -> None:
+            self._stopped.wait(seconds)
             try:
                 call()
             except ApiError as error:
                 if not (error.not_found or error.conflict):
                     raise
 
-        timer = threading.Timer(seconds, run)
-        timer.daemon = True
-        timer.start()
+        self._thread(run)
+
+    def _thread(self, target: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:
+                if not self._stopped.is_set():
+                    self._problems.append(repr(error))
+                raise
+
+        threading.Thread(target=run, daemon=True).start()
 
     def _follow(self, kind: Kind, selector: str, take: Callable[[dict[str, Any]], None]) -> None:
         """List, then watch, for ever; what was seen already is seen again after each list."""
@@ -256,6 +216,81 @@ class Node:
                             take(event["object"])
             except ApiError:
                 self._stopped.wait(0.2)
+
+
+def identity_of(pod: dict[str, Any]) -> tuple[str, IdentityInputs]:
+    """The identity that a pod's worker finds itself to have, and what it consists of."""
+    spec = _worker(pod)
+    environment = {entry["name"]: entry.get("value", "") for entry in spec["env"]}
+    config = msgspec.json.decode(environment[names.ENV_CONFIG])
+    inputs = IdentityInputs(
+        image_id=spec["image"],
+        engine_args=config.get("engineArgs", {}),
+        engine_env=config.get("engineEnv", {}),
+        model=config["model"]["name"],
+        weights="InImage",
+        versions={},
+    )
+    return digest(inputs), inputs
+
+
+def state_of(pod: dict[str, Any], *, ready: bool, known: bool) -> WorkerState:
+    """What a pod's worker says. A ready one has thawed where there was a checkpoint (`known`), and made one else."""
+    meta = pod["metadata"]
+    identity, inputs = identity_of(pod)
+    state = WorkerState(
+        pod=meta["name"],
+        namespace=meta["namespace"],
+        pool=meta["labels"][names.LABEL_POOL],
+        revision=meta["labels"][names.LABEL_REVISION],
+        phase=Phase.READY if ready else Phase.STARTING,
+        ready=ready,
+        identity=identity,
+        identity_inputs=inputs,
+        host_tuple=digest(HOST),
+        host=HOST,
+        uptime=1.0,
+    )
+    if not ready:
+        return state
+    state.artifact = ArtifactRef(identity=identity, generation="g1", host_tuple=digest(HOST), bytes=1000, files=3)
+    state.start_mode = StartMode.RESTORED if known else StartMode.COLD
+    state.start_reason = "Restored" if known else "NoArtifact"
+    if not known:
+        state.freeze = FreezeReport(outcome=FreezeOutcome.PUBLISHED, seconds=1.0)
+    state.timings = {"total": 2.0}
+    return state
+
+
+def pod_status(address: str | None, *, ready: bool, since: str | None = None) -> dict[str, Any]:
+    """As a kubelet writes it now, or as it wrote it then. Without an address its image cannot be pulled."""
+    at, flag = since or now(), "True" if ready else "False"
+    waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    return {
+        "phase": "Running" if address else "Pending",
+        **({"podIP": address, "podIPs": [{"ip": address}]} if address else {}),
+        "startTime": at,
+        "conditions": [
+            {"type": kind, "status": status, "lastTransitionTime": at}
+            for kind, status in (
+                ("PodScheduled", "True"),
+                ("Initialized", "True"),
+                ("ContainersReady", flag),
+                ("Ready", flag),
+            )
+        ],
+        "containerStatuses": [
+            {
+                "name": names.CONTAINER_WORKER,
+                "ready": ready,
+                "started": ready,
+                "restartCount": 0,
+                "image": "x",
+                "imageID": "x",
+                "state": {"running": {"startedAt": at}} if address else waits,
+            }
+        ],
+    }
 
 
 def _worker(pod: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,15 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
+_IDLE_SECONDS = 20.0
+"""Sooner than an API server closes a connection on which nothing is sent: a fault that nobody asked for."""
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -69,15 +73,22 @@ class Call:
 class Fault:
     """What happens to a call instead of the usual.
 
-    `drop`: the connection breaks before the server saw the call, or after it answered. `status`: this answer, without
-    asking the server, or, with `done`, after the server did it. `then` runs at that moment.
+    `drop`: the connection breaks before the server saw the call, or after it answered; or the server answers and the
+    connection is silent, until the operator gives it up. `status`: this answer, without asking the server, or, with
+    `done`, after the server did it. `seconds`: so long it takes before any of it; alone, the call is only slow. `then`
+    runs at that moment.
     """
 
-    drop: Literal["before", "after"] | None = None
+    drop: Literal["before", "after", "never"] | None = None
     status: int | None = None
     done: bool = False
     retry_after: int | None = None
+    seconds: float = 0.0
     then: Callable[[], None] = lambda: None
+
+    @property
+    def is_slow_only(self) -> bool:
+        return self.drop is None and self.status is None
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,16 @@ class Watches:
     """How watches are served."""
 
     delay: float = 0.0  # seconds that each event comes late
+    disorder: int | None = None  # a seed: events of different objects change places, and some come twice
     close_at_once: bool = False  # without a single event
+    silent: bool = False  # without a single event, and without an end until the operator gives the watch up
     expired_when_opened: bool = False
     error: int | None = None  # of an ERROR event, the first and last of each watch
 
     @property
-    def end_at_once(self) -> bool:
-        return self.close_at_once or self.expired_when_opened or self.error is not None
+    def spoiled(self) -> bool:
+        """Whether watches that are served so show nothing."""
+        return self.close_at_once or self.silent or self.expired_when_opened or self.error is not None
 
 
 class FaultProxy:
@@ -101,13 +115,16 @@ class FaultProxy:
         parts = urllib.parse.urlsplit(upstream)
         self._host, self._port = parts.hostname or "", parts.port or 443
         self._tls = ssl.create_default_context(cafile=str(ca))
-        self._idle: list[http.client.HTTPSConnection] = []  # upstream
+        self._idle: list[tuple[float, http.client.HTTPSConnection]] = []  # upstream, and since when
         self._lock = threading.Lock()
         self.calls: list[Call] = []
         self.watches = Watches()
-        self.ended_at_once: Counter[str] = Counter()  # watches, by their path
+        self.page: int | None = None  # objects on a page of a list, whatever the operator asks for
+        self.injected = 0  # calls that a fault was done to, and watches that showed nothing
+        self.spoiled: Counter[str] = Counter()  # watches that showed nothing, by their path
         self._healed: Callable[[], bool] = lambda: False
         self._open: set[http.client.HTTPSConnection] = set()  # upstream, of watches
+        self._silent: set[socket.socket] = set()  # of the operator
         self.fault: Callable[[Call], Fault | None] = lambda call: None
         self._writes = 0
         proxy = self
@@ -133,16 +150,18 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def set_watches(self, watches: Watches) -> None:
-        """From now on; open watches are closed, with the error if there is one."""
+        """From now on. Open watches are closed, with the error if there is one, or go silent."""
         self.watches = watches
         for connection in list(self._open):
             if connection.sock is not None:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                _shut(connection.sock)
+        for sock in list(self._silent):
+            _shut(sock)
 
-    def end_watches(self, watches: Watches, kinds: int, times: int) -> None:
-        """End watches at once until those of `kinds` kinds were ended `times` times each; then serve them well."""
-        self.ended_at_once.clear()
-        self._healed = lambda: len(self.ended_at_once) >= kinds and min(self.ended_at_once.values()) >= times
+    def spoil_watches(self, watches: Watches, kinds: int, times: int) -> None:
+        """Spoil the watches of `kinds` kinds until each kind had `times` such watches; then serve them well."""
+        self.spoiled.clear()
+        self._healed = lambda: len(self.spoiled) >= kinds and min(self.spoiled.values()) >= times
         self.set_watches(watches)
 
     def close(self) -> None:
@@ -170,7 +189,11 @@ class FaultProxy:
             if call.is_write:
                 call.index, self._writes = self._writes, self._writes + 1
             self.calls.append(call)
-        fault = self.fault(call)
+            fault = self.fault(call)  # one at a time, so that it may draw from a generator
+            if fault is not None:
+                self.injected += 1
+        if self.page is not None and call.is_list:
+            handler.path = re.sub(r"(?<=[?&]limit=)\d+", str(self.page), handler.path)
         try:
             if call.is_watch:
                 self._watch(handler, call, fault)
@@ -180,7 +203,12 @@ class FaultProxy:
             handler.close_connection = True  # one of the two sides went away
 
     def _once(self, handler: Any, call: Call, data: bytes, fault: Fault | None) -> None:
-        if fault is not None and fault.drop != "after" and not fault.done:
+        if fault is not None and fault.seconds:
+            time.sleep(fault.seconds)
+        if fault is not None and fault.is_slow_only:
+            fault.then()
+            fault = None
+        if fault is not None and fault.drop not in ("after", "never") and not fault.done:
             fault.then()
             if fault.drop == "before":
                 _break(handler)
@@ -189,11 +217,13 @@ class FaultProxy:
             return
         connection, response = self._forward(handler, data)
         body = response.read()
-        self._idle.append(connection)
+        self._idle.append((time.monotonic(), connection))
         if fault is not None:
             fault.then()
             if fault.drop == "after":
                 _break(handler)
+            elif fault.drop == "never":
+                self._say_nothing(handler)
             else:
                 _answer(handler, call, fault.status or 500, fault.retry_after)
             return
@@ -213,10 +243,7 @@ class FaultProxy:
             for name in ("Authorization", "Accept", "Content-Type", "User-Agent")
             if handler.headers.get(name)
         }
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=300)
+        connection = self._connection()
         try:
             connection.request(handler.command, handler.path, data or None, headers)
             return connection, connection.getresponse()
@@ -224,14 +251,22 @@ class FaultProxy:
             connection.close()
             raise OSError(f"upstream: {error}") from error
 
+    def _connection(self) -> http.client.HTTPSConnection:
+        with suppress(IndexError):
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < _IDLE_SECONDS:
+                return connection
+            connection.close()
+        return http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=300)
+
     def _watch(self, handler: Any, call: Call, fault: Fault | None) -> None:
         handler.close_connection = True
         if fault is not None and fault.status is not None:
             _answer(handler, call, fault.status, fault.retry_after)
             return
         watches = self.watches
-        if watches.end_at_once:
-            self._end_at_once(handler, call, watches)
+        if watches.spoiled:
+            self._spoil(handler, call, watches, begun=False)
             return
         connection, response = self._forward(handler, b"")
         call.status = response.status
@@ -245,29 +280,52 @@ class FaultProxy:
         _begin_watch(handler)
         self._open.add(connection)
         try:
-            lines = _delayed(response, watches.delay) if watches.delay else _lines(response)
+            lines = _lines(response)
+            if watches.disorder is not None:
+                lines = _disordered(lines, Random(f"{watches.disorder}{call.path}"))
+            if watches.delay:
+                lines = _delayed(lines, watches.delay)
             while self.watches is watches and (line := next(lines, b"")):
                 _chunk(handler, line)
-            _chunk(handler, b"")
+            if self.watches.silent:
+                self._spoil(handler, call, self.watches, begun=True)
+            else:
+                _chunk(handler, b"")
         finally:
             self._open.discard(connection)
             connection.close()
 
-    def _end_at_once(self, handler: Any, call: Call, watches: Watches) -> None:
+    def _spoil(self, handler: Any, call: Call, watches: Watches, *, begun: bool) -> None:
         if watches.expired_when_opened:
             _answer(handler, call, 410)
         else:
             call.status = 200
-            _begin_watch(handler)
-            if watches.error is not None:
+            if not begun:
+                _begin_watch(handler)
+            if watches.silent:
+                self._say_nothing(handler)
+            elif watches.error is not None:
                 _chunk(handler, json.dumps({"type": "ERROR", "object": _status(watches.error)}).encode() + b"\n")
-            _chunk(handler, b"")
+            if not watches.silent:
+                _chunk(handler, b"")
         with self._lock:
-            self.ended_at_once[call.path] += 1
+            self.injected += 1
+            self.spoiled[call.path] += 1
             healed = self._healed()
         if healed:
             self._healed = lambda: False
             self.set_watches(Watches())
+
+    def _say_nothing(self, handler: Any) -> None:
+        """Until the operator closes the connection, or watches are to be served otherwise."""
+        sock = handler.connection
+        handler.close_connection = True
+        self._silent.add(sock)
+        try:
+            while sock.recv(1 << 12):
+                pass
+        finally:
+            self._silent.discard(sock)
 
 
 class _Server(ThreadingHTTPServer):
@@ -286,15 +344,36 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
         pass  # `set_watches` broke it
 
 
-def _delayed(response: http.client.HTTPResponse, delay: float) -> Iterator[bytes]:
-    lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
+def _disordered(before: Iterator[bytes], random: Random) -> Iterator[bytes]:
+    """Two events change places if they are of different objects and come one after the other, and some come twice, as
+    where a watch goes on from a little earlier at another API server.
 
-    def read() -> None:
-        for line in _lines(response):
-            lines.put((time.monotonic(), line))
-        lines.put((0.0, b""))
+    Those that changed places come in one piece: a watch that ended between them would lose one for good, which no API
+    server does.
+    """
+    lines, over = _pumped(before), False
+    while not over and (held := lines.get()[1]):
+        piece = held
+        if random.random() < 0.7:
+            try:
+                following = lines.get(timeout=0.3)[1]
+                over = not following
+                one, other = _object(held), _object(following)
+                piece = following + held if one and other and one != other else held + following
+            except queue.Empty:
+                pass  # nothing comes soon
+        yield piece
+        if random.random() < 0.3:
+            yield piece
 
-    threading.Thread(target=read, daemon=True).start()
+
+def _object(line: bytes) -> str:
+    """The uid of whose event it is; "" of a bookmark, which is about everything before it."""
+    return str(json.loads(line)["object"]["metadata"].get("uid", "")) if line else ""
+
+
+def _delayed(before: Iterator[bytes], delay: float) -> Iterator[bytes]:
+    lines = _pumped(before)
     while True:
         came, line = lines.get()
         if not line:
@@ -303,10 +382,24 @@ def _delayed(response: http.client.HTTPResponse, delay: float) -> Iterator[bytes
         yield line
 
 
+def _pumped(before: Iterator[bytes]) -> "queue.Queue[tuple[float, bytes]]":
+    """Each line with the time when it came; an empty one is the end."""
+    lines: queue.Queue[tuple[float, bytes]] = queue.Queue()
+
+    def read() -> None:
+        for line in before:
+            lines.put((time.monotonic(), line))
+        lines.put((0.0, b""))
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+_REASONS = {409: "Conflict", 410: "Expired", 422: "Invalid", 429: "TooManyRequests", 503: "ServiceUnavailable"}
+
+
 def _status(code: int) -> dict[str, Any]:
-    reason = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 503: "ServiceUnavailable"}.get(
-        code, "InternalError"
-    )
+    reason = _REASONS.get(code, "InternalError")
     return {
         "kind": "Status",
         "apiVersion": "v1",
@@ -333,6 +426,13 @@ def _answer(handler: Any, call: Call, status: int, retry_after: int | None = Non
 def _break(handler: Any) -> None:
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # its other end was quicker
 
 
 def _begin_watch(handler: Any) -> None:

@@ -152,7 +152,7 @@ def run(
     """
     case.start()
     for step in scenario.prepare:
-        _go(case, step)
+        go(case, step)
         _still(case)
     case.invariants.most = scenario.most
     case.invariants.fewest_ready = scenario.fewest_ready
@@ -161,12 +161,13 @@ def run(
     begin()
     case.proxy.fault = lambda call: fault(call.index - before if call.is_write else -1, call)
     for step in scenario.steps:
-        _go(case, step)
+        go(case, step)
     _still(case)
     return since
 
 
-def _go(case: Case, step: Step) -> None:
+def go(case: Case, step: Step) -> None:
+    """Do it, and wait until it is answered. A dead operator is started again."""
     done = step(case)
 
     def probe() -> bool:
@@ -174,7 +175,7 @@ def _go(case: Case, step: Step) -> None:
             case.restart()
         return done()
 
-    case.wait(step.__qualname__, probe)
+    case.wait(getattr(step, "__qualname__", "the next step"), probe)
 
 
 def _still(case: Case) -> None:

@@ -5,51 +5,15 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from controlplane.cases import SYSTEM, Case, Server, pool
 from controlplane.proxy import Call, Fault
 from controlplane.scenarios import in_parallel
-from vernal_operator.client import ApiError
-from vernal_operator.kinds import EVENTS, LEASES
+from controlplane.second import SECONDS, Other, lease, let_through
+from vernal_operator.kinds import EVENTS
 
 pytestmark = pytest.mark.apiserver
-
-SECONDS = 5
-"""For which a lease is held after each renewal."""
-
-
-class Other(Case):
-    """A second operator in the namespace of a case, behind a proxy of its own."""
-
-    def __init__(self, first: Case, server: Server, *args: str) -> None:
-        super().__init__(server, first.namespace, *args)
-        self._args = [arg for arg in self._args if not arg.startswith("--identity")]
-        self._args.append(f"--identity={first.namespace}-other")
-        self.log = server.directory / f"{first.namespace}-other.log"
-        self._kubeconfig = server.directory / f"{first.namespace}-other.kubeconfig"
-        self.use(server.token)
-
-    def __enter__(self) -> "Other":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.operator is not None:
-            self.operator.kill()
-        self.proxy.close()
-
-
-def lease(case: Case) -> dict[str, Any]:
-    try:
-        return dict(case.client.get(LEASES, SYSTEM, case.namespace)["spec"])
-    except ApiError:
-        return {}
-
-
-def let_through(case: Case) -> list[Call]:
-    """Writes that the API server has seen."""
-    return [call for call in case.proxy.writes() if call.status != 0]
 
 
 def alive(case: Case) -> bool:

@@ -11,6 +11,7 @@ from vernal_operator.observe.snapshot import checkpoint_snapshot
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan import plan
 from vernal_operator.plan.retention import plan_checkpoint
+from vernal_operator.settings import Settings
 
 
 class Nobody:
@@ -30,7 +31,7 @@ def checkpoint(name: str, host: str, **meta: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_files_of_one_that_goes_are_removed_and_those_of_other_hosts_are_not(used: bool) -> None:
-    observer, workers = Observer(cast(Client, Nobody()), None, lambda *_: None), Workers()
+    observer, workers = Observer(cast(Client, Nobody()), Settings(), lambda *_: None), Workers()
     going = {"deletionTimestamp": "2026-11-21T08:00:00Z", "finalizers": ["vernal.dev/artifact-files"]}
     for name, host in (("one", "a"), ("two", "b")):
         observer.wrote(CHECKPOINTS, checkpoint(name, host, **going))

@@ -9,7 +9,7 @@ from itertools import chain, repeat
 import pytest
 from patience import GUARD_SECONDS
 from vernal_contract.state import Phase, WorkerState, encode
-from vernal_operator.observe.workers import MAX_BYTES, Answer, Target, Workers
+from vernal_operator.observe.workers import CONCURRENCY, MAX_BYTES, Answer, Target, Workers
 
 STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", phase=Phase.READY, ready=True))
 
@@ -180,3 +180,15 @@ def test_many_are_asked_at_once() -> None:
     workers.close()
     for peer in peers:
         peer.close()
+
+
+def test_who_waits_for_a_place_is_asked_before_it_is_given_up() -> None:
+    """Three times as many workers as are asked at once never answer."""
+    silent = Peer("127.0.0.1", 0, (b"",), threading.Event().wait)
+    reader = Workers(silent.port, timeout=1.0)
+    done = threading.Event()
+    reader.ask([Target(f"uid-{number}", 0, "pod", silent.address) for number in range(3 * CONCURRENCY)], done.set)
+    assert done.wait(GUARD_SECONDS)
+    assert silent.connections == 3 * CONCURRENCY
+    silent.close()
+    reader.close()

@@ -45,3 +45,9 @@ def test_the_plan_comes_back_for_the_next_read() -> None:
     done = plan(snapshot(spec(), starting(0)))
     assert not done.poll and done.requeue_after == STARTING_SECONDS
     assert plan(snapshot(spec(), starting(0, polled_at=NOW - STARTING_SECONDS))).poll == {starting(0).name}
+
+
+def test_a_worker_that_was_read_ahead_of_the_clock_is_read_now() -> None:
+    """The clock was set back since. What is not written down cannot be counted from now on."""
+    assert due([starting(0, polled_at=NOW + 3600)], NOW) == (frozenset({starting(0).name}), None)
+    assert due([replace(SILENT, polled_at=NOW + 3600)], NOW) == (frozenset({SILENT.name}), None)

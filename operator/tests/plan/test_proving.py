@@ -11,6 +11,7 @@ from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.meta import pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.plan import plan
+from vernal_operator.plan.backoff import failures
 from vernal_operator.plan.model import Decisions, PodView, Snapshot
 from vernal_operator.plan.revision import content, restored, revision
 from vernal_operator.plan.times import stamp
@@ -351,3 +352,16 @@ def test_the_selector_selects_one_pod_a_replica_in_every_phase() -> None:
         assert status is not None and status["selector"] == "vernal.dev/component=worker,vernal.dev/pool=p", phase
         counted = [pod for pod in seen.pods if pod.deletion_time is None and pod.phase != "Failed"]
         assert status["replicas"] == len(counted), phase
+
+
+# --- the clock ---
+
+
+def test_time_that_was_noted_ahead_of_the_clock_counts_from_now_on() -> None:
+    """The clock was ahead then, or was set back since: nothing may wait for it to come there again."""
+    done = plan(rolling(ready(0), ready(1), stuck(), since=NOW + 3600))
+    assert done.status is not None and done.status["provingSince"] == stamp(NOW)
+    assert done.requeue_after is not None and done.requeue_after <= DEADLINE
+    entry = {"revision": A, "count": 5, "lastTime": stamp(NOW + 3600)}
+    (kept,) = failures([entry], (), (A,), NOW)
+    assert kept == entry | {"lastTime": stamp(NOW)}

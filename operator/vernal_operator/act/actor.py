@@ -46,9 +46,9 @@ class Actor:
     snapshot and what the API server refused.
     """
 
-    def __init__(self, writer: Writer, recorder: Recorder) -> None:
+    def __init__(self, writer: Writer, recorder: Recorder, clock: Callable[[], float] = time.monotonic) -> None:
         self._writer, self._recorder = writer, recorder
-        self._refusals = Refusals()
+        self._refusals = Refusals(clock)
 
     def refused(self, key: Key) -> tuple[Refused, ...]:
         """What of the decisions about a pool or checkpoint is refused."""
@@ -79,7 +79,8 @@ class Actor:
             do(Subject.of("create", PODS.name, manifest), partial(writer.create, key, PODS, manifest, uid))
         if do.refused_otherwise():
             decisions = again(self.refused(key))
-        return do.report(decisions.status, (*decisions.events, *do.said))
+        do.report(decisions.status, (*decisions.events, *do.said))
+        return do.over()
 
     def _delete(self, do: "_Steps", key: Key, pod: DeletePod) -> None:
         if self._writer.delete(key, PODS, pod.name, pod.uid, pod.resource_version, pod.reason):
@@ -102,15 +103,27 @@ class Actor:
         do.remove(decisions.remove)
         for manifest in decisions.create:
             do(Subject.of("create", JOBS.name, manifest), partial(writer.create, key, JOBS, manifest, uid))
-        if do.refused_otherwise():
+        ends = self._ends(key, decisions)
+        if do.refused_otherwise(*(subject for subject, _ in ends)):
             decisions = again(self.refused(key))
         outcome = do.report(decisions.status, decisions.events)
-        if decisions.delete is not None:
-            do.remove([decisions.delete])
-        if decisions.finalizers is not None and not outcome.errors:  # last: without it the object is gone
+        for subject, step in self._ends(key, decisions):  # last: after it the object is gone
+            if not outcome.errors:
+                do(subject, step)
+        return do.over()
+
+    def _ends(self, key: Key, decisions: CheckpointDecisions) -> list[tuple[Subject, Callable[[], object]]]:
+        """Writes after which a checkpoint may be gone."""
+        ends: list[tuple[Subject, Callable[[], object]]] = []
+        if (ref := decisions.delete) is not None:
+            kind = BY_NAME[ref.kind]
+            ends.append(
+                (_deletion(kind, ref.name, ref.uid), partial(self._writer.delete, key, kind, ref.name, ref.uid))
+            )
+        if decisions.finalizers is not None:
             subject = Subject("patch", key.kind.name, key.name, decisions.finalizers)
-            do(subject, partial(writer.finalizers, key, decisions.finalizers))
-        return do.outcome
+            ends.append((subject, partial(self._writer.finalizers, key, decisions.finalizers)))
+        return ends
 
     def _steps(self, key: Key, uid: str) -> "_Steps":
         return _Steps(key, uid, self._writer, self._recorder, self._refusals)
@@ -155,10 +168,10 @@ class _Steps:
             kind = BY_NAME[ref.kind]
             self(_deletion(kind, ref.name, ref.uid), partial(self._writer.delete, self._key, kind, ref.name, ref.uid))
 
-    def refused_otherwise(self) -> bool:
-        """Whether something else is refused than was before; what is not wanted any more is not refused either."""
+    def refused_otherwise(self, *later: Subject) -> bool:
+        """Whether something else is refused than was before; what is not wanted any more, `later` either, is not."""
         if not self._down:
-            self._refusals.keep(self._key, self._wanted)
+            self._refusals.keep(self._key, self._wanted | set(later))
         return self._refusals.told(self._key) != self._before
 
     def report(self, status: Manifest | None, events: tuple[Event, ...]) -> Outcome:
@@ -172,6 +185,10 @@ class _Steps:
                 if self._down or not self._recorder.emit(self._key, self._uid, event):
                     self.outcome.waiting = True
                     break
+        return self.outcome
+
+    def over(self) -> Outcome:
+        """What became of it all."""
         self.outcome.retry_refused = self._refusals.next(self._key)
         return self.outcome
 

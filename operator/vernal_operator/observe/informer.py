@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 PAGE = 500
 WATCH_SECONDS = (240, 360)  # asked of the server, at random, so that watches do not all end together
-IDLE_SECONDS = 150.0  # bookmarks come about once a minute
 LONG_LIVED_SECONDS = 5.0
 PAUSE_SECONDS = (0.1, 20.0)
 
@@ -70,12 +69,20 @@ class Informer(threading.Thread, Generic[T]):
     """One thread that follows one kind. `synced` is set once the first list is complete."""
 
     def __init__(
-        self, client: Client, reader: Reader[T], cache: Cache[T], *, namespace: str | None, selector: str = ""
+        self,
+        client: Client,
+        reader: Reader[T],
+        cache: Cache[T],
+        *,
+        namespace: str | None,
+        silence: float,
+        selector: str = "",
     ) -> None:
+        """`silence`: see `Settings.watch_silence`."""
         super().__init__(name=f"informer-{reader.kind.plural}", daemon=True)
         self.synced = threading.Event()
         self._client, self._reader, self._cache = client, reader, cache
-        self._kind, self._namespace = reader.kind, namespace
+        self._kind, self._namespace, self._silence = reader.kind, namespace, silence
         self._query = {"labelSelector": selector} if selector else {}
         self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reader.raw)
         self._version: str | None = None  # where the watch goes on; None: list first
@@ -160,7 +167,7 @@ class Informer(threading.Thread, Generic[T]):
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311
         }
-        with self._client.watch(self._kind, self._namespace, query, IDLE_SECONDS) as watch:
+        with self._client.watch(self._kind, self._namespace, query, self._silence) as watch:
             self._open = watch
             try:
                 for line in watch:

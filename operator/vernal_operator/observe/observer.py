@@ -15,6 +15,7 @@ from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import Reader, SeenPod, SliceView
 from vernal_operator.observe.wakers import Wakers
 from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool, RevisionView, Waker
+from vernal_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,7 @@ class Observer:
     thread.
     """
 
-    def __init__(
-        self, client: Client, namespace: str | None, on_change: OnChange, wakers: Wakers | None = None
-    ) -> None:
-        """`namespace` None watches all of them."""
+    def __init__(self, client: Client, settings: Settings, on_change: OnChange, wakers: Wakers | None = None) -> None:
         self._client = client
         self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in views.READERS}
         self._caches: dict[Kind, Cache[Any]] = {}
@@ -42,7 +40,14 @@ class Observer:
         for kind, reader in self._readers.items():
             self._caches[kind] = Cache(partial(on_change, kind))
             self._informers.append(
-                Informer(client, reader, self._caches[kind], namespace=namespace, selector=_SELECTORS.get(kind, ""))
+                Informer(
+                    client,
+                    reader,
+                    self._caches[kind],
+                    namespace=settings.namespace,
+                    silence=settings.watch_silence,
+                    selector=_SELECTORS.get(kind, ""),
+                )
             )
         self._wakers = wakers
         if wakers is not None:

@@ -125,7 +125,7 @@ def checkpoints_of(observer: Observer, workers: Workers, key: Key) -> list[Key]:
         if (answer := workers.answer(entry.uid, entry.view.view.restarts)) and answer.worker
     }
     pool = observer.pools.get(key.namespace, key.name)
-    named = _checkpoint_name(pool.view) if pool else None
+    named = checkpoint_name(pool.view) if pool else None
     return [
         Key(CHECKPOINTS, entry.namespace, entry.name)
         for entry in observer.checkpoints.group(key.namespace, "")
@@ -166,7 +166,8 @@ def _worker_uses(observer: Observer, workers: Workers, checkpoint: CheckpointVie
     return tuple(uses)
 
 
-def _checkpoint_name(pool: Pool) -> str | None:
+def checkpoint_name(pool: Pool) -> str | None:
+    """The checkpoint that a pool's status refers to."""
     reference = pool.status.get("checkpoint")
     return reference.get("name") if isinstance(reference, dict) else None
 
@@ -174,7 +175,7 @@ def _checkpoint_name(pool: Pool) -> str | None:
 def _uses(pool: Pool, checkpoint: CheckpointView, workers: tuple[WorkerUse, ...]) -> bool:
     if pool.deletion_time is not None:
         return False
-    return _checkpoint_name(pool) == checkpoint.name or any(use.pool == pool.name for use in workers)
+    return checkpoint_name(pool) == checkpoint.name or any(use.pool == pool.name for use in workers)
 
 
 def _pool_use(pool: Pool) -> PoolUse:

@@ -21,12 +21,14 @@ FIRST_PORT, PORTS = 20000, 10000
 class Wakers:
     """The ready pods of the waker's Service. Thread-safe."""
 
-    def __init__(self, client: Client, namespace: str, service: str, on_change: Callable[[], None]) -> None:
-        """`on_change` is called when pods came or went."""
+    def __init__(
+        self, client: Client, namespace: str, service: str, on_change: Callable[[], None], *, silence: float
+    ) -> None:
+        """`on_change` is called when pods came or went; `silence`: see `Settings.watch_silence`."""
         self._cache: Cache[SliceView] = Cache(lambda old, new: on_change())
         selector = f"{names.LABEL_SERVICE}={service}"
         self.informer: Informer[SliceView] = Informer(
-            client, SLICES_READER, self._cache, namespace=namespace, selector=selector
+            client, SLICES_READER, self._cache, namespace=namespace, silence=silence, selector=selector
         )
         self._namespace = namespace
         self._ports = Ports()

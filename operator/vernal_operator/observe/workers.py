@@ -61,6 +61,7 @@ class Workers:
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._session: aiohttp.ClientSession | None = None
+        self._places = asyncio.Semaphore(CONCURRENCY)  # not the connector's limit, for which the time-out does not wait
         self._thread = threading.Thread(target=self._loop.run_forever, name="workers", daemon=True)
         self._thread.start()
 
@@ -105,7 +106,9 @@ class Workers:
     async def _ask(self, target: Target) -> None:
         result, state = "ok", None
         try:
-            state = self._reader.read(await self._get(target.address), partial(self._doubt, target))
+            async with self._places:
+                data = await self._get(target.address)
+            state = self._reader.read(data, partial(self._doubt, target))
         except TimeoutError:
             result = "timeout"
         except _RefusedError as error:
@@ -137,7 +140,7 @@ class Workers:
     async def _get(self, address: str) -> bytes:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True),
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
             )
         ip = ipaddress.ip_address(address)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vernal_operator.plan.model import Manifest, PodView
-from vernal_operator.plan.times import epoch, stamp
+from vernal_operator.plan.times import epoch, not_ahead, stamp
 
 FIRST_SECONDS, LONGEST_SECONDS = 10.0, 300.0
 FORGET_SECONDS = 600.0
@@ -20,7 +20,11 @@ def failures(
     old: Iterable[Mapping[str, Any]], over: Iterable[PodView], revisions: Iterable[str | None], now: float
 ) -> list[Manifest]:
     """status.failedPods: what it was, with the pods that are over now. Only `revisions` are kept."""
-    kept = {entry["revision"]: dict(entry) for entry in old if now < epoch(entry["lastTime"]) + FORGET_SECONDS}
+    kept = {
+        entry["revision"]: {**entry, "lastTime": stamp(last)}
+        for entry in old
+        if now < (last := not_ahead(epoch(entry["lastTime"]), now)) + FORGET_SECONDS
+    }
     wanted = set(revisions)
     latest: dict[str, float] = {}  # of each revision, when the youngest pod that is over was made
     for pod in over:

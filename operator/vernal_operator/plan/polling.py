@@ -39,12 +39,12 @@ def was_asked(pod: PodView) -> bool:
 _PAUSE = {Heard.NOT_READY: SETTLING_SECONDS, Heard.SILENCE: SILENT_SECONDS}
 
 
-def next_read(pod: PodView) -> float | None:
+def next_read(pod: PodView, now: float) -> float | None:
     """When this pod's state is to be read next, or None if there is no need."""
     said = heard(pod)
     if not pod.running or pod.deletion_time is not None or (pod.ready and said is Heard.READY):
         return None
-    if pod.polled_at is None:
+    if pod.polled_at is None or pod.polled_at > now:  # the clock was set back since
         return 0.0
     return pod.polled_at + (_PAUSE[said] if pod.ready else STARTING_SECONDS)
 
@@ -53,7 +53,7 @@ def due(pods: Iterable[PodView], now: float) -> tuple[frozenset[str], float | No
     """Names of pods to read now, and the time of the next read after that."""
     names, later = set(), []
     for pod in pods:
-        moment = next_read(pod)
+        moment = next_read(pod, now)
         if moment is None:
             continue
         if moment <= now:

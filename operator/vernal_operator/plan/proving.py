@@ -26,7 +26,7 @@ from vernal_operator.build.revision import KIND, controller_revision, revision_d
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import Manifest, ObjectRef, RevisionView, Snapshot
 from vernal_operator.plan.revision import content, restored, revision
-from vernal_operator.plan.times import epoch, stamp
+from vernal_operator.plan.times import epoch, not_ahead, stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,8 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
         return replace(before, current=target, fallback=None, since=None)
     if proven or before.fallback is None or spec.rollout.paused or spec.replicas == 0:
         return replace(before, since=None)
-    after = replace(before, since=before.since if before.since is not None else float(int(now)))
+    since = float(int(now))
+    after = replace(before, since=since if before.since is None else not_ahead(before.since, since))
     if after.deadline is None or now < after.deadline:
         return after
     message = (

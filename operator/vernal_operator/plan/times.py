@@ -11,3 +11,8 @@ def stamp(moment: float) -> str:
 def epoch(text: str) -> float:
     """Seconds since the epoch of what `stamp` wrote."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def not_ahead(moment: float, now: float) -> float:
+    """A moment that was noted when it was now. If it lies ahead, the clock was, and it counts from now on."""
+    return min(moment, now)

@@ -1,0 +1,37 @@
+"""What is looked at because something changed."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+from vernal_operator.client import Client
+from vernal_operator.controller import Controller
+from vernal_operator.kinds import CHECKPOINTS, POOLS, Key
+from vernal_operator.lease import LeaseSettings
+from vernal_operator.observe.cache import Entry
+from vernal_operator.plan.model import Pool
+from vernal_operator.settings import Settings
+
+
+class Nobody:
+    """A client that is asked nothing."""
+
+    def guard(self, seconds_left: Any) -> None: ...
+
+    def unguarded(self, timeout: float) -> "Nobody":
+        return self
+
+
+def test_a_checkpoint_that_a_pool_turns_away_from_is_looked_at() -> None:
+    """Its pods may have gone before: then nothing else would tell that it is used no more."""
+    lease = LeaseSettings(namespace="ns", name="lease", identity="me")
+    controller = Controller(cast(Client, Nobody()), Settings(), lease, lambda by: None)
+    view = Pool(
+        name="p", namespace="ns", uid="u", generation=1, spec=None, spec_error="", status={}, deletion_time=None,
+        finalizers=(),
+    )  # fmt: skip
+    entry: Entry[Pool] = Entry("ns", "p", "u", 1, "", "", view)
+    pools = controller._observer.pools
+    for version, name in enumerate(("old", "new"), 1):
+        status = {"checkpoint": {"name": name}}
+        pools.seen(replace(entry, version=version, view=replace(view, status=status)))
+    assert set(controller._queue._ready) == {Key(POOLS, "ns", "p"), Key(CHECKPOINTS, "ns", "old")}

@@ -12,7 +12,7 @@ LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests clus
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
+        gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -64,6 +64,9 @@ throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" e2e/kv_recovery
+
+rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (15 min, not part of make test)
+	PYTHONPATH=e2e $(PYTHON) -m scenarios rolls
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix

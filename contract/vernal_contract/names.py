@@ -16,6 +16,8 @@ COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+# On a pool: any text; a new one asks for a new checkpoint. On a pod: the text that it was made under.
+ANNOTATION_RENEW: Final = f"{GROUP}/renew-checkpoint"
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
 
 # Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.
@@ -28,6 +30,8 @@ ENV_NODE_NAME: Final = "VERNAL_NODE_NAME"
 # What `POST /drain` takes as bearer token; from a Secret. It stays in process 1: never in the engine, never frozen.
 ENV_ADMIN_TOKEN: Final = "VERNAL_ADMIN_TOKEN"  # noqa: S105
 ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches the engine
+# Generations of the pool's artifacts that are to be replaced, with commas between them: they are not thawed.
+ENV_RENEW: Final = "VERNAL_RENEW"
 
 CONTAINER_WORKER: Final = "worker"
 PORT_SERVING: Final = 8000

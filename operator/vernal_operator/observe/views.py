@@ -187,6 +187,7 @@ def _pod(raw: _Pod) -> SeenPod:
         deletion_time=_seconds(meta.deletion_timestamp),
         deletion_cost=_integer(annotations.get(_DELETION_COST), default=0),
         node=raw.spec.node_name,
+        renew=annotations.get(names.ANNOTATION_RENEW, ""),
         unschedulable=(scheduled.message or "Unschedulable") if scheduled and refused else "",
         waiting_reason=state.waiting.reason if state.waiting else "",
         restarts=container.restart_count if container else 0,
@@ -218,7 +219,7 @@ def _pool(raw: _Custom) -> Pool:
     return Pool(
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, spec_error=why, status=raw.status or {}, deletion_time=_seconds(meta.deletion_timestamp),
-        finalizers=tuple(meta.finalizers or ()),
+        finalizers=tuple(meta.finalizers or ()), renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
 
 

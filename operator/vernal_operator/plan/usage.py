@@ -102,10 +102,14 @@ def _unused_since(snapshot: CheckpointSnapshot) -> str | None:
 def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
     if not snapshot.users:
         return None
-    return {
+    wishes: Manifest = {
         "retain": any(pool.retain for pool in snapshot.users),
         "unusedSeconds": max(pool.unused_seconds for pool in snapshot.users),
     }
+    counts = [pool.max_unused for pool in snapshot.users]
+    if None not in counts:  # who names none has no limit
+        wishes["maxUnused"] = max(count for count in counts if count is not None)
+    return wishes
 
 
 def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:

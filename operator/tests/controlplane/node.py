@@ -166,9 +166,12 @@ class Node:
         )
         if not ready:
             return state
+        avoids = environment.get(names.ENV_RENEW, "").split(",")
         with self._lock:
-            known = self._artifacts.get((meta["namespace"], identity))
-            generation = self._artifacts.setdefault((meta["namespace"], identity), "g1")
+            there = self._artifacts.get((meta["namespace"], identity))
+            known = None if there in avoids else there
+            generation = known or f"g{int(there[1:]) + 1 if there else 1}"
+            self._artifacts[meta["namespace"], identity] = generation
         state.artifact = ArtifactRef(
             identity=identity, generation=generation, host_tuple=digest(HOST), bytes=1000, files=3
         )

@@ -125,5 +125,5 @@ def test_whatever_pods_come_and_go(turns: list[list[PodView]]) -> None:
         known |= {n: replace(view, name=n) for n in names}
         seen = pool(status={"checkpoints": found})
         assert listed(seen, STORAGE, made, pods, known) == found, "it settles at once"
-        silent = listed(seen, STORAGE, made, [], known)
-        assert [e for e in silent] == [e for e in found if e["nodes"]], "without pods it is kept for its nodes"
+        for_nodes = [entry for entry in found if entry["nodes"]]
+        assert listed(seen, STORAGE, made, [], known) == for_nodes, "without pods it is kept for its nodes"

@@ -10,18 +10,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
 
 from common.progress import note, say, show, step
 
 from scenarios import manifests
 from scenarios.kube import Kube, Object, condition, wait
 from scenarios.leader import Operator
+from scenarios.onlooker import POOL, Onlooker, epoch, worker
 from scenarios.report import Report
-from scenarios.watch import Watch, is_ready
+from scenarios.watch import Watch
 
-POOL = manifests.POOL
 SELECTOR = f"vernal.dev/pool={POOL}"
 BROKEN = "registry.invalid/vernal/worker:broken"
 """An image that cannot be pulled: no registry can have that name (RFC 2606)."""
@@ -33,11 +31,10 @@ STABLE_SECONDS = 300.0
 FIRST_PAUSE = 1.0  # of the operator, before it tries a refused write again; each pause is twice the one before
 
 
-class Rolls:
-    """The scenario. `run` returns the report; nothing is asserted by exceptions except what never came.
+class Rolls(Onlooker):
+    """The scenario. `run` returns the report.
 
     Args:
-        ask: gets one answer from the worker of a pod.
         stable: for how long all pods must stay the same in the end. Seconds.
     """
 
@@ -50,27 +47,23 @@ class Rolls:
         ask: Callable[[str], str],
         stable: float = STABLE_SECONDS,
     ) -> None:
-        self.kube, self.image, self.watch, self.operator, self.ask = kube, image, watch, operator, ask
-        self.stable = stable
-        self.report = Report()
-        self.answer = ""
+        super().__init__(kube, watch, ask)
+        self.image, self.operator, self.stable = image, operator, stable
 
     def run(self) -> Report:
-        with step("1/5  two replicas; each of their pods gets a sidecar and a LimitRange's defaults (2 min)"):
+        with step("1/6  two replicas; each of their pods gets a sidecar and a LimitRange's defaults (2 min)"):
             self.two_serve()
-        with step("2/5  an image that cannot be pulled, an old pod lost, a change of scale, the way back (3 min)"):
+        with step("2/6  an image that cannot be pulled, an old pod lost, a change of scale, the way back (3 min)"):
             self.a_roll_that_cannot_work()
-        with step("3/5  a quota of 3 pods, and 4 replicas (1 min)"):
+        with step("3/6  a new checkpoint is asked for (1 min)"):
+            self.a_new_checkpoint()
+        with step("4/6  a quota of 3 pods, and 4 replicas (1 min)"):
             self.a_quota()
-        with step("4/5  others write conditions into the status, again and again (30 s)"):
+        with step("5/6  others write conditions into the status, again and again (30 s)"):
             self.foreign_conditions()
-        with step(f"5/5  nothing changes any more ({self.stable / 60:.0f} min)"):
+        with step(f"6/6  nothing changes any more ({self.stable / 60:.0f} min)"):
             self.pods_stay()
         return self.report
-
-    def check(self, text: str, held: bool) -> None:
-        self.report.check(text, held)
-        say(f"  {'PASS' if held else 'FAIL'}  {text}")
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -81,7 +74,7 @@ class Rolls:
         show(self.kube.run("get", "vwp"))
         containers = [c["name"] for pod in self.watch.ready() for c in pod["spec"]["containers"]]
         self.check(f"the sidecar is in front of each worker ({containers})", containers == ["mesh", "worker"] * 2)
-        requests = [_worker(pod)["resources"].get("requests", {}) for pod in self.watch.ready()]
+        requests = [worker(pod)["resources"].get("requests", {}) for pod in self.watch.ready()]
         self.check(
             f"each worker has the LimitRange's requests ({requests[0]})", all(r == manifests.REQUESTS for r in requests)
         )
@@ -113,16 +106,20 @@ class Rolls:
         self._comes_back(old)
         self._recovers(old)
 
+    def _broken(self) -> list[Object]:
+        """Pods that wait for the broken image."""
+        return [pod for pod in self.watch.staying() if worker(pod)["image"] == BROKEN and _waits(pod)]
+
     def _comes_back(self, old: str) -> None:
         serving = {pod["metadata"]["uid"] for pod in self.watch.ready()}
-        since = _epoch(self._status("provingSince"))
+        since = epoch(self._status("provingSince"))
         seconds = math.ceil(time.time() - since) + 15
         say(f"  spec.rollout.progressDeadlineSeconds becomes {seconds}, of which 15 are left")
         self._change(rollout={"progressDeadlineSeconds": seconds})
         wait("the pool to go back by itself", lambda: "rejected" in self._pool()["status"], every=1.0)
         self._until("the broken pod to be gone", lambda: len(self.watch.pods) == 4)
         rejected = self._status("rejected")
-        took = _epoch(rejected["time"]) - since
+        took = epoch(rejected["time"]) - since
         self.check(
             f"the pool went back by itself {took:.0f} s after the roll began, not before the {seconds} s were up",
             took >= seconds,
@@ -150,6 +147,31 @@ class Rolls:
             fixed not in (old, None) and fixed == now["updateRevision"] and "rejected" not in now,
         )
         self._serve(2)
+
+    def a_new_checkpoint(self) -> None:
+        before, was = self._uids(), self._pool()["status"]
+        name, old = was["checkpoint"]["name"], was["checkpoint"]["generation"]
+        self.kube.run("annotate", "vwp", POOL, "vernal.dev/renew-checkpoint=1")
+        wait("the renewal to end", lambda: self._renewal() not in (None, "Pending"), every=1.0)
+        self._settled(2)
+        now = self._pool()["status"]
+        new = wait("its generation", lambda: self._generation(name, other=old), every=1.0)
+        told = f"{now['renewal']['outcome']}: {now['renewal']['message']}"
+        self.check(f"{name} had generation {old} and has {new} ({told})", now["renewal"]["outcome"] == "Renewed")
+        self.check("the revision is what it was", now["currentRevision"] == was["currentRevision"])
+        stay = len(before & self._uids())
+        self.check(f"one pod was too many then, and went; of the two of before {stay} are there", stay >= 1)
+        self._event("CheckpointRenewed", "Normal")
+        self._serve(2)
+
+    def _renewal(self) -> str | None:
+        found: str | None = self._pool()["status"].get("renewal", {}).get("outcome")
+        return found
+
+    def _generation(self, checkpoint: str, other: str) -> str | None:
+        """The current one of a checkpoint, once it is not `other`."""
+        found: str | None = (self.kube.get("vck", checkpoint) or {}).get("status", {}).get("generation")
+        return found if found != other else None
 
     def a_quota(self) -> None:
         self._until("no pod to be on its way out", lambda: len(self.watch.pods) == 2)
@@ -180,6 +202,10 @@ class Rolls:
         self._settled(4)
         self._told("Degraded", "False", "AsExpected")
         self.check("with the quota gone the fourth pod came by itself", len(self._names()) == 4)
+
+    def _used(self) -> str:
+        found = self.kube.get("resourcequota", QUOTA) or {}
+        return str(found.get("status", {}).get("used", {}).get("pods"))
 
     def foreign_conditions(self) -> None:
         checkpoint = self._status("checkpoint")["name"]
@@ -256,110 +282,6 @@ class Rolls:
         errors = self.operator.errors()
         self.check(f"the operator has logged no error: {errors[:1] or 'none'}", not errors)
 
-    # -- what is checked more than once ----------------------------------------------------------------------------
-
-    def _serve(self, count: int) -> None:
-        names = self._names()
-        answers = [self.ask(name) for name in names]
-        self.check(
-            f"{len(names)} of {count} workers answer, and answer the same",
-            len(names) == count and set(answers) == {self.answer},
-        )
-
-    def _ready(self, message: str) -> None:
-        wait(f"Ready: {message}", lambda: (condition(self._pool(), "Ready") or {}).get("message") == message, every=1.0)
-        self.check(f"Ready=True: {message}", (condition(self._pool(), "Ready") or {}).get("status") == "True")
-
-    def _degraded(self, reason: str, text: str) -> None:
-        """Wait for it."""
-
-        def told() -> bool:
-            found = condition(self._pool(), "Degraded") or {}
-            return found.get("status") == "True" and found.get("reason") == reason and text in found["message"]
-
-        wait(f"Degraded=True {reason}, with {text}", told, every=1.0)
-        self.check(f"Degraded=True {reason}, with {text}", told())
-
-    def _told(self, kind: str, status: str, reason: str) -> str:
-        """The message of a condition that is to be so by now."""
-        found = condition(self._pool(), kind) or {}
-        seen = (found.get("status"), found.get("reason"))
-        self.check(f"{kind}={seen[0]} {seen[1]}", seen == (status, reason))
-        return str(found.get("message", ""))
-
-    def _event(self, reason: str) -> None:
-        def posted() -> list[Object]:
-            events = self.kube.list("events")
-            return [e for e in events if e["reason"] == reason and e["involvedObject"]["kind"] == "VLLMWorkerPool"]
-
-        (event, *_) = wait(f"an Event {reason}", posted, every=1.0)
-        self.check(f"an Event of type {event['type']} {reason}: {event['message'][:90]}...", event["type"] == "Warning")
-
-    # -- looking ---------------------------------------------------------------------------------------------------
-
-    def _pool(self) -> Object:
-        found = self.kube.get("vwp", POOL)
-        assert found is not None, "the pool is gone"
-        return found
-
-    def _status(self, field: str) -> Any:
-        return self._pool()["status"][field]
-
-    def _change(self, **spec: Any) -> None:
-        self.kube.run("patch", "vwp", POOL, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
-
-    def _until(self, what: str, probe: Callable[[], object]) -> None:
-        note(f"waiting for {what}")
-        self.watch.until(what, lambda: bool(probe()))
-
-    def _settled(self, count: int) -> None:
-        """All pods are as they should be, by their own word and by the pool's."""
-        self._until(f"{count} workers", lambda: len(self.watch.ready()) == count == len(self.watch.pods))
-        wait("the pool to be settled", lambda: self._is_settled(count), every=1.0)
-
-    def _is_settled(self, count: int) -> bool:
-        found = self._pool()
-        status = found.get("status", {})
-        counted = status.get("restoredReplicas", 0) + status.get("coldStartedReplicas", 0)
-        return (
-            status.get("observedGeneration") == found["metadata"]["generation"]
-            and (condition(found, "Progressing") or {}).get("reason") == "Settled"
-            and (condition(found, "CheckpointReady") or {}).get("status") == "True"
-            and counted == status.get("readyReplicas") == count
-        )
-
-    def _broken(self) -> list[Object]:
-        """Pods that wait for the broken image."""
-        return [pod for pod in self.watch.staying() if _worker(pod)["image"] == BROKEN and _waits(pod)]
-
-    def _serving(self, count: int, revision: str = "", without: str = "") -> bool:
-        """Whether so many pods serve, all of that revision if one is given, and `without` (a uid) is gone."""
-        ready = self.watch.ready()
-        revisions = {pod["metadata"]["labels"]["vernal.dev/revision"] for pod in ready}
-        gone = without not in {pod["metadata"]["uid"] for pod in self.watch.pods.values()}
-        return len(ready) == count and gone and revisions <= ({revision} if revision else revisions)
-
-    def _names(self) -> list[str]:
-        return sorted(pod["metadata"]["name"] for pod in self.watch.ready())
-
-    def _uids(self) -> set[str]:
-        return {pod["metadata"]["uid"] for pod in self.watch.staying()}
-
-    def _life(self) -> set[tuple[str, tuple[str, ...]]]:
-        """Pods and their containers, by ids that no other has."""
-        return {
-            (
-                pod["metadata"]["uid"],
-                tuple(sorted(c.get("containerID", "") for c in pod["status"].get("containerStatuses", []))),
-            )
-            for pod in self.watch.pods.values()
-            if is_ready(pod)
-        }
-
-    def _used(self) -> str:
-        found = self.kube.get("resourcequota", QUOTA) or {}
-        return str(found.get("status", {}).get("used", {}).get("pods"))
-
 
 @contextmanager
 def meddlers(kube: Kube, image: str) -> Iterator[None]:
@@ -379,16 +301,7 @@ def meddlers(kube: Kube, image: str) -> Iterator[None]:
             kube.delete(manifest["kind"], manifest["metadata"]["name"])
 
 
-def _worker(pod: Object) -> Object:
-    found: Object = next(c for c in pod["spec"]["containers"] if c["name"] == "worker")
-    return found
-
-
 def _waits(pod: Object) -> bool:
     statuses = pod.get("status", {}).get("containerStatuses", [])
     reasons = {s.get("state", {}).get("waiting", {}).get("reason") for s in statuses if s["name"] == "worker"}
     return bool(reasons & {"ErrImagePull", "ImagePullBackOff"})
-
-
-def _epoch(stamp: str) -> float:
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()

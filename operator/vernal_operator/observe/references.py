@@ -13,8 +13,7 @@ from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.hosts import fitting
 from vernal_operator.plan.model import CheckpointView, Pool, WorkerUse
-
-_OVER = ("Succeeded", "Failed")
+from vernal_operator.plan.pods import is_over
 
 
 class References:
@@ -118,7 +117,7 @@ class References:
     def _use(self, entry: Entry[Any]) -> WorkerUse | None:
         view = entry.view.view
         answer = self._workers.answer(entry.uid, view.restarts)
-        if view.phase in _OVER or answer is None or answer.worker is None:
+        if is_over(view) or answer is None or answer.worker is None:
             return None
         return WorkerUse(
             pool=entry.group,

@@ -32,6 +32,8 @@ ENV_ADMIN_TOKEN: Final = "VERNAL_ADMIN_TOKEN"  # noqa: S105
 ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches the engine
 # Generations of the pool's artifacts that are to be replaced, with commas between them: they are not thawed.
 ENV_RENEW: Final = "VERNAL_RENEW"
+# Of a janitor: which artifacts its namespace has VLLMCheckpoints of, as identity/host tuple with commas between them.
+ENV_KNOWN: Final = "VERNAL_KNOWN"
 
 CONTAINER_WORKER: Final = "worker"
 PORT_SERVING: Final = 8000

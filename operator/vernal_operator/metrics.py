@@ -48,3 +48,8 @@ ROLLBACKS = Counter(
     "Revisions that were rejected because they were not proven in time (ProgressDeadlineExceeded).",
     ["namespace", "pool"],
 )
+ORPHANS = Gauge(
+    "vernal_operator_orphans",
+    "Artifacts on a claim that no VLLMCheckpoint of its namespace is of, when a janitor looked last.",
+    ["namespace", "claim"],
+)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from vernal_contract import orphans
+
 from vernal_operator import metrics
 from vernal_operator.act.actor import Actor, Outcome
 from vernal_operator.act.events import Recorder
@@ -118,6 +120,10 @@ class Reconciler:
         if found is None:
             return None
         snapshot = replace(found, refused=self._actor.refused(key))
+        if snapshot.job is not None and snapshot.job.succeeded and snapshot.checkpoint.deletion_time is not None:
+            found = orphans.decode(snapshot.job.said)
+            claim = snapshot.checkpoint.spec.storage.claim_name
+            metrics.ORPHANS.labels(key.namespace, claim).set(0 if found is None else found.count)
         decisions = plan_checkpoint(snapshot)
         outcome = self._actor.checkpoint(
             key,

@@ -47,13 +47,10 @@ class References:
         ]
 
     def siblings(self, checkpoint: CheckpointView) -> tuple[CheckpointView, ...]:
-        """Other checkpoints of the same model on the same claim and path."""
-        spec = checkpoint.spec
+        """Other checkpoints on the same claim and path."""
         views = (entry.view for entry in self._observer.checkpoints.group(checkpoint.namespace, ""))
         return tuple(
-            view
-            for view in views
-            if view.name != checkpoint.name and (view.spec.model, view.spec.storage) == (spec.model, spec.storage)
+            view for view in views if view.name != checkpoint.name and view.spec.storage == checkpoint.spec.storage
         )
 
     def fitting(self, checkpoint: CheckpointView) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from vernal_operator.api.pool import RetentionPolicy
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, Key
+from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, Key
+from vernal_operator.observe import views
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.references import References
@@ -17,6 +18,7 @@ from vernal_operator.plan.model import (
     CheckpointSnapshot,
     CheckpointView,
     ChildKey,
+    JobView,
     PodView,
     Pool,
     PoolUse,
@@ -96,6 +98,9 @@ def checkpoint_snapshot(
         return replace(snapshot, gone=frozenset(node for node in snapshot.fitting if not _node_exists(client, node)))
     if checkpoint.deletion_time is None:
         return snapshot
+    if snapshot.job is not None and snapshot.job.succeeded:
+        said = _last_words(client, key.namespace, snapshot.job)
+        snapshot = replace(snapshot, job=replace(snapshot.job, said=said))
     return replace(
         snapshot,
         claim_exists=_claim_exists(client, checkpoint),
@@ -125,6 +130,13 @@ def _pool_use(pool: Pool) -> PoolUse:
         unused_seconds=wish.retention.unused_seconds,
         max_unused=wish.retention.max_unused,
     )
+
+
+def _last_words(client: Client, namespace: str, job: JobView) -> str:
+    """The termination message of the pod of a Job, if it is still there."""
+    query = {"labelSelector": f"batch.kubernetes.io/job-name={job.name}"}
+    said = views.termination_messages(client.list_page(PODS, namespace, query))
+    return next((message for message in said if message), "")
 
 
 def _claim_exists(client: Client, checkpoint: CheckpointView) -> bool:

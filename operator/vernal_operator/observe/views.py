@@ -205,6 +205,17 @@ def _integer(text: str | None, default: int) -> int:
         return default
 
 
+class _Pods(_Json):
+    items: list[_Pod]
+
+
+def termination_messages(page: bytes) -> list[str]:
+    """Of the containers of listed pods that have ended."""
+    pods = msgspec.json.decode(page, type=_Pods).items
+    states = [status.state for pod in pods for status in pod.status.container_statuses or ()]
+    return [state.terminated.message for state in states if state is not None and state.terminated is not None]
+
+
 # --- the project's own kinds ---
 
 

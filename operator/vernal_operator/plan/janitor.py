@@ -1,9 +1,12 @@
 """The end of a VLLMCheckpoint that nothing uses: the janitor Job removes its files, then the finalizer goes."""
 
-from vernal_contract import names
+from collections.abc import Iterator
+
+from vernal_contract import names, orphans
 
 from vernal_operator.build.checkpoint import janitor_job
 from vernal_operator.build.meta import checkpoint_owner
+from vernal_operator.build.pod import store_user
 from vernal_operator.plan import refused as refusals
 from vernal_operator.plan.conditions import Verdict, conditions
 from vernal_operator.plan.model import CheckpointDecisions, CheckpointSnapshot, Event, Manifest, ObjectRef
@@ -23,10 +26,11 @@ def let_go(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     files_stay = not snapshot.claim_exists or snapshot.namespace_terminating
     if files_stay or (snapshot.job is not None and snapshot.job.succeeded):
         kept = tuple(f for f in view.finalizers if f != names.FINALIZER_CHECKPOINT)
-        return CheckpointDecisions(finalizers=kept)
+        return CheckpointDecisions(finalizers=kept, events=tuple(_orphans(snapshot)))
     owner = checkpoint_owner(view.name, view.namespace, view.uid)
     if snapshot.job is None:
-        return _call_janitor(snapshot, janitor_job(owner, view.spec))
+        known = [(sibling.spec.identity, sibling.spec.host_tuple) for sibling in snapshot.siblings]
+        return _call_janitor(snapshot, janitor_job(owner, view.spec, known))
     if not snapshot.job.failed:
         return CheckpointDecisions()
     return _try_again(snapshot)
@@ -45,6 +49,25 @@ def _call_janitor(snapshot: CheckpointSnapshot, job: Manifest) -> CheckpointDeci
         status=to_write(status, own_checkpoint_status(view.status)),
         events=() if event.key in snapshot.announced else (event,),
     )
+
+
+def _orphans(snapshot: CheckpointSnapshot) -> Iterator[Event]:
+    """What the janitor has found beside the files that it was after. They are told and left: another cluster may use
+    the same claim.
+    """
+    job, view = snapshot.job, snapshot.checkpoint
+    found = None if job is None or not job.said else orphans.decode(job.said)
+    if job is None or found is None or not found.named:
+        return
+    claim, user = view.spec.storage.claim_name, store_user(view.namespace, view.spec.storage)
+    message = (
+        f"{found.count} artifacts ({found.bytes / 1e9:.1f} GB) on claim {claim} are of no VLLMCheckpoint, such as "
+        f"{found.named[0]} (identity/host tuple): unless another cluster uses them, run `vernal-worker gc --identity "
+        f"IDENTITY --user {user}` in a worker's container; `vernal-worker du` shows all"
+    )
+    event = Event("Warning", "OrphansFound", message, f"orphans/{job.uid}")
+    if event.key not in snapshot.announced:
+        yield event
 
 
 def _with_failed(snapshot: CheckpointSnapshot, *verdicts: Verdict) -> tuple[Manifest, str]:

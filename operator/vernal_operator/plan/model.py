@@ -224,13 +224,19 @@ class WorkerUse:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """The janitor Job of a checkpoint."""
+    """The janitor Job of a checkpoint.
+
+    Attributes:
+        message: why it failed.
+        said: the termination message of its pod, of a checkpoint that it has removed; "" without one.
+    """
 
     name: str
     uid: str
     succeeded: bool = False
     failed: bool = False
     message: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +248,7 @@ class CheckpointSnapshot:
         workers: live workers, of any pool, that report its identity and host tuple.
         workers_known: every running pod of every pool of the namespace was asked since this operator started;
             until then `users` and `workers` may lack some, and what they were counted for is kept.
-        siblings: other checkpoints of the same model on the same claim and path.
+        siblings: other checkpoints on the same claim and path.
         fitting: nodes that pools name in `status.checkpoints` for it.
         gone: those of them that do not exist any more. Only looked up once it is due to be deleted; a node that cannot
             be looked up counts as one that exists.

@@ -46,9 +46,6 @@ def _is_surplus(status: Mapping[str, Any], snapshot: CheckpointSnapshot) -> bool
     if most is None:
         return False
     mine = (status["unusedSince"], snapshot.checkpoint.name)
-    younger = [
-        sibling
-        for sibling in snapshot.siblings
-        if sibling.deletion_time is None and (sibling.status.get("unusedSince") or "", sibling.name) > mine
-    ]
+    alike = (s for s in snapshot.siblings if s.spec.model == snapshot.checkpoint.spec.model and s.deletion_time is None)
+    younger = [sibling for sibling in alike if (sibling.status.get("unusedSince") or "", sibling.name) > mine]
     return len(younger) >= int(most)

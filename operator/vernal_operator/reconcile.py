@@ -121,9 +121,9 @@ class Reconciler:
             return None
         snapshot = replace(found, refused=self._actor.refused(key))
         if snapshot.job is not None and snapshot.job.succeeded and snapshot.checkpoint.deletion_time is not None:
-            found = orphans.decode(snapshot.job.said)
+            lost = orphans.decode(snapshot.job.said)
             claim = snapshot.checkpoint.spec.storage.claim_name
-            metrics.ORPHANS.labels(key.namespace, claim).set(0 if found is None else found.count)
+            metrics.ORPHANS.labels(key.namespace, claim).set(0 if lost is None else lost.count)
         decisions = plan_checkpoint(snapshot)
         outcome = self._actor.checkpoint(
             key,

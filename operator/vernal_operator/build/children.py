@@ -1,10 +1,11 @@
-"""The pool's Service, PodDisruptionBudget and HorizontalPodAutoscaler (`kinds.CHILDREN`), all named like the pool."""
+"""The pool's Service, PodDisruptionBudget and HorizontalPodAutoscaler, all named like the pool."""
 
 from vernal_contract import names
 
 from vernal_operator.api.pool import AutoscalingSpec, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner, child, pod_labels
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, SERVICES
+
+KINDS = ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler")
 
 
 def children(owner: Owner, spec: VLLMWorkerPoolSpec) -> list[Manifest]:
@@ -23,7 +24,7 @@ def service(owner: Owner) -> Manifest:
         "targetPort": names.PORT_NAME_SERVING,
         "protocol": "TCP",
     }
-    return child(owner, SERVICES, {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
+    return child(owner, "v1", "Service", {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
 
 
 def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
@@ -32,7 +33,8 @@ def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
     """
     return child(
         owner,
-        BUDGETS,
+        "policy/v1",
+        "PodDisruptionBudget",
         {
             "maxUnavailable": spec.disruption_budget.max_unavailable,
             "selector": {"matchLabels": pod_labels(owner.name)},
@@ -52,4 +54,4 @@ def autoscaler(owner: Owner, spec: AutoscalingSpec) -> Manifest:
         wanted["metrics"] = spec.metrics
     if spec.behavior is not None:
         wanted["behavior"] = spec.behavior
-    return child(owner, AUTOSCALERS, wanted)
+    return child(owner, "autoscaling/v2", "HorizontalPodAutoscaler", wanted)

@@ -7,8 +7,6 @@ from typing import Any
 
 from vernal_contract import names
 
-from vernal_operator.kinds import Kind
-
 Manifest = dict[str, Any]
 
 
@@ -55,13 +53,13 @@ def selector(pool: str) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(pod_labels(pool).items()))
 
 
-def child(owner: Owner, kind: Kind, spec: Manifest) -> Manifest:
-    """An object of the owner's name that `owner` controls, with the hash of its spec as annotation."""
+def child(owner: Owner, api_version: str, kind: str, spec: Manifest, *, name: str = "") -> Manifest:
+    """An object that `owner` controls, with the hash of its spec as annotation."""
     return {
-        "apiVersion": kind.api_version,
-        "kind": kind.name,
+        "apiVersion": api_version,
+        "kind": kind,
         "metadata": {
-            "name": owner.name,
+            "name": name or owner.name,
             "namespace": owner.namespace,
             "labels": {names.LABEL_POOL: owner.name},
             "annotations": {names.ANNOTATION_SPEC_HASH: digest(spec)},

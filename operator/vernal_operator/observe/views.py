@@ -10,7 +10,7 @@ import msgspec
 from vernal_contract import names
 
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, Kind
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, REVISIONS, SERVICES, Kind
 from vernal_operator.observe.cache import Entry
 from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool, RevisionView
 
@@ -307,7 +307,7 @@ PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
 POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
-CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in CHILDREN)
+CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,

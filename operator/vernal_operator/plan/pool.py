@@ -6,7 +6,7 @@ from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
-from vernal_operator.build.children import children
+from vernal_operator.build.children import KINDS, children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.plan import backoff, conditions, hosts, polling, proving, renewal, rollout, startup
@@ -189,7 +189,11 @@ def _children(
     for key, child in wanted.items():
         if not _is_there(child, snapshot.children.get(key)):
             apply.append(child)
-    unwanted = [ObjectRef(key.kind, key.name, view.uid) for key, view in snapshot.children.items() if key not in wanted]
+    unwanted = [
+        ObjectRef(key.kind, key.name, view.uid)
+        for key, view in snapshot.children.items()
+        if key not in wanted and key.kind in KINDS
+    ]
     return tuple(apply), tuple(unwanted)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plan.factory import HOST, INPUTS, kept, pool, published, ready, snapshot, spec, worker
@@ -17,7 +18,9 @@ from vernal_operator.plan.model import CheckpointView, PodView, Snapshot
 from vernal_operator.plan.revision import revision
 
 STORAGE = Storage(claim_name="store")
-A, B = HOST, HostTuple(architecture="x86_64", cpu_features=("avx512",), kernel="6.18")
+A, B = HOST, HostTuple(architecture="x86_64", cpu_features=("avx512",), kernel="6.19")
+OTHER_GPU = HostTuple(architecture="x86_64", cpu_features=("avx2",), kernel="6.18", gpu_product="L4")
+"""Of the same node as A."""
 
 
 def on(node: str, host: HostTuple = A, slot: int = 0, image: str = "i", **fields: Any) -> PodView:
@@ -82,6 +85,15 @@ def test_the_pod_that_was_made_last_says_what_its_node_is() -> None:
     assert entries(snap) == {name(old): [], name(new): ["n"]}
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_node_with_gpus_of_two_kinds_fits_both(reverse: bool) -> None:
+    one, two = on("n", A, 0, created=2.0 if reverse else 1.0), on("n", OTHER_GPU, 1, created=1.5)
+    snap = carried_out(snapshot(spec(replicas=2), one, two), one, two)
+    assert entries(snap) == {name(one): ["n"], name(two): ["n"]}
+    alone = carried_out(replace(snap, pool=replace(snap.pool, spec=spec(replicas=1))), two)
+    assert entries(alone) == {name(one): ["n"], name(two): ["n"]}
+
+
 def test_a_revision_that_is_over_names_no_nodes_and_one_of_the_same_identity_goes_on() -> None:
     one, two = on("a1", A, 0), on("b1", B, 1)
     snap = carried_out(snapshot(spec(replicas=2), one, two), one, two)
@@ -97,7 +109,7 @@ PODS = st.lists(
     st.builds(
         on,
         st.sampled_from("abcdefghijklmnop"),
-        st.sampled_from([A, B, updated(A), updated(B)]),
+        st.sampled_from([A, B, OTHER_GPU, updated(A), updated(B)]),
         st.integers(0, 99),
         st.sampled_from(["i", "j"]),
         created=st.floats(0, 100),
@@ -109,20 +121,27 @@ PODS = st.lists(
 
 @given(st.lists(PODS, max_size=4))
 def test_whatever_pods_come_and_go(turns: list[list[PodView]]) -> None:
-    made = [revision(spec())]
+    made, hosts = [revision(spec())], {digest(h): h for h in (A, B, OTHER_GPU, updated(A), updated(B))}
     seen, known = pool(), dict[str, CheckpointView]()
     for pods in turns:
         found = listed(seen, STORAGE, made, pods, known)
         names = [entry["name"] for entry in found]
         assert names == sorted({*names}) and {name(pod) for pod in pods} <= {*names}
-        of: dict[tuple[str, str], str] = {}
+        of: dict[tuple[str, str], set[Any]] = {}
         for entry in found:
             assert len(entry["nodes"]) <= MOST_NODES and entry["nodes"] == sorted({*entry["nodes"]})
             for node in entry["nodes"]:
-                assert of.setdefault((entry["identity"], node), entry["name"]) == entry["name"], "one checkpoint a node"
+                machine = hosts[entry["hostTuple"]]
+                of.setdefault((entry["identity"], node), set()).add((machine.kernel, machine.gpu_driver))
+        assert all(len(machines) == 1 for machines in of.values()), "a node is one machine"
         [manifest] = plan(snapshot(spec(), ready())).create_checkpoints
         view = published(manifest, generation=None)
-        known |= {n: replace(view, name=n) for n in names}
+        for entry in found:
+            about = {"identity": entry["identity"], "host_tuple": entry["hostTuple"]}
+            host = msgspec.to_builtins(hosts[entry["hostTuple"]])
+            known[entry["name"]] = replace(
+                view, name=entry["name"], spec=view.spec.model_copy(update=about | {"host": host})
+            )
         seen = pool(status={"checkpoints": found})
         assert listed(seen, STORAGE, made, pods, known) == found, "it settles at once"
         for_nodes = [entry for entry in found if entry["nodes"]]

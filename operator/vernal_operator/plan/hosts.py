@@ -1,8 +1,9 @@
 """All checkpoints that a pool's pods may thaw: over unlike nodes one for each kind of node (`status.checkpoints`).
 
-A worker says which checkpoint it has, and Kubernetes where it runs. So a node is known to fit a checkpoint for as long
-as no pod there has used another one of the same identity: after a new driver the next pod there does. What is known is
-kept in the status, because the pods of one kind of node may all be gone while the node is not.
+A worker says which checkpoint it has, and Kubernetes where it runs. So a node is known to fit a checkpoint until a pod
+that was made there later has one of another kernel, driver or architecture: the node was updated. One that differs in
+other things (a GPU of another kind in the same node) takes nothing away. What is known is kept in the status, because
+the pods of one kind of node may all be gone while the node is not.
 
     an entry comes   with the first live pod that has its checkpoint
     an entry stays   while the VLLMCheckpoint is there, pods are still made of its revision, or of its identity, and
@@ -12,6 +13,8 @@ kept in the status, because the pods of one kind of node may all be gone while t
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+from vernal_contract.identity import HostTuple
 from vernal_contract.state import WorkerState
 
 from vernal_operator.api.pool import Storage
@@ -34,20 +37,20 @@ def listed(
     """
     old = {entry["name"]: entry for entry in pool.status.get("checkpoints", []) if entry["name"] in existing}
     users = _users(storage, pods)
-    at: dict[tuple[str, str], str] = {}  # identity and node: what the pod that was made there last has
-    for pod, name in sorted(((pod, name) for name, having in users.items() for pod in having), key=_made):
+    last: dict[tuple[str, str], HostTuple | None] = {}  # of the pod that was made there last, by identity and node
+    for pod in sorted((pod for having in users.values() for pod in having), key=lambda pod: (pod.created, pod.name)):
         if pod.node is not None:
-            at[_worker(pod).identity or "", pod.node] = name
+            last[_worker(pod).identity or "", pod.node] = _worker(pod).host
     made_of = {_worker(pod).identity for having in users.values() for pod in having if pod.revision in made}
     entries = []
     for name in sorted(old.keys() | users.keys()):
-        having, before = users.get(name, []), old.get(name, {})
-        identity = _worker(having[0]).identity if having else before["identity"]
-        known: set[str] = set()
-        if before.get("revision") in made or identity in made_of:
-            known = {node for node in before.get("nodes", []) if at.get((identity or "", node), name) == name}
-        now = {node for (_, node), there in at.items() if there == name}
-        nodes = sorted([*sorted(now), *sorted(known - now)][:MOST_NODES])  # those with a pod whatever the limit
+        having, before, view = users.get(name, []), old.get(name, {}), existing.get(name)
+        identity = (_worker(having[0]).identity if having else before["identity"]) or ""
+        host = _worker(having[0]).host if having else None if view is None else _host(view)
+        now = {pod.node for pod in having if pod.node is not None}
+        known = before.get("nodes", []) if before.get("revision") in made or identity in made_of else []
+        fit = {n for n in now.union(known) if (identity, n) not in last or _same_machine(host, last[identity, n])}
+        nodes = sorted([*sorted(fit & now), *sorted(fit - now)][:MOST_NODES])  # those with a pod whatever the limit
         if having or nodes:
             entries.append(_entry(name, made, having, nodes, before, existing.get(name)))
     entries.sort(key=lambda entry: (entry["name"] not in users, entry["name"]))
@@ -96,5 +99,15 @@ def _worker(pod: PodView) -> WorkerState:
     return pod.worker
 
 
-def _made(user: tuple[PodView, str]) -> tuple[float, str]:
-    return user[0].created, user[0].name
+def _host(view: CheckpointView) -> HostTuple | None:
+    try:
+        return msgspec.convert(view.spec.host, HostTuple)
+    except msgspec.ValidationError:  # a newer worker's
+        return None
+
+
+def _same_machine(one: HostTuple | None, other: HostTuple | None) -> bool:
+    """Whether both may be parts of one node as it is now. What is not known may be."""
+    if one is None or other is None:
+        return True
+    return (one.architecture, one.kernel, one.gpu_driver) == (other.architecture, other.kernel, other.gpu_driver)

@@ -334,6 +334,7 @@ _VOLATILE = frozenset(
         "startedAt",
         "completionTime",
         "lastUsedTime",
+        "generationTime",
         "provingSince",
         "unusedSince",
         "clusterIP",

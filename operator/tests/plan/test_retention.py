@@ -150,6 +150,21 @@ def test_the_worker_that_started_last_knows_the_current_generation() -> None:
         assert done.status is not None and done.status["generation"] == "g2"
 
 
+def test_what_the_one_that_started_last_said_holds_when_it_is_gone() -> None:
+    """It made a new generation, and was one too many: those that thawed the old one know less."""
+    old, maker = use(worker(uptime=500.0), "old"), use(creator(artifact=artifact("g2"), uptime=5.0), "maker")
+    snap = seen(old)
+    snap = again(snap, plan_checkpoint(snap), workers=(old, maker))
+    done = plan_checkpoint(snap)
+    assert done.status is not None and done.status["generation"] == "g2"
+    snap = again(snap, done, workers=(old,))
+    assert (plan_checkpoint(snap).status or snap.checkpoint.status)["generation"] == "g2"
+    later = replace(use(worker(artifact=artifact("g3"), uptime=1.0), "later"), answered_at=NOW + 60)
+    done = plan_checkpoint(replace(snap, workers=(old, later)))
+    assert done.status is not None and done.status["generation"] == "g3"
+    assert not plan_checkpoint(again(snap, done, workers=(old, later))), "and that is all"
+
+
 def test_a_freeze_that_failed() -> None:
     done = plan_checkpoint(seen(use(failed_creator())))
     assert conditions(done) == {"Ready": "False", "Failed": "True", "Quarantined": "False"}

@@ -104,7 +104,7 @@ class VLLMWorkerPoolStatus(Model):
     restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
     cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")
     checkpoint: CheckpointReference | None = Field(default=None, description="The checkpoint that new pods thaw.")
-    checkpoints: Annotated[list[PoolCheckpoint], extension(list_type="map", list_map_keys=["name"])] = Field(
+    checkpoints: Annotated[list[PoolCheckpoint], extension(list_type="atomic")] = Field(
         default=[], max_length=16, description="All checkpoints that pods of the pool may thaw, by kind of node."
     )
     renewal: Renewal | None = Field(default=None, description="The new checkpoint that was asked for last.")
@@ -125,6 +125,9 @@ class VLLMCheckpointStatus(Model):
 
     observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
     generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
+    generation_time: AwareDatetime | None = Field(
+        default=None, description="Start of the worker that made generation known; one that started before knows less."
+    )
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
     shared_bytes: int | None = Field(
         default=None,

@@ -65,7 +65,7 @@ kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers 
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" e2e/kv_recovery
 
-rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (15 min, not part of make test)
+rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (13 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios rolls
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal side by side (15 min, not part of make test)

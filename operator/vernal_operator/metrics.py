@@ -53,3 +53,8 @@ ORPHANS = Gauge(
     "Artifacts on a claim that no VLLMCheckpoint of its namespace is of, when a janitor looked last.",
     ["namespace", "claim"],
 )
+RENEWALS = Counter(
+    "vernal_operator_renewals",
+    "New checkpoints that pools were asked for (annotation vernal.dev/renew-checkpoint), by outcome: Renewed, Failed.",
+    ["namespace", "pool", "outcome"],
+)

@@ -20,7 +20,7 @@ from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.references import References
 from vernal_operator.observe.snapshot import checkpoint_snapshot, pool_snapshot, targets
 from vernal_operator.observe.workers import Workers
-from vernal_operator.plan import plan, plan_checkpoint
+from vernal_operator.plan import plan, plan_checkpoint, renewal
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,9 @@ class Reconciler:
         )
         if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
             metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
+        ended = renewal.ended(snapshot.pool.status, decisions.status)
+        if not outcome.errors and ended is not None:
+            metrics.RENEWALS.labels(key.namespace, key.name, ended).inc()
         if decisions.poll:
             self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))
         return outcome, decisions.requeue_after

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plan.factory import artifact, condition, creator, failed_creator, kept, ready, snapshot, spec, starting
-from vernal_operator.plan import plan
+from vernal_operator.plan import plan, renewal
 from vernal_operator.plan.census import census
 from vernal_operator.plan.model import Decisions, PodView, Snapshot
 from vernal_operator.plan.revision import revision
@@ -58,6 +58,8 @@ def test_one_more_pod_makes_it_and_then_one_goes() -> None:
     assert done.status is not None and not done.delete
     assert done.status["renewal"]["outcome"] == "Renewed" and "g2" in done.status["renewal"]["message"]
     assert [event.reason for event in done.events if "renewal" in event.key] == ["CheckpointRenewed"]
+    assert renewal.ended({"renewal": {"request": "now", "outcome": "Pending"}}, done.status) == "Renewed"
+    assert renewal.ended(done.status, done.status) is renewal.ended({}, None) is renewal.ended(done.status, {}) is None
     snap, done = then(snap)
     assert [victim.reason for victim in done.delete] == ["ScaleDown"]
     left = replace(snap, pods=tuple(pod for pod in snap.pods if pod.name != done.delete[0].name))

@@ -12,9 +12,9 @@ one: when it has made the checkpoint there is a pod too many, and one goes as in
 The request is written down before a pod is made under it; no clock decides anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from vernal_contract.config import CheckpointPolicy
 
@@ -78,6 +78,14 @@ def advanced(
             message = f"pod {pod.name} has generation {worker.artifact.generation}"
             return replace(before, outcome="Renewed", message=message)
     return _failed(before, told[0]) if told and len(told) == len(makers) else before
+
+
+def ended(before: Mapping[str, Any], after: Manifest | None) -> str | None:
+    """The outcome of a request that a new status is the first to tell; None if it tells none."""
+    was, now = before.get("renewal") or {}, (after or {}).get("renewal") or {}
+    outcome: str | None = now.get("outcome")
+    told = (was.get("request"), was.get("outcome")) == (now.get("request"), outcome)
+    return None if told or outcome == "Pending" else outcome
 
 
 def events(before: Renewal | None, after: Renewal | None, announced: frozenset[str]) -> list[Event]:

@@ -27,8 +27,8 @@ def checkpoint(observer: Observer, name: str, host: str, **status: Any) -> None:
     observer.wrote(CHECKPOINTS, manifest | {"metadata": meta, "spec": wanted, "status": status})
 
 
-def pool(observer: Observer, name: str, **status: Any) -> None:
-    meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "5"}
+def pool(observer: Observer, name: str, version: str = "5", **status: Any) -> None:
+    meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": version}
     wanted = {"image": "i", "model": {"name": "m"}, "checkpoint": {"storage": {"claimName": "store"}}}
     observer.wrote(POOLS, {"metadata": meta, "spec": wanted, "status": status})
 
@@ -63,6 +63,17 @@ def test_a_pool_refers_to_each_checkpoint_that_its_status_lists(seen: tuple[Obse
     two = observer.checkpoints.get("ns", "two")
     assert two is not None and references.fitting(two.view) == ("n2",)
     assert not references.pools(two.view, ()), "nothing thaws it now: it is kept for its node, and not used"
+
+
+def test_what_a_pool_does_not_refer_to_any_more_is_due(seen: tuple[Observer, References]) -> None:
+    observer, references = seen
+    for name, host in (("one", "a"), ("two", "b")):
+        checkpoint(observer, name, host)
+    pool(observer, "p", checkpoint={"name": "one"})
+    before = observer.pools.get("ns", "p")
+    pool(observer, "p", version="6", checkpoint={"name": "two"})
+    due = names(references.changed(POOLS, before, observer.pools.get("ns", "p")))
+    assert due == {"vllmworkerpools/p", "vllmcheckpoints/one", "vllmcheckpoints/two"}
 
 
 def test_a_checkpoint_that_becomes_unused_is_counted_with_others(seen: tuple[Observer, References]) -> None:

@@ -101,7 +101,9 @@ class References:
             if new is None and kind in (POOLS, PODS):  # it may have been the last that used any
                 yield from self._all(CHECKPOINTS, namespace)
             elif kind is POOLS:
-                yield from self.of(Key(POOLS, namespace, entry.name))
+                left = _named(old.view) if old is not None else frozenset()  # they may be unused now
+                due = {Key(CHECKPOINTS, namespace, name) for name in left}
+                yield from due.union(self.of(Key(POOLS, namespace, entry.name)))
 
     def answered(self, pool: Key) -> Iterator[Key]:
         """Pools and checkpoints to look at because workers of a pool have answered."""

@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests $(wildcard worker_image/tests/*/) e2e/tests $(wild
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests \
+        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -68,6 +68,9 @@ throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery
 	$(BIN)/pytest -q -m "integration" e2e/kv_recovery
+
+rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (13 min beside others, not part of make test)
+	PYTHONPATH=e2e $(PYTHON) -m scenarios rolls
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix

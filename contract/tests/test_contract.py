@@ -11,6 +11,7 @@ MODEL = config.ModelConfig(name="m")
 NOT_A_FAILURE = {
     Reason.POLICY_DISABLED,
     Reason.NO_ARTIFACT,
+    Reason.RENEWAL_ASKED,
     Reason.RESTORED,
     Reason.LEASE_HELD,
     Reason.LEASE_LOST,

@@ -19,6 +19,8 @@ LABEL_SERVICE: Final = "kubernetes.io/service-name"  # Kubernetes' own: which Se
 LABEL_SLICE_BY: Final = "endpointslice.kubernetes.io/managed-by"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+# On a pool: any text; a new one asks for a new checkpoint. On a pod: the text that it was made under.
+ANNOTATION_RENEW: Final = f"{GROUP}/renew-checkpoint"
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
 
 # Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.
@@ -31,6 +33,10 @@ ENV_NODE_NAME: Final = "VERNAL_NODE_NAME"
 # What `POST /drain` takes as bearer token; from a Secret. It stays in process 1: never in the engine, never frozen.
 ENV_ADMIN_TOKEN: Final = "VERNAL_ADMIN_TOKEN"  # noqa: S105
 ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches the engine
+# Generations of the pool's artifacts that are to be replaced, with commas between them: they are not thawed.
+ENV_RENEW: Final = "VERNAL_RENEW"
+# Of a janitor: which artifacts its namespace has VLLMCheckpoints of, as identity/host tuple with commas between them.
+ENV_KNOWN: Final = "VERNAL_KNOWN"
 
 CONTAINER_WORKER: Final = "worker"
 PORT_SERVING: Final = 8000

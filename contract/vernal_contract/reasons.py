@@ -16,6 +16,7 @@ class Reason(StrEnum):
     NO_ARTIFACT = "NoArtifact"
     RESTORED = "Restored"
     QUARANTINED = "Quarantined"
+    RENEWAL_ASKED = "RenewalAsked"
     MODEL_UNRESOLVED = "ModelUnresolved"
 
     # An artifact exists, yet does not fit or cannot be trusted.

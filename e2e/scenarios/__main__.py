@@ -1,18 +1,27 @@
-"""`python -m scenarios demo`: a pool's whole life on a real Kubernetes, with a table of what was seen."""
+"""A pool's life on a real Kubernetes, with a table of what was seen."""
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 from common.progress import duration, say
 
-from scenarios import setup
+from scenarios import lifecycle, manifests, setup
 from scenarios.autoscaling import Autoscaling
+from scenarios.client import greedy
 from scenarios.kube import Kube, KubeError, ScenarioTimeoutError
+from scenarios.leader import installed
 from scenarios.lifecycle import Lifecycle
 from scenarios.report import Report
+from scenarios.rolls import SELECTOR, Rolls, meddlers
+from scenarios.watch import Watch
 
 _EPILOG = """\
+for example, as root:
+  PYTHONPATH=e2e python3 -m scenarios demo
+  PYTHONPATH=e2e python3 -m scenarios rolls
+
 Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer). The first run
 compiles it and installs vLLM: `make help` says how long that took. With KUBECONFIG set, that cluster is used:
 VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and VERNAL_STORAGE_CLASS a class of
@@ -23,14 +32,40 @@ the demo left running. Exit status 1 if a check failed.
 
 def run_demo() -> Report:
     """The demo; also what the scenario test runs."""
+    return _run("vernal-demo", lambda kube, base, images: Lifecycle(kube, base, images.worker).run())
+
+
+def run_rolls() -> Report:
+    """What a pool does when it cannot do as it is told."""
+
+    def rolls(kube: Kube, base: str, images: setup.Images) -> Report:
+        def ask(pod: str) -> str:
+            return greedy(kube.pod_url(base, pod, lifecycle.SERVING_PORT), manifests.MODEL_NAME)
+
+        operator = installed(kube, setup.SYSTEM_NAMESPACE)
+        with meddlers(kube, images.worker), Watch(kube, SELECTOR) as watch:
+            return Rolls(kube, images.worker, watch, operator, ask).run()
+
+    return _run("vernal-rolls", rolls)
+
+
+def run_autoscaling() -> Report:
+    """To zero and back."""
+    return _run(
+        "vernal-autoscaling", lambda kube, _, images: Autoscaling(kube, images.worker).run(), "waker.enabled=true"
+    )
+
+
+def _run(namespace: str, scenario: Callable[[Kube, str, setup.Images], Report], *values: str) -> Report:
+    """`values`: of the chart, as Helm's --set takes them."""
     start = time.monotonic()
     images = setup.cluster_with_images()
-    setup.install(images)
-    with setup.namespace("vernal-demo") as kube:
+    setup.install(images, *values)
+    with setup.namespace(namespace) as kube:
         setup.prepare_model(kube, images)
         with kube.proxy() as base:
             try:
-                report = Lifecycle(kube, base, images.worker).run()
+                report = scenario(kube, base, images)
             except (KubeError, ScenarioTimeoutError):
                 _explain(kube)
                 raise
@@ -38,20 +73,7 @@ def run_demo() -> Report:
     return report
 
 
-def run_autoscaling() -> Report:
-    """To zero and back, on the embedded cluster."""
-    images = setup.cluster_with_images()
-    setup.install(images, "waker.enabled=true")
-    with setup.namespace("vernal-autoscaling") as kube:
-        setup.prepare_model(kube, images)
-        try:
-            return Autoscaling(kube, images.worker).run()
-        except (KubeError, ScenarioTimeoutError):
-            _explain(kube)
-            raise
-
-
-SCENARIOS = {"demo": run_demo, "autoscaling": run_autoscaling}
+SCENARIOS = {"demo": run_demo, "rolls": run_rolls, "autoscaling": run_autoscaling}
 
 
 def _explain(kube: Kube) -> None:
@@ -75,7 +97,8 @@ def main() -> int:
     parser.add_argument(
         "scenario",
         choices=sorted(SCENARIOS),
-        help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; autoscaling: to zero and back",
+        help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; rolls: a broken image that rolls back, a "
+        "quota, foreign conditions, a sidecar injector; autoscaling: to zero and back",
     )
     scenario = parser.parse_args().scenario
     try:

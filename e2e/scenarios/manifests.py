@@ -111,3 +111,58 @@ def hpa(low: int, high: int) -> Object:
             "scaleTargetRef": {"apiVersion": "vernal.dev/v1alpha1", "kind": "VLLMWorkerPool", "name": POOL},
         },
     }  # fmt: skip
+
+
+REQUESTS = {"cpu": "20m", "memory": "64Mi"}
+
+
+def limit_range() -> Object:
+    """Requests for containers that have none, as a careful administrator sets them."""
+    return {
+        "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "defaults"},
+        "spec": {"limits": [{"type": "Container", "defaultRequest": REQUESTS}]},
+    }  # fmt: skip
+
+
+def quota(name: str, pods: int) -> Object:
+    spec = {"hard": {"pods": str(pods)}}
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": spec}
+
+
+def injector(namespace: str, image: str) -> list[Object]:
+    """What a service mesh does to the pools' pods of one namespace: a container in front of all others, and a label."""
+    name, group = f"{namespace}-sidecar", "admissionregistration.k8s.io/v1"
+    script = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"
+    expression = f"""[
+      JSONPatch{{op: "add", path: "/spec/containers/0", value: Object.spec.containers{{
+        name: "mesh", image: "{image}", imagePullPolicy: "IfNotPresent", command: ["sh", "-c", "{script}"]
+      }}}},
+      JSONPatch{{op: "add", path: "/metadata/labels/mesh.example.com~1injected", value: "true"}}
+    ]"""
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    ours = "has(object.metadata.labels) && 'vernal.dev/pool' in object.metadata.labels"
+    return [
+        {
+            "apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail", "reinvocationPolicy": "Never", "matchConstraints": {"resourceRules": [pods]},
+                "matchConditions": [{"name": "a-pool-s", "expression": ours}],
+                "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": expression}}],
+            },
+        },
+        {
+            "apiVersion": group, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": name},
+            "spec": {
+                "policyName": name,
+                "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}},
+            },
+        },
+    ]  # fmt: skip
+
+
+def probe_pod(image: str) -> Object:
+    """A pod like a pool's, to see whether `injector` is at work; never made."""
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "labels": {"vernal.dev/pool": "probe"}},
+        "spec": {"containers": [{"name": "worker", "image": image}]},
+    }  # fmt: skip

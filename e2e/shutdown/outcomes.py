@@ -14,8 +14,7 @@ from scenarios import manifests, setup
 from scenarios.client import Stream, hold, release
 from scenarios.kube import Kube, KubeError, is_true, wait
 from scenarios.report import Report
-
-from shutdown.watch import Gone, Watch
+from scenarios.watch import Gone, Watch
 
 POOL = manifests.POOL
 SELECTOR = f"vernal.dev/pool={POOL}"

@@ -14,8 +14,7 @@ from patience import GUARD_SECONDS
 from scenarios import manifests, setup
 from scenarios.client import Stream
 from scenarios.kube import Kube, KubeError, is_true, wait
-
-from shutdown.watch import Watch
+from scenarios.watch import Watch
 
 POOL = manifests.POOL
 SELECTOR = f"vernal.dev/pool={POOL}"

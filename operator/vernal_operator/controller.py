@@ -11,12 +11,13 @@ from prometheus_client import REGISTRY
 from vernal_operator import metrics
 from vernal_operator.act.events import Recorder
 from vernal_operator.client import Client
-from vernal_operator.kinds import CHECKPOINTS, JOBS, LEASES, PODS, POOLS, Key, Kind
+from vernal_operator.kinds import LEASES, PODS, POOLS, Key, Kind
 from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.pool_metrics import PoolMetrics
-from vernal_operator.observe.snapshot import checkpoint_name, checkpoints_of, goes_to_zero
+from vernal_operator.observe.references import References
+from vernal_operator.observe.snapshot import goes_to_zero
 from vernal_operator.observe.wakers import Wakers
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
@@ -50,7 +51,8 @@ class Controller:
             else None
         )
         self._observer = Observer(client, settings, self._changed, wakers)
-        self._reconciler = Reconciler(client, self._observer, self._workers, self._queue.add)
+        self._references = References(self._observer, self._workers)
+        self._reconciler = Reconciler(client, self._observer, self._workers, self._references, self._queue.add)
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)
             for slot in range(settings.threads)
@@ -146,26 +148,8 @@ class Controller:
                 self._queue.add(Key(POOLS, pool.namespace, pool.name))
 
     def _changed(self, kind: Kind, old: Entry[Any] | None, new: Entry[Any] | None) -> None:
-        entry = new or old
-        assert entry is not None
         metrics.CACHED.labels(kind.plural).set(len(self._observer.cache(kind)))
-        if kind is CHECKPOINTS:
-            self._queue.add(Key(CHECKPOINTS, entry.namespace, entry.name))
-            for pool in self._observer.pools.group(entry.namespace, ""):
-                self._queue.add(Key(POOLS, pool.namespace, pool.name))
-            return
-        if kind is JOBS:
-            self._queue.add(Key(CHECKPOINTS, entry.namespace, entry.group))
-            return
-        for name in {e.name if kind is POOLS else e.group for e in (old, new) if e is not None}:
-            self._queue.add(Key(POOLS, entry.namespace, name))
-        if new is None and kind in (POOLS, PODS):
-            for checkpoint in self._observer.checkpoints.group(entry.namespace, ""):
-                self._queue.add(Key(CHECKPOINTS, checkpoint.namespace, checkpoint.name))
-        elif kind is POOLS:
-            for key in checkpoints_of(self._observer, self._workers, Key(POOLS, entry.namespace, entry.name)):
-                self._queue.add(key)
-            if old is not None and (left := checkpoint_name(old.view)) is not None:  # it may be unused now
-                self._queue.add(Key(CHECKPOINTS, entry.namespace, left))
+        for key in self._references.changed(kind, old, new):
+            self._queue.add(key)
         if kind is PODS and old is not None and (new is None or new.uid != old.uid):
             self._workers.forget(old.uid)

@@ -8,7 +8,7 @@ from vernal_contract import names
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A namespaced kind (or, for `NAMESPACES`, a cluster-scoped one)."""
+    """A namespaced kind (or, for `NAMESPACES` and `NODES`, a cluster-scoped one)."""
 
     group: str
     version: str
@@ -35,6 +35,7 @@ PODS = Kind("", "v1", "Pod", "pods")
 SERVICES = Kind("", "v1", "Service", "services")
 CLAIMS = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", namespaced=False)
+NODES = Kind("", "v1", "Node", "nodes", namespaced=False)
 BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 REVISIONS = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")

@@ -59,3 +59,13 @@ START_SECONDS = Histogram(
     ["phase", "mode"],
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0),
 )
+ORPHANS = Gauge(
+    "vernal_operator_orphans",
+    "Artifacts on a claim that no VLLMCheckpoint of its namespace is of, when a janitor looked last.",
+    ["namespace", "claim"],
+)
+RENEWALS = Counter(
+    "vernal_operator_renewals",
+    "New checkpoints that pools were asked for (annotation vernal.dev/renew-checkpoint), by outcome: Renewed, Failed.",
+    ["namespace", "pool", "outcome"],
+)

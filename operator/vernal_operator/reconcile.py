@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from vernal_contract import orphans
+
 from vernal_operator import metrics
 from vernal_operator.act.actor import Actor, Outcome
 from vernal_operator.act.events import Recorder
@@ -15,10 +17,11 @@ from vernal_operator.act.writer import Writer
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.observer import Observer
-from vernal_operator.observe.snapshot import checkpoint_snapshot, checkpoints_of, pool_snapshot, targets
+from vernal_operator.observe.references import References
+from vernal_operator.observe.snapshot import checkpoint_snapshot, pool_snapshot, targets
 from vernal_operator.observe.starts import Starts
 from vernal_operator.observe.workers import Workers
-from vernal_operator.plan import plan, plan_checkpoint
+from vernal_operator.plan import plan, plan_checkpoint, renewal
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,17 @@ CALM_SECONDS = 0.2  # from then on there is a pause after each, so that no plan 
 class Reconciler:
     """Brings one key at a time closer to what is wanted. Thread-safe for different keys."""
 
-    def __init__(self, client: Client, observer: Observer, workers: Workers, enqueue: Callable[[Key], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        observer: Observer,
+        workers: Workers,
+        references: References,
+        enqueue: Callable[[Key], None],
+    ) -> None:
         """`enqueue` is told of keys that are due because a worker answered."""
         self._client, self._observer, self._workers, self._enqueue = client, observer, workers, enqueue
+        self._references = references
         self._writer, self._recorder = Writer(client, observer), Recorder(client)
         self._actor = Actor(self._writer, self._recorder)
         self._starts = Starts()
@@ -41,7 +52,6 @@ class Reconciler:
         self._uids: dict[Key, str] = {}
         self._failures: dict[Key, int] = {}  # in a row
         self._rounds: dict[Key, int] = {}  # in a row that wrote something
-        self._unsure: set[Key] = set()  # checkpoints that are due once all workers were asked
 
     def reconcile(self, key: Key) -> "Due":
         """One round. Returns when the next one is due.
@@ -99,6 +109,9 @@ class Reconciler:
         )
         if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
             metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
+        ended = renewal.ended(snapshot.pool.status, decisions.status)
+        if not outcome.errors and ended is not None:
+            metrics.RENEWALS.labels(key.namespace, key.name, ended).inc()
         if decisions.poll:
             self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))
         return outcome, decisions.requeue_after
@@ -108,12 +121,15 @@ class Reconciler:
         if uid is None:
             return None
         found = checkpoint_snapshot(
-            self._observer, self._workers, self._client, key, time.time(), self._recorder.announced(uid)
+            self._observer, self._references, self._client, key, time.time(), self._recorder.announced(uid)
         )
         if found is None:
             return None
         snapshot = replace(found, refused=self._actor.refused(key))
-        (self._unsure.discard if snapshot.workers_known else self._unsure.add)(key)
+        if snapshot.job is not None and snapshot.job.succeeded and snapshot.checkpoint.deletion_time is not None:
+            lost = orphans.decode(snapshot.job.said)
+            claim = snapshot.checkpoint.spec.storage.claim_name
+            metrics.ORPHANS.labels(key.namespace, claim).set(0 if lost is None else lost.count)
         decisions = plan_checkpoint(snapshot)
         outcome = self._actor.checkpoint(
             key,
@@ -124,11 +140,9 @@ class Reconciler:
         return outcome, decisions.requeue_after
 
     def _answered(self, key: Key) -> None:
-        """Workers of a pool were asked: the pool is due, and the checkpoints that their answers name."""
-        self._enqueue(key)
-        unsure = [found for found in list(self._unsure) if found.namespace == key.namespace]
-        for checkpoint in {*unsure, *checkpoints_of(self._observer, self._workers, key)}:
-            self._enqueue(checkpoint)
+        """Workers of a pool were asked."""
+        for due in self._references.answered(key):
+            self._enqueue(due)
 
     def _uid(self, key: Key) -> str | None:
         found = self._observer.cache(key.kind).get(key.namespace, key.name)
@@ -143,7 +157,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._rounds.pop(key, None)
-        self._unsure.discard(key)
+        self._references.forget(key)
         self._writer.forget(key)
         self._actor.forget(key)
         self._observer.forget(key)

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from vernal_contract import names
+
 _DESCRIPTION = """\
 Runs one vLLM worker (the default), or looks after checkpoints.
 
@@ -129,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     gc.add_argument("--host", metavar="HEX", type=_identity, help="of this host tuple only (64 hex digits)")
     gc.add_argument("--user", metavar="NAME", default="", help="who lets go of them; `du` shows who uses what")
+    gc.add_argument(
+        "--known",
+        metavar="HEX/HEX,...",
+        help=f"name artifacts that only --user uses and that are none of these (identity/host tuple); default: "
+        f"{names.ENV_KNOWN}, which the operator sets",
+    )
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted and why, and delete nothing")
     gc.add_argument(
         "--grace",

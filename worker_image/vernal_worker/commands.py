@@ -5,11 +5,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from vernal_contract import names
+from vernal_contract import names, orphans
 from vernal_contract.identity import differences, misfits
 
 from vernal_worker.check import Check
@@ -19,6 +20,7 @@ from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError, guard
 from vernal_worker.store.store import GRACE, Store
 from vernal_worker.supervisor.exits import ExitCode
+from vernal_worker.supervisor.farewell import TERMINATION_LOG
 
 
 class CommandError(Exception):
@@ -145,9 +147,26 @@ def _remove(store: Store, identity: str, host: str, arguments: argparse.Namespac
     print(f"freed {done.bytes / 1e6:.0f} MB")
     for line in done.kept:
         print(f"kept {line}")
+    _tell_orphans(store, arguments)
     for line in done.busy:
         print(f"put off: {line}; run it again when that has ended", file=sys.stderr)
     return ExitCode.INTERNAL if done.busy else ExitCode.OK
+
+
+def _tell_orphans(store: Store, arguments: argparse.Namespace) -> None:
+    """For people, and in the termination message for the operator."""
+    known = os.environ.get(names.ENV_KNOWN) if arguments.known is None else arguments.known
+    if known is None or not arguments.user:
+        return
+    with guard("gc"):
+        found = usage.orphans(store.root, arguments.user, set(filter(None, known.split(","))), GRACE)
+    for orphan in found:
+        print(f"orphan {orphan.identity}/{orphan.host_tuple}/{orphan.generation}: {orphan.bytes} bytes")
+    if found and TERMINATION_LOG.exists():
+        keys = list(dict.fromkeys(f"{orphan.identity}/{orphan.host_tuple}" for orphan in found))
+        said = orphans.Orphans(count=len(keys), bytes=sum(o.bytes for o in found), named=keys[: orphans.MOST])
+        with suppress(OSError):  # it is a courtesy
+            TERMINATION_LOG.write_bytes(orphans.encode(said))
 
 
 def du(arguments: argparse.Namespace) -> int:

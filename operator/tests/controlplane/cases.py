@@ -349,6 +349,7 @@ _VOLATILE = frozenset(
         "startedAt",
         "completionTime",
         "lastUsedTime",
+        "generationTime",
         "provingSince",
         "unusedSince",
         "clusterIP",

@@ -45,7 +45,7 @@ class Node:
         self._client, self._start_seconds = client, start_seconds
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._artifacts: set[tuple[str, str]] = set()  # namespace, identity
+        self._artifacts: dict[tuple[str, str], str] = {}  # generation, by namespace and identity
         self._answers: dict[str, bytes] = {}  # address -> body
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
@@ -127,10 +127,13 @@ class Node:
         if not ready:
             return state_of(pod, ready=False, known=False)
         key = (pod["metadata"]["namespace"], identity_of(pod)[0])
+        avoids = environment_of(pod).get(names.ENV_RENEW, "").split(",")
         with self._lock:
-            known = key in self._artifacts
-            self._artifacts.add(key)
-        return state_of(pod, ready=True, known=known)
+            there = self._artifacts.get(key)
+            known = None if there in avoids else there
+            generation = known or f"g{int(there[1:]) + 1 if there else 1}"
+            self._artifacts[key] = generation
+        return state_of(pod, ready=True, known=known is not None, generation=generation)
 
     def _serve(self, address: str, state: WorkerState) -> None:
         with self._lock:
@@ -221,8 +224,7 @@ class Node:
 def identity_of(pod: dict[str, Any]) -> tuple[str, IdentityInputs]:
     """The identity that a pod's worker finds itself to have, and what it consists of."""
     spec = _worker(pod)
-    environment = {entry["name"]: entry.get("value", "") for entry in spec["env"]}
-    config = msgspec.json.decode(environment[names.ENV_CONFIG])
+    config = msgspec.json.decode(environment_of(pod)[names.ENV_CONFIG])
     inputs = IdentityInputs(
         image_id=spec["image"],
         engine_args=config.get("engineArgs", {}),
@@ -234,7 +236,12 @@ def identity_of(pod: dict[str, Any]) -> tuple[str, IdentityInputs]:
     return digest(inputs), inputs
 
 
-def state_of(pod: dict[str, Any], *, ready: bool, known: bool) -> WorkerState:
+def environment_of(pod: dict[str, Any]) -> dict[str, str]:
+    """Of a pod's worker, as far as it is spelt out."""
+    return {entry["name"]: entry.get("value", "") for entry in _worker(pod)["env"]}
+
+
+def state_of(pod: dict[str, Any], *, ready: bool, known: bool, generation: str = "g1") -> WorkerState:
     """What a pod's worker says. A ready one has thawed where there was a checkpoint (`known`), and made one else."""
     meta = pod["metadata"]
     identity, inputs = identity_of(pod)
@@ -253,7 +260,7 @@ def state_of(pod: dict[str, Any], *, ready: bool, known: bool) -> WorkerState:
     )
     if not ready:
         return state
-    state.artifact = ArtifactRef(identity=identity, generation="g1", host_tuple=digest(HOST), bytes=1000, files=3)
+    state.artifact = ArtifactRef(identity=identity, generation=generation, host_tuple=digest(HOST), bytes=1000, files=3)
     state.start_mode = StartMode.RESTORED if known else StartMode.COLD
     state.start_reason = "Restored" if known else "NoArtifact"
     if not known:

@@ -7,10 +7,10 @@ from plan.factory import creator, ready, snapshot, spec
 from vernal_operator.client import Client
 from vernal_operator.kinds import CHECKPOINTS, POOLS, Key
 from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.references import References
 from vernal_operator.observe.snapshot import checkpoint_snapshot
 from vernal_operator.observe.workers import Workers
-from vernal_operator.plan import plan
-from vernal_operator.plan.retention import plan_checkpoint
+from vernal_operator.plan import plan, plan_checkpoint
 from vernal_operator.settings import Settings
 
 
@@ -42,7 +42,7 @@ def test_files_of_one_that_goes_are_removed_and_those_of_other_hosts_are_not(use
     }
     observer.wrote(POOLS, pool)
     found = checkpoint_snapshot(
-        observer, workers, cast(Client, Nobody()), Key(CHECKPOINTS, "ns", "one"), 0.0, frozenset()
+        observer, References(observer, workers), cast(Client, Nobody()), Key(CHECKPOINTS, "ns", "one"), 0.0, frozenset()
     )
     assert found is not None
     [job] = plan_checkpoint(found).create

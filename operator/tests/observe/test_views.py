@@ -1,5 +1,6 @@
 """What becomes of the API server's JSON."""
 
+import json
 import logging
 from typing import Any
 
@@ -134,3 +135,10 @@ def test_a_controller_revision_of_any_sort_stops_nobody(data: Any, spec: str) ->
     entry = views.REVISIONS_READER.convert({"metadata": meta, "data": data, "revision": 3})
     assert entry is not None and entry.group == "p"
     assert (entry.view.revision, entry.view.number, entry.view.spec) == ("abc", 3, spec)
+
+
+def test_last_words_of_a_job_s_pod() -> None:
+    ended = {"name": "janitor", "state": {"terminated": {"exitCode": 0, "message": "words"}}}
+    runs = {"name": "janitor", "state": {"running": {}}}
+    pods = [{"metadata": {}, "status": {"containerStatuses": [status]}} for status in (runs, ended)]
+    assert views.termination_messages(json.dumps({"items": [*pods, {"metadata": {}}]}).encode()) == ["words"]

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from plan.factory import applied, published
+from vernal_contract.config import CheckpointPolicy
 from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.api.pool import Startup, VLLMWorkerPoolSpec
@@ -33,6 +34,7 @@ from vernal_operator.plan.rollout import bounds
 
 START = 1_800_000_000.0
 HOST = "b" * 64
+ANNOTATION_RENEW, ENV_RENEW = "vernal.dev/renew-checkpoint", "VERNAL_RENEW"
 LABEL_REVISION, LABEL_SLOT = "vernal.dev/revision", "vernal.dev/slot"
 
 
@@ -48,6 +50,8 @@ class Pod:
     refused: bool = False
     worker: WorkerState | None = None
     gone_at: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    avoids: frozenset[str] = frozenset()  # generations that it was told not to thaw
 
 
 @dataclass
@@ -68,13 +72,15 @@ class World:
     bad_revisions: set[str] = field(default_factory=set)
     answers: dict[str, PodView] = field(default_factory=dict)  # what the operator heard, by pod uid
     history: list[dict[str, PodView]] = field(default_factory=list)
-    published: set[str] = field(default_factory=set)
+    published: dict[str, str] = field(default_factory=dict)  # generation by revision
+    renew: str = ""
     deleted_by_us: set[str] = field(default_factory=set)
     counter: int = 0
     plans: int = 0
     calm: bool = False  # no new faults
     wanted_since: float = START
     rollbacks: int = 0
+    unheard: int = 0  # renewals that have failed
 
     def __post_init__(self) -> None:
         self.raw = {
@@ -101,6 +107,11 @@ class World:
         self._parse()
         if self.revision != before:
             self.wanted_since = self.now
+
+    def ask_renewal(self) -> None:
+        """The user wants a new checkpoint."""
+        self.counter += 1
+        self.renew = f"request {self.counter}"
 
     def tick(self, seconds: float) -> None:
         """Time goes by; kubelet and scheduler do what is due."""
@@ -134,9 +145,14 @@ class World:
             self._start(pod)
 
     def _start(self, pod: Pod) -> None:
-        view, thaws = pod.view, pod.view.revision in self.published
+        view, known = pod.view, self.published.get(pod.view.revision)
+        thaws = known is not None and known not in pod.avoids
         identity = digest(view.revision) * 4
-        self.published.add(view.revision)
+        generation = known if known is not None and thaws else f"g{len(pod.avoids)}-{view.name}-{self.counter}"
+        self.published[view.revision] = generation
+        for name, checkpoint in self.checkpoints.items():
+            if checkpoint.spec.identity == identity:
+                self.checkpoints[name] = replace(checkpoint, status={**checkpoint.status, "generation": generation})
         assert pod.worker is not None
         pod.worker = WorkerState(
             pod=view.name,
@@ -149,7 +165,7 @@ class World:
             start_reason="Restored" if thaws else "NoArtifact",
             identity=identity,
             host_tuple=HOST,
-            artifact=ArtifactRef(identity=identity, generation="g", host_tuple=HOST, bytes=1, files=1),
+            artifact=ArtifactRef(identity=identity, generation=generation, host_tuple=HOST, bytes=1, files=1),
             freeze=None if thaws else FreezeReport(outcome=FreezeOutcome.PUBLISHED),
             in_flight=self.random.randrange(4),
         )
@@ -209,6 +225,7 @@ class World:
                 generation=self.generation,
                 spec=self.spec,
                 status=self.status,
+                renew=self.renew,
             ),
             pods=pods,
             checkpoints=tuple(self.checkpoints.values()),
@@ -286,7 +303,10 @@ class World:
             self.children.pop(ChildKey(gone.kind, gone.name), None)
         for manifest in decisions.create_checkpoints:
             name = manifest["metadata"]["name"]
-            self.checkpoints.setdefault(name, published(manifest))
+            generation = next(
+                (g for r, g in self.published.items() if digest(r) * 4 == manifest["spec"]["identity"]), "g"
+            )
+            self.checkpoints.setdefault(name, published(manifest, generation=generation))
         if decisions.status is not None:
             self.status = decisions.status
         self.announced |= {event.key for event in decisions.events}
@@ -309,9 +329,14 @@ class World:
             revision=labels[LABEL_REVISION],
             slot=int(labels[LABEL_SLOT]),
             created=self.now,
+            renew=manifest["metadata"].get("annotations", {}).get(ANNOTATION_RENEW, ""),
         )
+        (worker,) = manifest["spec"]["containers"]
+        told = {entry["name"]: entry.get("value", "") for entry in worker["env"]}
         self.pods[name] = Pod(
             view,
+            labels=labels,
+            avoids=frozenset(told.get(ENV_RENEW, "").split(",")) - {""},
             broken=view.revision in self.bad_revisions,
             silent=not self.calm and self.random.random() < 0.1,
             refused=not self.calm and self.random.random() < 0.05,
@@ -375,6 +400,14 @@ class World:
         assert {c["type"]: c["status"] for c in self.status["conditions"]}["Ready"] == "True"
         assert not views or self.status["currentRevision"] == wanted
         assert not views or "provingSince" not in self.status
+        if views and self.renew and self.spec.checkpoint.policy != CheckpointPolicy.DISABLED:
+            renewal, room = self.status["renewal"], bounds(len(views), self.spec.rollout).surge > 0
+            assert renewal["request"] == self.renew
+            assert not room or renewal["outcome"] != "Pending", self.describe()
+            if renewal["outcome"] == "Renewed":
+                assert self.published[wanted] not in renewal["replaces"], "it goes on thawing the old one"
+            else:  # nobody hears silent workers
+                self.unheard += room
         assert len(self.revisions) <= self.spec.rollout.revision_history_limit + 2
 
     def _busy(self) -> bool:
@@ -411,7 +444,12 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
     made = [m["metadata"]["labels"][LABEL_REVISION] for m in decisions.create]
     total = len(alive) + len(draining) + len(made)
     assert not made or total <= limits.ceiling, "above replicas + maxSurge"
-    assert len(new) + made.count(str(target)) <= max(limits.replicas, len(new)), "more new pods than replicas"
+    renewal = status.get("renewal", {})
+    renewing = renewal.get("outcome") == "Pending" and renewal.get("request") == world.renew
+    assert len(new) + made.count(str(target)) <= max(limits.replicas + renewing, len(new)), (
+        "more new pods than replicas"
+    )
+    assert all(ENV_RENEW in str(m) for m in decisions.create) or not renewing, "a pod that does not renew"
     assert len(made) <= AT_ONCE and len(decisions.delete) <= AT_ONCE
     _check_really_there(world, decisions, limits.ceiling)
 
@@ -449,6 +487,8 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
     debris = {p.uid for p in old if p.revision != current and not p.ready}
     for group in (new, [p for p in old if p.uid not in debris]):
         went, stayed = [p for p in group if p.uid in gone], [p for p in group if p.uid not in gone]
+        if renewing and group is new and len(went) != len(alive):  # who makes the new checkpoint may stay
+            stayed = [p for p in stayed if p.renew != world.renew]
         _check_order(snapshot.now, went, stayed, available)
     _check_status(world, decisions, alive)
 
@@ -498,6 +538,10 @@ def _check_status(world: World, decisions: Decisions, alive: list[PodView]) -> N
         return
     assert status != world.status
     assert status["replicas"] == len(alive) and status["readyReplicas"] == sum(p.ready for p in alive)
+    wanted = dict(pair.split("=") for pair in status["selector"].split(","))
+    selected = [p for p in alive if p.name in world.pods and wanted.items() <= world.pods[p.name].labels.items()]
+    missed = [p for p in alive if p.name in world.pods and p not in selected]
+    assert not missed and len(selected) <= status["replicas"], "the selector is not that of the pods that are counted"
     assert [c["type"] for c in status["conditions"]] == ["Ready", "CheckpointReady", "Progressing", "Degraded"]
     before = {c["type"]: c for c in world.status.get("conditions", [])}
     for condition in status["conditions"]:

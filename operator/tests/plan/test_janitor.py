@@ -32,3 +32,29 @@ def test_a_job_that_finds_no_node_ends_by_itself() -> None:
     )
     job = janitor_job(checkpoint_owner("k", "ns", "u"), spec)
     assert job["spec"]["activeDeadlineSeconds"] == JANITOR_SECONDS
+
+
+def test_orphans_that_it_has_found_are_told_once_and_the_finalizer_goes() -> None:
+    said = '{"count":2,"bytes":3000000000,"named":["ab/cd","ef/01"]}'
+    job = JobView("x-janitor", "j", succeeded=True, said=said)
+    gone = seen(users=(), deletion_time=NOW, finalizers=(FINALIZER,), job=job)
+    done = plan_checkpoint(gone)
+    assert done.finalizers == ()
+    [event] = done.events
+    assert (event.type, event.reason) == ("Warning", "OrphansFound")
+    assert "2 artifacts (3.0 GB)" in event.message and "ab/cd" in event.message and "--user ns/store/" in event.message
+    assert not plan_checkpoint(again(gone, done)).events
+    for other in ("", "freed 3 MB", '{"count":0,"bytes":0}'):
+        quiet = plan_checkpoint(replace(gone, job=replace(job, said=other)))
+        assert quiet.finalizers == () and not quiet.events
+
+
+def test_the_job_is_told_what_else_is_known_and_how_does_not_matter_to_older_images() -> None:
+    going = seen(users=(), deletion_time=NOW, finalizers=(FINALIZER,))
+    other = replace(
+        going.checkpoint, name="other", spec=going.checkpoint.spec.model_copy(update={"host_tuple": "c" * 64})
+    )
+    [job] = plan_checkpoint(replace(going, siblings=(other,))).create
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "VERNAL_KNOWN", "value": f"{other.spec.identity}/{'c' * 64}"}]
+    assert "--known" not in container["args"]

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plan.factory import NOW, artifact, creator, failed_creator, published, ready, snapshot, spec, worker
 from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
 from vernal_operator.plan import plan, plan_checkpoint
@@ -15,6 +17,7 @@ from vernal_operator.plan.model import (
     PoolUse,
     WorkerUse,
 )
+from vernal_operator.plan.times import stamp
 
 FINALIZER = "vernal.dev/artifact-files"
 USER = PoolUse(name="p", restore_attempts=3, retain=False, unused_seconds=3600)
@@ -147,6 +150,21 @@ def test_the_worker_that_started_last_knows_the_current_generation() -> None:
         assert done.status is not None and done.status["generation"] == "g2"
 
 
+def test_what_the_one_that_started_last_said_holds_when_it_is_gone() -> None:
+    """It made a new generation, and was one too many: those that thawed the old one know less."""
+    old, maker = use(worker(uptime=500.0), "old"), use(creator(artifact=artifact("g2"), uptime=5.0), "maker")
+    snap = seen(old)
+    snap = again(snap, plan_checkpoint(snap), workers=(old, maker))
+    done = plan_checkpoint(snap)
+    assert done.status is not None and done.status["generation"] == "g2"
+    snap = again(snap, done, workers=(old,))
+    assert (plan_checkpoint(snap).status or snap.checkpoint.status)["generation"] == "g2"
+    later = replace(use(worker(artifact=artifact("g3"), uptime=1.0), "later"), answered_at=NOW + 60)
+    done = plan_checkpoint(replace(snap, workers=(old, later)))
+    assert done.status is not None and done.status["generation"] == "g3"
+    assert not plan_checkpoint(again(snap, done, workers=(old, later))), "and that is all"
+
+
 def test_a_freeze_that_failed() -> None:
     done = plan_checkpoint(seen(use(failed_creator())))
     assert conditions(done) == {"Ready": "False", "Failed": "True", "Quarantined": "False"}
@@ -176,6 +194,54 @@ def test_retain_and_the_longest_wish_of_several_pools() -> None:
     assert done.status is not None and done.status["retention"] == {"retain": True, "unusedSeconds": 3600}
     for_ever = plan_checkpoint(again(snap, done, users=(), workers=(), now=NOW + 1e8))
     assert for_ever.delete is None and for_ever.requeue_after is None
+
+
+def test_its_time_is_up_and_a_node_that_fits_is_there() -> None:
+    used = seen(use(creator()))
+    used = again(used, plan_checkpoint(used))
+    unused = replace(used, users=(), workers=(), fitting=("a1", "a2"))
+    unused = again(unused, plan_checkpoint(unused), now=NOW + 3600)
+    kept = plan_checkpoint(replace(unused, gone=frozenset({"a1"})))
+    assert kept.delete is None and kept.status is not None and kept.status["keptFor"] == ["a2"]
+    assert kept.requeue_after == 3600, "nobody tells that a node has gone"
+    later = again(unused, kept, now=NOW + 7200)
+    assert not plan_checkpoint(replace(later, gone=frozenset({"a1"})))
+    assert plan_checkpoint(replace(later, gone=frozenset({"a1", "a2"}))).delete is not None
+    assert plan_checkpoint(replace(later, fitting=())).delete is not None, "no pool makes pods of it any more"
+
+
+@given(
+    since=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    used=st.sets(st.integers(0, 5)),
+    most=st.integers(0, 6),
+    fits=st.sets(st.integers(0, 5)),
+)
+def test_of_too_many_unused_ones_the_oldest_go(since: list[int], used: set[int], most: int, fits: set[int]) -> None:
+    """Each decides for itself, in any order, and all of them together leave as many as may stay."""
+    limits = {"retain": False, "unusedSeconds": 86400, "maxUnused": most}
+    views = []
+    for number, second in enumerate(since):
+        unused = {} if number in used else {"unusedSince": stamp(NOW + second)}
+        views.append(replace(view(status={"retention": limits} | unused), name=f"c{number}", uid=f"c{number}"))
+    gone = []
+    for number, mine in enumerate(views):
+        others = tuple(other for other in views if other is not mine)
+        node = ("n",) if number in fits else ()
+        snap = CheckpointSnapshot(
+            now=NOW + 10, checkpoint=mine, users=(USER,) if number in used else (), siblings=others, fitting=node
+        )
+        if plan_checkpoint(snap).delete is not None:
+            gone.append(number)
+    unused_ones = sorted((n for n in range(len(since)) if n not in used), key=lambda n: (since[n], f"c{n}"))
+    surplus = unused_ones[: max(0, len(unused_ones) - most)]
+    assert sorted(gone) == sorted(n for n in surplus if n not in fits)
+
+
+def test_the_longest_wish_for_a_count() -> None:
+    few, some = replace(USER, max_unused=1), replace(USER, name="q", max_unused=3)
+    for users, expected in (((few, some), 3), ((few, USER), None)):
+        done = plan_checkpoint(seen(use(creator()), users=users))
+        assert done.status is not None and done.status["retention"].get("maxUnused") == expected
 
 
 def test_a_deleted_checkpoint_stays_while_a_pool_uses_it() -> None:

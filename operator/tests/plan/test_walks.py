@@ -41,7 +41,7 @@ def walk(seed: int, steps: int = STEPS) -> World:
     }
     world = World(random, capacity=random.choice((2, 4, 99)), raw=raw)
     for _ in range(steps):
-        match random.randrange(10):
+        match random.randrange(11):
             case 0:
                 world.edit(replicas=random.randrange(7))
             case 1:
@@ -52,6 +52,8 @@ def walk(seed: int, steps: int = STEPS) -> World:
                 world.disturb(random.choice(DISTURBANCES))
             case 3:
                 world.edit(rollout=random.choice(ROLLOUTS))
+            case 10:
+                world.ask_renewal()
             case 4 | 5 | 6:
                 world.tick(random.choice((0.3, 2.0, 20.0, 200.0)))
             case _:
@@ -63,12 +65,14 @@ def walk(seed: int, steps: int = STEPS) -> World:
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_seeded_walks(block: int) -> None:
-    rollbacks = 0
+    rollbacks = unheard = 0
     for seed in range(block * WALKS_PER_BLOCK, (block + 1) * WALKS_PER_BLOCK):
         try:
-            rollbacks += walk(seed).rollbacks
+            world = walk(seed)
+            rollbacks, unheard = rollbacks + world.rollbacks, unheard + world.unheard
         except AssertionError as error:
             raise AssertionError(f"walk({seed}): {error}") from error
+    assert unheard < WALKS_PER_BLOCK // 10, "renewals fail only where workers are silent"
     assert rollbacks > WALKS_PER_BLOCK // 20, "walks that never roll back show little"
 
 
@@ -99,6 +103,10 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(rollout=st.sampled_from(ROLLOUTS))
     def new_rollout(self, rollout: Any) -> None:
         self.world.edit(rollout=rollout)
+
+    @rule()
+    def ask_renewal(self) -> None:
+        self.world.ask_renewal()
 
     @rule(seconds=st.sampled_from((0.3, 2.0, 20.0, 200.0)))
     def time_goes_by(self, seconds: float) -> None:

@@ -208,6 +208,12 @@ class Retention(Model):
     unused_seconds: int = Field(
         default=86400, ge=0, description="How long a checkpoint that no pool uses is kept. Seconds."
     )
+    max_unused: int | None = Field(
+        default=None,
+        ge=0,
+        description="How many checkpoints of one model on one claim and path are kept while no pool uses them: of more "
+        "than these, those that have been unused for longest go. By default only time counts. Not with policy Retain.",
+    )
 
 
 class CheckpointSpec(Model):

@@ -39,6 +39,31 @@ class CheckpointReference(Model):
     generation: str | None = Field(default=None, description="Generation of the artifact.")
 
 
+class PoolCheckpoint(Model):
+    """One of a pool's checkpoints: pools over unlike nodes have one for each kind of node."""
+
+    name: str = Field(description="Name of the VLLMCheckpoint.")
+    identity: str = Field(description="Its artifact identity.")
+    host_tuple: str = Field(description="Its host tuple.")
+    revision: str = Field(description="Revision of the pool whose workers reported it last.")
+    generation: str | None = Field(default=None, description="Generation of the artifact.")
+    nodes: list[str] = Field(
+        default=[],
+        max_length=10,
+        description="Nodes whose last pod used it, ten at most: while one of them exists, and no pod there has used "
+        "another, it is kept.",
+    )
+
+
+class Renewal(Model):
+    """A new checkpoint that was asked for by the annotation vernal.dev/renew-checkpoint."""
+
+    request: str = Field(description="The annotation's text.")
+    replaces: list[str] = Field(default=[], description="Generations that pods made from then on do not thaw.")
+    outcome: Literal["Pending", "Renewed", "Failed"] = Field(description="What has become of it.")
+    message: str = Field(default="", max_length=32768, description="The same in a sentence.")
+
+
 class RejectedRevision(Model):
     revision: str = Field(description="The revision. A spec of another revision ends this.")
     time: AwareDatetime = Field(description="When it was given up.")
@@ -79,6 +104,10 @@ class VLLMWorkerPoolStatus(Model):
     restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
     cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")
     checkpoint: CheckpointReference | None = Field(default=None, description="The checkpoint that new pods thaw.")
+    checkpoints: Annotated[list[PoolCheckpoint], extension(list_type="atomic")] = Field(
+        default=[], max_length=16, description="All checkpoints that pods of the pool may thaw, by kind of node."
+    )
+    renewal: Renewal | None = Field(default=None, description="The new checkpoint that was asked for last.")
     conditions: Conditions = Field(
         default=[],
         description="Ready, CheckpointReady, Progressing and Degraded, each with a one-word reason.",
@@ -88,6 +117,7 @@ class VLLMWorkerPoolStatus(Model):
 class RetentionStatus(Model):
     retain: bool = Field(description="It is kept until someone deletes it.")
     unused_seconds: int = Field(description="How long it is kept after the last pool let go of it. Seconds.")
+    max_unused: int | None = Field(default=None, description="How many unused ones of its model and claim are kept.")
 
 
 class VLLMCheckpointStatus(Model):
@@ -95,6 +125,9 @@ class VLLMCheckpointStatus(Model):
 
     observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
     generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
+    generation_time: AwareDatetime | None = Field(
+        default=None, description="Start of the worker that made generation known; one that started before knows less."
+    )
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
     shared_bytes: int | None = Field(
         default=None,
@@ -114,6 +147,10 @@ class VLLMCheckpointStatus(Model):
     unused_since: AwareDatetime | None = Field(default=None, description="Since when no pool refers to it.")
     retention: RetentionStatus | None = Field(
         default=None, description="The longest retention among the pools that use it, or last used it."
+    )
+    kept_for: list[str] = Field(
+        default=[],
+        description="Nodes on which pods of a pool could thaw it, for which it is kept though its time is up.",
     )
     counted: list[str] = Field(
         default=[],

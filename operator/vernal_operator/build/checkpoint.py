@@ -3,6 +3,7 @@ files.
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from vernal_contract import names
@@ -63,9 +64,9 @@ def checkpoint(
     }
 
 
-def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
-    """The Job that removes the files of a checkpoint that nothing uses. The operator itself mounts
-    nothing.
+def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[str, str]] = ()) -> Manifest:
+    """The Job that removes the files of a checkpoint that nothing uses, and names orphans: artifacts of its claim and
+    path that are none of `known` (identities and host tuples). The operator itself mounts nothing.
     """
     labels = {names.LABEL_COMPONENT: names.COMPONENT_JANITOR}
     container: Manifest = {
@@ -79,6 +80,8 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec) -> Manifest:
             *("--user", store_user(owner.namespace, spec.storage)),
             *("--patience", f"{JANITOR_PATIENCE_SECONDS:g}"),
         ],
+        # Not an argument: the image may be of an earlier release, which would refuse it.
+        "env": [{"name": names.ENV_KNOWN, "value": ",".join(sorted(map("/".join, known)))}],
         "volumeMounts": [store_mount(spec.storage)],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "securityContext": {

@@ -1,5 +1,6 @@
 """The worker's pod."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from vernal_contract import config, names
@@ -86,13 +87,32 @@ def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
     )
 
 
-def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int, told: str | None = None) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Under which request (`names.ANNOTATION_RENEW`) a pod is made, and which generations it does not thaw."""
+
+    request: str
+    generations: tuple[str, ...]
+
+
+def worker_pod(
+    owner: Owner,
+    spec: VLLMWorkerPoolSpec,
+    revision: str,
+    slot: int,
+    told: str | None = None,
+    renew: Renew | None = None,
+) -> Manifest:
     """The Pod of one worker. The same arguments give the same manifest.
 
     `told` is the text of `names.ENV_CONFIG`; without it, it is made from `spec`.
     """
     text = told or config.encode(worker_config(owner.name, owner.namespace, spec, revision))
     overlay, base = spec.pod_template, _pod_spec(spec, text)
+    annotations = dict(overlay.metadata.annotations)
+    if renew is not None:
+        annotations[names.ANNOTATION_RENEW] = renew.request
+        base["containers"][0]["env"].append({"name": names.ENV_RENEW, "value": ",".join(renew.generations)})
     own_labels = pod_labels(owner.name) | {names.LABEL_REVISION: revision, names.LABEL_SLOT: str(slot)}
     metadata: Manifest = {
         "name": pod_name(owner.name, revision, slot),
@@ -100,8 +120,8 @@ def worker_pod(owner: Owner, spec: VLLMWorkerPoolSpec, revision: str, slot: int,
         "labels": overlay.metadata.labels | own_labels,
         "ownerReferences": [owner.reference()],
     }
-    if overlay.metadata.annotations:
-        metadata["annotations"] = dict(overlay.metadata.annotations)
+    if annotations:
+        metadata["annotations"] = annotations
     return {
         "apiVersion": "v1",
         "kind": "Pod",

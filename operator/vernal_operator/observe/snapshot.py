@@ -1,28 +1,29 @@
-"""Builds what plans read from the caches. No call to the API server, but for checkpoints that are being
-deleted.
+"""Builds what plans read from the caches. No call to the API server, but for checkpoints that are being deleted, or due
+to be.
 """
 
 from dataclasses import replace
 
 from vernal_operator.api.pool import RetentionPolicy
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, CLAIMS, NAMESPACES, Key
+from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, Key
+from vernal_operator.observe import views
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.references import References
 from vernal_operator.observe.views import SeenPod
 from vernal_operator.observe.workers import Target, Workers
+from vernal_operator.plan import retention
 from vernal_operator.plan.model import (
     CheckpointSnapshot,
     CheckpointView,
     ChildKey,
+    JobView,
     PodView,
     Pool,
     PoolUse,
     Snapshot,
-    WorkerUse,
 )
-
-_OVER = ("Succeeded", "Failed")
 
 
 def pool_snapshot(
@@ -82,55 +83,46 @@ def targets(observer: Observer, key: Key, pods: frozenset[str]) -> list[Target]:
 
 
 def checkpoint_snapshot(
-    observer: Observer, workers: Workers, client: Client, key: Key, now: float, announced: frozenset[str]
+    observer: Observer, references: References, client: Client, key: Key, now: float, announced: frozenset[str]
 ) -> CheckpointSnapshot | None:
     """The snapshot of a checkpoint; None if there is no such checkpoint.
 
     Raises:
-        ApiError: it is being deleted, and its claim or its namespace could not be looked up.
+        ApiError: it is being deleted, or due to be, and its claim, its namespace or a node could not be looked up.
     """
     found = observer.checkpoints.get(key.namespace, key.name)
     if found is None:
+        references.forget(key)
         return None
     checkpoint = found.view
-    using = _worker_uses(observer, workers, checkpoint)
-    pools = [entry.view for entry in observer.pools.group(key.namespace, "") if _uses(entry.view, checkpoint, using)]
+    using = references.workers(checkpoint)
     snapshot = CheckpointSnapshot(
         now=now,
         checkpoint=checkpoint,
-        users=tuple(map(_pool_use, pools)),
+        users=tuple(map(_pool_use, references.pools(checkpoint, using))),
         workers=using,
-        workers_known=all(
-            _all_asked(observer, workers, entry.view) for entry in observer.pools.group(key.namespace, "")
-        ),
+        workers_known=references.all_asked(key),
+        siblings=references.siblings(checkpoint),
+        fitting=references.fitting(checkpoint),
         job=next(
             (entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid), None
         ),
         announced=announced,
     )
-    if checkpoint.deletion_time is None or snapshot.users or not snapshot.workers_known:
+    if snapshot.users or not snapshot.workers_known:
         return snapshot
+    if retention.is_due(checkpoint.status, snapshot):
+        return replace(snapshot, gone=frozenset(node for node in snapshot.fitting if not _node_exists(client, node)))
+    if checkpoint.deletion_time is None:
+        return snapshot
+    if snapshot.job is not None and snapshot.job.succeeded:
+        said = _last_words(client, key.namespace, snapshot.job)
+        snapshot = replace(snapshot, job=replace(snapshot.job, said=said))
     return replace(
         snapshot,
         claim_exists=_claim_exists(client, checkpoint),
         namespace_terminating=_namespace_terminating(client, key.namespace),
     )
-
-
-def checkpoints_of(observer: Observer, workers: Workers, key: Key) -> list[Key]:
-    """Keys of the checkpoints that a pool, or one of its workers, refers to."""
-    identities = {
-        answer.worker.identity
-        for entry in observer.pods.group(key.namespace, key.name)
-        if (answer := workers.answer(entry.uid, entry.view.view.restarts)) and answer.worker
-    }
-    pool = observer.pools.get(key.namespace, key.name)
-    named = checkpoint_name(pool.view) if pool else None
-    return [
-        Key(CHECKPOINTS, entry.namespace, entry.name)
-        for entry in observer.checkpoints.group(key.namespace, "")
-        if entry.name == named or entry.view.spec.identity in identities
-    ]
 
 
 # --- pieces ---
@@ -144,40 +136,6 @@ def _heard(entry: Entry[SeenPod], workers: Workers) -> PodView:
     return replace(view, worker=answer.worker, answered_at=answer.answered_at, polled_at=answer.polled_at)
 
 
-def _worker_uses(observer: Observer, workers: Workers, checkpoint: CheckpointView) -> tuple[WorkerUse, ...]:
-    uses = []
-    for entry in observer.pods.in_namespace(checkpoint.namespace):
-        view = entry.view.view
-        answer = workers.answer(entry.uid, view.restarts)
-        if view.phase in _OVER or answer is None or answer.worker is None:
-            continue
-        spec = checkpoint.spec
-        if (answer.worker.identity, answer.worker.host_tuple) == (spec.identity, spec.host_tuple):
-            uses.append(
-                WorkerUse(
-                    pool=entry.group,
-                    pod=entry.name,
-                    pod_uid=entry.uid,
-                    restarts=view.restarts,
-                    worker=answer.worker,
-                    answered_at=answer.answered_at or answer.polled_at,
-                )
-            )
-    return tuple(uses)
-
-
-def checkpoint_name(pool: Pool) -> str | None:
-    """The checkpoint that a pool's status refers to."""
-    reference = pool.status.get("checkpoint")
-    return reference.get("name") if isinstance(reference, dict) else None
-
-
-def _uses(pool: Pool, checkpoint: CheckpointView, workers: tuple[WorkerUse, ...]) -> bool:
-    if pool.deletion_time is not None:
-        return False
-    return checkpoint_name(pool) == checkpoint.name or any(use.pool == pool.name for use in workers)
-
-
 def _pool_use(pool: Pool) -> PoolUse:
     if pool.spec is None:  # nothing is known of its wishes, so nothing of its is thrown away
         return PoolUse(name=pool.name, restore_attempts=3, retain=True, unused_seconds=0)
@@ -187,15 +145,15 @@ def _pool_use(pool: Pool) -> PoolUse:
         restore_attempts=wish.restore_attempts,
         retain=wish.retention.policy is RetentionPolicy.RETAIN,
         unused_seconds=wish.retention.unused_seconds,
+        max_unused=wish.retention.max_unused,
     )
 
 
-def _all_asked(observer: Observer, workers: Workers, pool: Pool) -> bool:
-    return pool.deletion_time is not None or all(
-        workers.answer(entry.uid, entry.view.view.restarts) is not None
-        for entry in observer.pods.group(pool.namespace, pool.name)
-        if entry.owner == pool.uid and entry.view.view.running and entry.view.view.deletion_time is None
-    )
+def _last_words(client: Client, namespace: str, job: JobView) -> str:
+    """The termination message of the pod of a Job, if it is still there."""
+    query = {"labelSelector": f"batch.kubernetes.io/job-name={job.name}"}
+    said = views.termination_messages(client.list_page(PODS, namespace, query))
+    return next((message for message in said if message), "")
 
 
 def _claim_exists(client: Client, checkpoint: CheckpointView) -> bool:
@@ -216,3 +174,15 @@ def _namespace_terminating(client: Client, namespace: str) -> bool:
             return False
         raise
     return bool(found["metadata"].get("deletionTimestamp"))
+
+
+def _node_exists(client: Client, name: str) -> bool:
+    try:
+        client.get(NODES, None, name)
+    except ApiError as error:
+        if error.status == 403:  # an operator of one namespace may not read it: what is not known is kept
+            return True
+        if not error.not_found:
+            raise
+        return False
+    return True

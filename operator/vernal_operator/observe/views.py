@@ -198,6 +198,7 @@ def _pod(raw: _Pod) -> SeenPod:
         deletion_time=_seconds(meta.deletion_timestamp),
         deletion_cost=_integer(annotations.get(_DELETION_COST), default=0),
         node=raw.spec.node_name,
+        renew=annotations.get(names.ANNOTATION_RENEW, ""),
         unschedulable=(scheduled.message or "Unschedulable") if scheduled and refused else "",
         waiting_reason=state.waiting.reason if state.waiting else "",
         restarts=container.restart_count if container else 0,
@@ -215,6 +216,17 @@ def _integer(text: str | None, default: int) -> int:
         return default
 
 
+class _Pods(_Json):
+    items: list[_Pod]
+
+
+def termination_messages(page: bytes) -> list[str]:
+    """Of the containers of listed pods that have ended."""
+    pods = msgspec.json.decode(page, type=_Pods).items
+    states = [status.state for pod in pods for status in pod.status.container_statuses or ()]
+    return [state.terminated.message for state in states if state is not None and state.terminated is not None]
+
+
 # --- the project's own kinds ---
 
 
@@ -229,7 +241,7 @@ def _pool(raw: _Custom) -> Pool:
     return Pool(
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, spec_error=why, status=raw.status or {}, deletion_time=_seconds(meta.deletion_timestamp),
-        finalizers=tuple(meta.finalizers or ()),
+        finalizers=tuple(meta.finalizers or ()), renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
 
 

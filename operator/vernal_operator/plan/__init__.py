@@ -16,11 +16,14 @@ answered in a file of its own:
     polling      whose /state to read
     checkpoints  which VLLMCheckpoints the pool's workers speak of
     conditions   what to tell people; status puts it together
-    retention    the life of a VLLMCheckpoint
+    hosts        all checkpoints that the pool's pods may thaw, by kind of node
+    renewal      a new checkpoint that was asked for
+    retention    how long a VLLMCheckpoint is kept; checkpoint puts its plan together
+    janitor      its end
     usage        its status: what workers say of it, and who uses it
 """
 
+from vernal_operator.plan.checkpoint import plan_checkpoint
 from vernal_operator.plan.pool import plan
-from vernal_operator.plan.retention import plan_checkpoint
 
 __all__ = ["plan", "plan_checkpoint"]

@@ -9,6 +9,7 @@ from vernal_contract.config import CheckpointPolicy
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, Phase, WorkerState
 
+from vernal_operator.api.common import is_zero
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.plan import refused as refusals
 from vernal_operator.plan.census import Census
@@ -127,7 +128,15 @@ def next_step(reason: str) -> str:
 # --- Progressing --------------------------------------------------------------------------------------------
 
 
-def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool, refused: Sequence[Refused] = ()) -> Verdict:
+def progressing(
+    pods: Census,
+    at: Standing,
+    *,
+    waiting: bool,
+    held: bool,
+    renewing: bool = False,
+    refused: Sequence[Refused] = (),
+) -> Verdict:
     kind, spec, count = "Progressing", at.target.spec, len(pods.new)
     no_pod = [one for one in refused if (one.verb, one.kind) == ("create", "Pod")]
     if no_pod:
@@ -141,6 +150,8 @@ def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool, refuse
         return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")
     if pods.old:
         return Verdict(kind, "True", "RollingOut", f"{count} pods of the new revision, {len(pods.old)} of old ones")
+    if renewing:
+        return Verdict(kind, "True", "RenewingCheckpoint", _renewing(spec))
     if count > spec.replicas:
         return Verdict(kind, "True", "ScalingDown", f"from {count} to {spec.replicas} pods")
     if waiting and count < spec.replicas:
@@ -151,6 +162,14 @@ def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool, refuse
     if starting:
         return Verdict(kind, "True", "Starting", f"{starting} of {count} pods are not ready")
     return Verdict(kind, "False", "Settled", "all pods are as they should be")
+
+
+def _renewing(spec: VLLMWorkerPoolSpec) -> str:
+    if spec.replicas == 0:
+        return "the first pod that is made will make a new checkpoint: spec.replicas is 0"
+    if is_zero(spec.rollout.max_surge):
+        return "the next pod that is made will make a new checkpoint: there is no place for one more (maxSurge is 0)"
+    return "one more pod makes a new checkpoint, as the annotation vernal.dev/renew-checkpoint asks"
 
 
 # --- Degraded -----------------------------------------------------------------------------------------------

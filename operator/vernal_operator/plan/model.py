@@ -42,6 +42,7 @@ class Pool:
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
     finalizers: tuple[str, ...] = ()
+    renew: str = ""  # the annotation vernal.dev/renew-checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class PodView:
         ready_since: the Ready condition's lastTransitionTime while `ready`.
         deletion_time: metadata.deletionTimestamp, which is when the grace period ends, not when it began.
         deletion_cost: the annotation controller.kubernetes.io/pod-deletion-cost, 0 without it.
+        renew: the annotation vernal.dev/renew-checkpoint: the pool's at the time when the pod was made.
         unschedulable: the scheduler's message while it finds no node.
         waiting_reason: why the container waits, e.g. ImagePullBackOff or CrashLoopBackOff.
         restarts: of the container `worker`. What follows is forgotten when it grows.
@@ -79,6 +81,7 @@ class PodView:
     deletion_time: float | None = None
     deletion_cost: int = 0
     node: str | None = None
+    renew: str = ""
     unschedulable: str = ""
     waiting_reason: str = ""
     restarts: int = 0
@@ -207,6 +210,7 @@ class PoolUse:
     restore_attempts: int
     retain: bool  # spec.checkpoint.retention.policy is Retain
     unused_seconds: int  # spec.checkpoint.retention.unusedSeconds
+    max_unused: int | None = None  # spec.checkpoint.retention.maxUnused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,13 +241,19 @@ class WorkerUse:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """The janitor Job of a checkpoint."""
+    """The janitor Job of a checkpoint.
+
+    Attributes:
+        message: why it failed.
+        said: the termination message of its pod, of a checkpoint that it has removed; "" without one.
+    """
 
     name: str
     uid: str
     succeeded: bool = False
     failed: bool = False
     message: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +265,10 @@ class CheckpointSnapshot:
         workers: live workers, of any pool, that report its identity and host tuple.
         workers_known: every running pod of every pool of the namespace was asked since this operator started;
             until then `users` and `workers` may lack some, and what they were counted for is kept.
+        siblings: other checkpoints on the same claim and path.
+        fitting: nodes that pools name in `status.checkpoints` for it.
+        gone: those of them that do not exist any more. Only looked up once it is due to be deleted; a node that cannot
+            be looked up counts as one that exists.
         job: the janitor Job, if there is one.
         claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
             being deleted and unused.
@@ -267,6 +281,9 @@ class CheckpointSnapshot:
     users: tuple[PoolUse, ...] = ()
     workers: tuple[WorkerUse, ...] = ()
     workers_known: bool = True
+    siblings: tuple[CheckpointView, ...] = ()
+    fitting: tuple[str, ...] = ()
+    gone: frozenset[str] = frozenset()
     job: JobView | None = None
     claim_exists: bool = True
     namespace_terminating: bool = False

@@ -73,6 +73,11 @@ _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverP
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
+def is_over(pod: PodView) -> bool:
+    """Its containers have ended, and none will be started again."""
+    return pod.phase in ("Succeeded", "Failed")
+
+
 def classify(pod: PodView, now: float, patience: float, settle: float) -> PodClass:
     """The class of a pod.
 
@@ -80,7 +85,7 @@ def classify(pod: PodView, now: float, patience: float, settle: float) -> PodCla
         patience: how long a start may take, in seconds.
         settle: how long a pod must have been ready to be available, in seconds.
     """
-    over = pod.phase in ("Succeeded", "Failed")
+    over = is_over(pod)
     if pod.deletion_time is not None:
         holds = pod.scheduled and not over and now < pod.deletion_time + LOST_AFTER_SECONDS
         return PodClass.DRAINING if holds else PodClass.LEFT

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 from vernal_contract import names
+from vernal_contract.config import CheckpointPolicy
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.children import KINDS, children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.build.waker import waker_slice
-from vernal_operator.plan import backoff, conditions, polling, proving, rollout, startup, zero
+from vernal_operator.plan import backoff, conditions, hosts, polling, proving, renewal, rollout, startup, zero
 from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
 from vernal_operator.plan.model import (
@@ -53,6 +54,9 @@ def plan(snapshot: Snapshot) -> Decisions:
         pods, spec, checkpoint_ready=found.is_ready and not found.is_quarantined, now=now
     )
     proven = startup.proven(pods, spec)
+    listed = _listed(snapshot, before, pods)
+    asked = renewal.standing(pool)
+    renewing = renewal.advanced(asked, pool, spec, listed, pods)
     after = proving.advanced(before, pods, proven=proven, what_failed=conditions.what_failed(pods), now=now)
     rules = rollout.Rules(
         released=proven or before.trusted,
@@ -60,6 +64,7 @@ def plan(snapshot: Snapshot) -> Decisions:
         current=before.current,
         can_fill=before.fallback is not None,
         one_at_first=waiting,
+        makers=asked.makers(pods) if asked is not None and asked.pending else None,
         why="RolledBack" if before.rejected is not None else "Rollout",
     )
     step = rollout.step(pods, rollout.bounds(spec.replicas, spec.rollout), rules, now)
@@ -67,19 +72,24 @@ def plan(snapshot: Snapshot) -> Decisions:
         step = rollout.Step()  # the rejection is written down before the pods that show why go
 
     failed = backoff.failures(pool.status.get("failedPods", []), pods.over, (before.wanted, before.current), now)
-    create, held_back = _create(snapshot, owner, before, step, failed)
+    create, held_back = _create(snapshot, owner, before, step, failed, asked)
     verdicts = (
         conditions.is_ready(pods, spec.replicas),
         conditions.checkpoint_ready(pods, spec, found),
         conditions.progressing(
-            pods, after, waiting=waiting, held=rollout.is_held(pods, rules), refused=snapshot.refused
+            pods,
+            after,
+            waiting=waiting,
+            held=rollout.is_held(pods, rules),
+            renewing=asked is not None and asked.pending,
+            refused=snapshot.refused,
         ),
         conditions.degraded(pods, after, found, snapshot.refused),
     )
     reference = found.reference
     if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
         reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
-    status = pool_status(pool, after, pods, reference, failed, verdicts, now)
+    status = pool_status(pool, after, pods, reference, failed, verdicts, now) | _known(listed, renewing)
     poll, next_poll = polling.due(pods.alive, now)
     staying = pods.without({pod.uid for pod, _ in step.delete})
     to_zero = zero.zero(snapshot, staying, live.autoscaling, live.replicas)
@@ -92,11 +102,30 @@ def plan(snapshot: Snapshot) -> Decisions:
         apply=kept + apply,
         remove=remove + forgotten,
         status=to_write(status, own_pool_status(pool.status)),
-        events=(*events(pool, status, pods.alive, snapshot.announced, now), *_news(to_zero, snapshot)),
+        events=(
+            *events(pool, status, pods.alive, snapshot.announced, now),
+            *renewal.events(asked, renewing, snapshot.announced),
+            *_news(to_zero, snapshot),
+        ),
         park=to_zero.idle and to_zero.stands is True and not any(child["kind"] == "EndpointSlice" for child in apply),
         poll=poll | step.ask | to_zero.ask,
         requeue_after=_soonest(now, next_poll, to_zero.next_ask, held_back, after.deadline, *_changes(pods, spec)),
     )
+
+
+def _listed(snapshot: Snapshot, at: Standing, pods: Census) -> list[Manifest]:
+    """`status.checkpoints`."""
+    storage = at.target.spec.checkpoint.storage
+    if at.target.spec.checkpoint.policy == CheckpointPolicy.DISABLED or storage is None:
+        return []
+    made = [recipe.revision for recipe in (at.target, at.fallback) if recipe is not None]
+    return hosts.listed(snapshot.pool, storage, made, pods.alive, {view.name: view for view in snapshot.checkpoints})
+
+
+def _known(listed: list[Manifest], renewing: renewal.Renewal | None) -> Manifest:
+    """What the status says of checkpoints."""
+    out: Manifest = {"checkpoints": listed} if listed else {}
+    return out | ({"renewal": renewing.status()} if renewing is not None else {})
 
 
 def _invalid(snapshot: Snapshot) -> Decisions:
@@ -114,7 +143,12 @@ def _invalid(snapshot: Snapshot) -> Decisions:
 
 
 def _create(
-    snapshot: Snapshot, owner: Owner, at: Standing, step: rollout.Step, failed: Iterable[Manifest]
+    snapshot: Snapshot,
+    owner: Owner,
+    at: Standing,
+    step: rollout.Step,
+    failed: Iterable[Manifest],
+    renewing: renewal.Renewal | None,
 ) -> tuple[tuple[Manifest, ...], float | None]:
     """Pods to make, those of the fallback first; and when one is due that a failure holds back now."""
     wanted: list[Recipe] = []
@@ -128,7 +162,8 @@ def _create(
         else:
             wanted += [recipe] * count
     slots = _free_slots(snapshot, min(len(wanted), AT_ONCE))
-    made = (worker_pod(owner, r.spec, r.revision, slot, r.told) for r, slot in zip(wanted, slots, strict=False))
+    renew = None if renewing is None else renewing.pods()
+    made = (worker_pod(owner, r.spec, r.revision, slot, r.told, renew) for r, slot in zip(wanted, slots, strict=False))
     return tuple(made), min(later, default=None)
 
 

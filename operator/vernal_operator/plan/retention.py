@@ -1,128 +1,51 @@
-"""`plan_checkpoint`: the life of a VLLMCheckpoint, from the first worker that reports it to the last file.
+"""How long a VLLMCheckpoint is kept.
 
-Pools make checkpoints; only this plan writes their status, deletes them and lets them go. While a pool uses
-one it stays, even if someone deletes it (it is then gone as soon as no pool uses it).
+While a pool uses it, it stays, even if someone deletes it (it is then gone as soon as no pool uses it). Without a user
+it goes when its time is up (`unusedSeconds`), or when too many others of its model on its claim have been unused for
+less long (`maxUnused`); but not while a pod of a pool could thaw it, which is on a node that fits (`plan.hosts`) and
+that still exists. Whether one does is looked up only then, and again after a while.
 """
 
-from vernal_contract import names
+from collections.abc import Mapping
+from typing import Any
 
 from vernal_operator.api.pool import Retention
-from vernal_operator.build.checkpoint import janitor_job
-from vernal_operator.build.meta import checkpoint_owner
-from vernal_operator.plan import refused as refusals
-from vernal_operator.plan.conditions import Verdict, conditions
-from vernal_operator.plan.model import (
-    CheckpointDecisions,
-    CheckpointSnapshot,
-    Event,
-    Manifest,
-    ObjectRef,
-)
-from vernal_operator.plan.own import own_checkpoint_status, to_write
+from vernal_operator.plan.model import CheckpointSnapshot
 from vernal_operator.plan.times import epoch
-from vernal_operator.plan.usage import checkpoint_events, checkpoint_status
 
-RETRY_SECONDS = 60.0
-"""Between two tries of a janitor Job that failed."""
 UNKNOWN_USER_SECONDS = float(Retention().unused_seconds)
 """How long a checkpoint is kept whose users were never seen."""
+AGAIN_SECONDS = 3600.0
+"""Between two looks at the nodes that one is kept for."""
 
 
-def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
-    """Decide everything there is to do about a checkpoint."""
-    unused = not snapshot.users and snapshot.workers_known
-    if snapshot.checkpoint.deletion_time is not None and unused:
-        return _let_go(snapshot)
-    view, now = snapshot.checkpoint, snapshot.now
-    status = checkpoint_status(snapshot)
-    expires = _expires(status, snapshot)
-    expired = expires is not None and now >= expires and view.deletion_time is None
-    # A Job of before it was used again: its success says nothing about the files that were written since.
-    stale = snapshot.job if snapshot.users else None
-    return CheckpointDecisions(
-        delete=ObjectRef("VLLMCheckpoint", view.name, view.uid) if expired else None,
-        remove=() if stale is None else (ObjectRef("Job", stale.name, stale.uid),),
-        status=to_write(status, own_checkpoint_status(view.status)),
-        events=tuple(checkpoint_events(snapshot, status)),
-        requeue_after=None if expires is None or expired else max(1.0, expires - now),
-    )
-
-
-# --- the end ------------------------------------------------------------------------------------------------
-
-
-def _let_go(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
-    """Nothing uses it and it is being deleted: remove the files, then the finalizer."""
-    view = snapshot.checkpoint
-    if names.FINALIZER_CHECKPOINT not in view.finalizers:
-        return CheckpointDecisions()
-    # Where the claim or the whole namespace goes, no Job can run any more, and the files go with the claim.
-    files_stay = not snapshot.claim_exists or snapshot.namespace_terminating
-    if files_stay or (snapshot.job is not None and snapshot.job.succeeded):
-        kept = tuple(f for f in view.finalizers if f != names.FINALIZER_CHECKPOINT)
-        return CheckpointDecisions(finalizers=kept)
-    owner = checkpoint_owner(view.name, view.namespace, view.uid)
-    if snapshot.job is None:
-        return _call_janitor(snapshot, janitor_job(owner, view.spec))
-    if not snapshot.job.failed:
-        return CheckpointDecisions()
-    return _try_again(snapshot)
-
-
-def _call_janitor(snapshot: CheckpointSnapshot, job: Manifest) -> CheckpointDecisions:
-    """Make the Job; say so where that is refused."""
-    view, refused = snapshot.checkpoint, snapshot.refused
-    if not refused:
-        return CheckpointDecisions(create=(job,))
-    verdict = Verdict("Failed", "True", refused[0].reason, refusals.sentence(refused))
-    status, _ = _with_failed(snapshot, verdict)
-    event = Event("Warning", verdict.reason, verdict.message, f"janitor/{verdict.reason}")
-    return CheckpointDecisions(
-        create=(job,),
-        status=to_write(status, own_checkpoint_status(view.status)),
-        events=() if event.key in snapshot.announced else (event,),
-    )
-
-
-def _with_failed(snapshot: CheckpointSnapshot, *verdicts: Verdict) -> tuple[Manifest, str]:
-    """The status as it was, but for the condition Failed: it becomes each of the verdicts, one after the other. And
-    when the first of them became true.
-    """
-    view = snapshot.checkpoint
-    was = own_checkpoint_status(view.status)
-    old = was.get("conditions", [])
-    written, since = old, ""
-    for verdict in verdicts:
-        written = conditions([verdict], written, view.generation, snapshot.now)
-        since = since or written[0]["lastTransitionTime"]
-    return was | {"conditions": [*(c for c in old if c["type"] != "Failed"), *written]}, since
-
-
-def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
-    """The janitor failed: say so, and after a while delete its Job, so that the next plan makes a new one."""
-    view, job, now = snapshot.checkpoint, snapshot.job, snapshot.now
-    assert job is not None
-    claim = view.spec.storage.claim_name
-    message = f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the claim {claim}"
-    verdict = Verdict("Failed", "True", "JanitorFailed", message)
-    status, since = _with_failed(snapshot, verdict)
-    retry = epoch(since) + RETRY_SECONDS
-    if now >= retry:
-        # Said for long enough. Unknown until the new Job has ended, so that its failure is a new transition.
-        trying = Verdict("Failed", "Unknown", "JanitorRetried", f"{job.name} is run again")
-        status, _ = _with_failed(snapshot, verdict, trying)
-        return CheckpointDecisions(remove=(ObjectRef("Job", job.name, job.uid),), status=status)
-    event = Event("Warning", "JanitorFailed", message, f"janitor/{job.uid}")
-    return CheckpointDecisions(
-        status=to_write(status, own_checkpoint_status(view.status)),
-        events=() if event.key in snapshot.announced else (event,),
-        requeue_after=max(1.0, retry - now),
-    )
-
-
-def _expires(status: Manifest, snapshot: CheckpointSnapshot) -> float | None:
-    """When it may be deleted because no pool uses it."""
-    retention = status.get("retention") or {}
-    if "unusedSince" not in status or not snapshot.workers_known or retention.get("retain", False):
+def expires(status: Mapping[str, Any], snapshot: CheckpointSnapshot) -> float | None:
+    """When it may be deleted, by time alone; None while it is used, or to be retained."""
+    wishes = status.get("retention") or {}
+    if "unusedSince" not in status or not snapshot.workers_known or wishes.get("retain", False):
         return None
-    return epoch(status["unusedSince"]) + float(retention.get("unusedSeconds", UNKNOWN_USER_SECONDS))
+    return epoch(status["unusedSince"]) + float(wishes.get("unusedSeconds", UNKNOWN_USER_SECONDS))
+
+
+def is_due(status: Mapping[str, Any], snapshot: CheckpointSnapshot) -> bool:
+    """Whether it is to go, unless a node is there that fits. `status`: its own, as it is or as it is to be written."""
+    moment = expires(status, snapshot)
+    if moment is None or snapshot.checkpoint.deletion_time is not None:
+        return False
+    return snapshot.now >= moment or _is_surplus(status, snapshot)
+
+
+def kept_for(snapshot: CheckpointSnapshot) -> list[str]:
+    """Nodes that fit and exist."""
+    return [node for node in snapshot.fitting if node not in snapshot.gone]
+
+
+def _is_surplus(status: Mapping[str, Any], snapshot: CheckpointSnapshot) -> bool:
+    """Whether as many as may stay have been unused for less long."""
+    most = (status.get("retention") or {}).get("maxUnused")
+    if most is None:
+        return False
+    mine = (status["unusedSince"], snapshot.checkpoint.name)
+    alike = (s for s in snapshot.siblings if s.spec.model == snapshot.checkpoint.spec.model and s.deletion_time is None)
+    younger = [sibling for sibling in alike if (sibling.status.get("unusedSince") or "", sibling.name) > mine]
+    return len(younger) >= int(most)

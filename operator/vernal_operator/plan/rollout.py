@@ -19,7 +19,7 @@ with S = 0, and with S > 0 where no node has a GPU left for the surge. There the
 if U allows it.
 
 A step tries in this order; what an earlier one takes is not there for a later one:
-    trim    new pods above R go
+    trim    new pods above R go (above R + 1 while one makes a new checkpoint, which is not trimmed)
     clear   old pods that are of no revision to go back to, and never were ready, go
     fill    old pods are made up to old wanted, where there is a fallback to make them of
     grow    new pods are made up to new wanted
@@ -88,6 +88,8 @@ class Rules:
         current: the revision that proved itself last, if it is known; wanted or an old one.
         can_fill: old pods of it can be made.
         one_at_first: only one new pod may start (`startup.waits_for_checkpoint`).
+        makers: pods that may make a new checkpoint that was asked for (`renewal`); None if none is wanted. While there
+            is neither a roll nor a change of scale, one more than replicas is made for it.
         why: reason of a replacement, in one word.
     """
 
@@ -96,12 +98,13 @@ class Rules:
     current: str | None = None
     can_fill: bool = False
     one_at_first: bool = False
+    makers: frozenset[str] | None = None
     why: str = "Rollout"
 
 
 def step(pods: Census, limits: Bounds, rules: Rules, now: float) -> Step:
     """What to do now."""
-    trim = choose(pods, pods.new, len(pods.new) - limits.replicas, now)
+    trim = _trim(pods, limits, rules, now)
     delete = [(pod, "ScaleDown") for pod in trim.victims]
     left = pods.without({pod.uid for pod in trim.victims})
 
@@ -119,6 +122,30 @@ def step(pods: Census, limits: Bounds, rules: Rules, now: float) -> Step:
     return Step(fill, grow, tuple(delete), trim.ask | replace.ask)
 
 
+def _trim(pods: Census, limits: Bounds, rules: Rules, now: float) -> Choice:
+    """New pods that are too many."""
+    extra = _extra(pods, limits, rules)
+    if not extra:
+        return choose(pods, pods.new, len(pods.new) - limits.replicas, now)
+    makers, others = _makers(pods, rules)
+    first = choose(pods, others, len(others) - limits.replicas, now)
+    then = choose(pods, makers, len(makers) - max(1, limits.replicas - len(others)), now)
+    return Choice(first.victims + then.victims, first.ask | then.ask)
+
+
+def _makers(pods: Census, rules: Rules) -> tuple[list[PodView], list[PodView]]:
+    """New pods that may make the checkpoint, and the others."""
+    makers = rules.makers or frozenset()
+    return [pod for pod in pods.new if pod.uid in makers], [pod for pod in pods.new if pod.uid not in makers]
+
+
+def _extra(pods: Census, limits: Bounds, rules: Rules) -> int:
+    """How many more than replicas there should be: one, if else none of them made the checkpoint that is asked for."""
+    if rules.makers is None or pods.old or is_held(pods, rules) or rules.one_at_first or not limits.replicas:
+        return 0
+    return int(limits.surge > 0 and len(_makers(pods, rules)[1]) >= limits.replicas)
+
+
 def is_held(pods: Census, rules: Rules) -> bool:
     """Whether there is a roll, and it waits."""
     rolling = bool(pods.old) or rules.can_fill
@@ -128,7 +155,8 @@ def is_held(pods: Census, rules: Rules) -> bool:
 def _wanted(pods: Census, limits: Bounds, rules: Rules) -> tuple[int, int]:
     """How many new and how many old pods there should be."""
     if not is_held(pods, rules):
-        return (min(1, limits.replicas) if rules.one_at_first else limits.replicas), 0
+        wanted = limits.replicas + _extra(pods, limits, rules)
+        return (min(1, limits.replicas) if rules.one_at_first else wanted), 0
     first = min(1, limits.replicas)
     new = first
     if rules.paused:

@@ -8,8 +8,13 @@ def stamp(moment: float) -> str:
     return datetime.fromtimestamp(int(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def precise(moment: float) -> str:
+    """RFC 3339 in UTC, with microseconds, for what happens several times a second."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def epoch(text: str) -> float:
-    """Seconds since the epoch of what `stamp` wrote."""
+    """Seconds since the epoch of what `stamp` or `precise` wrote."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 

@@ -9,7 +9,7 @@ from vernal_contract.state import FreezeOutcome, Phase, StartMode
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import CheckpointSnapshot, Event, Manifest, WorkerUse
 from vernal_operator.plan.own import own_checkpoint_status
-from vernal_operator.plan.times import stamp
+from vernal_operator.plan.times import epoch, precise, stamp
 
 
 def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
@@ -18,8 +18,9 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     workers = sorted(snapshot.workers, key=lambda use: use.started)
     seen = set(old.get("counted", []))
     fresh = [use for use in workers if _has_started(use) and use.key not in seen]
-    current = next((use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None), None)
-    generation = current.generation if current else old.get("generation")
+    generation, since = _generation(workers, old)
+    about = (use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None)
+    current = next((artifact for artifact in about if artifact.generation == generation), None)
     failures = [f for use in fresh for f in use.worker.restore_failures]
     carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
     counted = [f for f in failures if f.generation == generation and _speaks_against_it(f.reason)]
@@ -28,6 +29,7 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     status: Manifest = {
         "observedGeneration": view.generation,
         "generation": generation,
+        "generationTime": since,
         "sizeBytes": current.bytes if current else old.get("sizeBytes"),
         "sharedBytes": current.shared_bytes if current else old.get("sharedBytes"),
         "files": current.files if current else old.get("files"),
@@ -44,6 +46,22 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
     status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
     return {key: value for key, value in status.items() if value is not None}
+
+
+def _generation(workers: Sequence[WorkerUse], old: Manifest) -> tuple[str | None, str | None]:
+    """The current one, and when the worker started that said so. Who started last saw the store last; that holds also
+    when it is gone and others, which thawed an earlier one, are not.
+    """
+    known, since = old.get("generation"), old.get("generationTime")
+    for use in reversed(workers):
+        if use.worker.artifact is None:
+            continue
+        if use.worker.artifact.generation == known and since is not None:
+            break
+        if since is None or use.started > epoch(since):
+            return use.worker.artifact.generation, precise(use.started)
+        break
+    return known, since
 
 
 def _speaks_against_it(reason: str) -> bool:
@@ -102,10 +120,14 @@ def _unused_since(snapshot: CheckpointSnapshot) -> str | None:
 def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
     if not snapshot.users:
         return None
-    return {
+    wishes: Manifest = {
         "retain": any(pool.retain for pool in snapshot.users),
         "unusedSeconds": max(pool.unused_seconds for pool in snapshot.users),
     }
+    counts = [pool.max_unused for pool in snapshot.users]
+    if None not in counts:  # who names none has no limit
+        wishes["maxUnused"] = max(count for count in counts if count is not None)
+    return wishes
 
 
 def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:

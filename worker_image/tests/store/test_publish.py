@@ -248,3 +248,19 @@ def test_failures_quarantine_a_generation_and_the_next_publisher_replaces_it(
     assert new.outcome == FreezeOutcome.PUBLISHED
     assert store.find(identity, host).artifact == new.artifact
     assert [f.worker for f in store.failures(identity, host, old.generation)] == ["pod-1"] * 3
+
+
+def test_a_generation_that_is_to_be_renewed_is_replaced_and_its_successor_is_not(
+    store: Any, identity: Any, host: Any, filled: Any
+) -> None:
+    old = filled(store.stage(identity, host)).publish(created_by="a").artifact
+    asked = Store(store.root, renew=[old.generation])
+    lookup = asked.find(identity, host)
+    assert (lookup.artifact, lookup.reason, lookup.seconds_left) == (None, Reason.RENEWAL_ASKED, 0.0)
+    assert old.generation in lookup.message
+    assert store.find(identity, host).artifact == old, "for those that were not asked it is as it was"
+    new = filled(asked.stage(identity, host), seed=1).publish(created_by="b")
+    assert new.outcome == FreezeOutcome.PUBLISHED
+    late = filled(asked.stage(identity, host), seed=2).publish(created_by="c")
+    assert (late.outcome, late.artifact) == (FreezeOutcome.PUBLISHED_BY_OTHER, new.artifact), "it is renewed once"
+    assert asked.find(identity, host).artifact == store.find(identity, host).artifact == new.artifact

@@ -207,6 +207,28 @@ def test_gc_removes_an_identity(run: Run, store: Path) -> None:
     assert done.returncode == 0 and "nothing of identity" in done.stdout, "a janitor may come twice"
 
 
+def test_gc_names_what_no_checkpoint_object_is_of(run: Run, store: Path, tmp_path: Path) -> None:
+    """Of this user alone, and not what is so new that its object may be on its way."""
+    hosts = [HostTuple(architecture="x86_64", cpu_features=(), kernel=kernel) for kernel in ("5", "6", "7", "8", "9")]
+    lost, known, shared, new, going = hosts
+    for made_on, users in ((lost, "u"), (known, "u"), (shared, "uv"), (new, "u"), (going, "u")):
+        for user in users:
+            staged = Store(store, user=user).stage(INPUTS, made_on)
+            (staged.dir / "file").write_bytes(b"x" * 1000)
+            staged.publish(created_by="a")
+    for directory in store.glob("artifacts/*/*"):
+        for path in [directory, *directory.rglob("*")]:
+            if directory.name != digest(new)[:16]:
+                os.utime(path, (1, 1), follow_symlinks=False)
+    key = f"{digest(INPUTS)}/{digest(known)}"
+    command = ("gc", "--store", store, "--identity", digest(INPUTS), "--host", digest(going), "--user", "u")
+    done = run(*command, "--grace", "0", **{names.ENV_KNOWN: key})
+    named = [line.split("/")[1] for line in done.stdout.splitlines() if line.startswith("orphan ")]
+    assert (done.returncode, named) == (0, [digest(lost)[:16]]), done.stdout + done.stderr
+    quiet = run(*command)
+    assert "orphan" not in quiet.stdout, "who is not told what is known cannot tell"
+
+
 def test_gc_puts_off_what_is_read(run: Run, store: Path) -> None:
     lookup = Store(store).open(INPUTS, HOST, Owner(pod="pod-9"))
     assert lookup.reading is not None

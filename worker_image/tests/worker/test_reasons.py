@@ -128,11 +128,15 @@ class Case:
     times: tuple[float, ...] = (GUARD_SECONDS,)
 
 
+RENEW = "export VERNAL_RENEW=$(basename $(readlink /var/lib/vernal/store/artifacts/*/*/current))"
+"""The generation that is current is to be replaced."""
+
 CASES: dict[Reason, Case] = {
     Reason.POLICY_DISABLED: Case(checkpoint={"policy": "Disabled"}),
     Reason.HOST_UNSUPPORTED: Case(setup="export VERNAL_CRIU=/nonexistent/criu"),
     Reason.NO_ARTIFACT: Case(no_store),
     Reason.QUARANTINED: Case(failed_before, checkpoint={"restore_attempts": 1}),
+    Reason.RENEWAL_ASKED: Case(setup=RENEW),
     Reason.HOST_MISMATCH: Case(of_another_host),
     Reason.MANIFEST_MISSING: Case(remove("manifest.json"), "find"),
     Reason.MANIFEST_INVALID: Case(change("manifest.json", cut), "find"),

@@ -85,7 +85,7 @@ class Staging:
         """Bring every file to stable storage, hash it, write the manifest, make the artifact current. The staging is
         gone afterwards, also on failure.
 
-        If another artifact for the same key is current already and neither broken nor quarantined, it stays.
+        If another artifact for the same key is current already and not to be replaced (`usable`), it stays.
 
         Args:
             created_by: the pod, for people.

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,7 +39,7 @@ class Lookup:
     """What `Store.find` found: an artifact, or the reason for none with a message for people."""
 
     artifact: Artifact | None
-    reason: Reason | None = None  # NO_ARTIFACT, HOST_MISMATCH or QUARANTINED
+    reason: Reason | None = None  # NO_ARTIFACT, HOST_MISMATCH, QUARANTINED or RENEWAL_ASKED
     message: str = ""
     seconds_left: float = 0.0
     """If it is quarantined: until a new checkpoint may be made."""
@@ -58,6 +59,7 @@ class Store:
         cancel: such a call ends with `THAW_GIVEN_UP` when it is set.
         signing_key: artifacts must be signed with it, and are; None to take any.
         user: on whose behalf artifacts are published and read; they stay until `remove` is called for the last user.
+        renew: generations that are treated as absent, so that they are replaced; who reads one goes on.
     """
 
     def __init__(
@@ -69,10 +71,11 @@ class Store:
         cancel: threading.Event | None = None,
         signing_key: bytes | None = None,
         user: str = "",
+        renew: Collection[str] = (),
     ) -> None:
         self.root = root
         self.user = user
-        self._signing_key = signing_key
+        self._signing_key, self._renew = signing_key, frozenset(renew)
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
 
@@ -142,6 +145,10 @@ class Store:
             else:
                 if misfits(found.manifest.host, host):
                     strange.append(found)
+                    continue
+                if generation in self._renew:
+                    message = f"{generation} is to be replaced, as the pool's annotation asks"
+                    refused = refused or Lookup(None, Reason.RENEWAL_ASKED, message)
                     continue
                 if given_up is None:
                     doubted = key.failures(generation).exists() or (key.directory / quarantine.NAME).exists()
@@ -304,9 +311,11 @@ class Store:
         return Key(self.root, digest(identity), host if isinstance(host, str) else digest(host))
 
     def _usable(self, key: Key) -> Artifact | None:
-        """The current artifact, unless it is broken or quarantined and so to be replaced."""
+        """The current artifact, unless it is to be replaced: asked for, broken or quarantined."""
         generation = layout.pointer(key.directory)
-        if generation is None or quarantine.look(key, generation, self.restore_attempts) is not None:
+        if generation is None or generation in self._renew:
+            return None
+        if quarantine.look(key, generation, self.restore_attempts) is not None:
             return None
         try:
             return self._load(key, generation)

@@ -2,13 +2,14 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from vernal_worker.store import collect, layout
+from vernal_worker.store.fs import newest
 from vernal_worker.store.lease import holder
 from vernal_worker.store.reading import readers, users
 
@@ -103,6 +104,29 @@ def look(root: Path, identity: str = "", host: str = "") -> Usage:
     ]
     total, inodes = size(root)
     return Usage(total, inodes, artifacts, blobs, stagings, leases)
+
+
+def orphans(root: Path, user: str, known: Collection[str], grace: float) -> list[GenerationUse]:
+    """Generations that nobody but `user` uses, and that are of none of the `known` keys (identity/host tuple): nobody
+    will let go of them. What was written to or read within `grace` seconds is left out: its checkpoint object may be on
+    its way.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    now = collect.storage_time(root)
+    keys = {key[: 64 + 1 + layout.HOST_DIGITS] for key in known}
+    lost = [
+        directory
+        for directory in layout.key_directories(root)
+        if f"{directory.parent.name}/{directory.name}" not in keys
+        and users(directory) == [user]
+        and newest(directory) < now - grace
+    ]
+    if not lost:
+        return []
+    names = {(directory.parent.name, directory.name) for directory in lost}
+    return [use for use in look(root).artifacts if (use.identity, use.host_tuple) in names]
 
 
 def size(root: Path) -> tuple[int, int]:

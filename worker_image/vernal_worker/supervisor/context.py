@@ -64,6 +64,7 @@ class Settings:
     untouched: Mapping[str, str]  # of one that is not
     gpus: Selection
     signing_key: bytes | None  # of the store's artifacts
+    renew: frozenset[str]  # generations that are to be replaced
     unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
@@ -156,6 +157,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         config=config,
         pod=pod,
         signing_key=signing_key,
+        renew=frozenset(filter(None, variables.get(names.ENV_RENEW, "").split(","))),
         unfreezable=unfreezable or environment.names_pod(shaping, pod),
         secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,

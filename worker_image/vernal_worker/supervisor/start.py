@@ -48,6 +48,7 @@ class Start:
             cancel=self._stop.signalled,
             signing_key=self._settings.signing_key,
             user=checkpoint.user,
+            renew=self._settings.renew,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None

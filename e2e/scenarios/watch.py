@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from patience import GUARD_SECONDS
+
 from scenarios.kube import Kube, ScenarioTimeoutError
 
 
@@ -64,7 +65,7 @@ class Watch:
 
     def ready(self) -> list[dict[str, Any]]:
         """Pods that are ready and stay."""
-        return [pod for pod in self.staying() if _is_ready(pod)]
+        return [pod for pod in self.staying() if is_ready(pod)]
 
     def staying(self) -> list[dict[str, Any]]:
         return [pod for pod in list(self.pods.values()) if "deletionTimestamp" not in pod["metadata"]]
@@ -126,7 +127,7 @@ def _gone(pod: dict[str, Any], asked: float) -> Gone:
     )
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 

@@ -1,0 +1,84 @@
+"""Checkpoints against a real API server: a new one on demand, and one that is kept for a node."""
+
+import pytest
+from controlplane.cases import POOL, Case, pool
+from vernal_contract import names
+from vernal_operator.api.pool import Storage
+from vernal_operator.build.checkpoint import checkpoint_name
+from vernal_operator.client import ApiError
+from vernal_operator.kinds import CHECKPOINTS, NODES, PODS, POOLS
+
+pytestmark = pytest.mark.apiserver
+
+
+def test_a_new_checkpoint_on_demand_rolls_nothing(case: Case) -> None:
+    case.invariants.most = 3
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    case.invariants.fewest_ready = 2
+    revision = case.get_pool()["status"]["currentRevision"]
+    before = {pod["metadata"]["uid"] for pod in case.items(PODS)}
+    (old,) = case.items(CHECKPOINTS)
+    case.client.patch(POOLS, case.namespace, POOL, {"metadata": {"annotations": {names.ANNOTATION_RENEW: "1"}}})
+    case.wait("the new one", lambda: case.get_pool()["status"].get("renewal", {}).get("outcome") == "Renewed")
+    case.wait_settled(2)
+    (new,) = case.items(CHECKPOINTS)
+    assert new["metadata"]["uid"] == old["metadata"]["uid"]
+    assert (old["status"]["generation"], new["status"]["generation"]) == ("g1", "g2")
+    status = case.get_pool()["status"]
+    assert status["renewal"]["replaces"] == ["g1"] and status["currentRevision"] == revision
+    assert [entry["generation"] for entry in status["checkpoints"]] == ["g2"]
+    assert len(before & {pod["metadata"]["uid"] for pod in case.items(PODS)}) >= 1, "one pod too many went, no more"
+    [event] = [event for event in case.events() if event["reason"] == "CheckpointRenewed"]
+    assert event["type"] == "Normal" and "g2" in event["note"]
+    case.assert_quiet(5)
+    case.change(replicas=3)
+    case.wait_settled(3)
+    assert case.get_pool()["status"]["restoredReplicas"] >= 1, "the next pod thaws the new one"
+    case.invariants.check()
+
+
+def test_a_checkpoint_is_kept_for_a_node_that_fits_and_goes_with_it(case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    (mine,) = case.items(CHECKPOINTS)
+    # As if a pod had been on a node of another kind, a week ago.
+    spec = mine["spec"] | {"hostTuple": "b" * 64}
+    other = checkpoint_name(spec["identity"], spec["hostTuple"], Storage(claim_name="store"))
+    node = case.client.create(NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": case.namespace}})
+    status = case.get_pool()["status"]
+    entry = {"name": other, "identity": spec["identity"], "hostTuple": spec["hostTuple"], "nodes": [case.namespace]}
+    entries = {"checkpoints": [*status["checkpoints"], entry | {"revision": status["currentRevision"]}]}
+    meta = {"name": other, "finalizers": mine["metadata"]["finalizers"]}
+    body = {"apiVersion": names.API_VERSION, "kind": CHECKPOINTS.name, "metadata": meta, "spec": spec}
+    case.client.create(CHECKPOINTS, case.namespace, body)
+    stranger = {"fieldManager": "stranger"}
+    case.client._json("patch", POOLS, POOLS.path(case.namespace, POOL, "status"), stranger, {"status": entries})
+    over = {"unusedSince": "2026-01-01T00:00:00Z", "retention": {"retain": False, "unusedSeconds": 60}}
+    case.client._json(
+        "patch", CHECKPOINTS, CHECKPOINTS.path(case.namespace, other, "status"), stranger, {"status": over}
+    )
+
+    def kept() -> bool:
+        found: list[str] = case.client.get(CHECKPOINTS, case.namespace, other)["status"].get("keptFor", [])
+        return found == [case.namespace]
+
+    case.wait("its node to be named", kept)
+    assert [e["nodes"] for e in case.get_pool()["status"]["checkpoints"] if e["name"] == other] == [[case.namespace]]
+    case.assert_quiet(5)
+    case.client.delete(NODES, "", case.namespace, node["metadata"]["uid"])
+    # The operator looks again after an hour, or when something happens.
+    case.client.patch(CHECKPOINTS, case.namespace, other, {"metadata": {"labels": {"example.com/look": "again"}}})
+
+    def gone() -> bool:
+        try:
+            case.client.get(CHECKPOINTS, case.namespace, other)
+        except ApiError as error:
+            return error.not_found
+        return False
+
+    case.wait("it to be gone, its files first", gone)
+    case.wait("the pool to know", lambda: other not in [e["name"] for e in case.get_pool()["status"]["checkpoints"]])
+    case.assert_quiet(5)

@@ -1,0 +1,161 @@
+"""Who refers to which checkpoint, and what is due because something changed: the one place that knows.
+
+a pool   by `status.checkpoint` and `status.checkpoints`
+a pod    by its worker's word: identity and host tuple
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.observe.cache import Entry
+from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.workers import Workers
+from vernal_operator.plan.hosts import fitting
+from vernal_operator.plan.model import CheckpointView, Pool, WorkerUse
+from vernal_operator.plan.pods import is_over
+
+
+class References:
+    """Reads the caches and the workers' answers anew each time; of its own it knows only which checkpoints wait until
+    all workers were asked. Thread-safe.
+    """
+
+    def __init__(self, observer: Observer, workers: Workers) -> None:
+        self._observer, self._workers = observer, workers
+        self._unsure: set[Key] = set()
+
+    # -- of a checkpoint ---
+
+    def workers(self, checkpoint: CheckpointView) -> tuple[WorkerUse, ...]:
+        """Live pods of the namespace, of any pool, whose workers have it."""
+        spec = checkpoint.spec
+        return tuple(
+            use
+            for entry in self._observer.pods.in_namespace(checkpoint.namespace)
+            if (use := self._use(entry)) is not None
+            and (use.worker.identity, use.worker.host_tuple) == (spec.identity, spec.host_tuple)
+        )
+
+    def pools(self, checkpoint: CheckpointView, workers: tuple[WorkerUse, ...]) -> list[Pool]:
+        """Pools that use it: pods that they make thaw it, or one of `workers` is theirs."""
+        running = {use.pool for use in workers}
+        return [
+            pool
+            for pool in self._pools(checkpoint.namespace)
+            if pool.deletion_time is None and (_made_with(pool) == checkpoint.name or pool.name in running)
+        ]
+
+    def siblings(self, checkpoint: CheckpointView) -> tuple[CheckpointView, ...]:
+        """Other checkpoints on the same claim and path."""
+        views = (entry.view for entry in self._observer.checkpoints.group(checkpoint.namespace, ""))
+        return tuple(
+            view for view in views if view.name != checkpoint.name and view.spec.storage == checkpoint.spec.storage
+        )
+
+    def fitting(self, checkpoint: CheckpointView) -> tuple[str, ...]:
+        """Nodes on which a pod of some pool could thaw it, as far as pools know."""
+        return fitting(self._pools(checkpoint.namespace), checkpoint.name)
+
+    def all_asked(self, checkpoint: Key) -> bool:
+        """Whether every running worker of the namespace was asked, so that none refers to it unheard. If not, it is due
+        again with the next answers.
+        """
+        known = all(self._was_asked(pool) for pool in self._pools(checkpoint.namespace))
+        (self._unsure.discard if known else self._unsure.add)(checkpoint)
+        return known
+
+    def forget(self, checkpoint: Key) -> None:
+        self._unsure.discard(checkpoint)
+
+    # -- of a pool ---
+
+    def of(self, pool: Key) -> list[Key]:
+        """Checkpoints that a pool, or one of its workers, refers to."""
+        uses = map(self._use, self._observer.pods.group(pool.namespace, pool.name))
+        identities = {use.worker.identity for use in uses if use is not None}
+        found = self._observer.pools.get(pool.namespace, pool.name)
+        named = _named(found.view) if found else frozenset()
+        return [
+            Key(CHECKPOINTS, entry.namespace, entry.name)
+            for entry in self._observer.checkpoints.group(pool.namespace, "")
+            if entry.name in named or entry.view.spec.identity in identities
+        ]
+
+    # -- what is due ---
+
+    def changed(self, kind: Kind, old: Entry[Any] | None, new: Entry[Any] | None) -> Iterator[Key]:
+        """Pools and checkpoints to look at because an object came, went or changed."""
+        entry = new or old
+        assert entry is not None
+        namespace = entry.namespace
+        if kind is CHECKPOINTS:
+            yield Key(CHECKPOINTS, namespace, entry.name)
+            yield from self._all(POOLS, namespace)
+            yield from self._counted_with(entry)
+        elif kind is JOBS:
+            yield Key(CHECKPOINTS, namespace, entry.group)
+        else:
+            for name in {e.name if kind is POOLS else e.group for e in (old, new) if e is not None}:
+                yield Key(POOLS, namespace, name)
+            if new is None and kind in (POOLS, PODS):  # it may have been the last that used any
+                yield from self._all(CHECKPOINTS, namespace)
+            elif kind is POOLS:
+                left = _named(old.view) if old is not None else frozenset()  # they may be unused now
+                due = {Key(CHECKPOINTS, namespace, name) for name in left}
+                yield from due.union(self.of(Key(POOLS, namespace, entry.name)))
+
+    def answered(self, pool: Key) -> Iterator[Key]:
+        """Pools and checkpoints to look at because workers of a pool have answered."""
+        unsure = {key for key in list(self._unsure) if key.namespace == pool.namespace}
+        yield pool
+        yield from unsure.union(self.of(pool))
+
+    # -- underneath ---
+
+    def _use(self, entry: Entry[Any]) -> WorkerUse | None:
+        view = entry.view.view
+        answer = self._workers.answer(entry.uid, view.restarts)
+        if is_over(view) or answer is None or answer.worker is None:
+            return None
+        return WorkerUse(
+            pool=entry.group,
+            pod=entry.name,
+            pod_uid=entry.uid,
+            restarts=view.restarts,
+            worker=answer.worker,
+            answered_at=answer.answered_at or answer.polled_at,
+        )
+
+    def _all(self, kind: Kind, namespace: str) -> Iterator[Key]:
+        for entry in self._observer.cache(kind).group(namespace, ""):
+            yield Key(kind, namespace, entry.name)
+
+    def _counted_with(self, changed: Entry[CheckpointView]) -> Iterator[Key]:
+        """Unused checkpoints that one more unused one may be too many for (`maxUnused`)."""
+        if "unusedSince" not in changed.view.status:
+            return
+        for entry in self.siblings(changed.view):
+            if "maxUnused" in entry.status.get("retention", {}):
+                yield Key(CHECKPOINTS, entry.namespace, entry.name)
+
+    def _pools(self, namespace: str) -> list[Pool]:
+        return [entry.view for entry in self._observer.pools.group(namespace, "")]
+
+    def _was_asked(self, pool: Pool) -> bool:
+        return pool.deletion_time is not None or all(
+            self._workers.answer(entry.uid, entry.view.view.restarts) is not None
+            for entry in self._observer.pods.group(pool.namespace, pool.name)
+            if entry.owner == pool.uid and entry.view.view.running and entry.view.view.deletion_time is None
+        )
+
+
+def _made_with(pool: Pool) -> str | None:
+    """The checkpoint that new pods of a pool thaw."""
+    reference = pool.status.get("checkpoint")
+    return reference.get("name") if isinstance(reference, dict) else None
+
+
+def _named(pool: Pool) -> frozenset[str]:
+    names = (_made_with(pool), *(entry.get("name") for entry in pool.status.get("checkpoints", [])))
+    return frozenset(name for name in names if name is not None)

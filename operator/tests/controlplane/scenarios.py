@@ -12,7 +12,8 @@ from controlplane.node import UNPULLABLE
 from controlplane.proxy import Call, Fault
 from vernal_operator.kinds import CHECKPOINTS, PODS
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 PARALLEL = int(os.environ.get("VERNAL_TEST_PARALLEL", "24"))
 QUIET_SECONDS = 10.0

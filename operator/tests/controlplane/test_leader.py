@@ -122,7 +122,8 @@ def _stopped_at(server: Server, first: Case, index: int) -> None:
     first.wait_settled(3)
     first.assert_quiet(1)
     first.invariants.most, first.invariants.fewest_ready = 4, 3
-    leader, before, stopped = first.operator, len(first.proxy.writes()), []
+    leader, before = first.operator, len(first.proxy.writes())
+    stopped: list[float] = []
     assert leader is not None
     with Other(first, server, f"--lease-seconds={SECONDS}") as second:
         second.start()

@@ -27,33 +27,33 @@ class Obstacle:
 
     reason: str
     sentence: str
-    put: Callable[[Case], Callable[[], None]] = lambda case: lambda: None
+    put: Callable[[Case], Callable[[], object]] = lambda case: lambda: None
     spec: dict[str, Any] = field(default_factory=dict)
     mended: dict[str, Any] = field(default_factory=dict)
 
 
-def quota(case: Case, pods: int) -> Callable[[], None]:
+def quota(case: Case, pods: int) -> Callable[[], object]:
     """No controller runs here that would fill in the quota's status; admission reads and writes it."""
     hard = {"pods": str(pods)}
     body = {"apiVersion": "v1", "kind": QUOTAS.name, "metadata": {"name": "few"}, "spec": {"hard": hard}}
     made = case.client.create(QUOTAS, case.namespace, body)
     status = {"hard": hard, "used": {"pods": str(len(case.items(PODS)))}}
     case.client._json("patch", QUOTAS, QUOTAS.path(case.namespace, "few", "status"), None, {"status": status})
-    return lambda: case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"]) and None
+    return lambda: case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"])
 
 
-def no_pod(case: Case) -> Callable[[], None]:
+def no_pod(case: Case) -> Callable[[], object]:
     return quota(case, 0)
 
 
-def limit_range(case: Case) -> Callable[[], None]:
+def limit_range(case: Case) -> Callable[[], object]:
     limits = {"limits": [{"type": "Container", "max": {"memory": "1Gi"}, "default": {"memory": "1Gi"}}]}
     body = {"apiVersion": "v1", "kind": LIMITS.name, "metadata": {"name": "small"}, "spec": limits}
     made = case.client.create(LIMITS, case.namespace, body)
-    return lambda: case.client.delete(LIMITS, case.namespace, "small", made["metadata"]["uid"]) and None
+    return lambda: case.client.delete(LIMITS, case.namespace, "small", made["metadata"]["uid"])
 
 
-def pod_security(case: Case) -> Callable[[], None]:
+def pod_security(case: Case) -> Callable[[], object]:
     label = "pod-security.kubernetes.io/enforce"
 
     def enforce(level: str | None) -> None:
@@ -63,10 +63,10 @@ def pod_security(case: Case) -> Callable[[], None]:
     return lambda: enforce(None)
 
 
-def foreign_service(case: Case) -> Callable[[], None]:
+def foreign_service(case: Case) -> Callable[[], object]:
     foreign = {"metadata": {"name": POOL}, "spec": {"ports": [{"port": 1}], "selector": {"app": "other"}}}
     made = case.client.create(SERVICES, case.namespace, {"apiVersion": "v1", "kind": "Service"} | foreign)
-    return lambda: case.client.delete(SERVICES, case.namespace, POOL, made["metadata"]["uid"]) and None
+    return lambda: case.client.delete(SERVICES, case.namespace, POOL, made["metadata"]["uid"])
 
 
 INVALID = {"podTemplate": {"spec": {"tolerations": [{"operator": "Perhaps"}]}}}

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, _kubeconfig, admin, condition, pool
+from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, condition, kubeconfig, pool
 from controlplane.chart import install, rendered, token
 from controlplane.custom_metrics import CustomMetrics
 from controlplane.network import PREFIX, own_network
@@ -157,7 +157,7 @@ class Wakers:
     def __init__(self, server: Server) -> None:
         self._server, self._found = server, dict[str, Waker]()
         self._kubeconfig = server.directory / "waker.kubeconfig"
-        told = _kubeconfig(server.url, token(server.client, "vernal-waker"))
+        told = kubeconfig(server.url, token(server.client, "vernal-waker"))
         told["clusters"][0]["cluster"]["certificate-authority"] = str(server.ca)
         self._kubeconfig.write_text(yaml.dump(told))
 

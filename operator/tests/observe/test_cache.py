@@ -17,7 +17,7 @@ class Fixture:
         self.cache: Cache[Any] = Cache(self._changed)
 
     def _changed(self, old: Entry[Any] | None, new: Entry[Any] | None) -> None:
-        self.changes.append((old and old.version, new and new.version))
+        self.changes.append((old.version if old else None, new.version if new else None))
 
     @property
     def content(self) -> dict[str, int]:

@@ -11,11 +11,12 @@ from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.references import References
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan import plan
+from vernal_operator.settings import Settings
 
 
 @pytest.fixture
 def seen() -> Iterator[tuple[Observer, References]]:
-    observer, workers = Observer(cast(Client, None), None, lambda *_: None), Workers()
+    observer, workers = Observer(cast(Client, None), Settings(), lambda *_: None), Workers()
     yield observer, References(observer, workers)
     workers.close()
 

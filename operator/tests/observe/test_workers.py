@@ -9,7 +9,8 @@ from itertools import chain, repeat
 import pytest
 from patience import GUARD_SECONDS
 from vernal_contract.state import Phase, WorkerState, encode
-from vernal_operator.observe.workers import CONCURRENCY, MAX_BYTES, Answer, Target, Workers
+from vernal_operator.observe.answers import MAX_BYTES
+from vernal_operator.observe.workers import CONCURRENCY, Answer, Target, Workers
 
 STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", phase=Phase.READY, ready=True))
 
@@ -133,7 +134,12 @@ def test_an_answer_outlives_a_read_that_failed_but_not_a_restart(workers: Worker
 
 def test_an_answer_that_comes_after_the_pod_is_gone_is_dropped(workers: Workers) -> None:
     asked, gate, done = threading.Event(), threading.Event(), threading.Event()
-    held = Peer("127.0.0.1", workers._port, (ok(STATE),), lambda: (asked.set(), gate.wait(GUARD_SECONDS)))
+
+    def hold() -> None:
+        asked.set()
+        gate.wait(GUARD_SECONDS)
+
+    held = Peer("127.0.0.1", workers._port, (ok(STATE),), hold)
     workers.ask([Target("uid", 0, "pod", "127.0.0.1")], done.set)
     assert asked.wait(GUARD_SECONDS)
     workers.forget("uid")

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from vernal_operator import metrics
 from vernal_operator.act.events import Recorder
 from vernal_operator.client import Client
 from vernal_operator.kinds import CHECKPOINTS, JOBS, LEASES, PODS, POOLS, Key, Kind
 from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
+from vernal_operator.observe.inventory import Inventory
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.snapshot import checkpoints_of
 from vernal_operator.observe.workers import Workers
@@ -52,6 +55,7 @@ class Controller:
         self._stopped = threading.Event()
 
     def start(self) -> None:
+        REGISTRY.register(Inventory(self._observer))
         self._leadership.start()
 
     def stop(self, timeout: float = 20.0) -> None:

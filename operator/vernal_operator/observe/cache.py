@@ -60,6 +60,10 @@ class Cache(Generic[T]):
             found = list(self._groups.get((namespace, group), {}).values())
         return sorted(found, key=lambda entry: entry.name)
 
+    def entries(self) -> list[Entry[T]]:
+        with self._lock:
+            return list(self._by_name.values())
+
     def in_namespace(self, namespace: str) -> list[Entry[T]]:
         with self._lock:
             return [entry for key, entry in self._by_name.items() if key[0] == namespace]

@@ -24,8 +24,11 @@ class _Collector(Collector):
         if state.freeze is not None:
             freeze.add_metric([], {"outcome": str(state.freeze.outcome), "reason": state.freeze.reason or ""})
         yield freeze
+        steps = {name: value for name, value in sorted(state.timings.items()) if name != "total"}
+        if total := state.timings.get("total"):
+            yield GaugeMetricFamily("vernal_worker_start_seconds", "Seconds from the start to ready.", value=total)
         seconds = GaugeMetricFamily("vernal_worker_phase_seconds", "Seconds that a step took.", labels=["phase"])
-        for name, value in sorted(state.timings.items()):
+        for name, value in steps.items():
             seconds.add_metric([name], value)
         yield seconds
         failures = CounterMetricFamily(
@@ -53,14 +56,13 @@ class _Collector(Collector):
         yield GaugeMetricFamily("vernal_worker_draining", "1 while the worker drains.", value=int(draining))
         yield GaugeMetricFamily("vernal_worker_requests_in_flight", "Requests being answered.", value=state.in_flight)
         yield CounterMetricFamily("vernal_worker_requests_accepted", "Requests let in.", value=state.accepted_total)
+        aborted = state.drain.aborted if state.drain is not None else 0
+        yield CounterMetricFamily("vernal_worker_requests_aborted", "Requests ended early by a drain.", value=aborted)
         if state.drain is not None:
             yield GaugeMetricFamily(
-                "vernal_worker_drain_seconds_left",
+                "vernal_worker_drain_remaining_seconds",
                 "Seconds until requests are aborted.",
                 value=state.drain.seconds_left,
-            )
-            yield CounterMetricFamily(
-                "vernal_worker_requests_aborted", "Requests ended early.", value=state.drain.aborted
             )
 
 

@@ -8,10 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
+LANES := "unit library-tests" "lint worker-tests" "tools chart-tests controlplane-tests cluster-tests scenario-tests"
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
         gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -35,18 +35,19 @@ criu: ## bring CRIU to the cache (15 s)
 
 tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 14 min, then 20 s)
 	$(CLUSTER) build
+	PYTHONPATH=e2e $(PYTHON) -m checkers build
 
 lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/common e2e/cluster e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker e2e/checkers e2e/common e2e/cluster e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	$(BIN)/mypy worker_image/tests/gpu/*.py  # which run on few machines only
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM (8 min beside others)
-	$(BIN)/pytest -q -m "not integration and not apiserver and not scenario and not gpu"
+	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not scenario and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
 
 gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)
@@ -76,6 +77,13 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
+
+chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (30 s)
+	$(CLUSTER) build >/dev/null
+	$(BIN)/pytest -q -m "chart" e2e/checkers
+
+chart-docs: venv ## write the chart's README from its values
+	PYTHONPATH=e2e $(PYTHON) -m checkers docs
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null

@@ -1,7 +1,8 @@
 """Programs that check what users install: built from Go modules that `go/` pins, once for each content of that folder.
 
-helm-docs, kubeconform and promtool are for the chart (go.mod), actionlint is for the workflow files (workflows.mod: it needs
-another version of a module that the others share). monitoring.mod is the Prometheus operator, of which only its CRDs are used.
+helm-docs, kubeconform and promtool are for the chart (go.mod), actionlint is for the workflow files (workflows.mod: it
+needs another version of a module that the others share). monitoring.mod is the Prometheus operator, of which only the CRDs
+are used.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def monitoring_crds() -> list[Path]:
     download = [go, "-C", str(SOURCES), "mod", "download", "-modfile=monitoring.mod", "-json", MONITORING]
     done = command.run(download, env=environment())
     if done.returncode:
-        raise ToolError(f"{' '.join(download)} failed: {done.stdout}{done.stderr}Check the network and `go env GOPROXY`.")
+        raise ToolError(
+            f"{' '.join(download)} failed: {done.stdout}{done.stderr}Check the network and `go env GOPROXY`."
+        )
     folder = Path(json.loads(done.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
     return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")]
 

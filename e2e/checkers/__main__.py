@@ -1,4 +1,4 @@
-"""`python -m checkers`: build the programs that check the chart and the workflow files, and write what is generated from the chart.
+"""`python -m checkers`: build the programs that check the chart and the workflow files.
 
 `python -m checkers docs` writes charts/vernal/README.md.
 """

@@ -26,7 +26,10 @@ RECONCILES = Counter(
     ["kind", "result"],
 )
 RECONCILE_SECONDS = Histogram(
-    "vernal_operator_reconcile_duration_seconds", "Duration of a reconcile, API calls included.", ["kind"], buckets=_FAST
+    "vernal_operator_reconcile_duration_seconds",
+    "Duration of a reconcile, API calls included.",
+    ["kind"],
+    buckets=_FAST,
 )
 QUEUE_SECONDS = Histogram(
     "vernal_operator_queue_wait_seconds", "How long a key that is due waits for a free worker.", buckets=_FAST

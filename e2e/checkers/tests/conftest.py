@@ -25,8 +25,18 @@ def programs() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def rendered(programs: dict[str, str]) -> Rendered:
     def run(values: Path) -> list[dict[str, Any]]:
-        command = [programs["helm"], "template", "vernal", str(CHART), "--namespace=vernal-system", f"--values={values}"]
-        command += [f"--kube-version={build.OLDEST}", "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+        command = [
+            programs["helm"],
+            "template",
+            "vernal",
+            str(CHART),
+            "--namespace=vernal-system",
+            f"--values={values}",
+        ]
+        command += [
+            f"--kube-version={build.OLDEST}",
+            "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 

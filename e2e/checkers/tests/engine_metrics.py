@@ -1,4 +1,4 @@
-"""Prints what an engine exports at /metrics: vLLM's own metrics for the configuration of a real model, and the KV connector's."""
+"""Prints what an engine exports: vLLM's own metrics, for the configuration of a real model, and the KV connector's."""
 
 import sys
 import tempfile

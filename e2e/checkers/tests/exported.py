@@ -1,4 +1,4 @@
-"""What Prometheus gets to see: the real text of /metrics, of operator, worker and engine, with the labels that the PodMonitors add."""
+"""What Prometheus gets to see: the real text of /metrics of operator, worker and engine, with the PodMonitors' labels."""
 
 import os
 import subprocess
@@ -32,7 +32,12 @@ from vernal_worker.supervisor import metrics as worker_metrics
 
 ROOT = Path(__file__).parents[3]
 NAMESPACE, POOL, POD = "ml", "qwen", "qwen-1a2b3c4d-0"
-OPERATOR_TARGET = {"job": "vernal-system/vernal", "namespace": "vernal-system", "pod": "vernal-0", "endpoint": "metrics"}
+OPERATOR_TARGET = {
+    "job": "vernal-system/vernal",
+    "namespace": "vernal-system",
+    "pod": "vernal-0",
+    "endpoint": "metrics",
+}
 WORKER_TARGET = {"job": "vernal-system/vernal-workers", "namespace": NAMESPACE, "pod": POD, "pool": POOL}
 CONDITIONS = [{"type": type_, "status": "True", "reason": "Any"} for type_ in ("Ready", "Degraded", "Quarantined")]
 
@@ -73,7 +78,7 @@ def worker() -> str:
     return worker_metrics.text(
         WorkerState(
             pod=POD, namespace=NAMESPACE, pool=POOL, revision="r", phase=Phase.DRAINING, start_mode=StartMode.COLD,
-            start_reason=Reason.DIGEST_MISMATCH, timings={name: 1.0 for name in steps},
+            start_reason=Reason.DIGEST_MISMATCH, timings=dict.fromkeys(steps, 1.0),
             freeze=FreezeReport(outcome=FreezeOutcome.FAILED, reason=Reason.STORE_FULL),
             restore_failures=[RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m")],
             drain=DrainReport(seconds_left=5.0, accepting=False, aborted=1), in_flight=1, accepted_total=1,

@@ -120,7 +120,7 @@ def _closed(node: Any) -> Any:
 @chart
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
 def test_every_alert_of_the_values_keeps_its_words(rendered: Rendered, values: Path) -> None:
-    """The PrometheusRule has what the file has, with the values' labels, and the runbook's address where there is one."""
+    """The PrometheusRule has what the file has, with the values' labels and the runbook's address."""
     wanted = yaml.safe_load(values.read_text()).get("prometheusRule", {})
     found = [one for one in rendered(values) if one["kind"] == "PrometheusRule"]
     assert len(found) == int(wanted.get("enabled", False))

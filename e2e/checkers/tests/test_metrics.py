@@ -1,4 +1,4 @@
-"""Metrics have the names that Prometheus' conventions ask for, and every query of dashboards and alerts finds data in them."""
+"""Metrics are named by Prometheus' conventions, and every query of dashboards and alerts finds data in them."""
 
 import json
 import re
@@ -38,15 +38,41 @@ def test_names_follow_the_conventions(programs: dict[str, str], who: str) -> Non
     text = getattr(exported, who)()
     ours = "".join(line for line in text.splitlines(True) if re.match(r"(# (HELP|TYPE) )?vernal_", line))
     assert "vernal_" in ours
-    done = subprocess.run([programs["promtool"], "check", "metrics"], input=ours, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [programs["promtool"], "check", "metrics"], input=ours, capture_output=True, text=True, check=False
+    )
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if "_created" not in line]
     assert (complaints, done.returncode in (0, 3)) == ([], True)
 
 
 def test_labels_are_few(everything: list[tuple[str, str, bool]]) -> None:
     """Nothing that grows without bound, such as a request or a process, is a label of ours."""
-    labels = {"namespace", "pool", "checkpoint", "pod", "job", "endpoint", "exported_namespace", "le", "kind", "result", "resource"}
-    labels |= {"verb", "code", "reason", "type", "mode", "outcome", "phase", "stage", "thread", "direction", "operation"}
+    labels = {
+        "namespace",
+        "pool",
+        "checkpoint",
+        "pod",
+        "job",
+        "endpoint",
+        "exported_namespace",
+        "le",
+        "kind",
+        "result",
+        "resource",
+    }
+    labels |= {
+        "verb",
+        "code",
+        "reason",
+        "type",
+        "mode",
+        "outcome",
+        "phase",
+        "stage",
+        "thread",
+        "direction",
+        "operation",
+    }
     labels |= {"engine", "model_name"}  # which vLLM gives its own, and a connector's
     for name, series, _ in everything:
         if name.startswith("vernal_"):
@@ -86,7 +112,9 @@ def test_every_query_of_a_dashboard_finds_data(
     test = {"interval": "1m", "input_series": inputs, "promql_expr_test": [*found, none]}
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "1m", "tests": [test]}))
-    done = subprocess.run([programs["promtool"], "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [programs["promtool"], "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -22,7 +22,9 @@ def test_actionlint_accepts_them(programs: dict[str, str]) -> None:
 
 def test_they_call_what_there_is() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    called = {word for path in WORKFLOWS for line in re.findall(r"run: make (.*)", path.read_text()) for word in line.split()}
+    called = {
+        word for path in WORKFLOWS for line in re.findall(r"run: make (.*)", path.read_text()) for word in line.split()
+    }
     assert {"lint", "unit", "chart-tests"} <= called <= targets
 
 
@@ -31,7 +33,8 @@ def test_images_are_of_files_and_versions_that_there_are() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yaml").read_text())["jobs"]
     images = jobs["images"]["strategy"]["matrix"]["include"]
     assert {image["file"] for image in images} == {
-        f"{folder}/Containerfile{kind}" for folder, kind in (("operator", ""), ("worker_image", ""), ("worker_image", ".cpu"))
+        f"{folder}/Containerfile{kind}"
+        for folder, kind in (("operator", ""), ("worker_image", ""), ("worker_image", ".cpu"))
     }
     for image in images:
         assert (ROOT / image["file"]).exists()

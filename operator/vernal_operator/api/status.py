@@ -96,6 +96,7 @@ class VLLMCheckpointStatus(Model):
     observed_generation: int | None = Field(default=None, description="metadata.generation that this is about.")
     generation: str | None = Field(default=None, description="Generation of the artifact that workers thaw now.")
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
+    size: str | None = Field(default=None, description="sizeBytes for people, e.g. 14.2GiB.")
     shared_bytes: int | None = Field(
         default=None,
         description="How much of it other artifacts have too, when a worker looked last: its removal gives back less. "

@@ -1,4 +1,4 @@
-"""The chart's values as models, from which `make crds` writes `charts/vernal/values.schema.json`: Helm refuses what does not fit.
+"""The chart's values as models. `make crds` writes `charts/vernal/values.schema.json` from them: Helm refuses the rest.
 
 What each value means, and its default, is said in `charts/vernal/values.yaml` alone.
 """

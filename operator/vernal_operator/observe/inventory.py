@@ -1,7 +1,7 @@
-"""Metrics about pools and checkpoints, made from the caches when Prometheus asks: what is gone is not exported any more.
+"""Metrics about pools and checkpoints, made from the caches when Prometheus asks: what is gone is exported no more.
 
-Only the operator that leads has caches, so of several operators one exports these. Labels are the object's namespace and
-name; of a condition its type and reason, too, one series for each condition.
+Only the operator that leads has caches, so of several operators one exports these. Labels are the object's namespace
+and name; of a condition its type and reason, too, one series for each condition.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -28,7 +28,8 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     status: Manifest = {
         "observedGeneration": view.generation,
         "generation": generation,
-        "sizeBytes": current.bytes if current else old.get("sizeBytes"),
+        "sizeBytes": (size := current.bytes if current else old.get("sizeBytes")),
+        "size": None if size is None else gibibytes(size),
         "sharedBytes": current.shared_bytes if current else old.get("sharedBytes"),
         "files": current.files if current else old.get("files"),
         "timings": _timings(workers) or old.get("timings", {}),
@@ -44,6 +45,11 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
     status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
     return {key: value for key, value in status.items() if value is not None}
+
+
+def gibibytes(size: int) -> str:
+    """Such as 14.2GiB, for the column of `kubectl get vck`."""
+    return f"{size / 2**30:.1f}GiB" if size >= 2**29 else f"{size / 2**30:.3f}GiB"
 
 
 def _speaks_against_it(reason: str) -> bool:

@@ -1,8 +1,8 @@
 """Programs that check what users install: built from Go modules that `go/` pins, once for each content of that folder.
 
 helm-docs, kubeconform and promtool are for the chart (go.mod), actionlint is for the workflow files (workflows.mod: it
-needs another version of a module that the others share). monitoring.mod is the Prometheus operator, of which only the CRDs
-are used.
+needs another version of a module that the others share). monitoring.mod is the Prometheus operator, of which only the
+CRDs are used.
 """
 
 from __future__ import annotations

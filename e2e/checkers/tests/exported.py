@@ -1,4 +1,4 @@
-"""What Prometheus gets to see: the real text of /metrics of operator, worker and engine, with the PodMonitors' labels."""
+"""What Prometheus gets to see: the real /metrics of operator, worker and engine, with the PodMonitors' labels."""
 
 import os
 import subprocess
@@ -91,7 +91,8 @@ def engine() -> str:
     path = os.pathsep.join(str(ROOT / part) for part in ("contract", "worker_image", "e2e"))
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("engine_metrics.py"))],
-        env=os.environ | {"PYTHONPATH": path, "VLLM_LOGGING_LEVEL": "ERROR"}, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": path, "VLLM_LOGGING_LEVEL": "ERROR"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout[done.stdout.index("# HELP") :]

@@ -33,9 +33,9 @@ def everything(engine: str) -> list[tuple[str, str, bool]]:
     ]
 
 
-@pytest.mark.parametrize("who", ["operator", "worker"])
-def test_names_follow_the_conventions(programs: dict[str, str], who: str) -> None:
-    text = getattr(exported, who)()
+@pytest.mark.parametrize("who", ["operator", "worker", "engine"])
+def test_names_follow_the_conventions(programs: dict[str, str], engine: str, who: str) -> None:
+    text = engine if who == "engine" else getattr(exported, who)()
     ours = "".join(line for line in text.splitlines(True) if re.match(r"(# (HELP|TYPE) )?vernal_", line))
     assert "vernal_" in ours
     done = subprocess.run(

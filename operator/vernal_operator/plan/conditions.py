@@ -72,7 +72,8 @@ def is_ready(pods: Census, replicas: int) -> Verdict:
     message = f"{min(count, replicas)} of {replicas} replicas are ready"
     if count >= replicas:
         return Verdict("Ready", "True", "AllReady", message)
-    return Verdict("Ready", "False", "TooFewReady" if count else "NoneReady", message)
+    why = f"{message}: the conditions Progressing and Degraded say why"
+    return Verdict("Ready", "False", "TooFewReady" if count else "NoneReady", why)
 
 
 # --- CheckpointReady ----------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def checkpoint_ready(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints)
     if silent:
         message = f"{_named(silent)} did not answer on the admin port: check that the operator can reach it"
         return Verdict(kind, "Unknown", "WorkerUnreachable", message)
-    return Verdict(kind, "False", "Pending", "no worker has started yet")
+    return Verdict(kind, "False", "Pending", "no worker has started yet: the condition Progressing says what goes on")
 
 
 def _why_none(workers: Sequence[WorkerState]) -> Verdict:
@@ -135,7 +136,7 @@ def progressing(pods: Census, at: Standing, *, waiting: bool, held: bool, refuse
     if at.rejected is not None:
         return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
     if held and spec.rollout.paused:
-        return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true")
+        return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true: set it to false to go on")
     if at.fallback is not None and at.deadline is not None:
         message = f"missing pods are made of {at.fallback.revision} until one of {at.wanted} is proven"
         return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")

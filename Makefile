@@ -33,7 +33,7 @@ venv: ## the development environment in .venv (first time 5 min, 3 GB)
 criu: ## bring CRIU to the cache (15 s)
 	$(PYTHON) e2e/images/criu.py path
 
-tools: criu images ## build what tests run: Kubernetes, CRIU, images (first time 14 min, then 20 s)
+tools: criu images ## build what tests run: Kubernetes, CRIU, images, what checks the chart (first time 20 min, then 20 s)
 	$(CLUSTER) build
 	PYTHONPATH=e2e $(PYTHON) -m checkers build
 
@@ -78,7 +78,7 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
 
-chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (30 s)
+chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (45 s beside others)
 	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "chart" e2e/checkers
 

@@ -55,7 +55,7 @@ def _minimum() -> tuple[int, ...]:
 
 
 def ensure() -> dict[str, str]:
-    """The paths of the programs by name, built first if the cache has none (4 min on 2 cores, with an empty cache).
+    """The paths of the programs by name, built first if the cache has none (6 min beside others on 2 cores, with an empty cache).
 
     Raises ToolError if there is no toolchain or no network.
     """
@@ -76,7 +76,7 @@ def _build(go: str, directory: Path) -> None:
     scratch = directory.with_name(directory.name + ".building")
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir()
-    with step(f"compiling {', '.join(PROGRAMS)} (about 4 minutes on 2 cores the first time)"):
+    with step(f"compiling {', '.join(PROGRAMS)} (about 6 minutes on 2 cores the first time)"):
         for name, (mod, package) in PROGRAMS.items():
             run(
                 ["nice", "-n", "5", go, "-C", str(SOURCES), "build", "-mod=readonly", f"-modfile={mod}", "-trimpath",

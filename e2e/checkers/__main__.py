@@ -1,6 +1,7 @@
-"""`python -m checkers`: build the programs that check the chart and the workflow files.
+"""Build the programs that check the chart and the workflow files, and write what is generated from the chart.
 
-`python -m checkers docs` writes charts/vernal/README.md.
+    PYTHONPATH=e2e python3 -m checkers build    # helm-docs, kubeconform, promtool, actionlint: prints their paths
+    PYTHONPATH=e2e python3 -m checkers docs     # writes charts/vernal/README.md from its values
 """
 
 import argparse
@@ -15,8 +16,12 @@ CHART = Path(__file__).parents[2] / "charts" / "vernal"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m checkers", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["build", "docs"], default="build")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m checkers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=["build", "docs"], default="build", help="what to do (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     try:
         programs = ensure()

@@ -55,7 +55,7 @@ def _minimum() -> tuple[int, ...]:
 
 
 def ensure() -> dict[str, str]:
-    """The paths of the programs by name, built first if the cache has none (6 min beside others on 2 cores, with an empty cache).
+    """The paths of the programs by name, built first if the cache has none: 6 min beside others on 2 cores.
 
     Raises ToolError if there is no toolchain or no network.
     """

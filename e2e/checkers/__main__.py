@@ -1,7 +1,7 @@
 """Build the programs that check the chart and the workflow files, and write what is generated from the chart.
 
-    PYTHONPATH=e2e python3 -m checkers build    # helm-docs, kubeconform, promtool, actionlint: prints their paths
-    PYTHONPATH=e2e python3 -m checkers docs     # writes charts/vernal/README.md from its values
+PYTHONPATH=e2e python3 -m checkers build    # helm-docs, kubeconform, promtool, actionlint: prints their paths
+PYTHONPATH=e2e python3 -m checkers docs     # writes charts/vernal/README.md from its values
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,10 +14,10 @@ import pytest
 import yaml
 from cluster import build
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, SYSTEM, Case, Server, admin, pool
+from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, pool
 from controlplane.chart import CHART, IMAGE, rendered
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, PODS, POOLS, Kind
+from vernal_operator.kinds import CHECKPOINTS, LEASES, PODS, POOLS, Kind
 
 pytestmark = pytest.mark.apiserver
 
@@ -29,6 +30,15 @@ PREVIOUS = Path(__file__).parent / "previous" / "vernal-0.1.0.tgz"
 """The chart before names, roles and monitoring of its own (git history has it unpacked)."""
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 CRD = Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", False)
+CHECKPOINT = {
+    "apiVersion": "vernal.dev/v1alpha1",
+    "kind": "VLLMCheckpoint",
+    "metadata": {"name": "c"},
+    "spec": {
+        "identity": "0" * 64, "hostTuple": "1" * 64, "model": "tiny", "image": "worker:1",
+        "storage": {"claimName": "store"},
+    },
+}  # fmt: skip
 CLUSTER_ROLE = Kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", False)
 
 
@@ -284,6 +294,28 @@ def test_what_helm_test_runs(server: Server, make_case: Callable[..., Case], fre
     assert done.returncode == 0 and "ready" in done.stdout, done.stderr
 
 
+def test_commands_of_the_runbooks(server: Server, api: ApiServer, case: Case) -> None:
+    """Those that only read the API server; what they read is there."""
+    case.client.create(POOLS, case.namespace, pool(replicas=1))
+    case.client.create(CHECKPOINTS, case.namespace, CHECKPOINT)
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "vernal"}}
+    server.client.apply(LEASES, SYSTEM, lease)
+    ran = 0
+    for page in sorted((CHART.parents[1] / "docs" / "runbooks").glob("*.md")):
+        for line in re.findall(r"^kubectl .*", page.read_text(), re.MULTILINE):
+            words = shlex.split(line.partition(" | ")[0])
+            if not {"get", "describe"} & set(words) or "/proxy/" in line:
+                continue  # needs pods, or metrics of nodes
+            name = "c" if "vck" in words else POOL
+            told = [word.replace("NAMESPACE", case.namespace).replace("NAME", name) for word in words[1:]]
+            done = subprocess.run(
+                [api.kubectl, f"--kubeconfig={api.kubeconfig}", *told], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{page.name}: {line}: {done.stderr}"
+            ran += 1
+    assert ran > 15
+
+
 # --- from one release to the next, in a cluster of its own ---
 
 
@@ -360,20 +392,7 @@ def _sketch(crd: dict[str, Any]) -> list[Any]:
 def _store(client: Client) -> list[Any]:
     """A pool and a checkpoint, each with a status."""
     client.create(POOLS, "ml", pool(replicas=2))
-    spec = {
-        "identity": "0" * 64,
-        "hostTuple": "1" * 64,
-        "model": "tiny",
-        "image": "worker:1",
-        "storage": {"claimName": "store"},
-    }
-    checkpoint = {
-        "apiVersion": "vernal.dev/v1alpha1",
-        "kind": "VLLMCheckpoint",
-        "metadata": {"name": "c"},
-        "spec": spec,
-    }
-    client.create(CHECKPOINTS, "ml", checkpoint)
+    client.create(CHECKPOINTS, "ml", CHECKPOINT)
     for kind, name, status in (
         (POOLS, "pool", {"readyReplicas": 2}),
         (CHECKPOINTS, "c", {"sizeBytes": 2**30, "restores": 3}),

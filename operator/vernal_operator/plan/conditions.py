@@ -226,7 +226,8 @@ def _detail(pod: PodView) -> str:
         return str(farewell(pod))
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
-    return said or pod.waiting_reason or f"not ready: see `kubectl logs {pod.name}`"
+    waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
+    return said or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 
 def _named(pods: Sequence[PodView]) -> str:

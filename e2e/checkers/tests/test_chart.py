@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +146,20 @@ def test_there_is_one_version() -> None:
     for path in (ROOT / "docs" / "examples" / "pool.yaml", CHART / "Chart.yaml"):
         tags = re.findall(r"vernal-(?:worker|operator):(\S+)", path.read_text())
         assert tags and set(tags) == {version}, path
+
+
+@chart
+def test_what_is_released_is_whole(programs: dict[str, str], tmp_path: Path) -> None:
+    """The package that the release workflow pushes: it renders without this checkout, and holds what users read."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    command = [programs["helm"], "package", str(CHART), f"--version={version}", f"--app-version={version}"]
+    subprocess.run([*command, f"--destination={tmp_path}"], check=True, capture_output=True)
+    package = tmp_path / f"vernal-{version}.tgz"
+    with tarfile.open(package) as archive:
+        names = {name.removeprefix("vernal/") for name in archive.getnames()}
+    assert {"README.md", "values.schema.json", "files/alerts.yaml", "files/dashboards/pools.json"} <= names
+    assert not [name for name in names if name.startswith("ci/") or name.endswith(".gotmpl")]
+    render = [programs["helm"], "template", "vernal", str(package), f"--kube-version={build.OLDEST}"]
+    for values in EXAMPLES:
+        done = subprocess.run([*render, f"--values={values}"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -46,18 +46,17 @@ def helm(server: Server, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([server.helm, *args], capture_output=True, text=True, check=False)
 
 
-def namespace(client: Client, name: str, **labels: str) -> None:
+def there(client: Client, kind: str, name: str, where: str = "", **labels: str) -> None:
     """Make it, unless it is there."""
     try:
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-        client.create(CORE["Namespace"], "", body)
+        body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "labels": labels}}
+        client.create(CORE[kind], where, body)
     except ApiError as error:
         assert error.conflict
 
 
-def _account(client: Client, name: str) -> None:
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-    client.apply(CORE["ServiceAccount"], SYSTEM, account)
+def namespace(client: Client, name: str, **labels: str) -> None:
+    there(client, "Namespace", name, **labels)
 
 
 def names(client: Client, kind: Kind, where: str | None = None) -> set[str]:
@@ -171,7 +170,7 @@ def test_the_api_server_takes_every_example(server: Server, api: ApiServer, valu
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     wanted = [doc for doc in yaml.safe_load_all(text) if doc]
     for account in {doc["spec"]["serviceAccountName"] for doc in wanted if doc["kind"] == "Pod"}:
-        _account(server.client, account)  # which a dry run does not leave for the pod
+        there(server.client, "ServiceAccount", account, SYSTEM)  # which a dry run does not leave for the pod
     apply = [
         *kubectl,
         "apply",

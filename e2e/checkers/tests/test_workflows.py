@@ -42,6 +42,12 @@ def test_images_are_of_files_and_versions_that_there_are() -> None:
             assert problem(version) == "" and image["suffix"] == f"-vllm{version}"
 
 
+def test_the_chart_is_packed_by_the_helm_that_it_is_tested_with() -> None:
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yaml").read_text())["jobs"]["chart"]["steps"]
+    (told,) = [step["with"]["version"] for step in steps if "setup-helm" in step.get("uses", "")]
+    assert f"helm.sh/helm/v3 {told}" in (ROOT / "e2e" / "cluster" / "go" / "go.mod").read_text()
+
+
 def test_nobody_gets_more_rights_than_needed() -> None:
     for path in WORKFLOWS:
         assert yaml.safe_load(path.read_text())["permissions"] in ({}, {"contents": "read"})

@@ -15,7 +15,8 @@ import yaml
 from cluster import build
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, pool
-from controlplane.chart import CHART, IMAGE, rendered
+from controlplane.chart import ADMISSION, CHART, IMAGE, rendered
+from patience import GUARD_SECONDS
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, LEASES, PODS, POOLS, Kind
 
@@ -149,24 +150,25 @@ def test_workers_admin_port_is_for_the_operator_and_prometheus(server: Server) -
         assert prometheus["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
 
 
+@pytest.fixture(scope="session")
+def kubectl(api: ApiServer) -> list[str]:
+    """kubectl, for a server that knows the Prometheus operator's kinds, too."""
+    command = [api.kubectl, f"--kubeconfig={api.kubeconfig}"]
+    files = [f"--filename={crd}" for crd in checkers.monitoring_crds()]
+    subprocess.run([*command, "apply", "--server-side", *files], check=True, capture_output=True)
+    wait = [*command, "wait", "--for=condition=Established", f"--timeout={GUARD_SECONDS:.0f}s", *files]
+    subprocess.run(wait, check=True, capture_output=True)
+    return command
+
+
 @pytest.mark.every_release
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
-def test_the_api_server_takes_every_example(server: Server, api: ApiServer, values: Path) -> None:
+def test_the_api_server_takes_every_example(server: Server, kubectl: list[str], values: Path) -> None:
     """A dry run of all that is rendered; the kinds of the Prometheus operator by its own CRDs."""
-    kubectl = [api.kubectl, f"--kubeconfig={api.kubeconfig}"]
-    for crd in checkers.monitoring_crds():
-        subprocess.run([*kubectl, "apply", "--server-side", "-f", str(crd)], check=True, capture_output=True)
-    wait = ["wait", "--for=condition=Established", "crd", "podmonitors.monitoring.coreos.com"]
-    subprocess.run(
-        [*kubectl, *wait, "prometheusrules.monitoring.coreos.com", "--timeout=600s"], check=True, capture_output=True
-    )
     for name in ("ml", SYSTEM):
         namespace(server.client, name)
     command = [server.helm, "template", "vernal", str(CHART), f"--namespace={SYSTEM}", f"--values={values}"]
-    command += [
-        f"--kube-version={build.OLDEST}",
-        "--api-versions=admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
-    ]
+    command += [f"--kube-version={build.OLDEST}", f"--api-versions={ADMISSION}/v1/ValidatingAdmissionPolicy"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     wanted = [doc for doc in yaml.safe_load_all(text) if doc]
     for account in {doc["spec"]["serviceAccountName"] for doc in wanted if doc["kind"] == "Pod"}:

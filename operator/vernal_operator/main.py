@@ -19,7 +19,7 @@ import kopf
 import kubernetes
 from vernal_contract import names
 
-from vernal_operator import probes
+from vernal_operator import logs, probes
 from vernal_operator.client import Client, connect
 from vernal_operator.controller import Controller
 from vernal_operator.lease import LeaseSettings
@@ -113,10 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         crds = [text for name, text in sorted(files().items()) if name.startswith("crds/")]
         sys.stdout.write("---\n".join(crds))
         return 0
-    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(max(logging.getLevelName(args.log_level), logging.WARNING))
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # probes
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the client says what failed
+    logs.set_up(args.log_level)
     try:
         client = connect()
     except kubernetes.config.ConfigException as error:

@@ -1,4 +1,7 @@
-"""Prometheus metrics of the operator itself. Names start with `vernal_operator_`; times are in seconds."""
+"""Prometheus metrics of the operator itself. Names start with `vernal_operator_`; times are in seconds.
+
+Those about pools and checkpoints are in `vernal_operator.observe.inventory`.
+"""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -11,8 +14,8 @@ API_REQUESTS = Counter(
 )
 WATCH_ENDS = Counter(
     "vernal_operator_watch_ends",
-    "Ends of watches, by why: closed, expired, failed, error.",
-    ["resource", "why"],
+    "Ends of watches, by reason: closed, expired, failed, error.",
+    ["resource", "reason"],
 )
 LISTS = Counter("vernal_operator_lists", "Complete lists of a kind (the first one and every relist).", ["resource"])
 CACHED = Gauge("vernal_operator_cached_objects", "Objects in the operator's caches.", ["resource"])
@@ -23,10 +26,13 @@ RECONCILES = Counter(
     ["kind", "result"],
 )
 RECONCILE_SECONDS = Histogram(
-    "vernal_operator_reconcile_seconds", "Duration of a reconcile, API calls included.", ["kind"], buckets=_FAST
+    "vernal_operator_reconcile_duration_seconds",
+    "Duration of a reconcile, API calls included.",
+    ["kind"],
+    buckets=_FAST,
 )
 QUEUE_SECONDS = Histogram(
-    "vernal_operator_queue_seconds", "How long a key that is due waits for a free worker.", buckets=_FAST
+    "vernal_operator_queue_wait_seconds", "How long a key that is due waits for a free worker.", buckets=_FAST
 )
 QUEUE_DEPTH = Gauge("vernal_operator_queue_depth", "Keys that are due and wait.")
 WRITE_FAILURES = Counter(

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+WATCH_SILENCE_SECONDS = 150.0
+"""Bookmarks come about once a minute."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -19,4 +22,4 @@ class Settings:
     threads: int = 4
     admin_port: int = 9100
     waker: tuple[str, str] | None = None
-    watch_silence: float = 150.0  # bookmarks come about once a minute
+    watch_silence: float = WATCH_SILENCE_SECONDS

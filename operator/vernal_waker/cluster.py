@@ -11,6 +11,7 @@ from vernal_operator.kinds import POOLS
 from vernal_operator.observe.cache import Cache
 from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import SLICES_READER, SliceView
+from vernal_operator.settings import WATCH_SILENCE_SECONDS
 
 from vernal_waker import metrics
 from vernal_waker.routes import PoolName, Slice, Table, table
@@ -30,7 +31,14 @@ class Cluster:
         self._loop = asyncio.get_running_loop()
         self._due = False
         self._cache: Cache[SliceView] = Cache(lambda old, new: self._touched())
-        self._informer = Informer(client, SLICES_READER, self._cache, namespace=namespace, selector=names.LABEL_POOL)
+        self._informer = Informer(
+            client,
+            SLICES_READER,
+            self._cache,
+            namespace=namespace,
+            silence=WATCH_SILENCE_SECONDS,
+            selector=names.LABEL_POOL,
+        )
 
     def start(self) -> None:
         self._informer.start()
@@ -54,7 +62,7 @@ class Cluster:
         return table(self._slices())
 
     def _slices(self) -> Iterator[Slice]:
-        for entry in self._cache.everything():
+        for entry in self._cache.entries():
             view = entry.view
             if view.service:
                 yield Slice(PoolName(entry.namespace, view.service), view.for_waker, view.ready, view.port)

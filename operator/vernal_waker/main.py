@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import kubernetes
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from vernal_operator import logs
 from vernal_operator.client import Client, connect
 
 from vernal_waker import metrics
@@ -112,8 +113,7 @@ async def _probes(settings: Settings, *, alive: Ask, ready: Ask) -> web.AppRunne
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # the client says what failed
+    logs.set_up(args.log_level)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two descriptors a request
     settings = Settings(

@@ -120,14 +120,21 @@ def test_free_form_fields_are_kept(kubectl: Kubectl) -> None:
 
 def test_columns_scale_and_explain(kubectl: Kubectl) -> None:
     kubectl.good("create", "-f", "-", stdin=pool(GOOD, "shown"))
-    condition = {"type": "CheckpointReady", "status": "True", "reason": "Published", "message": ""}
-    condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
-    status = {"replicas": 3, "readyReplicas": 2, "restoredReplicas": 1, "selector": "a=b", "conditions": [condition]}
+    said = {
+        "CheckpointReady": ("True", "Published"),
+        "Ready": ("False", "TooFewReady"),
+        "Degraded": ("True", "Crashing"),
+    }
+    conditions = [
+        {"type": type_, "status": holds, "reason": why, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        for type_, (holds, why) in said.items()
+    ]
+    status = {"replicas": 3, "readyReplicas": 2, "restoredReplicas": 1, "selector": "a=b", "conditions": conditions}
     patch = json.dumps({"status": status})
     kubectl.good("patch", "vwp", "shown", "--subresource=status", "--type=merge", "-p", patch)
     header, row = kubectl.good("get", "vwp", "shown").splitlines()
-    assert header.split() == ["NAME", "DESIRED", "READY", "RESTORED", "CHECKPOINT", "AGE"]
-    assert row.split()[:5] == ["shown", "1", "2", "1", "Published"]
+    assert header.split() == ["NAME", "DESIRED", "READY", "STATUS", "WHY", "RESTORED", "CHECKPOINT", "AGE"]
+    assert row.split()[:7] == ["shown", "1", "2", "TooFewReady", "Crashing", "1", "Published"]
     kubectl.good("scale", "vwp/shown", "--replicas=5")
     scale = json.loads(kubectl.good("get", "vwp", "shown", "--subresource=scale", "-o", "json"))
     assert scale["spec"]["replicas"] == 5 and scale["status"] == {"replicas": 3, "selector": "a=b"}

@@ -88,7 +88,9 @@ def test_scale_and_columns() -> None:
         "labelSelectorPath": ".status.selector",
     }
     columns = version["additionalPrinterColumns"]
-    assert [c["name"] for c in columns if "priority" not in c] == ["Desired", "Ready", "Restored", "Checkpoint", "Age"]
+    assert [c["name"] for c in columns if "priority" not in c] == [
+        "Desired", "Ready", "Status", "Why", "Restored", "Checkpoint", "Age"
+    ]  # fmt: skip
     assert crd(POOL)["spec"]["names"]["shortNames"] == ["vwp"]
     assert crd(CHECKPOINT)["spec"]["names"]["shortNames"] == ["vck"]
 

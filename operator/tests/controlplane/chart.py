@@ -12,6 +12,8 @@ from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, POOLS, Kind
 
 CHART = Path(__file__).parents[3] / "charts" / "vernal"
+#: The least that is needed to install it.
+IMAGE = "image.repository=registry.example.com/vernal-operator"
 ADMISSION = "admissionregistration.k8s.io"
 KINDS = CORE | {
     kind.name: kind
@@ -34,7 +36,7 @@ def rendered(
     command = [helm, "template", release, str(chart), "--namespace", SYSTEM, f"--kube-version={build.OLDEST}"]
     if policies:  # which Helm asks a cluster for, and does not presume
         command.append(f"--api-versions={ADMISSION}/v1/ValidatingAdmissionPolicy")
-    for setting in settings:
+    for setting in (IMAGE, *settings):
         command += ["--set", setting]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [document for document in yaml.safe_load_all(text) if document]

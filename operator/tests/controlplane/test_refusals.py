@@ -100,8 +100,8 @@ def refused(case: Case, path: str = "/pods") -> list[float]:
 
 def shouts(case: Case, about: str) -> list[str]:
     """Lines of the log that an operator is woken for."""
-    lines = case.log.read_text().splitlines()
-    return [line for line in lines if about in line and (" ERROR " in line or " WARNING " in line)]
+    lines = case.log.read_text().replace('\\"', '"').splitlines()  # as it was before it was quoted
+    return [line for line in lines if about in line and (" level=error " in line or " level=warning " in line)]
 
 
 def assert_backs_off(moments: list[float]) -> None:

@@ -63,6 +63,7 @@ def test_a_published_checkpoint_and_then_silence() -> None:
     expected = {
         "generation": "g1",
         "sizeBytes": 1000,
+        "size": "0.000GiB",
         "sharedBytes": 400,
         "files": 3,
         "restores": 1,

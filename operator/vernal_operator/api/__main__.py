@@ -1,5 +1,5 @@
-"""`python -m vernal_operator.api`: write the CRDs and docs/reference/ from the models, or check that they are
-current.
+"""`python -m vernal_operator.api`: write the CRDs, docs/reference/ and the schema of the chart's values from the
+models, or check that they are current.
 
 The CRDs are written twice: to crds/, for `kubectl apply`, and into the chart, since Helm reads only what lies in its
 folder and complains about a link out of it.
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from vernal_contract import names
 
-from vernal_operator.api import docs
+from vernal_operator.api import docs, values
 from vernal_operator.api.crd import KINDS, crd
 from vernal_operator.api.policy import overlay_policy
 
@@ -37,6 +37,7 @@ def files() -> dict[str, str]:
         out[f"docs/reference/{kind.kind.lower()}.md"] = docs.page(kind)
     policy = yaml.dump(overlay_policy(), Dumper=_NoAliases, sort_keys=False, width=110, allow_unicode=True)
     out["charts/vernal/files/pod-template-policy.yaml"] = HEADER + policy
+    out["charts/vernal/values.schema.json"] = values.schema()
     return out
 
 
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vernal_operator.api",
         description="Write the CRDs (crds/, and once more into the chart), the reference pages (docs/reference/) and "
-        "the chart's admission policy from the pydantic models. A CRD there that no model makes is removed.",
+        "the chart's admission policy and values.schema.json from the pydantic models. A CRD there that no model makes "
+        "is removed.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; show what differs and exit 1 if anything does"

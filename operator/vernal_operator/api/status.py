@@ -129,6 +129,7 @@ class VLLMCheckpointStatus(Model):
         default=None, description="Start of the worker that made generation known; one that started before knows less."
     )
     size_bytes: int | None = Field(default=None, description="Size of the artifact. Bytes.")
+    size: str | None = Field(default=None, description="sizeBytes for people, e.g. 14.2GiB.")
     shared_bytes: int | None = Field(
         default=None,
         description="How much of it other artifacts have too, when a worker looked last: its removal gives back less. "

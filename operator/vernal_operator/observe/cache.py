@@ -60,13 +60,13 @@ class Cache(Generic[T]):
             found = list(self._groups.get((namespace, group), {}).values())
         return sorted(found, key=lambda entry: entry.name)
 
+    def entries(self) -> list[Entry[T]]:
+        with self._lock:
+            return list(self._by_name.values())
+
     def in_namespace(self, namespace: str) -> list[Entry[T]]:
         with self._lock:
             return [entry for key, entry in self._by_name.items() if key[0] == namespace]
-
-    def everything(self) -> list[Entry[T]]:
-        with self._lock:
-            return list(self._by_name.values())
 
     def __len__(self) -> int:
         return len(self._by_name)

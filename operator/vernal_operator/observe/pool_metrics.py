@@ -1,5 +1,7 @@
-"""What is known of each pool, in Prometheus' form. Read from the caches at each scrape, so that a pool that is gone
-leaves nothing behind, and an operator that stands by tells of none.
+"""How loaded each pool is, in Prometheus' form; what its status says is `inventory`'s.
+
+Read from the caches at each scrape, so that a pool that is gone leaves nothing behind, and an operator that stands by
+tells of none.
 """
 
 import time
@@ -19,12 +21,8 @@ STALE_SECONDS = 30.0
 
 _LABELS = ("namespace", "pool")
 _GAUGES = {
-    "vernal_pool_replicas_desired": "spec.replicas.",
-    "vernal_pool_replicas": "Pods that are neither terminating nor failed.",
-    "vernal_pool_replicas_ready": "Those that are ready.",
-    "vernal_pool_checkpoint_ready": "1 if there is a checkpoint that new pods thaw.",
     "vernal_pool_pressure": "Requests in flight over what the ready workers can hold. Of pools with spec.autoscaling, "
-    "like all that follows; absent while no worker is ready.",
+    "like all the others here; absent while no worker is ready.",
     "vernal_pool_requests_in_flight": "Requests that workers accepted and did not answer yet.",
     "vernal_pool_requests_running": "Of these, what engines work on.",
     "vernal_pool_requests_waiting": "Of these, what engines have not begun, for want of room.",
@@ -45,23 +43,15 @@ class PoolMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in _GAUGES.items()}
         now = time.time()
-        for entry in self._observer.pools.everything():
+        for entry in self._observer.pools.entries():
             for name, value in self._of(entry.view, now).items():
                 families[name].add_metric((entry.namespace, entry.name), value)
         yield from families.values()
 
     def _of(self, pool: Pool, now: float) -> dict[str, float]:
-        conditions = {c.get("type"): c.get("status") for c in pool.status.get("conditions", [])}
-        found: dict[str, float] = {
-            "vernal_pool_replicas": int(pool.status.get("replicas", 0)),
-            "vernal_pool_replicas_ready": int(pool.status.get("readyReplicas", 0)),
-            "vernal_pool_checkpoint_ready": int(conditions.get("CheckpointReady") == "True"),
-        }
-        if pool.spec is not None:
-            found["vernal_pool_replicas_desired"] = pool.spec.replicas
-            if pool.spec.autoscaling is not None:
-                found |= load_of(self._answers(pool, now))
-        return found
+        if pool.spec is None or pool.spec.autoscaling is None:
+            return {}
+        return load_of(self._answers(pool, now))
 
     def _answers(self, pool: Pool, now: float) -> Iterator[WorkerState]:
         for entry in self._observer.pods.group(pool.namespace, pool.name):

@@ -67,7 +67,7 @@ class Ports:
 
 
 def _of_wakers(slices: Cache[Any]) -> list[Entry[Any]]:
-    return [entry for entry in slices.everything() if entry.view.for_waker]
+    return [entry for entry in slices.entries() if entry.view.for_waker]
 
 
 def _free(key: Key, taken: set[int | None]) -> int:

@@ -73,7 +73,8 @@ def is_ready(pods: Census, replicas: int) -> Verdict:
     message = f"{min(count, replicas)} of {replicas} replicas are ready"
     if count >= replicas:
         return Verdict("Ready", "True", "AllReady", message)
-    return Verdict("Ready", "False", "TooFewReady" if count else "NoneReady", message)
+    why = f"{message}: the conditions Progressing and Degraded say why"
+    return Verdict("Ready", "False", "TooFewReady" if count else "NoneReady", why)
 
 
 # --- CheckpointReady ----------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def checkpoint_ready(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints)
     if silent:
         message = f"{_named(silent)} did not answer on the admin port: check that the operator can reach it"
         return Verdict(kind, "Unknown", "WorkerUnreachable", message)
-    return Verdict(kind, "False", "Pending", "no worker has started yet")
+    return Verdict(kind, "False", "Pending", "no worker has started yet: the condition Progressing says what goes on")
 
 
 def _why_none(workers: Sequence[WorkerState]) -> Verdict:
@@ -144,7 +145,7 @@ def progressing(
     if at.rejected is not None:
         return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
     if held and spec.rollout.paused:
-        return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true")
+        return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true: set it to false to go on")
     if at.fallback is not None and at.deadline is not None:
         message = f"missing pods are made of {at.fallback.revision} until one of {at.wanted} is proven"
         return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")
@@ -244,7 +245,8 @@ def _detail(pod: PodView) -> str:
         return str(farewell(pod))
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
-    return said or pod.waiting_reason or f"not ready: see `kubectl logs {pod.name}`"
+    waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
+    return said or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 
 def _named(pods: Sequence[PodView]) -> str:

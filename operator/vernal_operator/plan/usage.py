@@ -30,7 +30,8 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
         "observedGeneration": view.generation,
         "generation": generation,
         "generationTime": since,
-        "sizeBytes": current.bytes if current else old.get("sizeBytes"),
+        "sizeBytes": (size := current.bytes if current else old.get("sizeBytes")),
+        "size": None if size is None else gibibytes(size),
         "sharedBytes": current.shared_bytes if current else old.get("sharedBytes"),
         "files": current.files if current else old.get("files"),
         "timings": _timings(workers) or old.get("timings", {}),
@@ -62,6 +63,11 @@ def _generation(workers: Sequence[WorkerUse], old: Manifest) -> tuple[str | None
             return use.worker.artifact.generation, precise(use.started)
         break
     return known, since
+
+
+def gibibytes(size: int) -> str:
+    """Such as 14.2GiB, for the column of `kubectl get vck`."""
+    return f"{size / 2**30:.1f}GiB" if size >= 2**29 else f"{size / 2**30:.3f}GiB"
 
 
 def _speaks_against_it(reason: str) -> bool:

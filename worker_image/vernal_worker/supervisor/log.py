@@ -1,28 +1,14 @@
 """The worker's log: one line of `key=value` per event on stdout, and the engine's lines passed through."""
 
-import datetime
 import os
-import re
 import sys
 import threading
+import time
 import traceback
 
-_PLAIN = re.compile(r"[^\s\"=]+")
+from vernal_contract.logline import format_fields, stamp
+
 _lock = threading.Lock()
-
-
-def format_fields(fields: dict[str, object]) -> str:
-    """`key=value` pairs; a value with spaces, quotes or line breaks is quoted, one that is None is left
-    out."""
-    parts: list[str] = []
-    for key, value in fields.items():
-        if value is None:
-            continue
-        text = f"{value:.3f}" if isinstance(value, float) else str(value)
-        if not _PLAIN.fullmatch(text):
-            text = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-        parts.append(f"{key}={text}")
-    return " ".join(parts)
 
 
 def event(name: str, /, **fields: object) -> None:
@@ -47,7 +33,7 @@ def engine_line(line: str) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(time.time())
 
 
 def _write(line: str) -> None:

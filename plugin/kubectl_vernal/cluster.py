@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import kubernetes
 import urllib3
 
-from kubectl_vernal.errors import ApiFailure, PluginError
+from kubectl_vernal.errors import ApiError, PluginError
 
 Object = dict[str, Any]
 
@@ -31,7 +31,7 @@ def path(plural: str, namespace: str | None = None, name: str = "", subresource:
 
 
 class Cluster:
-    """One cluster, as one user. Every call raises `ApiFailure` where the answer is not 2xx."""
+    """One cluster, as one user. Every call raises `ApiError` where the answer is not 2xx."""
 
     def __init__(self, api: Any, namespace: str) -> None:
         """`api` is a `kubernetes.client.ApiClient`; `namespace` is that of the context."""
@@ -55,7 +55,7 @@ class Cluster:
             contexts, active = kubernetes.config.list_kube_config_contexts(file)
         except (kubernetes.config.ConfigException, OSError) as error:
             raise PluginError(
-                f"no way to a cluster: {error}. Set KUBECONFIG, or give --kubeconfig or --context"
+                f"no way to a cluster: {str(error).rstrip(chr(46))}. Set KUBECONFIG, or give --kubeconfig or --context"
             ) from None
         chosen = next((entry for entry in contexts if entry["name"] == context), active)
         return cls(kubernetes.client.ApiClient(configuration), chosen["context"].get("namespace") or "default")
@@ -91,7 +91,7 @@ class Cluster:
                 *whole, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in whole)
         except urllib3.exceptions.HTTPError as error:
-            raise ApiFailure(0, f"GET {path}: the answer broke off: {error}") from None
+            raise ApiError(0, f"GET {path}: the answer broke off: {error}") from None
         finally:
             response.close()
         if rest:
@@ -121,7 +121,7 @@ class Cluster:
         try:
             data: bytes = response.read()
         except urllib3.exceptions.HTTPError as error:
-            raise ApiFailure(0, f"{method} {path}: the answer broke off: {error}") from None
+            raise ApiError(0, f"{method} {path}: the answer broke off: {error}") from None
         response.release_conn()
         return data
 
@@ -141,12 +141,12 @@ class Cluster:
                 preload_content=False, retries=False, redirect=False,
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ApiFailure(0, f"no answer from {self.server}: {error}") from None
+            raise ApiError(0, f"no answer from {self.server}: {error}") from None
         if 200 <= response.status < 300:
             return response
         data = response.read()
         response.release_conn()
-        raise ApiFailure(response.status, f"{method} {path}: {_sentence(data) or f'HTTP {response.status}'}")
+        raise ApiError(response.status, f"{method} {path}: {_sentence(data) or f'HTTP {response.status}'}")
 
 
 def _sentence(data: bytes) -> str:

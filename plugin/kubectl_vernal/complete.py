@@ -6,9 +6,13 @@ files instead).
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 Lookup = Callable[[str, str | None], Sequence[str]]
 """Names of what a positional argument takes ("pool", "pod"), in a namespace."""
+
+
+_KINDS = {"POOL": "pool", "POD": "pod", "POOL|POD": "pool"}  # by metavar
 
 
 def candidates(parser: argparse.ArgumentParser, words: Sequence[str], lookup: Lookup) -> Iterator[str]:
@@ -34,7 +38,7 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str], lookup: Lo
             continue
         if action.choices:
             yield from (str(choice) for choice in action.choices if str(choice).startswith(last))
-        elif kind := getattr(action, "completes", ""):
+        elif kind := _KINDS.get(str(action.metavar)):
             yield from (name for name in lookup(kind, _namespace(before)) if name.startswith(last))
 
 
@@ -50,7 +54,7 @@ def _parser_of(parser: argparse.ArgumentParser, verb: str) -> argparse.ArgumentP
 
 
 def _namespace(words: Sequence[str]) -> str | None:
-    for word, after in zip(words, words[1:], strict=False):
+    for word, after in pairwise(words):
         if word in ("-n", "--namespace"):
             return after
     return None

@@ -28,15 +28,15 @@ class PluginError(Exception):
     code = Exit.CLUSTER
 
 
-class NotFound(PluginError):
+class NotFoundError(PluginError):
     code = Exit.NOT_FOUND
 
 
-class Usage(PluginError):
+class UsageError(PluginError):
     code = Exit.USAGE
 
 
-class ApiFailure(PluginError):
+class ApiError(PluginError):
     """The API server's answer is no, or there is none.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
@@ -77,7 +78,7 @@ def verb(
     parser = commands.add_parser(
         called,
         help=summary,
-        description=description,
+        description=textwrap.fill(description, 100),
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,11 +100,11 @@ def verb(
 def pool_argument(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     parser.add_argument(
         "pool", metavar="POOL", nargs="?" if optional else None, default="", help="name of a VLLMWorkerPool"
-    ).completes = "pool"  # type: ignore[attr-defined]
+    )
 
 
 def pod_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pod", metavar="POD", help="name of a worker's pod").completes = "pod"  # type: ignore[attr-defined]
+    parser.add_argument("pod", metavar="POD", help="name of a worker's pod")
 
 
 def context(args: argparse.Namespace) -> Context:

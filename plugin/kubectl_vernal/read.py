@@ -10,7 +10,7 @@ from typing import Any
 from vernal_contract import names
 
 from kubectl_vernal.cluster import Cluster, Object, path
-from kubectl_vernal.errors import ApiFailure, NotFound
+from kubectl_vernal.errors import ApiError, NotFoundError
 from kubectl_vernal.output import when
 
 POOLS = "vllmworkerpools"
@@ -134,7 +134,7 @@ def world(
         query = _selector(kind, pool, pod)
         try:
             objects[kind] = cluster.items(_list_path(kind, where), query)
-        except ApiFailure as error:
+        except ApiError as error:
             if not number:
                 raise _explained(error, kind) from None
             if error.status not in (403, 404):
@@ -157,18 +157,18 @@ def one(cluster: Cluster, kind: str, where: str, called: str) -> Object:
     """One object.
 
     Raises:
-        NotFound: there is none of the name; says what there is.
+        NotFoundError: there is none of the name; says what there is.
     """
     try:
         return cluster.get(path(kind, where, called, group=_GROUPS.get(kind, "")))
-    except ApiFailure as error:
+    except ApiError as error:
         if error.status != 404:
             raise _explained(error, kind) from None
     query = {"labelSelector": names.LABEL_POOL} if kind == "pods" else {}
     there = [name(item) for item in cluster.items(_list_path(kind, where), query)]
     known = f"there are {', '.join(there[:10])}" if there else "there are none; -n NAMESPACE looks elsewhere"
     word = {"pods": "pod of a pool", POOLS: "pool"}.get(kind, kind)
-    raise NotFound(f"no {word} {called!r} in namespace {where}: {known}")
+    raise NotFoundError(f"no {word} {called!r} in namespace {where}: {known}")
 
 
 def object_path(kind: str, item: Object, subresource: str = "") -> str:
@@ -193,7 +193,7 @@ def _ask(cluster: Cluster, pod: Object, port: int) -> Object | str:
     address = path("pods", namespace(pod), f"{name(pod)}:{port}", "proxy") + "/state"
     try:
         found: Object = json.loads(cluster.text(address))
-    except ApiFailure as error:
+    except ApiError as error:
         if error.status == 403:
             return "you may not read it: `get` on pods/proxy in this namespace is missing"
         return f"no answer on its admin port: {error}"
@@ -202,11 +202,9 @@ def _ask(cluster: Cluster, pod: Object, port: int) -> Object | str:
     return found
 
 
-def _explained(error: ApiFailure, kind: str) -> ApiFailure:
+def _explained(error: ApiError, kind: str) -> ApiError:
     if error.status == 404 and kind in (POOLS, CHECKPOINTS):
-        return ApiFailure(
-            404, f"this cluster has no {kind}.{names.GROUP}: install the chart, or `kubectl vernal doctor`"
-        )
+        return ApiError(404, f"this cluster has no {kind}.{names.GROUP}: install the chart, or `kubectl vernal doctor`")
     return error
 
 

@@ -7,7 +7,11 @@ from kubectl_vernal.options import Subparsers
 
 # kubectl asks a program kubectl_complete-NAME on PATH; a shell that calls the plugin directly has its own way.
 SCRIPTS = {
-    "kubectl": '#!/bin/sh\n# as kubectl_complete-vernal on PATH: completes `kubectl vernal`\nexec kubectl-vernal __complete "$@"\n',
+    "kubectl": """\
+#!/bin/sh
+# kubectl calls this, as kubectl_complete-vernal on PATH, to complete `kubectl vernal`.
+exec kubectl-vernal __complete "$@"
+""",
     "bash": """\
 _kubectl_vernal() {
   COMPREPLY=()
@@ -41,7 +45,8 @@ def add(commands: Subparsers) -> None:
         help="completion for kubectl, bash, zsh or fish",
         description="Prints the script. Verbs, flags, and names of pools and pods are completed.",
         epilog="examples:\n"
-        "  kubectl vernal completion kubectl > ~/.local/bin/kubectl_complete-vernal; chmod +x ~/.local/bin/kubectl_complete-vernal\n"
+        "  kubectl vernal completion kubectl > ~/.local/bin/kubectl_complete-vernal\n"
+        "  chmod +x ~/.local/bin/kubectl_complete-vernal\n"
         "  source <(kubectl-vernal completion bash)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from kubectl_vernal import read
 from kubectl_vernal.cluster import path
-from kubectl_vernal.errors import ApiFailure, Exit
+from kubectl_vernal.errors import ApiError, Exit
 from kubectl_vernal.options import Context, Subparsers, verb
 from kubectl_vernal.views import doctor
 
@@ -19,8 +19,8 @@ def add(commands: Subparsers) -> None:
         "doctor",
         run,
         "is all there that pools need: CRDs, a live operator, your rights, storage, nodes",
-        "Looks, and changes nothing. Exit code 1 if a check is bad. What a node's kernel and driver can do only a worker\n"
-        "on it finds out: `kubectl exec POD -c worker -- vernal-worker doctor`.",
+        "Looks, and changes nothing. Exit code 1 if a check is bad. What a node's kernel and driver can do only a "
+        "worker on it finds out: `kubectl exec POD -c worker -- vernal-worker doctor`.",
         "  kubectl vernal doctor\n  kubectl vernal doctor -A -o json | jq '.[] | select(.outcome == \"bad\")'",
         everywhere=True,
     )
@@ -36,7 +36,7 @@ def run(context: Context, args: argparse.Namespace) -> int:
                 part = read.world(context.cluster, where, (kind,))
                 objects |= part.objects
                 now = now or part.now
-            except ApiFailure as error:
+            except ApiError as error:
                 if error.status not in (403, 404):
                     raise
                 unread[kind] = str(error)

@@ -14,8 +14,8 @@ def add(commands: Subparsers) -> None:
         "explain",
         run,
         "why a worker started cold, and which field keeps a checkpoint from fitting",
-        "Asks the worker (through the API server: `get` on pods/proxy) and compares what it is with every checkpoint of\n"
-        "its namespace. Exit code 1 if it did not thaw.",
+        "Asks the worker (through the API server: `get` on pods/proxy) and compares what it is with every "
+        "checkpoint of its namespace. Exit code 1 if it did not thaw.",
         "  kubectl vernal explain qwen-6f1c2a90-0\n  kubectl vernal explain qwen-6f1c2a90-0 -o yaml",
     )
     pod_argument(parser)

@@ -17,8 +17,8 @@ def add(commands: Subparsers) -> None:
         "freeze",
         run,
         "ask for a new checkpoint of a pool",
-        f"Sets the annotation {names.ANNOTATION_FREEZE} of the pool to the time of now; the operator then has a new\n"
-        "checkpoint made. Pods that serve go on.",
+        f"Sets the annotation {names.ANNOTATION_FREEZE} of the pool to the time of now; the operator then has a "
+        "new checkpoint made. Pods that serve go on.",
         "  kubectl vernal freeze qwen\n  kubectl vernal freeze qwen --dry-run    # may you, and is there such a pool?",
         forms=(),
     )
@@ -39,6 +39,6 @@ def run(context: Context, args: argparse.Namespace) -> int:
         context.say(f"pool {args.pool}: would be asked for a new checkpoint (dry run)")
     else:
         context.say(
-            f"pool {args.pool}: asked for a new checkpoint; `kubectl vernal checkpoints -n {context.home}` shows it come"
+            f"pool {args.pool}: asked for a new checkpoint; `kubectl vernal status {args.pool}` shows it come"
         )
     return Exit.OK

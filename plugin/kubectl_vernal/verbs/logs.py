@@ -9,7 +9,7 @@ from vernal_contract import names
 
 from kubectl_vernal import read
 from kubectl_vernal.cluster import Object
-from kubectl_vernal.errors import ApiFailure, Exit, NotFound
+from kubectl_vernal.errors import ApiError, Exit, NotFoundError
 from kubectl_vernal.options import Context, Subparsers, verb
 
 
@@ -19,13 +19,13 @@ def add(commands: Subparsers) -> None:
         "logs",
         run,
         "logs of a pool's workers, each line with its pod",
-        "NAME is a pool or a pod. Vernal's own lines have event=...; the others are vLLM's.",
+        "Vernal's own lines have event=...; the others are vLLM's.",
         "  kubectl vernal logs qwen --since 10m\n"
         "  kubectl vernal logs qwen -f | grep event=\n"
         "  kubectl vernal logs qwen-6f1c2a90-1 --previous    # of the container before: why did it end?",
         forms=(),
     )
-    parser.add_argument("target", metavar="NAME", help="name of a pool or of a worker's pod").completes = "pool"  # type: ignore[attr-defined]
+    parser.add_argument("target", metavar="POOL|POD", help="name of a pool or of a worker's pod")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
     parser.add_argument("--previous", action="store_true", help="of the container before the present one")
     parser.add_argument(
@@ -59,8 +59,8 @@ def run(context: Context, args: argparse.Namespace) -> int:
     pods = _pods(context, args.target)
     wanted, failed = query(args), False
     for pod, line in _follow(context, pods, wanted) if args.follow else _read(context, pods, wanted):
-        failed = failed or isinstance(line, ApiFailure)
-        context.say(f"{read.name(pod)}: {line}" if len(pods) > 1 or isinstance(line, ApiFailure) else line)
+        failed = failed or isinstance(line, ApiError)
+        context.say(f"{read.name(pod)}: {line}" if len(pods) > 1 or isinstance(line, ApiError) else line)
     return Exit.CLUSTER if failed else Exit.OK
 
 
@@ -68,11 +68,11 @@ def _pods(context: Context, target: str) -> list[Object]:
     everybody = read.world(context.cluster, context.home, ("pods",)).of("pods")
     found = [pod for pod in everybody if target in (read.name(pod), read.labels(pod).get(names.LABEL_POOL))]
     if not found:
-        raise NotFound(f"no pod and no pool's pods of the name {target!r} in namespace {context.home}")
+        raise NotFoundError(f"no pod and no pool's pods of the name {target!r} in namespace {context.home}")
     return sorted(found, key=read.name)
 
 
-_Line = tuple[Object, str | ApiFailure]
+_Line = tuple[Object, str | ApiError]
 
 
 def _read(context: Context, pods: list[Object], wanted: dict[str, str]) -> Iterator[_Line]:
@@ -80,7 +80,7 @@ def _read(context: Context, pods: list[Object], wanted: dict[str, str]) -> Itera
         try:
             for line in context.cluster.text(read.object_path("pods", pod, "log"), wanted).splitlines():
                 yield pod, line
-        except ApiFailure as error:
+        except ApiError as error:
             yield pod, error
 
 
@@ -92,7 +92,7 @@ def _follow(context: Context, pods: list[Object], wanted: dict[str, str]) -> Ite
         try:
             for line in context.cluster.lines(read.object_path("pods", pod, "log"), wanted):
                 lines.put((pod, line))
-        except ApiFailure as error:
+        except ApiError as error:
             lines.put((pod, error))
         finally:
             lines.put(None)

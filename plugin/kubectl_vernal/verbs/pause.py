@@ -13,8 +13,8 @@ def add(commands: Subparsers) -> None:
         "pause",
         run,
         "hold a roll where it is, or let it go on",
-        "Sets spec.rollout.paused: no pod is replaced, missing ones are made of the revision before, changes of scale go\n"
-        "on, and the deadline of a new revision does not run.",
+        "Sets spec.rollout.paused: no pod is replaced, missing ones are made of the revision before, changes of "
+        "scale go on, and the deadline of a new revision does not run.",
         "  kubectl vernal pause qwen\n  kubectl vernal pause qwen --resume",
         forms=(),
     )

@@ -11,7 +11,7 @@ from vernal_contract import names
 
 from kubectl_vernal import read
 from kubectl_vernal.cluster import Object
-from kubectl_vernal.errors import ApiFailure, Exit, Usage
+from kubectl_vernal.errors import ApiError, Exit, UsageError
 from kubectl_vernal.options import Context, Subparsers, pool_argument, verb
 from kubectl_vernal.views.redact import redact, text
 
@@ -29,9 +29,9 @@ def add(commands: Subparsers) -> None:
         "report",
         run,
         "a support bundle as a tar file, without secrets",
-        "Writes objects, workers' states and logs (and those of the operator, where you may read them) into a .tar.gz.\n"
-        "Secrets are not read; values of variables, arguments and log lines that look like one are replaced. Look into\n"
-        "it before you hand it on: names of models, images and namespaces are in it.",
+        "Writes objects, workers' states and logs (and those of the operator, where you may read them) into a "
+        ".tar.gz. Secrets are not read; values of variables, arguments and log lines that look like one are "
+        "replaced. Look into it before you hand it on: names of models, images and namespaces are in it.",
         "  kubectl vernal report qwen\n"
         "  kubectl vernal report -f bundle.tar.gz --no-logs\n"
         "  tar -xOzf bundle.tar.gz | grep -i password      # is there anything?",
@@ -57,9 +57,9 @@ def run(context: Context, args: argparse.Namespace) -> int:
                 archive.addfile(entry, io.BytesIO(data))
                 count += 1
     except FileExistsError:
-        raise Usage(f"{file} is there already: give another --file") from None
+        raise UsageError(f"{file} is there already: give another --file") from None
     except OSError as error:
-        raise Usage(f"{file} cannot be written: {error}") from None
+        raise UsageError(f"{file} cannot be written: {error}") from None
     context.say(f"wrote {file}: {count} files, secrets redacted")
     return Exit.OK
 
@@ -76,7 +76,7 @@ def _files(context: Context, args: argparse.Namespace) -> Iterator[tuple[str, st
     for kind in _CLUSTER_KINDS:
         try:
             yield f"{kind}.json", _json(read.world(context.cluster, None, (kind,)).of(kind))
-        except ApiFailure as error:
+        except ApiError as error:
             lacking[kind] = str(error)
     if not args.no_logs:
         for pod in world.of("pods"):
@@ -90,7 +90,7 @@ def _operators(context: Context, lacking: dict[str, str]) -> list[Object]:
     address = "/api/v1/pods"
     try:
         return context.cluster.items(address, {"labelSelector": "app.kubernetes.io/name=vernal"})
-    except ApiFailure as error:
+    except ApiError as error:
         lacking["operator"] = str(error)
         return []
 
@@ -105,7 +105,7 @@ def _logs(context: Context, pod: Object, container: str, lacking: dict[str, str]
         query = {"container": container, "tailLines": _LINES, **({"previous": "true"} if previous else {})}
         try:
             found = context.cluster.text(read.object_path("pods", pod, "log"), query)
-        except ApiFailure as error:
+        except ApiError as error:
             lacking[called] = str(error)
             continue
         yield called, "\n".join(text(line) for line in found.splitlines()) + "\n"

@@ -14,10 +14,10 @@ def add(commands: Subparsers) -> None:
         "rollback",
         run,
         "bring a pool's spec back to an earlier revision",
-        "Writes what the ControllerRevision kept over the pool's spec: image, model, engine arguments, pod template, ...;\n"
-        "replicas, rollout, autoscaling and retention stay. Without --to it is the revision that proved itself last, if\n"
-        "that is another one, else the one before. Where a manifest in Git is applied, revert it there too: the next\n"
-        "apply would bring the new spec back.",
+        "Writes what the ControllerRevision kept over the pool's spec: image, model, engine arguments, pod "
+        "template, ...; replicas, rollout, autoscaling and retention stay. Without --to it is the revision that "
+        "proved itself last, if that is another one, else the one before. Where a manifest in Git is applied, "
+        "revert it there too: the next apply would bring the new spec back.",
         "  kubectl vernal rollback qwen --list\n"
         "  kubectl vernal rollback qwen --dry-run       # which fields change\n"
         "  kubectl vernal rollback qwen --to 6f1c2a90",

@@ -103,7 +103,7 @@ def _crds(world: World) -> list[Check]:
 
 
 def _operator(world: World) -> list[Check]:
-    """Whether an operator renews a lease. Leases are told by the operator's identity of field manager or by their name."""
+    """Whether an operator renews a Lease: one that an operator has written, or of the default name."""
     if "leases" in world.unread:
         return [Check("Operator", "unknown", "you may not read Leases", "ask who may: `kubectl get lease -A`")]
     leases = [lease for lease in world.of("leases") if name(lease) == "vernal-operator" or _managed(lease)]
@@ -222,7 +222,8 @@ def _node(node: Object) -> Check:
     gpus = number(((node.get("status") or {}).get("allocatable") or {}).get(GPU, "0"))
     driver = labels(node).get("nvidia.com/cuda.driver-version.full", "")
     product = labels(node).get("nvidia.com/gpu.product", "GPU")
-    text = f"kernel {info.get('kernelVersion', '?')}, {f'{gpus} x {product}' if gpus else 'no GPU'}{f', driver {driver}' if driver else ''}"
+    parts = [f"kernel {info.get('kernelVersion', '?')}", f"{gpus} x {product}" if gpus else "no GPU"]
+    text = ", ".join([*parts, *([f"driver {driver}"] if driver else [])])
     if condition(node, "Ready").get("status") != "True":
         return Check(title, "warn", "not Ready", f"`kubectl describe node {name(node)}`")
     kernel = tuple(int(part) for part in re.findall(r"\d+", info.get("kernelVersion", ""))[:2])

@@ -1,7 +1,7 @@
 """What `rollback` writes: the spec of an earlier revision, as a merge patch over the one that is there.
 
-A ControllerRevision keeps all in the spec that a pod is made of, with defaults, as JSON text; fields that no pod is made
-of (replicas, rollout, autoscaling, the checkpoint's retention) are not in it and stay as they are.
+A ControllerRevision keeps all in the spec that a pod is made of, with defaults, as JSON text; fields that no pod is
+made of (replicas, rollout, autoscaling, the checkpoint's retention) are not in it and stay as they are.
 """
 
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from vernal_contract import names
 
-from kubectl_vernal.errors import NotFound
+from kubectl_vernal.errors import NotFoundError
 from kubectl_vernal.output import age, table
 from kubectl_vernal.read import World, labels, name
 
@@ -38,7 +38,7 @@ def choose(world: World, pool: Object, wanted: str) -> Object:
     """The ControllerRevision called `wanted`, or with "" the newest that is not what the spec asks for.
 
     Raises:
-        NotFound: there is none.
+        NotFoundError: there is none.
     """
     status = pool.get("status") or {}
     there = revisions(world)
@@ -49,7 +49,9 @@ def choose(world: World, pool: Object, wanted: str) -> Object:
         return chosen[0]
     known = ", ".join(called(one) for one in there) or "none"
     what = f"no revision {wanted!r}" if wanted else "no revision before this one"
-    raise NotFound(f"pool {name(pool)} has {what}; kept are: {known} (`kubectl vernal rollback {name(pool)} --list`)")
+    raise NotFoundError(
+        f"pool {name(pool)} has {what}; kept are: {known} (`kubectl vernal rollback {name(pool)} --list`)"
+    )
 
 
 def patch(pool: Object, revision: Object) -> Object:

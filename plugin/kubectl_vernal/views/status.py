@@ -148,12 +148,13 @@ def details(pool: Object, *, wide: bool = False, paint: Paint = PLAIN) -> list[s
         paint("title", f"Pool {pool['namespace']}/{pool['name']}") + f"   {paint(sort, why)}",
         f"  Model        {pool['model']}",
         f"  Image        {pool['image']}",
-        f"  Replicas     {pool['readyReplicas']} of {pool['replicas']} ready: {pool['restored']} thawed, {pool['cold']} started cold",
+        f"  Replicas     {pool['readyReplicas']} of {pool['replicas']} ready: "
+        f"{pool['restored']} thawed, {pool['cold']} cold",
         f"  Revision     {_revision(pool['revision'])}",
         f"  Checkpoint   {_checkpoint(pool['checkpoint'])}",
         f"  Autoscaling  {_scaling(pool['autoscaling'])}",
         *(
-            f"  Failed pods  {entry['count']} in a row of revision {entry['revision']}: the next one comes later each time"
+            f"  Failed pods  {entry['count']} in a row of revision {entry['revision']}: each comes later than the last"
             for entry in pool["failedPods"]
         ),
         "",

@@ -1,7 +1,7 @@
 """What `timeline` says: where the seconds of a start, or of a drain, went.
 
-Kubernetes tells when a step came to an end, to the second. A worker tells how long each of its phases took, and not when
-it began: some go on side by side (digests are checked while CRIU fills memory), so their bars show lengths alone.
+Kubernetes tells when a step came to an end, to the second. A worker tells how long each of its phases took, and not
+when it began: some go on side by side (digests are checked while CRIU fills memory), so their bars show lengths alone.
 """
 
 from typing import Any

@@ -13,7 +13,8 @@ from kubectl_vernal.errors import ApiError, PluginError
 
 Object = dict[str, Any]
 
-MERGE = "application/merge-patch+json"
+_MERGE_PATCH = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
 MANAGER = "kubectl-vernal"
 """The field manager of what the plugin writes."""
 
@@ -101,10 +102,12 @@ class Cluster:
         found: Object = json.loads(self._call("POST", path, {"fieldManager": MANAGER}, body))
         return found
 
-    def patch(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
-        """JSON merge patch."""
+    def patch(self, path: str, body: Object | list[Object], *, dry_run: bool = False) -> Object:
+        """JSON merge patch of an object, or JSON patch of a list of operations."""
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
-        found: Object = json.loads(self._call("PATCH", path, query, body, MERGE))
+        found: Object = json.loads(
+            self._call("PATCH", path, query, body, _JSON_PATCH if isinstance(body, list) else _MERGE_PATCH)
+        )
         return found
 
     # -- underneath ---
@@ -114,7 +117,7 @@ class Cluster:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         content_type: str = "application/json",
     ) -> bytes:
         response = self._send(method, path, query, body, content_type)
@@ -126,7 +129,12 @@ class Cluster:
         return data
 
     def _send(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Object | None, content_type: str | None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Object | list[Object] | None,
+        content_type: str | None,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"Accept": "application/json, */*", "User-Agent": MANAGER}
         if body is not None and content_type:

@@ -67,6 +67,8 @@ def seconds(value: float | None) -> str:
     """A duration as people read it."""
     if value is None:
         return "-"
+    if value < 0.1:
+        return f"{value * 1000:.3g} ms"
     if value < 1:
         return f"{value:.2f} s"
     if value < 120:

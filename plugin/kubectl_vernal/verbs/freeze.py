@@ -38,7 +38,5 @@ def run(context: Context, args: argparse.Namespace) -> int:
     if args.dry_run:
         context.say(f"pool {args.pool}: would be asked for a new checkpoint (dry run)")
     else:
-        context.say(
-            f"pool {args.pool}: asked for a new checkpoint; `kubectl vernal status {args.pool}` shows it come"
-        )
+        context.say(f"pool {args.pool}: asked for a new checkpoint; `kubectl vernal status {args.pool}` shows it come")
     return Exit.OK

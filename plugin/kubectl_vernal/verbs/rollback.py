@@ -37,13 +37,12 @@ def run(context: Context, args: argparse.Namespace) -> int:
         context.say(*rollback.listing(world, pool))
         return Exit.OK
     chosen = rollback.choose(world, pool, args.to)
-    patch = rollback.patch(pool, chosen)
-    if not patch:
+    spec = rollback.spec_of(pool, chosen)
+    changes = rollback.changes(pool["spec"], spec)
+    if not changes:
         context.say(f"pool {args.pool}: its spec is revision {rollback.called(chosen)} already")
         return Exit.OK
-    body = {"metadata": {"resourceVersion": pool["metadata"]["resourceVersion"]}, "spec": patch}
-    context.cluster.patch(read.object_path(read.POOLS, pool), body, dry_run=args.dry_run)
+    context.cluster.patch(read.object_path(read.POOLS, pool), rollback.patch(pool, spec), dry_run=args.dry_run)
     word = "would go back" if args.dry_run else "goes back"
-    context.say(f"pool {args.pool}: {word} to revision {rollback.called(chosen)}")
-    context.say(*(f"  {line}" for line in rollback.changes(pool["spec"], patch)))
+    context.say(f"pool {args.pool}: {word} to revision {rollback.called(chosen)}", *(f"  {line}" for line in changes))
     return Exit.OK

@@ -156,7 +156,7 @@ def _rights(rights: Rights) -> list[Check]:
             f"Your right to {verb} {resource}",
             "warn",
             f"not in {rights.namespace or 'the cluster'}; needed for {use}",
-            "bind the role vernal-view or vernal-edit" if group == names.GROUP else "ask for it, or do without",
+            "bind the chart's view or edit role" if group == names.GROUP else "ask for it, or do without",
         )
         for verb, group, resource, use in lacking
     ]

@@ -101,7 +101,12 @@ def text(found: Object, paint: Paint = PLAIN) -> list[str]:
         lines.append("  none: the first worker to start makes one")
     for one in found["checkpoints"]:
         fits = not one["identity"] and not one["host"]
-        verdict = paint("good", "fits") if fits else f"{len(one['identity']) + len(one['host'])} fields differ"
+        count = len(one["identity"]) + len(one["host"])
+        verdict = (
+            paint("good", "fits")
+            if fits
+            else f"{count} field{'s' if count > 1 else ''} differ{'s' if count == 1 else ''}"
+        )
         own = ", this worker's own" if one["own"] else ""
         lines.append(f"  {one['name']} ({one['state']}{own}): {verdict}")
         lines += [f"    what is frozen   {line}" for line in one["identity"]]

@@ -1,4 +1,4 @@
-"""What `rollback` writes: the spec of an earlier revision, as a merge patch over the one that is there.
+"""What `rollback` writes: the spec of an earlier revision over the one that is there.
 
 A ControllerRevision keeps all in the spec that a pod is made of, with defaults, as JSON text; fields that no pod is
 made of (replicas, rollout, autoscaling, the checkpoint's retention) are not in it and stay as they are.
@@ -12,6 +12,7 @@ from vernal_contract import names
 from kubectl_vernal.errors import NotFoundError
 from kubectl_vernal.output import age, table
 from kubectl_vernal.read import World, labels, name
+from kubectl_vernal.views.redact import redact
 
 Object = dict[str, Any]
 
@@ -54,53 +55,58 @@ def choose(world: World, pool: Object, wanted: str) -> Object:
     )
 
 
-def patch(pool: Object, revision: Object) -> Object:
-    """The JSON merge patch that brings `pool`'s spec to that revision; {} if it is there."""
+def spec_of(pool: Object, revision: Object) -> Object:
+    """`pool`'s spec as it was at that revision, in all that pods are made of.
+
+    Fields that were not set are null in what is kept, and left out here; in podTemplate a null says that a field of the
+    pod goes, and stays.
+    """
     kept = json.loads(revision["data"]["spec"])
-    return _merge(_without(pool["spec"], _NOT_IN_PODS), kept)
+    want: Object = {field: value if field == "podTemplate" else _set(value) for field, value in kept.items()}
+    return _with({field: value for field, value in want.items() if value is not None}, pool["spec"], _NOT_IN_PODS)
 
 
-def _without(value: Object, fields: Object) -> Object:
-    out = {}
-    for field, found in value.items():
-        inner = fields.get(field)
+def _set(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {field: _set(found) for field, found in value.items() if found is not None}
+    return [_set(item) for item in value] if isinstance(value, list) else value
+
+
+def _with(want: Object, live: Object, fields: Object) -> Object:
+    """`want`, and of `live` the fields that no revision keeps."""
+    out = dict(want)
+    for field, inner in fields.items():
         if inner is True:
-            continue
-        out[field] = _without(found, inner) if isinstance(inner, dict) and isinstance(found, dict) else found
+            out.pop(field, None)
+            if field in live:
+                out[field] = live[field]
+        elif field in live or field in want:
+            out[field] = _with(want.get(field) or {}, live.get(field) or {}, inner)
     return out
 
 
-def _merge(have: Object, want: Object) -> Object:
-    """RFC 7386: what to write over `have` to get `want`. What is null in `want` is not there."""
-    out: Object = {field: None for field in have if want.get(field) is None}
-    for field, value in want.items():
-        if value is None or have.get(field) == value:
-            continue
-        old = have.get(field)
-        if isinstance(value, dict) and isinstance(old, dict):
-            if inner := _merge(old, value):
-                out[field] = inner
-        else:
-            out[field] = value
-    return out
+def patch(pool: Object, spec: Object) -> list[Object]:
+    """The JSON patch that writes it over the version that was read. A merge patch could not write a null."""
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": pool["metadata"]["resourceVersion"]},
+        {"op": "replace", "path": "/spec", "value": spec},
+    ]
 
 
-def changes(have: Object, patched: Object, prefix: str = "spec") -> list[str]:
-    """One line a field that the patch writes."""
+def changes(have: Object, want: Object, prefix: str = "spec") -> list[str]:
+    """One line a field that becomes another; what looks like a secret is not shown."""
     out: list[str] = []
-    for field, value in sorted(patched.items()):
-        path, old = f"{prefix}.{field}", have.get(field)
-        if isinstance(value, dict) and isinstance(old, dict):
-            out += changes(old, value, path)
-        elif value is None:
-            out.append(f"{path}: {_show(old)} is removed")
-        else:
-            out.append(f"{path}: {_show(old)} becomes {_show(value)}")
+    for field in sorted(have.keys() | want.keys()):
+        old, new = have.get(field), want.get(field)
+        if isinstance(old, dict) and isinstance(new, dict):
+            out += changes(old, new, f"{prefix}.{field}")
+        elif old != new:
+            out.append(f"{prefix}.{field}: {_show(field, old)} becomes {_show(field, new)}")
     return out
 
 
-def _show(value: object) -> str:
-    return "nothing" if value is None else json.dumps(value)
+def _show(field: str, value: object) -> str:
+    return "nothing" if value is None else json.dumps(redact({field: value})[field])
 
 
 def listing(world: World, pool: Object) -> list[str]:

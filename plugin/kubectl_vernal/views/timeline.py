@@ -131,7 +131,7 @@ def text(found: Object, paint: Paint = PLAIN) -> list[str]:
         lines += ["", paint("title", "Kubernetes, since the pod was made (to the second)")]
         lines += table(
             ["STEP", "TOOK", ""],
-            [[s["name"], seconds(s["end"] - s["begin"]), bar(s["begin"], s["end"], whole)] for s in found["steps"]],
+            [[s["name"], f"{s['end'] - s['begin']:.0f} s", bar(s["begin"], s["end"], whole)] for s in found["steps"]],
             "  ",
         )
     if found["phases"]:

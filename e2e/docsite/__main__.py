@@ -1,4 +1,4 @@
-"""`python -m docsite build`: the site in dist/site. `python -m docsite links`: where the pages lead outside, to look at."""
+"""`python -m docsite`: builds the documentation's site, lists where it leads outside, runs the quick start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from common.progress import say, step
 from common.tools import ToolError, fail, run
 from images.tools import uv, uv_environment
 
+from docsite import quickstart
 from docsite.pages import ROOT, links, pages
 
 
@@ -20,10 +21,14 @@ def build(target: Path) -> None:
         ToolError: mkdocs warned; the message holds its words.
     """
     command: list[str | Path] = [uv(), "tool", "run", "--from", "mkdocs", "--with-requirements"]
-    command += [ROOT / "constraints" / "docs.txt", "mkdocs", "build", "--strict", "--quiet", "--clean"]
+    command += [ROOT / "constraints" / "docs.txt", "mkdocs", "build", "--strict", "--clean"]
     command += ["--config-file", ROOT / "mkdocs.yml", "--site-dir", target]
     with step(f"building {target} (10 s)"):
-        run(command, "Correct the pages that it names; each is Markdown in docs/.", uv_environment())
+        run(
+            command,
+            "Correct the pages that it names; each is Markdown in docs/.",
+            uv_environment() | {"NO_MKDOCS_2_WARNING": "1"},
+        )
     say(f"{target}/index.html")
 
 
@@ -33,7 +38,10 @@ def main() -> int:
     builder = commands.add_parser("build", help="build the site")
     builder.add_argument("--target", type=Path, default=ROOT / "dist" / "site", help="default: dist/site")
     commands.add_parser("links", help="list the links that lead outside; nothing is fetched")
+    commands.add_parser("quickstart", help="run the quick start's commands on the embedded cluster")
     arguments = parser.parse_args()
+    if arguments.command == "quickstart":
+        return quickstart.run()
     if arguments.command == "links":
         for link in (link for page in pages() for link in links(page)):
             if link.external:

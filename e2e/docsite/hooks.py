@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from docsite.pages import OUTSIDE, ROOT
-
 from mkdocs.structure.files import File  # type: ignore[import-not-found]
+
+from docsite.pages import DOCS, FOLDERS, OUTSIDE, ROOT
 
 log = logging.getLogger("mkdocs.hooks.vernal")
 
 _LINK = re.compile(r"(?P<bang>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]*`)", re.M | re.S)
+
+
+def on_config(config: Any) -> Any:
+    """Folders whose pages are all of a kind come into the navigation by themselves."""
+    for title, folder in FOLDERS.items():
+        pages = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / folder).glob("*.md"))
+        if pages:
+            config.nav.append({title: pages})
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -35,7 +44,9 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     here = _in_tree(page.file.src_uri)
     parts = _CODE.split(markdown)
-    return "".join(part if number % 2 else _LINK.sub(lambda m: _link(m, here, page), part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else _LINK.sub(lambda m: _link(m, here, page), part) for number, part in enumerate(parts)
+    )
 
 
 def _in_tree(name: str) -> str:

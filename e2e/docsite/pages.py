@@ -19,7 +19,13 @@ OUTSIDE = {
 }
 """Pages of the site that lie elsewhere in the tree: path from the root, and name in the site."""
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)(?P=fence) *$", re.M | re.S)
+FOLDERS = {"Runbooks": "runbooks", "Design records": "design"}
+"""Sections of the navigation that hold every page of a folder."""
+
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)(?P=fence) *$",
+    re.M | re.S,
+)
 _LINK = re.compile(r"(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _IMAGE = re.compile(r"!\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 

@@ -34,11 +34,21 @@ def build(target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m docsite", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    builder = commands.add_parser("build", help="build the site")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="what to do")
+    builder = commands.add_parser(
+        "build", help="build the site", description="Build the site, strictly: a dead link ends it."
+    )
     builder.add_argument("--target", type=Path, default=ROOT / "dist" / "site", help="default: dist/site")
-    commands.add_parser("links", help="list the links that lead outside; nothing is fetched")
-    commands.add_parser("quickstart", help="run the quick start's commands on the embedded cluster")
+    commands.add_parser(
+        "links",
+        help="list the links that lead outside",
+        description="List the links that lead outside, to look at; nothing is fetched.",
+    )
+    commands.add_parser(
+        "quickstart",
+        help="run the quick start",
+        description="Copy the quick start's commands from its page, and run them on the embedded cluster.",
+    )
     arguments = parser.parse_args()
     if arguments.command == "quickstart":
         return quickstart.run()

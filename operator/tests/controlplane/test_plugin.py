@@ -359,7 +359,14 @@ def record(demo: Demo) -> None:
         world["objects"][kind] = read.world(cluster, None, (kind,)).of(kind)
     for crd in world["objects"]["customresourcedefinitions"]:
         crd["spec"]["versions"] = [{"name": one["name"], "served": one["served"]} for one in crd["spec"]["versions"]]
-    RECORDED.write_text(json.dumps(redact(world), indent=1, sort_keys=True) + "\n")
+    managers = [
+        [{"manager": one["manager"]} for one in lease["metadata"]["managedFields"]]
+        for lease in world["objects"]["leases"]
+    ]
+    world = redact(world)
+    for lease, those in zip(world["objects"]["leases"], managers, strict=True):  # by which an operator's is known
+        lease["metadata"]["managedFields"] = those
+    RECORDED.write_text(json.dumps(world, indent=1, sort_keys=True) + "\n")
 
 
 def _move(demo: Demo, pod: str, address: str) -> None:

@@ -25,7 +25,13 @@ _CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]*`)", re.M | re.S)
 
 
 def on_config(config: Any) -> Any:
-    """Folders whose pages are all of a kind come into the navigation by themselves."""
+    """Folders of pages of a kind come into the navigation by themselves, and so do pages that it does not name."""
+    written = repr(config.nav)
+    folders = tuple(f"{folder}/" for folder in FOLDERS.values())
+    there = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    more: list[str] = [name for name in there if not name.startswith(folders) and f"'{name}'" not in written]
+    if more:
+        config.nav.append({"More": more})
     for title, folder in FOLDERS.items():
         pages = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / folder).glob("*.md"))
         if pages:

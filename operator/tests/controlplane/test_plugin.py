@@ -14,6 +14,8 @@ import os
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -205,8 +207,8 @@ class _Quiet(http.server.BaseHTTPRequestHandler):
 
 
 def admin_ports(address: str, port: int, answers: Callable[[str], bytes | None]) -> http.server.ThreadingHTTPServer:
-    """The admin ports of all pods on one address. The API server, which proxies to no loopback address, says in a header
-    which pod it was asked for.
+    """The admin ports of all pods on one address. The API server, which proxies to no loopback address, says in a
+    header which pod it was asked for.
     """
 
     class Handler(_Quiet):
@@ -297,7 +299,7 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
 
 
 def _look(demo: Demo, logs: dict[str, str]) -> None:
-    """All that asks workers, which the API server reaches on an address that no operator could tell apart: so without."""
+    """All that asks workers: the API server reaches them on one address, where no operator could tell them apart."""
     assert demo.case.operator is not None
     demo.case.operator.kill()
     demo.case.wait("the operator to end", lambda: demo.case.operator is not None and not demo.case.operator.alive)
@@ -581,6 +583,26 @@ def test_names_are_completed(demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("KUBECONFIG", str(demo.kubeconfig))
     assert main(["__complete", "status", "qwen-"]) == 0
     assert capsys.readouterr().out.splitlines() == ["qwen-long", ":4"]
+
+
+def test_kubectl_finds_it_and_ends_as_it_does(demo: Demo, api: ApiServer, tmp_path: Path) -> None:
+    program = tmp_path / "kubectl-vernal"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kubectl_vernal "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "KUBECONFIG": str(demo.kubeconfig),
+    }
+
+    def kubectl(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [api.kubectl, "vernal", *words], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert "qwen-long" in kubectl("status").stdout
+    missing = kubectl("explain", "nothing")
+    assert missing.returncode == 4 and "no pod of a pool 'nothing'" in missing.stderr, missing
 
 
 # --- the page -----------------------------------------------------------------------------------------------

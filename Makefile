@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
-TYPED_TESTS := contract/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
+LANES := "unit library-tests" "lint docs worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
+TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \

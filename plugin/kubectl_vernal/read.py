@@ -154,13 +154,15 @@ def world(
 
 
 def one(cluster: Cluster, kind: str, where: str, called: str) -> Object:
-    """One object.
+    """One object; of pods, one of a pool.
 
     Raises:
         NotFoundError: there is none of the name; says what there is.
     """
     try:
-        return cluster.get(path(kind, where, called, group=_GROUPS.get(kind, "")))
+        found = cluster.get(path(kind, where, called, group=_GROUPS.get(kind, "")))
+        if kind != "pods" or names.LABEL_POOL in labels(found):
+            return found
     except ApiError as error:
         if error.status != 404:
             raise _explained(error, kind) from None

@@ -452,7 +452,7 @@ def _claim(raw: dict[str, Any], phase: str, modes: list[str]) -> None:
 
 
 def test_a_right_that_is_missing_says_what_for() -> None:
-    lacking = doctor.Rights(EVERYTHING.allowed | {("get", "", "pods/proxy"): False}, "demo")
+    lacking = doctor.Rights({**EVERYTHING.allowed, ("get", "", "pods/proxy"): False}, "demo")
     found = checks(rights=lacking)["Your right to get pods/proxy"]
     assert found.outcome == "warn" and "explain" in found.found
 

@@ -163,7 +163,7 @@ class Demo:
         return self.client.get(POOLS, NAMESPACE, name)
 
     def pods(self, pool: str = "qwen") -> list[dict[str, Any]]:
-        return [pod for pod in self.case.items(PODS) if pod["metadata"]["labels"][names.LABEL_POOL] == pool]
+        return [pod for pod in self.case.items(PODS) if read.labels(pod).get(names.LABEL_POOL) == pool]
 
     def settled(self, name: str = "qwen") -> bool:
         found = self.pool(name)
@@ -556,6 +556,22 @@ def test_what_is_not_there_is_told_with_what_is(demo: Demo) -> None:
     said = demo.run("status nothing")
     assert said.code == 4 and "there are qwen, qwen-long" in said.errors, said
     assert demo.run("explain nothing").code == 4
+
+
+def test_a_pod_of_no_pool_is_left_alone(demo: Demo) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "somebody"},
+        "spec": {"containers": [{"name": "c", "image": "x"}]},
+    }
+    made = demo.client.create(PODS, NAMESPACE, pod)
+    try:
+        said = demo.run("drain somebody")
+        assert said.code == 4 and "no pod of a pool 'somebody'" in said.errors, said
+        assert "deletionTimestamp" not in demo.client.get(PODS, NAMESPACE, "somebody")["metadata"]
+    finally:
+        demo.client.delete(PODS, NAMESPACE, "somebody", made["metadata"]["uid"])
 
 
 def test_who_may_not_is_told_what_the_api_server_said(demo: Demo, server: Server) -> None:

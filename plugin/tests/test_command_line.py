@@ -2,7 +2,12 @@
 
 import argparse
 import io
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from kubectl_vernal import output
 from kubectl_vernal.complete import candidates
 from kubectl_vernal.errors import MEANING
 from kubectl_vernal.main import VERBS, main, parser
-from kubectl_vernal.verbs import logs
+from kubectl_vernal.verbs import completion, logs
 from kubectl_vernal.views.redact import GONE, redact, sensitive, text
 
 DOCS = Path(__file__).parents[2] / "docs" / "plugin.md"
@@ -91,6 +96,28 @@ def test_all_verbs_are_offered_and_hidden_flags_are_not() -> None:
     assert "--admin-port" not in complete("status", "-")
 
 
+SHELLS = {
+    "bash": "source /dev/stdin\nCOMP_WORDS=(kubectl-vernal comple) COMP_CWORD=1; _kubectl_vernal; echo ${COMPREPLY[@]}",
+    "zsh": "compdef() { :; }; compadd() { shift; echo $@; }; . /dev/stdin\n"
+    "words=(kubectl-vernal comple) CURRENT=2; _kubectl_vernal",
+}
+
+
+@pytest.mark.parametrize("shell", sorted(SHELLS))
+def test_a_shell_completes_with_its_script(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} on this machine")
+    program = tmp_path / "kubectl-vernal"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m kubectl_vernal "$@"\n')
+    program.chmod(0o755)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [shell, "-c", SHELLS[shell]], input=completion.SCRIPTS[shell], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["completion"], done
+
+
 # --- output -------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +188,13 @@ words = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=24, max_size=40
 )
 def test_no_secret_survives_wherever_it_stands(secret: str, field: str) -> None:
     inner: Any = {"env": [{"name": field, "value": secret}], field: secret, "list": [{field: secret}]}
-    for value in (inner, {"annotation": __import__("json").dumps(inner)}, [inner]):
+    for value in (
+        {"args": ["--api-key", secret]},
+        {"args": [f"--api-key={secret}"]},
+        inner,
+        {"annotation": json.dumps(inner)},
+        [inner],
+    ):
         assert secret not in str(redact(value))
 
 
@@ -173,6 +206,7 @@ def test_no_secret_survives_in_a_line_of_a_log(secret: str) -> None:
         f"GET https://user:{secret}@host/path",
         f"GET https://bucket/x?X-Amz-Signature={secret}&y=1",
         f"using hf_{secret}",
+        f"exec server --hf-token {secret} --port 1",
         f"env AWS_SECRET_ACCESS_KEY={secret} started",
     ):
         assert secret not in text(line), line

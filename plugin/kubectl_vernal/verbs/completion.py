@@ -24,14 +24,14 @@ complete -o default -F _kubectl_vernal kubectl-vernal
 #compdef kubectl-vernal
 _kubectl_vernal() {
   local -a found
-  found=(${${(f)"$(kubectl-vernal __complete ${words[2,CURRENT]} 2>/dev/null)"}%%$'\\t'*})
+  found=(${${(f)"$(kubectl-vernal __complete "${(@)words[2,CURRENT]}" 2>/dev/null)"}%%$'\\t'*})
   compadd -- ${found:#:*}
 }
 compdef _kubectl_vernal kubectl-vernal
 """,
     "fish": """\
 function __kubectl_vernal
-  set -l words (commandline -opc) (commandline -ct)
+  set -l words (commandline -opc) "$(commandline -ct)"
   kubectl-vernal __complete $words[2..-1] 2>/dev/null | string match -v ':*'
 end
 complete -c kubectl-vernal -f -a '(__kubectl_vernal)'

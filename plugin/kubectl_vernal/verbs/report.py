@@ -6,6 +6,7 @@ import json
 import tarfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from vernal_contract import names
 
@@ -47,19 +48,24 @@ def run(context: Context, args: argparse.Namespace) -> int:
         read.one(context.cluster, read.POOLS, context.home, args.pool)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     file = args.file or f"vernal-report-{context.home}-{stamp}.tar.gz"
+    try:
+        Path(file).touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise UsageError(f"{file} is there already: give another --file") from None
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error}") from None
     count = 0
     try:
-        with tarfile.open(file, "x:gz") as archive:
+        with tarfile.open(file, "w:gz") as archive:
             for called, content in _files(context, args):
                 data = content.encode()
                 entry = tarfile.TarInfo(f"vernal-report/{called}")
                 entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
                 archive.addfile(entry, io.BytesIO(data))
                 count += 1
-    except FileExistsError:
-        raise UsageError(f"{file} is there already: give another --file") from None
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error}") from None
+    except BaseException:  # half a bundle looks like a whole one
+        Path(file).unlink(missing_ok=True)
+        raise
     context.say(f"wrote {file}: {count} files, secrets redacted")
     return Exit.OK
 

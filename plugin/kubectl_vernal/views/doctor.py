@@ -75,7 +75,9 @@ def _version(version: Mapping[str, str]) -> Check:
 
 def _crds(world: World) -> list[Check]:
     if "customresourcedefinitions" in world.unread:  # may not be read by everybody; that pools were read says enough
-        return [Check("CRDs", "ok", "both kinds are served")]
+        if POOLS in world.unread:
+            return [Check("CRDs", "unknown", world.unread[POOLS], "ask who may: `kubectl get crd`")]
+        return [Check("CRDs", "ok", "pools are served")]
     out = []
     for plural in (POOLS, CHECKPOINTS):
         title = f"CRD {plural}"

@@ -34,6 +34,10 @@ _TEXTS: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1={GONE}",
     ),
+    (
+        re.compile(r"(?i)(--?[a-z-]*(?:token|secret|password|api-key|access-key|credentials?)[= ])(?!-)\S+"),
+        rf"\1{GONE}",
+    ),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S), GONE),
 )
 
@@ -57,8 +61,17 @@ def redact(value: Any) -> Any:
             if field != "managedFields"
         }
     if isinstance(value, list):
-        return [redact(item) for item in value]
+        before = [None, *value]
+        return [
+            GONE if isinstance(item, str) and _is_flag(last) else redact(item)
+            for last, item in zip(before, value, strict=False)
+        ]
     return text(value) if isinstance(value, str) else value
+
+
+def _is_flag(word: object) -> bool:
+    """Whether the next argument of a command is a secret, as in `--api-key X`."""
+    return isinstance(word, str) and word.startswith("-") and "=" not in word and sensitive(word.replace("-", "_"))
 
 
 def text(value: str) -> str:

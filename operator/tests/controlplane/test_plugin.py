@@ -368,7 +368,7 @@ def record(demo: Demo) -> None:
     world = redact(world)
     for lease, those in zip(world["objects"]["leases"], managers, strict=True):  # by which an operator's is known
         lease["metadata"]["managedFields"] = those
-    RECORDED.write_text(json.dumps(world, indent=1, sort_keys=True) + "\n")
+    RECORDED.write_text(json.dumps(world, indent=1) + "\n")
 
 
 def _move(demo: Demo, pod: str, address: str) -> None:

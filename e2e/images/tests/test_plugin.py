@@ -10,7 +10,7 @@ from images.tools import ROOT
 
 def test_the_file_runs_by_itself(tmp_path: Path) -> None:
     file = tmp_path / "bin" / "kubectl-vernal"
-    build = [sys.executable, ROOT / "e2e" / "images" / "plugin.py", file]
+    build: list[str | Path] = [sys.executable, ROOT / "e2e" / "images" / "plugin.py", file]
     subprocess.run(build, check=True, capture_output=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "unpacked")}
 

@@ -37,7 +37,7 @@ from vernal_contract import names
 from vernal_contract.identity import HostTuple, digest
 from vernal_contract.state import StartMode, WorkerState
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import BUDGETS, PODS, POOLS, Kind
+from vernal_operator.kinds import BUDGETS, CHECKPOINTS, PODS, POOLS, Kind
 
 pytestmark = pytest.mark.apiserver
 
@@ -289,6 +289,7 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
         case.wait("qwen to settle", demo.settled)
         demo.client.create(POOLS, NAMESPACE, qwen("qwen-long", max_model_len=16384))
         demo.wait_settled()
+        case.wait("checkpoints to have counted", lambda: sorted(map(_counted, case.items(CHECKPOINTS))) == COUNTED)
         demo.show("status")
         demo.show("doctor")
         _look(demo, logs)
@@ -296,6 +297,15 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
         demo.wait_settled()
         yield demo
         demo.held.set()
+
+
+COUNTED = [(0, ["qwen-long"]), (1, ["qwen"])]
+"""How often each checkpoint was thawed, and by whose pods: the operator writes it when it has asked them."""
+
+
+def _counted(checkpoint: dict[str, Any]) -> tuple[int, list[str]]:
+    status = checkpoint.get("status", {})
+    return status.get("restores", 0), status.get("usedBy", [])
 
 
 def _look(demo: Demo, logs: dict[str, str]) -> None:

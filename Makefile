@@ -7,13 +7,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
+CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
 LANES := "unit library-tests" "lint docs worker-tests" "tools controlplane-tests cluster-tests scenario-tests"
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests controlplane-tests cluster-tests scenario-tests crds crds-check \
-        gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
+        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery shutdown-matrix shutdown-outcomes soak first-requests images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -41,7 +42,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator worker_image/vernal_worker plugin/kubectl_vernal e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in $(TYPED_TESTS); do MYPYPATH=$$(dirname $$tests):$$tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$(find $$tests -name '*.py'); done
@@ -78,6 +79,13 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
+
+autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (not measured yet)
+	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling
+
+autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
+	$(CLUSTER) build >/dev/null
+	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
 
 controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
 	$(CLUSTER) build >/dev/null

@@ -14,6 +14,9 @@ LABEL_SLOT: Final = f"{GROUP}/slot"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
+COMPONENT_WAKER: Final = "waker"
+LABEL_SERVICE: Final = "kubernetes.io/service-name"  # Kubernetes' own: which Service an EndpointSlice is of
+LABEL_SLICE_BY: Final = "endpointslice.kubernetes.io/managed-by"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ANNOTATION_FREEZE: Final = f"{GROUP}/freeze"
@@ -36,6 +39,9 @@ PORT_SERVING: Final = 8000
 PORT_ADMIN: Final = 9100
 PORT_NAME_SERVING: Final = "http"
 PORT_NAME_ADMIN: Final = "admin"
+
+PROBES: Final = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
+"""Paths of the serving port that tell about the server: no work, which keeps no pool up and wakes none."""
 
 # Places inside the worker's container. They are part of the host tuple: a thawed process opens these very paths.
 PATH_STORE: Final = "/var/lib/vernal/store"

@@ -81,6 +81,16 @@ class DrainReport(_Base):
     aborted: int = 0
 
 
+class Load(_Base):
+    """How much a worker that serves has to do."""
+
+    running: int = 0  # requests that the engine works on
+    waiting: int = 0  # requests that the engine has not begun, for want of room
+    kv_usage: float = 0.0  # part of the KV cache that is in use, 0 to 1
+    pressure: float = 0.0  # requests in flight over what the engine can hold; above 1, some wait
+    idle_seconds: float = 0.0  # since the last request ended, or the worker began to serve; 0 while one is in flight
+
+
 class WorkerState(_Base, kw_only=True):
     """The whole answer. Durations in seconds, sizes in bytes. Unknown fields are ignored by readers, so that an
     operator can read a newer worker."""
@@ -107,6 +117,7 @@ class WorkerState(_Base, kw_only=True):
     timings: dict[str, float] = {}  # phase name -> seconds, e.g. "verify", "criu", "canary", "total"
     in_flight: int = 0
     accepted_total: int = 0
+    load: Load | None = None  # None until it serves, and from an older worker
     drain: DrainReport | None = None
     last_error: str | None = None
     uptime: float = 0.0

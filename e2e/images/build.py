@@ -71,7 +71,7 @@ KINDS = {
             name="operator",
             containerfile="operator/Containerfile",
             files=("constraints/operator.txt",),
-            packages=("contract/vernal_contract", "operator/vernal_operator"),
+            packages=("contract/vernal_contract", "operator/vernal_operator", "operator/vernal_waker"),
             expected="2 min the first time, 15 s after a change of code",
         ),
     )

@@ -7,6 +7,7 @@ import time
 from common.progress import duration, say
 
 from scenarios import setup
+from scenarios.autoscaling import Autoscaling
 from scenarios.kube import Kube, KubeError, ScenarioTimeoutError
 from scenarios.lifecycle import Lifecycle
 from scenarios.report import Report
@@ -37,6 +38,22 @@ def run_demo() -> Report:
     return report
 
 
+def run_autoscaling() -> Report:
+    """To zero and back, on the embedded cluster."""
+    images = setup.cluster_with_images()
+    setup.install(images, "waker.enabled=true")
+    with setup.namespace("vernal-autoscaling") as kube:
+        setup.prepare_model(kube, images)
+        try:
+            return Autoscaling(kube, images.worker).run()
+        except (KubeError, ScenarioTimeoutError):
+            _explain(kube)
+            raise
+
+
+SCENARIOS = {"demo": run_demo, "autoscaling": run_autoscaling}
+
+
 def _explain(kube: Kube) -> None:
     """What an engineer would look at first, printed before the failure."""
     for args in (("get", "vwp,vck,pods", "-o", "wide"), ("get", "events", "--sort-by=.lastTimestamp"),
@@ -55,10 +72,14 @@ def main() -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenario", choices=["demo"], help="demo: freeze, thaw, scale, drain, a corrupted checkpoint")
-    parser.parse_args()
+    parser.add_argument(
+        "scenario",
+        choices=sorted(SCENARIOS),
+        help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; autoscaling: to zero and back",
+    )
+    scenario = parser.parse_args().scenario
     try:
-        report = run_demo()
+        report = SCENARIOS[scenario]()
     except (KubeError, ScenarioTimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -33,6 +33,10 @@ class Kube:
         self._kubectl = list(kubectl)
         self.namespace = namespace
 
+    def elsewhere(self, namespace: str) -> "Kube":
+        """The same cluster, another namespace."""
+        return Kube(self._kubectl, namespace)
+
     def run(self, *args: str, stdin: str | None = None, timeout: float = GUARD_SECONDS) -> str:
         command = [*self._kubectl, "--namespace", self.namespace, *args]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)

@@ -57,8 +57,8 @@ def cluster_with_images() -> Images:
     return Images(worker=worker, operator=operator)
 
 
-def install(images: Images) -> None:
-    """Install or upgrade the chart and wait for the operator."""
+def install(images: Images, *values: str) -> None:
+    """Install or upgrade the chart, with more of its values, and wait for the operator."""
     repository, _, tag = images.operator.rpartition(":")
     releases = json.loads(
         _run(*_CLUSTER, "helm", "list", "--namespace", SYSTEM_NAMESPACE, "-a", "-o", "json", capture=True)
@@ -69,6 +69,7 @@ def install(images: Images) -> None:
     with step("installing the chart with Helm, and waiting for the operator (10 s)"):
         _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
              "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
+             *(f"--set={value}" for value in values),
              "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
 
 

@@ -20,18 +20,19 @@ from vernal_operator import metrics
 from vernal_operator.kinds import Kind
 
 Object = dict[str, Any]
-Verb = Literal["get", "list", "watch", "create", "apply", "patch", "delete"]
+Verb = Literal["get", "list", "watch", "create", "apply", "patch", "jsonpatch", "delete"]
 
 _METHODS: dict[Verb, str] = {
     "get": "GET", "list": "GET", "watch": "GET",
-    "create": "POST", "apply": "PATCH", "patch": "PATCH", "delete": "DELETE",
+    "create": "POST", "apply": "PATCH", "patch": "PATCH", "jsonpatch": "PATCH", "delete": "DELETE",
 }  # fmt: skip
 _CONTENT_TYPES: dict[Verb, str] = {
     "apply": "application/apply-patch+yaml",  # JSON is YAML
     "patch": "application/merge-patch+json",
+    "jsonpatch": "application/json-patch+json",
 }
 _CONNECT_SECONDS = 5.0
-_WRITES: frozenset[Verb] = frozenset(("create", "apply", "patch", "delete"))
+_WRITES: frozenset[Verb] = frozenset(("create", "apply", "patch", "jsonpatch", "delete"))
 _NOT_LEADER = "NotLeader"
 
 
@@ -163,10 +164,17 @@ class Client:
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         return self._json("apply", kind, kind.path(namespace, body["metadata"]["name"], subresource), query, body)
 
-    def patch(self, kind: Kind, namespace: str, name: str, body: Object) -> Object:
+    def patch(self, kind: Kind, namespace: str, name: str, body: Object, subresource: str = "") -> Object:
         """JSON merge patch; with metadata.resourceVersion in `body` only on that version."""
         query = {"fieldManager": names.FIELD_MANAGER}
-        return self._json("patch", kind, kind.path(namespace, name), query, body)
+        return self._json("patch", kind, kind.path(namespace, name, subresource), query, body)
+
+    def patch_where(
+        self, kind: Kind, namespace: str, name: str, operations: list[Object], subresource: str = ""
+    ) -> Object:
+        """JSON patch (RFC 6902). ApiError with status 422 if one of its tests does not hold."""
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return self._json("jsonpatch", kind, kind.path(namespace, name, subresource), query, operations)
 
     def delete(self, kind: Kind, namespace: str, name: str, uid: str, resource_version: str | None = None) -> Object:
         """Delete exactly this object (in this version); its dependents follow in the background."""
@@ -197,7 +205,7 @@ class Client:
         kind: Kind,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
     ) -> Object:
         with self._send(verb, kind, path, query, body) as response:
             data = self._read(response)
@@ -211,7 +219,7 @@ class Client:
         kind: Kind,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
         read_timeout: float | None = None,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         method, what = _METHODS[verb], f"{verb} {path}"

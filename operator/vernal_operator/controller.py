@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from vernal_operator import metrics
 from vernal_operator.act.events import Recorder
 from vernal_operator.client import Client
@@ -13,7 +15,9 @@ from vernal_operator.kinds import CHECKPOINTS, JOBS, LEASES, PODS, POOLS, Key, K
 from vernal_operator.lease import Leadership, LeaseSettings
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
-from vernal_operator.observe.snapshot import checkpoints_of
+from vernal_operator.observe.pool_metrics import PoolMetrics
+from vernal_operator.observe.snapshot import checkpoints_of, goes_to_zero
+from vernal_operator.observe.wakers import Wakers
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
 from vernal_operator.reconcile import Reconciler
@@ -40,7 +44,8 @@ class Controller:
         self._client, self._lease = client, lease
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers = Workers(settings.admin_port)
-        self._observer = Observer(client, settings.namespace, self._changed)
+        wakers = Wakers(client, *settings.waker, self._wakers_changed) if settings.waker else None
+        self._observer = Observer(client, settings.namespace, self._changed, wakers)
         self._reconciler = Reconciler(client, self._observer, self._workers, self._queue.add)
         self._threads = [
             threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)
@@ -98,6 +103,7 @@ class Controller:
         """The lease is held for the first time."""
         self._observer.start()
         self._won.set()
+        REGISTRY.register(PoolMetrics(self._observer, self._workers))
         threading.Thread(target=self._open, name="opener", daemon=True).start()
 
     def _open(self) -> None:
@@ -129,6 +135,11 @@ class Controller:
                 self._queue.done(key)
 
     # -- what is due when something changed ---
+
+    def _wakers_changed(self) -> None:
+        for pool in self._observer.pools.everything():
+            if goes_to_zero(pool.view):
+                self._queue.add(Key(POOLS, pool.namespace, pool.name))
 
     def _changed(self, kind: Kind, old: Entry[Any] | None, new: Entry[Any] | None) -> None:
         entry = new or old

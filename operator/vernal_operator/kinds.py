@@ -42,7 +42,9 @@ JOBS = Kind("batch", "v1", "Job", "jobs")
 LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 EVENTS = Kind("events.k8s.io", "v1", "Event", "events")
 
-CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS)
+SLICES = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+
+CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS, SLICES)
 """What a pool owns besides pods: applied by the operator, watched by label."""
 
 BY_NAME = {kind.name: kind for kind in (POOLS, CHECKPOINTS, PODS, *CHILDREN, REVISIONS, JOBS)}

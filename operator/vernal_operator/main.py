@@ -139,7 +139,13 @@ def main(argv: list[str] | None = None) -> int:
         identity=args.identity or f"{socket.gethostname()}_{uuid.uuid4()}",
         seconds=args.lease_seconds,
     )
-    settings = Settings(namespace=args.namespace, threads=args.threads, admin_port=args.admin_port)
+    waker_namespace, _, waker = args.waker.rpartition("/")
+    settings = Settings(
+        namespace=args.namespace,
+        threads=args.threads,
+        admin_port=args.admin_port,
+        waker=(waker_namespace or lease.namespace, waker) if waker else None,
+    )
     try:
         successor = run(
             client,
@@ -205,6 +211,12 @@ def _parser() -> argparse.ArgumentParser:
         default=names.PORT_ADMIN,
         metavar="PORT",
         help="admin port of workers (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--waker",
+        default="",
+        metavar="[NS/]NAME",
+        help="the Service of the waker, to which pools without workers lead (default: none, and no pool goes to zero)",
     )
     run_parser.add_argument(
         "--lease",

@@ -48,3 +48,14 @@ ROLLBACKS = Counter(
     "Revisions that were rejected because they were not proven in time (ProgressDeadlineExceeded).",
     ["namespace", "pool"],
 )
+POOL_STARTS = Counter(
+    "vernal_pool_starts",
+    "Workers that became ready and an endpoint of their pool, by how they started.",
+    ["namespace", "pool", "mode"],
+)
+START_SECONDS = Histogram(
+    "vernal_pool_start_seconds",
+    "Where the seconds of a start go (observe/starts.py), over all pools, by phase and by how it started.",
+    ["phase", "mode"],
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0),
+)

@@ -16,6 +16,7 @@ from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.snapshot import checkpoint_snapshot, checkpoints_of, pool_snapshot, targets
+from vernal_operator.observe.starts import Starts
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan import plan, plan_checkpoint
 
@@ -35,6 +36,7 @@ class Reconciler:
         self._client, self._observer, self._workers, self._enqueue = client, observer, workers, enqueue
         self._writer, self._recorder = Writer(client, observer), Recorder(client)
         self._actor = Actor(self._writer, self._recorder)
+        self._starts = Starts()
         self._lock = threading.Lock()
         self._uids: dict[Key, str] = {}
         self._failures: dict[Key, int] = {}  # in a row
@@ -90,6 +92,7 @@ class Reconciler:
         if found is None:
             return None
         snapshot = replace(found, refused=self._actor.refused(key))
+        self._starts.look(key, snapshot)
         decisions = plan(snapshot)
         outcome = self._actor.pool(
             key, snapshot.pool.uid, decisions, lambda refused: plan(replace(snapshot, refused=refused))
@@ -143,6 +146,8 @@ class Reconciler:
         self._unsure.discard(key)
         self._writer.forget(key)
         self._actor.forget(key)
+        self._observer.forget(key)
+        self._starts.forget(key)
 
     def _pause(self, key: Key, asked: float | None) -> "Due":
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -12,14 +12,18 @@ from api.test_parse import BAD, GOOD
 from cluster import build
 from cluster.apiserver import ApiServer
 from patience import GUARD_SECONDS, until
+from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
+from vernal_operator.build.autoscaler import autoscaler
 from vernal_operator.build.checkpoint import checkpoint, janitor_job
 from vernal_operator.build.children import children
 from vernal_operator.build.meta import checkpoint_owner, pool_owner
 from vernal_operator.build.pod import worker_pod
 from vernal_operator.build.revision import controller_revision, revision_data
+from vernal_operator.build.waker import waker_slice
 from vernal_operator.plan.revision import content
+from vernal_waker.cluster import _ASLEEP
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -172,6 +176,39 @@ METRIC = {
 }
 
 
+@pytest.mark.parametrize("replicas", [0, 1, 3])
+def test_one_patch_wakes_a_pool_and_undoes_nobodys_number(kubectl: Kubectl, replicas: int) -> None:
+    """What the waker sends; whichever of the two forms a Scale without replicas has (`vernal_waker.cluster`)."""
+    name = f"woken-{replicas}"
+    kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": replicas}, name))
+    statuses = []
+    for asleep in _ASLEEP:
+        operations = [
+            {"op": "test", "path": "/spec", "value": asleep},
+            {"op": "add", "path": "/spec/replicas", "value": 1},
+        ]
+        args = ("patch", "vwp", name, "--subresource=scale", "--type=json", "-p", json.dumps(operations))
+        statuses.append(kubectl(*args)[0])
+    spec = json.loads(kubectl.good("get", "vwp", name, "-o", "json"))["spec"]
+    assert spec["replicas"] == max(1, replicas)
+    assert statuses.count(0) == (1 if replicas == 0 else 0)
+
+
+@pytest.mark.parametrize("how", [[], ["--server-side"]], ids=["client-side", "server-side"])
+def test_applying_a_pool_at_zero_again_does_not_wake_it(kubectl: Kubectl, how: list[str]) -> None:
+    scaled = {"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 60}
+    wanted = pool({k: v for k, v in GOOD.items() if k != "replicas"} | {"autoscaling": scaled}, f"asleep{len(how)}")
+    kubectl.good("apply", *how, "-f", "-", stdin=wanted)
+    name = wanted["metadata"]["name"]
+    assert json.loads(kubectl.good("get", "vwp", name, "-o", "json"))["spec"]["replicas"] == 1
+    kubectl.good("scale", f"vwp/{name}", "--replicas=0")
+    kubectl.good("apply", *how, "-f", "-", stdin=wanted)
+    wanted["spec"]["autoscaling"]["idleSeconds"] = 61
+    kubectl.good("apply", *how, "-f", "-", stdin=wanted)
+    spec = json.loads(kubectl.good("get", "vwp", name, "-o", "json"))["spec"]
+    assert (spec["replicas"], spec["autoscaling"]["idleSeconds"]) == (0, 61)
+
+
 def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
     spec, error = parse_pool(
         {
@@ -207,6 +244,10 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
         worker_pod(owner, spec, "abcdef12", 0),
         worker_pod(owner, disabled, "abcdef13", 1),
         *children(owner, spec),
+        autoscaler(
+            pool_owner("q", "default", owner.uid), AutoscalingSpec(min_replicas=0, max_replicas=3, idle_seconds=9)
+        ),
+        waker_slice(owner, ["10.1.2.3", "10.1.2.4"], 20001, stands=True),
         controller_revision(owner, "abcdef12", 1, revision_data(owner, spec, "abcdef12", content(spec))),
         janitor_job(checkpoint_owner("k", "default", "2c9b2c9b-0000-4000-8000-000000000001"), vck),
     ]

@@ -29,8 +29,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling": {"minReplicas": 3, "maxReplicas": 2, "metrics": [{"type": "Pods"}]}},
         "spec.autoscaling.minReplicas",
     ),
-    "autoscaling by nothing": ({"autoscaling": {"maxReplicas": 2}}, "spec.autoscaling.metrics"),
-    "autoscaling by an empty list": ({"autoscaling": {"maxReplicas": 2, "metrics": []}}, "spec.autoscaling.metrics"),
+    "autoscaling without bound": ({"autoscaling": {}}, "spec.autoscaling.maxReplicas"),
+    "zero without an end": ({"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "spec.autoscaling.idleSeconds"),
+    "idle above zero": ({"autoscaling": {"maxReplicas": 2, "idleSeconds": 5}}, "spec.autoscaling.idleSeconds"),
     "a deadline that nobody can meet": (
         {"rollout": {"progressDeadlineSeconds": 60, "minReadySeconds": 60}},
         "spec.rollout.progressDeadlineSeconds",

@@ -167,7 +167,11 @@ def test_model_in_the_image_or_from_the_hub() -> None:
 
 def test_probes_ask_the_admin_port_and_give_a_start_its_time() -> None:
     found = container(build(startupTimeoutSeconds=300))
-    for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
+    for probe, path in (
+        ("startupProbe", "/startupz?wait=0.9"),
+        ("readinessProbe", "/readyz"),
+        ("livenessProbe", "/livez"),
+    ):
         assert found[probe]["httpGet"] == {"path": path, "port": names.PORT_NAME_ADMIN}
     assert {p["name"]: p["containerPort"] for p in found["ports"]} == {"http": 8000, "admin": 9100}
     assert found["startupProbe"]["periodSeconds"] == found["readinessProbe"]["periodSeconds"] == 1

@@ -75,9 +75,7 @@ class Node:
 
     def _start(self, pod: dict[str, Any]) -> None:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        with self._lock:
-            number = next(self._numbers)
-        address = f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        address = self._address()
         try:
             binding = {
                 "apiVersion": "v1",
@@ -97,6 +95,11 @@ class Node:
         except ApiError as error:
             if not (error.not_found or error.conflict):  # deleted meanwhile
                 raise
+
+    def _address(self) -> str:
+        with self._lock:
+            number = next(self._numbers)
+        return f"127.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
     def _status(self, pod: dict[str, Any], address: str | None, *, ready: bool) -> None:
         """Without an address its image cannot be pulled."""

@@ -1,6 +1,7 @@
 """Carries decisions out, in the order that leaves the least harm if it stops halfway."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ from vernal_operator.act.events import Recorder
 from vernal_operator.act.refusals import Refusals, Subject, reason
 from vernal_operator.act.writer import TakenError, Writer
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, Key, Kind
+from vernal_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
 from vernal_operator.plan.model import CheckpointDecisions, Decisions, DeletePod, Event, Manifest, ObjectRef, Refused
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Actor:
                 Subject.of("create", CHECKPOINTS.name, manifest),
                 partial(writer.create, key, CHECKPOINTS, manifest, None),
             )
+        if decisions.park:
+            do(Subject("patch", f"{POOLS.name}/scale", key.name, "park"), partial(self._park, do, key))
         for pod in decisions.delete:
             do(_deletion(PODS, pod.name, pod.uid), partial(self._delete, do, key, pod))
         do.remove(decisions.remove)
@@ -81,6 +84,11 @@ class Actor:
     def _delete(self, do: "_Steps", key: Key, pod: DeletePod) -> None:
         if self._writer.delete(key, PODS, pod.name, pod.uid, pod.resource_version, pod.reason):
             do.said.append(Event("Normal", pod.reason, f"deleting pod {pod.name}", f"delete/{pod.uid}"))
+
+    def _park(self, do: "_Steps", key: Key) -> None:
+        if self._writer.scale(key, 0):
+            text = "no worker had a request for spec.autoscaling.idleSeconds: the pool goes to zero"
+            do.said.append(Event("Normal", "ScaledToZero", text, f"zero/{time.time_ns()}"))
 
     def checkpoint(
         self,
@@ -168,7 +176,7 @@ class _Steps:
         return self.outcome
 
     def _refused(self, subject: Subject, error: ApiError | TakenError) -> None:
-        kind = BY_NAME[subject.kind.removesuffix("/status")]
+        kind = BY_NAME[subject.kind.partition("/")[0]]
         metrics.WRITE_FAILURES.labels(subject.verb, kind.plural, reason(error)).inc()
         new = self._refusals.refused(self._key, subject, error)
         if new is None:

@@ -151,6 +151,23 @@ class Writer:
             return self._outdated("apply", key, error)
         return True
 
+    def scale(self, key: Key, replicas: int) -> bool:
+        """Set the pool's replicas through /scale; otherwise as `status`."""
+        known = self._observer.cache(key.kind).get(key.namespace, key.name)
+        if known is None:
+            return False
+        body = {
+            "metadata": {"uid": known.uid, "resourceVersion": str(known.version)},
+            "spec": {"replicas": replicas},
+        }
+        try:
+            self._client.patch(key.kind, key.namespace, key.name, body, "scale")
+        except ApiError as error:
+            return self._outdated("patch", key, error)
+        log.info("%s: replicas are %d now", key, replicas)
+        self._observer.refresh(key.kind, key.namespace, key.name)
+        return True
+
     def finalizers(self, key: Key, finalizers: tuple[str, ...]) -> bool:
         """Write the whole list of finalizers; otherwise as `status`."""
         known = self._observer.cache(key.kind).get(key.namespace, key.name)

@@ -8,6 +8,7 @@ from pydantic import Field
 from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy, KVTransferConfig, Verify, WeightsPlacement
 
+from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.api.common import (
     CountOrPercent,
     FreeForm,
@@ -332,29 +333,6 @@ class RolloutSpec(Model):
     )
 
 
-class AutoscalingSpec(Model):
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.minReplicas <= self.maxReplicas",
-            lambda self: self.min_replicas <= self.max_replicas,
-            "spec.autoscaling.minReplicas must not be greater than spec.autoscaling.maxReplicas",
-            ".minReplicas",
-        ),
-    )
-    min_replicas: int = Field(default=1, ge=1, description="Fewest replicas.")
-    max_replicas: int = Field(ge=1, description="Most replicas.")
-    metrics: list[FreeForm] = Field(
-        min_length=1,
-        description="MetricSpecs of autoscaling/v2, at least one, e.g. of the worker's own "
-        "vernal_worker_requests_in_flight. Kubernetes' default, CPU utilisation, needs a CPU request and says nothing "
-        "of a worker on a GPU.",
-    )
-    behavior: FreeForm | None = Field(
-        default=None,
-        description="HorizontalPodAutoscalerBehavior of autoscaling/v2: how fast to scale up and down.",
-    )
-
-
 class DisruptionSpec(Model):
     max_unavailable: CountOrPercent = Field(
         default=1, description="Pods that voluntary disruptions (node drains) may take at once."
@@ -530,7 +508,8 @@ class VLLMWorkerPoolSpec(Model):
     rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
     autoscaling: AutoscalingSpec | None = Field(
         default=None,
-        description="If set, the operator keeps a HorizontalPodAutoscaler (autoscaling/v2) for the pool.",
+        description="If set, something else than people sets replicas: a HorizontalPodAutoscaler (autoscaling/v2) that "
+        "the operator keeps for the pool, or another autoscaler; and the pool may go to zero.",
     )
     disruption_budget: DisruptionSpec = nested("The pool's PodDisruptionBudget.")
     kv_transfer: KVTransferSpec | None = Field(default=None, description="Shared KV cache; none by default.")

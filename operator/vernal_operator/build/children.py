@@ -2,16 +2,18 @@
 
 from vernal_contract import names
 
-from vernal_operator.api.pool import AutoscalingSpec, VLLMWorkerPoolSpec
+from vernal_operator.api.autoscaling import Autoscaler
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.build.autoscaler import autoscaler
 from vernal_operator.build.meta import Manifest, Owner, child, pod_labels
 
-KINDS = ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler")
+KINDS = ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "EndpointSlice")
 
 
 def children(owner: Owner, spec: VLLMWorkerPoolSpec) -> list[Manifest]:
     """All that the pool should own beside pods."""
     out = [service(owner), disruption_budget(owner, spec)]
-    if spec.autoscaling is not None:
+    if spec.autoscaling is not None and spec.autoscaling.autoscaler is Autoscaler.HPA:
         out.append(autoscaler(owner, spec.autoscaling))
     return out
 
@@ -41,17 +43,3 @@ def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     )
-
-
-def autoscaler(owner: Owner, spec: AutoscalingSpec) -> Manifest:
-    """An autoscaler on the pool's /scale."""
-    wanted: Manifest = {
-        "scaleTargetRef": {"apiVersion": names.API_VERSION, "kind": owner.kind, "name": owner.name},
-        "minReplicas": spec.min_replicas,
-        "maxReplicas": spec.max_replicas,
-    }
-    if spec.metrics:
-        wanted["metrics"] = spec.metrics
-    if spec.behavior is not None:
-        wanted["behavior"] = spec.behavior
-    return child(owner, "autoscaling/v2", "HorizontalPodAutoscaler", wanted)

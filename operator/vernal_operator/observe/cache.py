@@ -64,6 +64,10 @@ class Cache(Generic[T]):
         with self._lock:
             return [entry for key, entry in self._by_name.items() if key[0] == namespace]
 
+    def everything(self) -> list[Entry[T]]:
+        with self._lock:
+            return list(self._by_name.values())
+
     def __len__(self) -> int:
         return len(self._by_name)
 

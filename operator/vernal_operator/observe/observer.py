@@ -8,12 +8,13 @@ from typing import Any, cast
 from vernal_contract import names
 
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, Kind
+from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, SLICES, Key, Kind
 from vernal_operator.observe import views
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.informer import Informer
-from vernal_operator.observe.views import Reader, SeenPod
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool, RevisionView
+from vernal_operator.observe.views import Reader, SeenPod, SliceView
+from vernal_operator.observe.wakers import Wakers
+from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool, RevisionView, Waker
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ class Observer:
     thread.
     """
 
-    def __init__(self, client: Client, namespace: str | None, on_change: OnChange) -> None:
+    def __init__(
+        self, client: Client, namespace: str | None, on_change: OnChange, wakers: Wakers | None = None
+    ) -> None:
         """`namespace` None watches all of them."""
         self._client = client
         self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in views.READERS}
@@ -41,6 +44,9 @@ class Observer:
             self._informers.append(
                 Informer(client, reader, self._caches[kind], namespace=namespace, selector=_SELECTORS.get(kind, ""))
             )
+        self._wakers = wakers
+        if wakers is not None:
+            self._informers.append(wakers.informer)
 
     def start(self) -> None:
         for informer in self._informers:
@@ -85,6 +91,19 @@ class Observer:
 
     def children(self, kind: Kind) -> Cache[ChildView]:
         return cast("Cache[ChildView]", self._caches[kind])
+
+    @property
+    def slices(self) -> Cache[SliceView]:
+        return cast("Cache[SliceView]", self._caches[SLICES])
+
+    def waker(self, key: Key) -> Waker | None:
+        """Who holds the requests of a pool without workers; None if this operator knows of nobody."""
+        return self._wakers.of(key, self.slices) if self._wakers is not None else None
+
+    def forget(self, key: Key) -> None:
+        """The pool is gone."""
+        if self._wakers is not None:
+            self._wakers.forget(key)
 
     def cache(self, kind: Kind) -> Cache[Any]:
         return self._caches[kind]

@@ -52,6 +52,23 @@ def pool_snapshot(
             entry.view for entry in observer.revisions.group(key.namespace, key.name) if entry.owner == found.uid
         ),
         announced=announced,
+        in_endpoints=_in_endpoints(observer, key),
+        waker=observer.waker(key) if goes_to_zero(found.view) else None,
+    )
+
+
+def goes_to_zero(pool: Pool) -> bool:
+    """Whether the waker may have to do with it."""
+    wish = pool.spec.autoscaling if pool.spec is not None else None
+    return wish is not None and wish.min_replicas == 0
+
+
+def _in_endpoints(observer: Observer, key: Key) -> frozenset[str]:
+    """Pods that the Service leads to."""
+    slices = [entry.view for entry in observer.slices.group(key.namespace, key.name)]
+    led_to = {a for view in slices if view.service == key.name and not view.for_waker for a in view.ready}
+    return frozenset(
+        entry.name for entry in observer.pods.group(key.namespace, key.name) if entry.view.address in led_to
     )
 
 

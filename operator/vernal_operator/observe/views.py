@@ -10,7 +10,18 @@ import msgspec
 from vernal_contract import names
 
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, REVISIONS, SERVICES, Kind
+from vernal_operator.kinds import (
+    AUTOSCALERS,
+    BUDGETS,
+    CHECKPOINTS,
+    JOBS,
+    PODS,
+    POOLS,
+    REVISIONS,
+    SERVICES,
+    SLICES,
+    Kind,
+)
 from vernal_operator.observe.cache import Entry
 from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool, RevisionView
 
@@ -256,6 +267,60 @@ def _child(raw: _Child) -> ChildView:
     return ChildView(uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned)
 
 
+class _Conditions(_Json):
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class _Endpoint(_Json):
+    addresses: list[str]
+    conditions: _Conditions | None = None
+
+
+class _Port(_Json):
+    port: int | None = None
+
+
+class _Slice(_Child):
+    address_type: str = "IPv4"
+    endpoints: list[_Endpoint] | None = None
+    ports: list[_Port] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView(ChildView):
+    """An EndpointSlice, of whoever's making.
+
+    Attributes:
+        service: whose endpoints they are.
+        for_waker: it leads to the waker.
+        ready: addresses of endpoints that requests are to go to.
+        port: of the first entry.
+    """
+
+    service: str = ""
+    for_waker: bool = False
+    ready: tuple[str, ...] = ()
+    port: int | None = None
+
+
+def _slice(raw: _Slice) -> SliceView:
+    seen, labels = _child(raw), raw.metadata.labels or {}
+    return SliceView(
+        seen.uid, seen.spec_hash, seen.owned,
+        service=labels.get(names.LABEL_SERVICE, ""),
+        for_waker=labels.get(names.LABEL_COMPONENT) == names.COMPONENT_WAKER,
+        # Absent means ready, by the API's own word.
+        ready=tuple(
+            endpoint.addresses[0]
+            for endpoint in raw.endpoints or ()
+            if endpoint.conditions is None
+            or (endpoint.conditions.ready is not False and not endpoint.conditions.terminating)
+        ),
+        port=next((port.port for port in raw.ports or ()), None),
+    )  # fmt: skip
+
+
 class _Revision(Raw):
     data: Any = None
     revision: int = 0
@@ -296,6 +361,7 @@ POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
 CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
+SLICES_READER = Reader(SLICES, _Slice, _slice, _pool_label)
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
@@ -303,5 +369,6 @@ READERS: tuple[Reader[Any], ...] = (
     CHECKPOINTS_READER,
     JOBS_READER,
     *CHILD_READERS,
+    SLICES_READER,
     REVISIONS_READER,
 )

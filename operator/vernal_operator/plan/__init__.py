@@ -12,6 +12,7 @@ answered in a file of its own:
     rollout      how many to create, how many to delete and of which revision
     backoff      when a failed pod is replaced
     scale        which ones to delete
+    zero         when a pool goes to zero, and when its Service leads to the waker
     polling      whose /state to read
     checkpoints  which VLLMCheckpoints the pool's workers speak of
     conditions   what to tell people; status puts it together

@@ -114,7 +114,7 @@ class ChildKey:
 
 @dataclass(frozen=True, slots=True)
 class ChildView:
-    """A Service, PodDisruptionBudget or HorizontalPodAutoscaler whose controller is the pool.
+    """A Service, PodDisruptionBudget, HorizontalPodAutoscaler or EndpointSlice whose controller is the pool.
 
     Attributes:
         spec_hash: the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one.
@@ -155,6 +155,19 @@ class RevisionView:
     config: str
 
 
+@dataclass(frozen=True, slots=True)
+class Waker:
+    """Who holds requests of pools without workers.
+
+    Attributes:
+        addresses: of its ready pods.
+        port: by which it knows that a request is for this pool.
+    """
+
+    addresses: tuple[str, ...]
+    port: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A pool and all that matters to it, at one moment.
@@ -166,6 +179,8 @@ class Snapshot:
         checkpoints: all of the pool's namespace.
         announced: `Event.key`s that were emitted for this pool already.
         refused: what was decided before and is refused still.
+        in_endpoints: names of pods that the pool's Service leads to: their addresses are ready endpoints of it.
+        waker: None if this operator knows of none.
     """
 
     now: float
@@ -177,6 +192,8 @@ class Snapshot:
     revisions: tuple[RevisionView, ...] = ()
     announced: frozenset[str] = frozenset()
     refused: tuple[Refused, ...] = ()
+    in_endpoints: frozenset[str] = frozenset()
+    waker: Waker | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +320,7 @@ class Decisions:
             `names.FIELD_MANAGER`.
         remove: those that are not wanted any more.
         status: the whole status to write, or None where the observed one says it already.
+        park: set the pool's replicas to 0 through /scale, if it is still as it was seen. 409 counts as done.
         poll: names of pods whose `/state` the next plan wants read. Plan again once each was asked.
         requeue_after: plan again after this many seconds even if nothing happens; None if only an event can
             change anything.
@@ -315,6 +333,7 @@ class Decisions:
     remove: tuple[ObjectRef, ...] = ()
     status: Manifest | None = None
     events: tuple[Event, ...] = ()
+    park: bool = False
     poll: frozenset[str] = frozenset()
     requeue_after: float | None = None
 
@@ -328,6 +347,7 @@ class Decisions:
             or self.remove
             or self.status is not None
             or self.events
+            or self.park
             or self.poll
         )
 

@@ -8,7 +8,8 @@ from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.children import KINDS, children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
-from vernal_operator.plan import backoff, conditions, polling, proving, rollout, startup
+from vernal_operator.build.waker import waker_slice
+from vernal_operator.plan import backoff, conditions, polling, proving, rollout, startup, zero
 from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
 from vernal_operator.plan.model import (
@@ -16,6 +17,7 @@ from vernal_operator.plan.model import (
     ChildView,
     Decisions,
     DeletePod,
+    Event,
     Manifest,
     ObjectRef,
     PodView,
@@ -79,7 +81,9 @@ def plan(snapshot: Snapshot) -> Decisions:
         reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
     status = pool_status(pool, after, pods, reference, failed, verdicts, now)
     poll, next_poll = polling.due(pods.alive, now)
-    apply, remove = _children(snapshot, owner, live)
+    staying = pods.without({pod.uid for pod, _ in step.delete})
+    to_zero = zero.zero(snapshot, staying, live.autoscaling, live.replicas)
+    apply, remove = _children(snapshot, owner, live, to_zero)
     kept, forgotten = proving.history(snapshot, owner, after, live)
     return Decisions(
         create=create,
@@ -88,9 +92,10 @@ def plan(snapshot: Snapshot) -> Decisions:
         apply=kept + apply,
         remove=remove + forgotten,
         status=to_write(status, own_pool_status(pool.status)),
-        events=tuple(events(pool, status, pods.alive, snapshot.announced, now)),
-        poll=poll | step.ask,
-        requeue_after=_soonest(now, next_poll, held_back, after.deadline, *_changes(pods, spec)),
+        events=(*events(pool, status, pods.alive, snapshot.announced, now), *_news(to_zero, snapshot)),
+        park=to_zero.idle and to_zero.stands is True and not any(child["kind"] == "EndpointSlice" for child in apply),
+        poll=poll | step.ask | to_zero.ask,
+        requeue_after=_soonest(now, next_poll, to_zero.next_ask, held_back, after.deadline, *_changes(pods, spec)),
     )
 
 
@@ -147,10 +152,13 @@ def _delete(pods: Census, victims: Iterable[tuple[PodView, str]]) -> Iterator[De
 
 
 def _children(
-    snapshot: Snapshot, owner: Owner, spec: VLLMWorkerPoolSpec
+    snapshot: Snapshot, owner: Owner, spec: VLLMWorkerPoolSpec, to_zero: zero.Zero
 ) -> tuple[tuple[Manifest, ...], tuple[ObjectRef, ...]]:
     """Children to apply (those whose hash differs) and to remove (those that are not wanted)."""
-    wanted = {ChildKey(child["kind"], child["metadata"]["name"]): child for child in children(owner, spec)}
+    all_of_them = children(owner, spec)
+    if snapshot.waker is not None and to_zero.stands is not None:
+        all_of_them.append(waker_slice(owner, snapshot.waker.addresses, snapshot.waker.port, stands=to_zero.stands))
+    wanted = {ChildKey(child["kind"], child["metadata"]["name"]): child for child in all_of_them}
     apply = []
     for key, child in wanted.items():
         if not _is_there(child, snapshot.children.get(key)):
@@ -163,6 +171,10 @@ def _children(
     return tuple(apply), tuple(unwanted)
 
 
+def _news(to_zero: zero.Zero, snapshot: Snapshot) -> Iterator[Event]:
+    return (event for event in to_zero.events if event.key not in snapshot.announced)
+
+
 def _is_there(child: Manifest, there: ChildView | None) -> bool:
     """Whether a child is as it is wanted: made of the same manifest, and nobody has changed it since."""
     if there is None or there.spec_hash != child["metadata"]["annotations"][names.ANNOTATION_SPEC_HASH]:
@@ -170,7 +182,8 @@ def _is_there(child: Manifest, there: ChildView | None) -> bool:
     if there.owned is None:
         return True
     meta = {name: child["metadata"][name] for name in ("labels", "annotations", "ownerReferences")}
-    return is_as_applied({"metadata": meta, "spec": child["spec"]}, there.owned)
+    content = {name: value for name, value in child.items() if name not in ("apiVersion", "kind", "metadata")}
+    return is_as_applied({"metadata": meta} | content, there.owned)
 
 
 def _changes(pods: Census, spec: VLLMWorkerPoolSpec) -> Iterator[float]:

@@ -129,6 +129,7 @@ async def test_giving_up_reaches_the_engine(llm: Any, hold: Path) -> None:
 
 async def test_errors_keep_their_class(llm: Any) -> None:
     from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     with pytest.raises(VLLMValidationError, match="maximum context length") as error:
         await outputs(llm, "long", greedy(), {"prompt_token_ids": [5] * 1025})
@@ -142,8 +143,23 @@ async def test_errors_keep_their_class(llm: Any) -> None:
         await llm.call("shutdown")
     with pytest.raises(TypeError, match="cannot be sent"):
         await outputs(llm, "object", greedy(extra_args={"value": object()}))
+    altered = greedy()
+    altered.temperature = -1.0  # which only the engine notices, when it makes the object
+    with pytest.raises(ValueError, match="temperature"):
+        await outputs(llm, "altered", altered)
+    with pytest.raises(OverflowError):
+        await outputs(llm, "big", greedy(), {"prompt_token_ids": [1 << 64]})
+    with pytest.raises(OverflowError):
+        await llm.collective_rpc("check_health", args=(1 << 64,))
     assert whole(await outputs(llm, "after", greedy()))
     assert not llm.errored
+    connection = llm._link.connection
+    assert not connection.busy, "nothing waits for the answer to what was not sent"
+    connection._socket.send(b"\xc1")  # what MessagePack never uses
+    with pytest.raises(EngineDeadError, match="does not understand"):
+        while True:
+            await outputs(llm, "lost", greedy())
+    assert llm.errored
 
 
 async def test_the_rest_of_the_interface(llm: Any) -> None:
@@ -215,14 +231,25 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     before = (await outputs(llm, "before", greedy()))[-1].outputs[0].text
     task = asyncio.create_task(outputs(llm, "running", held(hold)))
     await running(llm, 1)
+    with pytest.raises(TimeoutError, match="request running"):
+        await llm.freeze(tmp_path / "again", drain_timeout=0.1)
+    given_up = asyncio.create_task(outputs(llm, "given up", held(hold)))
+    await running(llm, 2)
     freezing = asyncio.create_task(llm.freeze(tmp_path / "again"))
     await asyncio.sleep(0)
     waiting = asyncio.create_task(outputs(llm, "waiting", greedy()))
+    collecting = asyncio.create_task(llm.add_request("collected", PROMPT, greedy()))
     await asyncio.sleep(0)
-    assert not freezing.done()
+    await llm.check_health()
+    await llm.abort("given up")
+    assert (await given_up)[-1].outputs[0].finish_reason == "abort", "which may be what the freeze waits for"
+    assert not freezing.done() and not collecting.done()
     release(hold)
     report = await freezing
-    assert task.done() and not waiting.done()
+    assert task.done() and not waiting.done() and not collecting.done()
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not (await (await collecting).get()).finished:
+            pass
     assert report.freeze.outcome == "Published" and report.freeze.seconds > 0
     assert whole(await task)
     assert (await waiting)[-1].outputs[0].text == before

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
 from programs import Frozen, Namespace, children, keeper_of
+from vernal_contract.config import CheckpointConfig
 
 
 def descriptors() -> list[str]:
@@ -77,6 +80,53 @@ def test_nothing_is_left(frozen: Frozen, end: str) -> None:
     namespace.close()
     assert (descriptors(), threading.active_count(), ours(), children(os.getpid())) == before
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
+
+
+def test_a_start_that_nobody_waits_for_any_more_ends(frozen: Frozen, tmp_path: Path) -> None:
+    """As after Ctrl-C. It would go on for ever: CRIU does."""
+    from vernal_worker.client import CheckpointableAsyncLLM
+
+    criu = tmp_path / "criu"
+    criu.write_text(
+        f'#!/bin/sh\ncase " $* " in *" restore "*) touch {tmp_path}/reached; exec sleep infinity ;; esac\n'
+        f'exec {os.environ["VERNAL_CRIU"]} "$@"\n'
+    )
+    criu.chmod(0o755)
+    patient = CheckpointConfig(thaw_timeout_seconds=GUARD_SECONDS)
+
+    async def interrupted() -> Namespace:
+        starting = asyncio.create_task(
+            CheckpointableAsyncLLM.thaw(frozen.directory, criu=str(criu), checkpoint=patient)
+        )
+        async with asyncio.timeout(GUARD_SECONDS):
+            while not (tmp_path / "reached").exists():
+                assert not starting.done(), starting
+                await asyncio.sleep(0.02)
+        namespace = Namespace(keeper_of(os.getpid()))
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        return namespace
+
+    before = (ours(), children(os.getpid()), descriptors())
+    namespace = asyncio.run(interrupted())
+    assert namespace.processes() == {}
+    namespace.close()
+    gc.collect()
+    assert (ours(), children(os.getpid()), descriptors()) == before
+
+
+def test_closing_lets_vllm_stop_in_order(frozen: Frozen, tmp_path: Path) -> None:
+    """So that its KV connector finishes its transfers."""
+    from vernal_worker.client import CheckpointableAsyncLLM
+
+    async def close() -> None:
+        with (tmp_path / "log").open("w") as log:
+            llm = await CheckpointableAsyncLLM.thaw(frozen.directory, output=log.fileno())
+            await llm.close(GUARD_SECONDS)
+
+    asyncio.run(close())
+    assert re.search("event=engine_stopped exit_code=0 ", (tmp_path / "log").read_text())
 
 
 def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path) -> None:

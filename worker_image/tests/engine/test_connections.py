@@ -93,7 +93,7 @@ def test_when_all_are_busy_a_newcomer_is_told_so(serve: Serve, counted: Callable
         connection.request("GET", STREAM)
         streams.append(connection.getresponse())
     answer = rest(open_one(served))
-    assert status_of(answer) == 503 and b"retry-after: 1" in answer
+    assert status_of(answer) == 503 and b"retry-after: 1" in answer and b"x-vernal-not-accepted: 1" in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 503
     assert counted("Refused") == 1
     served.call(served.app.finish.set)

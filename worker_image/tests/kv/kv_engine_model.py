@@ -195,7 +195,7 @@ class Engine:
         keys = block_keys(request.tokens, BLOCK_TOKENS)
         limit = (len(request.tokens) - 1) // BLOCK_TOKENS
         local = [self._cached[key] for key in itertools.takewhile(self._cached.__contains__, keys[:limit])]
-        prompt = Prompt(request.id, request.tokens, len(request.tokens), Salt(), True)
+        prompt = Prompt(request.id, request.tokens, len(request.tokens), Salt, True)
         external, load_async = self.scheduler.match(prompt, len(local) * BLOCK_TOKENS)
         missing = request.full_blocks - len(local)
         if external is None or len(self._free - set(local)) < missing:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from vernal_worker.kv.fingerprint import UnidentifiableError, directory_identity, fingerprint
+from vernal_worker.kv.fingerprint import UnidentifiableError, directory_identity, files_state, fingerprint
 
 
 def test_every_fact_counts_and_their_order_does_not() -> None:
@@ -67,7 +67,7 @@ def test_a_snapshot_of_the_hub_is_known_by_its_blobs(tmp_path: Path) -> None:
         (cache / "blobs").mkdir(parents=True)
         (cache / "snapshots/abc").mkdir(parents=True)
         (cache / "blobs" / blob).write_text("{}")
-        (cache / "snapshots/abc/config.json").symlink_to(cache / "blobs" / blob)
+        (cache / "snapshots/abc/model.safetensors").symlink_to(cache / "blobs" / blob)
         return cache / "snapshots/abc"
 
     one, two, other = (
@@ -75,6 +75,21 @@ def test_a_snapshot_of_the_hub_is_known_by_its_blobs(tmp_path: Path) -> None:
     )
     assert directory_identity(one) == directory_identity(two) != directory_identity(other)
     assert directory_identity(one).startswith("hub:")
+
+
+def test_a_directory_without_weights_says_nothing_about_them(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UnidentifiableError, match=r"no weights.*model_digest"):
+        directory_identity(model)
+    assert directory_identity(model, weights=False)
+
+
+@pytest.mark.parametrize("change", [_resized, _edited_in_place, _more_files])
+def test_the_state_of_files_shows_a_change(model: Path, change: object) -> None:
+    before = files_state(model)
+    assert files_state(model) == before
+    change(model)  # type: ignore[operator]
+    assert files_state(model) != before
 
 
 def test_no_directory_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_salts_keep_prompts_apart() -> None:
         Salt(adapter="a"),
         Salt(cache_salt="a", adapter="a"),
         Salt(cache_salt=""),
+        Salt(epoch="a"),
+        Salt(epoch="b"),
+        Salt(cache_salt="a", epoch="a"),
     ]
     first_keys = {block_keys(prompt, 4, salt)[0] for salt in salts}
     assert len(first_keys) == len(salts)

@@ -1,5 +1,6 @@
 """The two sides over their life: connected, released for a freeze, reconnected elsewhere, flushed at the end."""
 
+import inspect
 import threading
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
 from vernal_worker.kv.loader import Block
 from vernal_worker.kv.lookup import Breaker, Lookup
-from vernal_worker.kv.planner import StepPlan
-from vernal_worker.kv.scheduler_side import SchedulerSide
+from vernal_worker.kv.planner import Scheduled, StepPlan
+from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
@@ -47,6 +48,42 @@ def test_a_thawed_worker_uses_the_store_of_its_new_pod(tmp_path: Path) -> None:
     engine.counters.take()
     assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
     assert engine.counters.take()["loaded_tokens"] > 0
+    engine.close()
+
+
+def test_after_a_reset_an_engine_shares_with_itself_alone(tmp_path: Path) -> None:
+    """vLLM resets a connector's cache when weights were changed, and says nothing about which they are now."""
+    saved = len(PROMPT) // BLOCK_TOKENS
+    Engine(tmp_path, Faults(Fault()), slots=16).run([PROMPT])
+    changed, other = (Engine(tmp_path, Faults(Fault()), slots=16) for _ in range(2))
+    for engine in (changed, other):
+        engine.scheduler.release()
+        engine.scheduler.reset()  # of an engine that is being frozen: its weights stay
+        engine.scheduler.reconnect(settings.parse({"shared_storage_path": str(tmp_path)}))
+
+    def loaded(engine: Engine) -> float:
+        engine.reset_prefix_cache()
+        engine.counters.take()
+        assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+        assert engine.worker.flush(GUARD_SECONDS)
+        return engine.counters.take().get("loaded_tokens", 0)
+
+    assert loaded(changed) > 0
+    changed.scheduler.reset()
+    assert (loaded(changed), blocks_under(tmp_path)) == (0, 2 * saved)
+    assert loaded(changed) > 0, "its own"
+    changed.scheduler.reset()
+    assert (loaded(changed), blocks_under(tmp_path)) == (0, 3 * saved), "which may have changed again"
+    assert loaded(other) > 0 and blocks_under(tmp_path) == 3 * saved
+    changed.close()
+    other.close()
+
+
+def test_a_prompt_of_which_something_is_not_known_is_not_shared(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, Faults(Fault()))
+    prompt = Prompt("r", PROMPT, len(PROMPT), lambda: None, True)
+    assert engine.scheduler.match(prompt, 0) == (0, False)
+    assert engine.scheduler.planner.plan([Scheduled("r", 0, len(PROMPT), range(10), True)]).saves == ()
     engine.close()
 
 
@@ -201,3 +238,43 @@ def test_loads_wait_only_where_the_engine_recovers_from_their_failure(
         options, Counters(), block_tokens=4, ranks=ranks, loads=True, saves=True, synchronous=synchronous
     )
     assert side.load_async() is expected
+
+
+@pytest.mark.integration
+def test_new_weights_reach_every_connector_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the calls that vLLM's EngineCore gets, whoever makes them, and also if they fail half-way."""
+    from vernal_worker.engine import worker_extension
+    from vllm.v1.engine.core import EngineCore
+
+    monkeypatch.setattr(EngineCore, "collective_rpc", EngineCore.collective_rpc)  # put back at the end
+    calls: list[str] = []
+
+    class Executor:
+        def collective_rpc(self, method: str, *_: object) -> list[None]:
+            calls.append(method)
+            if method == "update_weights":
+                raise ConnectionError("half-way")
+            return [None]
+
+    class Connector:
+        def reset_cache(self) -> bool:
+            calls.append("reset")
+            return True
+
+    worker_extension.install_in_engine_core()
+    connector = Connector()
+    monkeypatch.setattr(lifecycle, "_connectors", {connector})
+    assert list(inspect.signature(EngineCore.collective_rpc).parameters) == [
+        "self",
+        "method",
+        "timeout",
+        "args",
+        "kwargs",
+    ]
+    core = EngineCore.__new__(EngineCore)
+    core.model_executor = Executor()
+    assert core.collective_rpc("check_health") == [None]
+    assert core.collective_rpc("reload_weights", None, (), {}) == [None]
+    with pytest.raises(ConnectionError):
+        core.collective_rpc("update_weights", kwargs={"update_info": {}})
+    assert calls == ["check_health", "reload_weights", "reset", "update_weights", "reset"]

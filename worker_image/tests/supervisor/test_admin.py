@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_contract.state import Phase, RestoreFailure, WorkerState, decode
 from vernal_worker.supervisor import admin, metrics
 from vernal_worker.supervisor.board import Board
@@ -23,6 +23,8 @@ class Source:
         self.board = Board(state)
         self.problem: str | None = "not yet"
         self.drained = False
+        self.is_over = threading.Event()
+        self.waits: list[float] = []
 
     def live(self) -> str | None:
         return None
@@ -30,7 +32,10 @@ class Source:
     def ready(self) -> str | None:
         return self.problem
 
-    started = ready
+    def started(self, wait: float = 0.0) -> str | None:
+        self.waits.append(wait)
+        self.is_over.wait(wait)
+        return self.problem
 
     def state(self) -> WorkerState:
         return self.board.snapshot()
@@ -71,6 +76,21 @@ def test_probes(served: tuple[Source, str]) -> None:
     assert ask(url + "/startupz")[0] == 503
     source.problem = None
     assert ask(url + "/readyz")[0] == 200 and ask(url + "/startupz")[0] == 200
+
+
+def test_a_probe_that_waits_learns_of_the_end_of_the_start_at_once(served: tuple[Source, str]) -> None:
+    source, url = served
+    answers: list[tuple[int, bytes]] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=900")))
+    asking.start()
+    until("it to wait", lambda: source.waits == [admin.MOST_WAIT_SECONDS])
+    source.problem = None
+    source.is_over.set()
+    asking.join(GUARD_SECONDS)
+    assert [status for status, _ in answers] == [200]
+    for wait, expected in (("", 0.0), ("?wait=x", 0.0), ("?wait=-3", 0.0), ("?wait=nan", 0.0), ("?wait=0.5", 0.5)):
+        ask(url + "/startupz" + wait)
+        assert source.waits[-1] == expected, wait
 
 
 def test_state_and_metrics(served: tuple[Source, str]) -> None:

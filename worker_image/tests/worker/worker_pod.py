@@ -347,6 +347,11 @@ class Stream:
             if line.startswith(b"data: "):
                 yield line.removeprefix(b"data: ").strip().decode()
 
+    def close(self) -> None:
+        """Go away, whatever has not come yet."""
+        self._answer.close()
+        self._connection.close()
+
     def rest(self) -> tuple[str, list[str]]:
         """Read to the end: the text, and what came that was no piece of text."""
         text, other = "", []

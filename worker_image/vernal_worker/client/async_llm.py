@@ -5,10 +5,10 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 from vernal_contract.config import CheckpointConfig, CheckpointPolicy, WorkerConfig
@@ -27,7 +27,8 @@ from vernal_worker.client.host import EngineHost
 from vernal_worker.client.messages import How
 
 PathLike = str | os.PathLike[str]
-_L = TypeVar("_L", bound="CheckpointableAsyncLLM")
+MEANWHILE = frozenset({"abort", "check_health", "is_paused", "is_sleeping", "resume_generation", "wake_up"})
+"""Methods that are answered while a freeze waits for requests."""
 
 
 class _Link:
@@ -44,7 +45,7 @@ class _Link:
 
 def _end(host: EngineHost, link: _Link) -> None:
     link.close("the engine was shut down")
-    host.close()
+    host.end()
 
 
 class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm has no types for us
@@ -58,25 +59,35 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
     program's process when they are first asked for, which takes seconds; generating does not need them.
     """
 
-    def __init__(self, worker: WorkerConfig, how: How, *, criu: str, output: int | None) -> None:
-        """Blocks until there is an engine. Use `create`.
+    def __init__(self, worker: WorkerConfig, *, criu: str, output: int | None) -> None:
+        """Makes the processes that will hold the engine. Use `create`.
 
         Raises:
-            EngineFailedError: there is none; the message says why and what to do.
+            EngineFailedError: this host cannot; the message says why and what to do.
         """
         self._worker = worker
         self._open: asyncio.Event | None = None
         self._running = 0
+        self._apart = False
         output = output if output is not None else sys.stderr.fileno()
         self._host = EngineHost(worker, settings.environment(worker), criu, output)
         self._link = _Link()
         self._finalizer = weakref.finalize(self, _end, self._host, self._link)
+        self.report: WorkerState
+        """How the engine came up, and what became of its last freeze: as a worker's `/state`."""
+
+    def _start(self, how: How) -> Self:
+        """Blocks until there is an engine. Ends early when `_host` is closed.
+
+        Raises:
+            EngineFailedError: there is none; the message says why and what to do.
+        """
         try:
-            self.report: WorkerState = self._host.start(how)
-            """How the engine came up, and what became of its last freeze: as a worker's `/state`."""
+            self.report = self._host.start(how)
         except BaseException:
             self._finalizer()
             raise
+        return self
 
     # --- ways to make one ---
 
@@ -113,9 +124,8 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             raise ValueError("start='thaw' needs checkpoint_dir")
         config = _checkpoint(checkpoint, checkpoint_dir)
         arguments = {"model": model, **engine_args}
-        return await _in_thread(
-            lambda: cls(settings.worker_config(arguments, config), how, criu=_criu(criu), output=output)
-        )
+        worker = await asyncio.to_thread(settings.worker_config, arguments, config)
+        return await cls(worker, criu=_criu(criu), output=output)._started(how)
 
     @classmethod
     async def thaw(
@@ -132,7 +142,8 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
         """
         config = _checkpoint(checkpoint, checkpoint_dir)
-        return await _in_thread(lambda: cls(settings.frozen_config(config), How.THAW, criu=_criu(criu), output=output))
+        worker = await asyncio.to_thread(settings.frozen_config, config)
+        return await cls(worker, criu=_criu(criu), output=output)._started(How.THAW)
 
     @classmethod
     def from_engine_args(
@@ -158,7 +169,8 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             raise ValueError("stat_loggers cannot be given: the engine is in another process")
         how = How(start) if checkpoint_dir is not None else How.COLD
         config = _checkpoint(checkpoint, checkpoint_dir)
-        return cls(settings.worker_config(settings.plain(engine_args), config), how, criu=_criu(criu), output=output)
+        worker = settings.worker_config(settings.plain(engine_args), config)
+        return cls(worker, criu=_criu(criu), output=output)._start(how)
 
     @classmethod
     def from_vllm_config(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Self:
@@ -168,30 +180,63 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         """
         raise NotImplementedError("make it from engine arguments: create() or from_engine_args()")
 
+    async def _started(self, how: How) -> Self:
+        """Whoever stops waiting, as Ctrl-C in `asyncio.run` does, ends the start, and need not wait for it."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, how))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._host.give_up()
+            starting.add_done_callback(_look_at)
+            raise
+
     # --- freezing and ending ---
 
-    async def freeze(self, checkpoint_dir: PathLike) -> WorkerState:
+    async def freeze(self, checkpoint_dir: PathLike, *, drain_timeout: float | None = 300.0) -> WorkerState:
         """Write a checkpoint of the engine into `checkpoint_dir` and go on. Waits until no request is running; requests
-        that come meanwhile wait until it is done. If a checkpoint of these arguments and this host is there
-        already, it stays. Returns `report`.
+        that come meanwhile wait until it is done, but for `abort`, `check_health` and others that end or only ask.
+        If a checkpoint of these arguments and this host is there already, it stays. Returns `report`.
+
+        Args:
+            drain_timeout: seconds to wait for running requests, which go on when it is over; None: without end.
 
         Raises:
             EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so).
+            TimeoutError: requests were still running; it names them. Nothing has changed.
         """
         gate = self._gate()
         while not gate.is_set():
             await gate.wait()
         gate.clear()
         try:
-            # Nothing tells when the last collector that the program holds is closed.
-            while self._running or (self._link.connection is not None and self._link.connection.busy):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            try:
+                async with asyncio.timeout(drain_timeout):
+                    # Nothing tells when the last collector that the program holds is closed.
+                    while self._running or self._busy:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                raise TimeoutError(f"not frozen: after {drain_timeout:g} s there runs {self._what_runs()}") from None
+            self._apart = True
             self._disconnect("the engine is being frozen")
-            freezing = asyncio.to_thread(self._host.freeze, checkpoint_dir)
-            self.report = await asyncio.shield(asyncio.ensure_future(freezing))
-            return self.report
-        finally:
+            freezing = asyncio.ensure_future(asyncio.to_thread(self._host.freeze, checkpoint_dir))
+            freezing.add_done_callback(lambda _: self._together(gate))  # also if nobody waits for it any more
+        except BaseException:
             gate.set()
+            raise
+        self.report = await asyncio.shield(freezing)
+        return self.report
+
+    def _together(self, gate: asyncio.Event) -> None:
+        self._apart = False
+        gate.set()
+
+    @property
+    def _busy(self) -> bool:
+        return self._link.connection is not None and self._link.connection.busy
+
+    def _what_runs(self) -> str:
+        connection = self._link.connection
+        return (connection.what_runs() if connection is not None else "") or f"{self._running} calls"
 
     async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """As `shutdown`, without blocking the event loop."""
@@ -200,7 +245,8 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
 
     def shutdown(self, timeout: float | None = None) -> None:
         """End the engine: when this returns, no process, descriptor, file or shared memory of it is left. Requests
-        that are running end with EngineDeadError. Again is fine."""
+        that are running end with EngineDeadError. vLLM stops in order, and its KV connector finishes its transfers, if
+        that takes no longer than `timeout` seconds (15 by default; 0: at once). Again is fine."""
         self._disconnect("the engine was shut down")
         if self._finalizer.detach() is not None:
             self._host.close(timeout)
@@ -232,21 +278,27 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         kv_hints: Any = None,
     ) -> RequestOutputCollector:
         """Begin a request; its outputs come into the collector, which ends it when it is closed. `arrival_time` has no
-        effect: the engine takes its own."""
-        options = _given(
-            lora_request=lora_request,
-            tokenization_kwargs=tokenization_kwargs,
-            trace_headers=dict(trace_headers) if trace_headers else None,
-            priority=priority,
-            data_parallel_rank=data_parallel_rank,
-            session_id=session_id,
-            prompt_text=prompt_text,
-            reasoning_ended=reasoning_ended,
-            reasoning_parser_kwargs=reasoning_parser_kwargs,
-            kv_hints=kv_hints,
-        )
+        effect: the engine takes its own. Raises as `generate`."""
+        options = {
+            "lora_request": lora_request,
+            "tokenization_kwargs": tokenization_kwargs,
+            "trace_headers": trace_headers,
+            "priority": priority,
+            "data_parallel_rank": data_parallel_rank,
+            "session_id": session_id,
+            "prompt_text": prompt_text,
+            "reasoning_ended": reasoning_ended,
+            "reasoning_parser_kwargs": reasoning_parser_kwargs,
+            "kv_hints": kv_hints,
+        }
+        async with self._use():
+            return await self._begin(request_id, prompt, params, options)
+
+    async def _begin(
+        self, request_id: str, prompt: Any, params: Any, options: dict[str, Any]
+    ) -> RequestOutputCollector:
         connection = await self._connect()
-        return connection.start(request_id, prompt, params, options)
+        return connection.start(request_id, prompt, params, _given(options))
 
     def generate(
         self,
@@ -312,7 +364,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
 
     async def _outputs(self, request_id: str, prompt: Any, params: Any, **options: Any) -> AsyncGenerator[Any, None]:
         async with self._use():
-            queue = await self.add_request(request_id, prompt, params, **options)
+            queue = await self._begin(request_id, prompt, params, options)
             try:
                 finished = False
                 while not finished:
@@ -326,17 +378,23 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of AsyncLLM in the engine (`vernal_worker.engine.wire.METHODS`).
 
+        Those of `MEANWHILE` are not held back by a freeze that waits for requests to end: they may be what it waits
+        for. Once it has begun, `check_health` says whether the engine's processes are there, and no other is asked.
+
         Raises: EngineDeadError; what the method raises.
         """
-        async with self._use():
+        if method == "check_health" and self._apart and not self.errored:
+            return None
+        async with self._use(meanwhile=method in MEANWHILE):
             connection = await self._connect()
             return await connection.call(method, args, kwargs)
 
     @contextlib.asynccontextmanager
-    async def _use(self) -> AsyncIterator[None]:
-        """While something runs, there is no freeze; while there is a freeze, nothing runs."""
+    async def _use(self, *, meanwhile: bool = False) -> AsyncIterator[None]:
+        """While something runs, there is no freeze; while there is a freeze, nothing runs. `meanwhile`: nor is anything
+        held back before it has really begun."""
         gate = self._gate()
-        while not gate.is_set():
+        while not gate.is_set() and (self._apart or not meanwhile):
             await gate.wait()
         self._running += 1
         try:
@@ -465,8 +523,10 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         return self.renderer.get_tokenizer()
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Those that are not what AsyncLLM takes anyway; so a version of vLLM that lacks one can be used without it."""
+    if options.get("trace_headers") is not None:
+        options = {**options, "trace_headers": dict(options["trace_headers"]) or None}
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("priority", 0)}
 
 
@@ -483,11 +543,7 @@ def _criu(criu: str | None) -> str:
     return criu or os.environ.get("VERNAL_CRIU") or "criu"
 
 
-async def _in_thread(make: Callable[[], _L]) -> _L:
-    """What `make` returns; if nobody waits for it any more, it is shut down."""
-    task = asyncio.ensure_future(asyncio.to_thread(make))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(lambda done: done.result().shutdown() if not done.exception() else None)
-        raise
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """So that nobody is told of an exception that nobody asked for."""
+    if not future.cancelled():
+        future.exception()

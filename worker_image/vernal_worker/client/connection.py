@@ -18,6 +18,9 @@ from vernal_worker.client.outputs import Assembly, pooled
 from vernal_worker.engine import errors, wire
 
 _HELLO_SECONDS = 60.0
+_NAMED = 5
+SILENT_BEATS = 120
+"""An engine that has not sent so many beats (`wire.BEAT_SECONDS`) is taken for gone: its event loop stands still."""
 
 
 class Stream:
@@ -39,26 +42,37 @@ class Connection:
         self.dead: str | None = None
         self._numbers = itertools.count(1)
         self._streams: dict[int, Stream] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._calls: dict[int, tuple[str, asyncio.Future[Any]]] = {}
         self._encode, self._decode = wire.encoder(), wire.program_decoder()
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
             self._socket.setsockopt(option, 0)
         self._socket.connect(f"ipc://{path}")
-        self._receiver = self.loop.create_task(self._receive())
+        self._silent = 0
+        self._tasks = [self.loop.create_task(work) for work in (self._receive(), self._listen())]
         self._pidfd = os.dup(engine)
         self.loop.add_reader(self._pidfd, self._died)
         self.send(wire.Hello())
 
     async def opened(self) -> wire.Welcome:
         """Raises: TimeoutError: the engine does not answer."""
-        async with asyncio.timeout(_HELLO_SECONDS):
-            return await asyncio.shield(self.welcome)
+        try:
+            async with asyncio.timeout(_HELLO_SECONDS):
+                return await asyncio.shield(self.welcome)
+        except TimeoutError:
+            raise TimeoutError(f"the engine has not answered a greeting within {_HELLO_SECONDS:g} s") from None
 
     @property
     def busy(self) -> bool:
         return bool(self._streams or self._calls)
+
+    def what_runs(self) -> str:
+        """Names what `busy` is about, for people; the first few of each."""
+        requests = [f"request {stream.queue.request_id}" for stream in self._streams.values()]
+        calls = [f"{method}()" for method, _ in self._calls.values()]
+        names = [*requests, *calls]
+        return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
     def send(self, message: wire.ToEngine) -> None:
         self._socket.send(self._encode(message))
@@ -68,9 +82,10 @@ class Connection:
         self._check()
         packed = [wire.pack(value) for value in args], {name: wire.pack(value) for name, value in kwargs.items()}
         number, answer = next(self._numbers), self.loop.create_future()
-        self._calls[number] = answer
+        message = self._encode(wire.Call(number, method, *packed))
+        self._calls[number] = method, answer
         try:
-            self.send(wire.Call(number, method, *packed))
+            self._socket.send(message)
             return await answer
         except asyncio.CancelledError:
             self.send(wire.Cancel(number))
@@ -82,21 +97,24 @@ class Connection:
         """Begin a request; its outputs come into the collector.
 
         Raises:
-            EngineDeadError, TypeError (the prompt cannot be sent).
+            EngineDeadError; TypeError, OverflowError (the prompt cannot be sent).
         """
         self._check()
         number = next(self._numbers)
         chunks = prompt if isinstance(prompt, AsyncGenerator) else None
-        message = wire.Generate(
-            number,
-            request_id,
-            None if chunks is not None else wire.pack(prompt),
-            wire.pack(params),
-            {name: wire.pack(value) for name, value in options.items()},
+        # What cannot be sent is refused before anything waits for its answer.
+        message = self._encode(
+            wire.Generate(
+                number,
+                request_id,
+                None if chunks is not None else wire.pack(prompt),
+                wire.pack(params),
+                {name: wire.pack(value) for name, value in options.items()},
+            )
         )
         queue = _Collector(params.output_kind, request_id, lambda: self._cancel(number))
         self._streams[number] = Stream(queue, params.output_kind is RequestOutputKind.CUMULATIVE)
-        self.send(message)
+        self._socket.send(message)
         if chunks is not None:
             queue._input_stream_task = self.loop.create_task(self._feed(number, chunks, queue))
         return queue
@@ -123,7 +141,9 @@ class Connection:
 
     def _close(self, reason: str) -> None:
         self._fail(reason)
-        self._receiver.cancel() if not self.loop.is_closed() else None
+        if not self.loop.is_closed():
+            for task in self._tasks:
+                task.cancel()
         self._forget_engine()
         with contextlib.suppress(RuntimeError):  # the event loop is closed
             self._socket.close(0)
@@ -149,7 +169,7 @@ class Connection:
             self.dead = reason
         if self.loop.is_closed():
             return
-        waiting: list[Any] = [self.welcome, *self._calls.values()]
+        waiting: list[Any] = [self.welcome, *(answer for _, answer in self._calls.values())]
         for future in waiting:
             if not future.done():
                 future.set_exception(EngineDeadError(reason))
@@ -159,15 +179,23 @@ class Connection:
         self._streams.clear()
 
     async def _receive(self) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 batch = self._decode(await self._socket.recv())
-            except (zmq.ZMQError, ValueError, TypeError) as error:  # msgspec's errors are ValueErrors
-                self._fail(f"the engine's messages are not understood: {error}")
-                return
-            self.unfinished, self.queued_tokens = batch.unfinished, batch.queued_tokens
-            for event in batch.events:
-                self._take(event)
+                self._silent = 0
+                self.unfinished, self.queued_tokens = batch.unfinished, batch.queued_tokens
+                for event in batch.events:
+                    self._take(event)
+        except Exception as error:
+            self._fail(f"the engine's messages are not understood: {type(error).__name__}: {error}")
+
+    async def _listen(self) -> None:
+        """Notices that the engine has fallen silent. By turns of this event loop, not by a clock: as long as the
+        program lets nothing run, nothing is heard."""
+        while self._silent < SILENT_BEATS:
+            await asyncio.sleep(wire.BEAT_SECONDS)
+            self._silent += 1
+        self._fail(f"the engine's process has said nothing for {SILENT_BEATS * wire.BEAT_SECONDS:g} s")
 
     def _take(self, event: Any) -> None:
         match event:
@@ -198,7 +226,7 @@ class Connection:
                 self._fail(event.message)
 
     def _answer(self, number: int, give: Callable[[asyncio.Future[Any]], None]) -> None:
-        answer = self._calls.get(number)
+        _, answer = self._calls.get(number, ("", None))
         if answer is not None and not answer.done():
             give(answer)
 

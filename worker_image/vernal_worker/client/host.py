@@ -15,11 +15,12 @@ from vernal_contract import config, names
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import WorkerState
 
-from vernal_worker.client.messages import Answer, Done, Freeze, How, Lines, Refused, Start
+from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Start
 from vernal_worker.supervisor.context import ENV_CRIU
 
 _NAMESPACES = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc")
 _EXIT_SECONDS = 15.0
+"""For vLLM to stop in order, and then for the keeper to clean up."""
 
 
 class EngineFailedError(RuntimeError):
@@ -95,10 +96,27 @@ class EngineHost:
         return self._process.poll() is None
 
     def close(self, timeout: float | None = None) -> None:
+        """Let the engine stop in order for up to `timeout` seconds, then `end`. Not in order is what ends while it
+        starts or is frozen. Again is fine; from any thread."""
+        seconds = _EXIT_SECONDS if timeout is None else timeout
+        if seconds > 0 and self._lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):  # it is gone, or takes long
+                    self._lines.send(End(seconds))
+                    self._process.wait(seconds)
+            finally:
+                self._lock.release()
+        self.end()
+
+    def give_up(self) -> None:
+        """End what `start` waits for: it raises EngineFailedError. From any thread; `end` is still to be called."""
+        self._lines.close()
+
+    def end(self) -> None:
         """End every process of the engine, and remove every file. Again is fine; from any thread."""
         self._lines.close()
         try:
-            self._process.wait(_EXIT_SECONDS if timeout is None else timeout)
+            self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()  # unshare takes the keeper along, and the kernel the rest
             self._process.wait()

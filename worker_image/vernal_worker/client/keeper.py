@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 
 from vernal_worker.checkpoint import host, hostname
-from vernal_worker.client.messages import Answer, Done, Freeze, How, Lines, Refused
+from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Request
 from vernal_worker.client.messages import Start as StartRequest
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.contents import Contents
@@ -48,6 +49,7 @@ from vernal_worker.supervisor.stop import Stop
 GIVE_UP_SECONDS = 10.0
 """How long a freeze that nobody waits for any more may take to clean up behind itself."""
 
+_POLL_SECONDS = 0.05
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 
 
@@ -117,15 +119,35 @@ class Keeper:
     def run(self) -> None:
         """Until the program is gone or the engine is."""
         while (request := self._next()) is not None:
-            self._lines.send(
-                self._start_engine(request) if isinstance(request, StartRequest) else self._freeze(request)
-            )
+            match request:
+                case StartRequest():
+                    self._lines.send(self._start_engine(request))
+                case Freeze():
+                    self._lines.send(self._freeze(request))
+                case End():
+                    self._stop_engine(request.seconds)
+                    return
 
     def end(self) -> None:
         if self._engine is not None:
             self._engine.destroy()
 
-    def _next(self) -> StartRequest | Freeze | None:
+    def _stop_engine(self, seconds: float) -> None:
+        """Let vLLM stop in order, and its KV connector finish its transfers."""
+        if self._engine is None:
+            return
+        began = time.monotonic()
+        try:
+            self._engine.client.shutdown(seconds)
+        except ControlError as error:
+            log.failure("engine_call", message=str(error))
+            return
+        while self._engine.tree.wait(_POLL_SECONDS) is None and time.monotonic() < began + seconds:
+            if self._context.stop.signalled.is_set():
+                break
+        log.event("engine_stopped", exit_code=self._engine.tree.poll(), seconds=time.monotonic() - began)
+
+    def _next(self) -> Request | None:
         poll = select.poll()
         poll.register(self._lines.connection, select.POLLIN)
         if self._engine is not None:

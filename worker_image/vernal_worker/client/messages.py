@@ -28,6 +28,12 @@ class Freeze(msgspec.Struct, frozen=True, tag=True):
     api: str
 
 
+class End(msgspec.Struct, frozen=True, tag=True):
+    """Stop the engine in order; the keeper then ends, without an answer."""
+
+    seconds: float
+
+
 class Done(msgspec.Struct, frozen=True, tag=True):
     state: WorkerState
 
@@ -37,7 +43,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-Request = Start | Freeze
+Request = Start | Freeze | End
 Answer = Done | Refused
 
 _requests = msgspec.json.Decoder(Request)

@@ -198,11 +198,22 @@ class Answer(_Message, frozen=True, tag_field="answer"):
     pass
 
 
+class Load(_Message, frozen=True, kw_only=True):
+    """As `vernal_contract.state.Load`, by the engine's own word."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    pressure: float = 0.0
+    idle_seconds: float = 0.0
+
+
 class EngineStatus(Answer, frozen=True, kw_only=True, tag="status"):
     serving: Serving
     in_flight: int  # requests whose last byte has not been handed to the kernel
     accepted_total: int
     errored: str | None = None  # why vLLM cannot serve any more
+    load: Load = Load()
 
 
 class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fields=True):

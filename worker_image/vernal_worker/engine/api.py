@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 import zmq
 import zmq.asyncio
 from vllm.engine.protocol import StreamingInput
@@ -25,7 +24,6 @@ from vllm.v1.metrics.stats import RequestStateStats
 from vernal_worker.engine import errors, wire
 
 _logger = logging.getLogger(__name__)
-_WATCH_SECONDS = 1.0
 _PIECE = frozenset(wire.Piece.__struct_fields__)
 _STATS = tuple(RequestStateStats.__dataclass_fields__)
 _OWN_WAY = frozenset({"outputs", "finished", "metrics"})
@@ -88,10 +86,12 @@ class ApiServer:
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             peer, *frames = await socket.recv_multipart()
+            data = b"".join(frames)
             try:
-                message = self._decode(b"".join(frames))
-            except (msgspec.DecodeError, ValueError, TypeError) as error:
-                _logger.warning("a message of the program is not understood: %s", error)
+                message = self._decode(data)
+            except Exception as error:  # also what a constructor of one of vLLM's classes raises
+                if peer == self._peer:
+                    self._refuse(wire.number_of(data), error)
                 continue
             if isinstance(message, wire.Hello):
                 await self._end_requests()
@@ -100,6 +100,17 @@ class ApiServer:
                 self._emit(self._welcome())
             elif peer == self._peer:
                 self._handle(message)
+
+    def _refuse(self, number: int | None, error: Exception) -> None:
+        """Whoever waits for the answer to a message that is not understood is told; if nobody knows who, all are."""
+        why = f"the engine does not understand a message: {error}"
+        _logger.warning("%s", why)
+        if number is None:
+            self._emit(wire.Died(why))
+            return
+        if (task := self._requests.get(number)) is not None:  # a later part of its input
+            task.cancel()
+        self._emit(wire.Failed(number, errors.pack(ValueError(why))))
 
     def _handle(self, message: wire.ToEngine) -> None:
         match message:
@@ -132,9 +143,9 @@ class ApiServer:
             asyncio.get_running_loop().call_soon(self._flush)
         self._events.append(event)
 
-    def _flush(self) -> None:
+    def _flush(self, *, always: bool = False) -> None:
         events, self._events = self._events, []
-        if self._socket is not None and self._peer is not None and events:
+        if self._socket is not None and self._peer is not None and (events or always):
             llm = self._llm
             queued = llm.get_num_queued_tokens() if hasattr(llm, "get_num_queued_tokens") else 0
             batch = wire.Batch(events, llm.output_processor.get_num_unfinished_requests(), queued)
@@ -142,8 +153,10 @@ class ApiServer:
                 self._socket.send_multipart([self._peer, self._encode(batch)])
 
     async def _watch(self) -> None:
-        while not self._llm.errored:  # noqa: ASYNC110  # vLLM has no event for it
-            await asyncio.sleep(_WATCH_SECONDS)
+        """Says that vLLM has died, for which it has no event; until then, that this process lives."""
+        while not self._llm.errored:
+            self._flush(always=True)
+            await asyncio.sleep(wire.BEAT_SECONDS)
         self._emit(wire.Died(str(self._llm.dead_error)))
 
     def _welcome(self) -> wire.Welcome:

@@ -278,7 +278,7 @@ class Connection(HttpToolsProtocol):
             return
         error = {"message": message, "type": status.phrase, "param": None, "code": int(status)}
         body = json.dumps({"error": error}).encode()
-        retry = "retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+        retry = "retry-after: 1\r\nx-vernal-not-accepted: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
         head = (
             f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n{retry}connection: close\r\n\r\n"

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vernal_contract import names
+
 from vernal_worker.control.protocol import Serving
 
 Message = MutableMapping[str, Any]
@@ -22,11 +24,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 RESET = "vernal.reset"
 """Key in a scope: a function that drops the request's connection, whatever has not been sent."""
 
-PROBES = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
-"""Paths that tell about the server: neither counted as work nor guarded by the API key, as in vLLM."""
+PROBES = names.PROBES
+"""Neither counted as work nor guarded by the API key, as in vLLM."""
 
 _ORDERLY = 0.75
 """Of the time for aborts, for errors to be read; the rest is for resets."""
+
+NOT_ACCEPTED = (b"x-vernal-not-accepted", b"1")
+"""Header of an answer to a request that was not let in: nothing of it was done, so it may be sent to another worker."""
 
 _RETRY_AFTER = 1  # seconds; another worker behind the same Service takes the next attempt
 _LEAVING = "this worker is shutting down; retry on another one"
@@ -56,11 +61,24 @@ class Gate:
         self.accepted_total = 0
         self.abort_at: float | None = None
         """When what is in flight will be ended, on the event loop's clock."""
+        self._quiet_since: float | None = None  # on the event loop's clock
 
     @property
     def in_flight(self) -> int:
         """Requests that were let in and whose last byte has not been handed to the server."""
         return len(self._requests)
+
+    def open(self) -> None:
+        """Let requests in from now on."""
+        self.serving = Serving.OPEN
+        self._quiet_since = asyncio.get_running_loop().time()
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing has been in flight; counted from `open`, so that a start is no idleness."""
+        if self._requests or self._quiet_since is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._quiet_since
 
     def require_keys(self, keys: Iterable[str]) -> None:
         """From now on only requests with one of `keys` as bearer token are let in; with no keys, all are."""
@@ -127,6 +145,7 @@ class Gate:
             await _end(request, send)
         finally:
             self._requests.discard(request)
+            self._quiet_since = asyncio.get_running_loop().time()
             request.ended.set()
 
     def _last(self, send: Send) -> Send:
@@ -191,12 +210,12 @@ async def _refuse(send: Send, websocket: bool, status: int, message: str) -> Non
     if websocket:  # closing before accepting makes the server answer the handshake with 403
         await send({"type": "websocket.close", "code": 1008 if status == 401 else 1013, "reason": message})
     else:
-        await _respond(send, status, _error("", status, message))
+        await _respond(send, status, _error("", status, message), NOT_ACCEPTED)
 
 
-async def _respond(send: Send, status: int, body: dict[str, Any]) -> None:
+async def _respond(send: Send, status: int, body: dict[str, Any], *more: tuple[bytes, bytes]) -> None:
     data = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *more]
     if status == 503:
         headers += [(b"retry-after", str(_RETRY_AFTER).encode()), (b"connection", b"close")]
     elif status == 401:

@@ -153,7 +153,7 @@ class HttpServer:
             raise RuntimeError("already listening")
         self.pool.begin()
         self._server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # it goes to call_later
-        self._gate.serving = Serving.OPEN
+        self._gate.open()
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         async with asyncio.timeout(_START_TIMEOUT):
             while not self._server.started:

@@ -60,6 +60,7 @@ class _Commands:
                     in_flight=self._gate.in_flight,
                     accepted_total=self._gate.accepted_total,
                     errored=self._engine.errored,
+                    load=self._engine.load(self._gate.in_flight, self._gate.idle_seconds),
                 )
             case protocol.RunCanary():
                 return await self._engine.canary()

@@ -34,10 +34,11 @@ from vernal_worker.control.protocol import (
     EngineSpec,
     FromHelper,
     FromHostMemory,
+    Load,
     StoredRank,
     Weights,
 )
-from vernal_worker.engine import process, worker_extension
+from vernal_worker.engine import load_signals, process, worker_extension
 from vernal_worker.engine.connections import Limits
 
 try:
@@ -106,6 +107,7 @@ class Engine:
         self._check_idle()
         if self.sleeps:
             self._weights = weights  # first: however far the rest comes, the engine is not awake
+        await self._everywhere("vernal_release")  # before anything that resets a connector's cache
         await self.llm.reset_prefix_cache()
         await self.llm.reset_mm_cache()
         if self.sleeps:
@@ -202,7 +204,18 @@ class Engine:
         (0.4 s)."""
         return cast(AbstractAsyncContextManager[Any], self.app.router.lifespan_context(self.app))
 
+    def load(self, in_flight: int, idle_seconds: float) -> Load:
+        """How much there is to do, with `in_flight` requests of which the last ended `idle_seconds` ago."""
+        unfinished = self.llm.output_processor.get_num_unfinished_requests()
+        if not unfinished:
+            load_signals.settle()
+        config = self.llm.vllm_config
+        places = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        return load_signals.load(max(in_flight, unfinished), places, idle_seconds)
+
     def metrics(self) -> str:
+        if not self.llm.output_processor.has_unfinished_requests():
+            load_signals.settle()
         return generate_latest(get_prometheus_registry()).decode()
 
     async def shutdown(self, seconds: float) -> None:

@@ -20,6 +20,9 @@ import msgspec
 import numpy
 import torch
 
+BEAT_SECONDS = 1.0
+"""So often, at least, the engine sends a `Batch`."""
+
 _exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
 _OBJECT, _ENUM, _ARRAY, _TENSOR = 16, 17, 18, 19
 
@@ -214,7 +217,7 @@ class Failed(_Message, frozen=True, tag="failed"):
 
 
 class Died(_Message, frozen=True, tag="died"):
-    """vLLM cannot go on."""
+    """vLLM cannot go on, or a message of the program that has no number was not understood."""
 
     message: str
 
@@ -331,6 +334,16 @@ def engine_decoder() -> Callable[[bytes], ToEngine]:
     """Raises msgspec.DecodeError, ValueError or TypeError: not a message of this format."""
     decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, ext_hook=_from_ext)
     return decoder.decode
+
+
+def number_of(data: bytes) -> int | None:
+    """The number of a message that `engine_decoder` does not accept; None if it has none."""
+    try:
+        fields = msgspec.msgpack.decode(data, ext_hook=lambda code, content: None)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    number = fields[1] if isinstance(fields, list) and len(fields) > 1 else None
+    return number if type(number) is int else None
 
 
 def program_decoder() -> Callable[[bytes], Batch]:

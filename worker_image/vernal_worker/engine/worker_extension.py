@@ -5,6 +5,7 @@ Workers get these methods through vLLM's `worker_extension_cls`. EngineCore has 
 imports the main module of the parent (`vernal_worker.engine.main`) in each child.
 """
 
+import functools
 import threading
 import time
 from pathlib import Path
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
 
 _SPIN_SECONDS = 0.02
 _WAKE_SECONDS = 0.1
+_CHANGE_WEIGHTS = ("reload_weights", "update_weights", "finish_weight_update")
 
 
 class WorkerExtension:
     """Mixed into vLLM's worker class. Names start with `vernal_` because vLLM refuses one that its class has
     already."""
 
-    def vernal_quiesce(self) -> None:
+    def vernal_release(self) -> None:
         lifecycle.release()
+
+    def vernal_quiesce(self) -> None:
         hook.disconnect()
         process.trim()
 
@@ -98,8 +102,24 @@ def install_in_engine_core() -> None:
     name."""
     from vllm.v1.engine.core import EngineCore
 
-    for name in ("vernal_quiesce", "vernal_resume", "vernal_unshield"):
+    _watch_weights(EngineCore)
+    for name in ("vernal_release", "vernal_quiesce", "vernal_resume", "vernal_unshield"):
         setattr(EngineCore, name, getattr(EngineCoreExtension, name))
+
+
+def _watch_weights(core: Any) -> None:
+    """Tell KV connectors of new weights. vLLM does only where a caller asks it to clear caches."""
+    call = core.collective_rpc
+
+    @functools.wraps(call)  # vLLM looks at the signature
+    def collective_rpc(self: Any, method: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(self, method, *arguments, **options)
+        finally:
+            if method in _CHANGE_WEIGHTS:
+                lifecycle.weights_changed()
+
+    core.collective_rpc = collective_rpc
 
 
 def _spin_less() -> None:

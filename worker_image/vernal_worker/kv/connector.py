@@ -174,6 +174,11 @@ class VernalSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: ig
             return VernalMetadata(StepPlan())
         return VernalMetadata(self._scheduler.planner.plan(facts.step(scheduler_output)))
 
+    def reset_cache(self) -> bool:
+        if self._scheduler is not None:
+            self._scheduler.reset()
+        return True
+
     def update_connector_output(self, connector_output: Any) -> None:
         if self._scheduler is not None:
             meta = connector_output.kv_connector_worker_meta

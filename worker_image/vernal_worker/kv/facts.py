@@ -8,7 +8,8 @@ from typing import Any
 import vllm
 from vllm.v1.kv_cache_interface import FullAttentionSpec, UniformTypeKVCacheSpecs
 
-from vernal_worker.kv.fingerprint import UnidentifiableError, directory_identity
+from vernal_worker.kv import media
+from vernal_worker.kv.fingerprint import UnidentifiableError, directory_identity, files_state
 from vernal_worker.kv.keys import Feature, Salt
 from vernal_worker.kv.planner import Scheduled
 from vernal_worker.kv.scheduler_side import Prompt
@@ -16,7 +17,8 @@ from vernal_worker.kv.scheduler_side import Prompt
 _UNSTABLE = frozenset({"transformers_version", "torch_dtype", "dtype"})
 """Entries of a model's configuration that say nothing about the model, or that are told apart from it."""
 
-_adapters: dict[tuple[str, str, int], str | None] = {}
+_adapters: dict[tuple[str, str, int], tuple[str, Any] | None] = {}
+"""Identity and state of an adapter's files when it was first seen; None once they cannot be told."""
 
 
 def unsupported(vllm_config: Any, kv_cache_config: Any) -> str | None:
@@ -94,17 +96,23 @@ def prompt(request: Any) -> Prompt:
         adapter = _adapter_identity(request.lora_request)
         if adapter is None:
             tokens = None
-    features = tuple(
-        Feature(str(feature.identifier), feature.mm_position.offset, feature.mm_position.length)
-        for feature in request.mm_features
-    )
     return Prompt(
         request_id=request.request_id,
         tokens=tokens,
         length=request.num_tokens,
-        salt=Salt(request.cache_salt, adapter, features),
+        salt=lambda: _salt(request, adapter),
         may_load=not getattr(request, "skip_reading_prefix_cache", False),
     )
+
+
+def _salt(request: Any, adapter: str | None) -> Salt | None:
+    features = []
+    for feature in request.mm_features:
+        found = media.content(feature.data)
+        if found is None:
+            return None
+        features.append(Feature(found, feature.mm_position.offset, feature.mm_position.length))
+    return Salt(request.cache_salt, adapter, tuple(features))
 
 
 def step(scheduler_output: Any) -> list[Scheduled]:
@@ -131,7 +139,7 @@ def _model_identity(vllm_config: Any) -> str:
         return f"{directory_identity(path.parent)}/{path.name}"
     if not path.is_dir():
         path = _snapshot(model.model, model.revision, vllm_config.load_config.download_dir)
-    return directory_identity(path)
+    return directory_identity(path, weights=not str(vllm_config.load_config.load_format).endswith("dummy"))
 
 
 def _snapshot(name: str, revision: str | None, cache: str | None) -> Path:
@@ -147,14 +155,22 @@ def _snapshot(name: str, revision: str | None, cache: str | None) -> Path:
 
 
 def _adapter_identity(lora: Any) -> str | None:
-    """Identity of a LoRA adapter's files, or None if it has none that can be read."""
-    known = (lora.lora_name, lora.lora_path, lora.lora_int_id)
-    if known not in _adapters:
-        try:
-            _adapters[known] = directory_identity(Path(lora.lora_path))
-        except UnidentifiableError:
-            _adapters[known] = None
-    return _adapters[known]
+    """Identity of a LoRA adapter's files; None if it has none that can be read, or others than when it was first seen:
+    an adapter may be loaded anew in its place (`load_inplace`), and nothing says when."""
+    known, path = (lora.lora_name, lora.lora_path, lora.lora_int_id), Path(lora.lora_path)
+    try:
+        now = files_state(path)
+        if known not in _adapters:
+            _adapters[known] = directory_identity(path), now
+    except UnidentifiableError:
+        _adapters[known] = None
+    if (found := _adapters[known]) is None:
+        return None
+    identity, then = found
+    if now != then:
+        _adapters[known] = None
+        return None
+    return identity
 
 
 def _stable(value: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.faults import Faults, FaultyFiles, Kind
-from vernal_worker.kv.keys import block_keys
 from vernal_worker.kv.loader import Loaded
 from vernal_worker.kv.planner import StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
@@ -31,8 +30,7 @@ class FaultySchedulerSide(SchedulerSide):
         hiding = prompt.tokens is not None and self._faults.fault.kind is Kind.MISSING
         if hiding and prompt.request_id not in self._hidden:
             assert prompt.tokens is not None
-            keys = block_keys(prompt.tokens, self._block_tokens, prompt.salt)
-            self._hidden[prompt.request_id] = self._faults.at_lookup(keys)
+            self._hidden[prompt.request_id] = self._faults.at_lookup(self.keys(prompt.tokens, prompt))
         elif not hiding:
             self._hidden.clear()
         return super().match(prompt, computed)

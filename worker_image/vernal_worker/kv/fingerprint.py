@@ -36,7 +36,7 @@ def canonical(facts: Mapping[str, Any]) -> bytes:
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
-def directory_identity(directory: Path) -> str:
+def directory_identity(directory: Path, *, weights: bool = True) -> str:
     """Identity of a model or adapter in a directory: `dir:<hex>`, or `hub:<hex>` in the Hugging Face cache.
 
     In the Hugging Face cache a file is a link to a blob that is named by its content, and the names are hashed.
@@ -44,11 +44,19 @@ def directory_identity(directory: Path) -> str:
     the head and samples at even distances. The modification time is there because samples cannot see an edit of a few
     values in place; the same directory mounted in many pods has the same times.
 
+    Args:
+        weights: there must be weights. False for a model whose weights come from elsewhere.
+
     Raises:
-        UnidentifiableError: no such directory, or it cannot be read.
+        UnidentifiableError: no such directory, it cannot be read, or it has no weights.
     """
     try:
-        files = sorted(path for path in directory.iterdir() if path.suffix in _WEIGHTS | _TEXTS)
+        files = _files(directory)
+        if weights and not any(path.suffix in _WEIGHTS for path in files):
+            raise UnidentifiableError(
+                f"{directory} has no weights ({', '.join(sorted(_WEIGHTS))}): say which they are with "
+                "kv_connector_extra_config.model_digest"
+            )
         blobs = [(path.name, path.resolve()) for path in files]
         if files and all(blob.parent.name == "blobs" for _, blob in blobs):
             return "hub:" + blake3(canonical({name: blob.name for name, blob in blobs})).hexdigest()
@@ -59,11 +67,31 @@ def directory_identity(directory: Path) -> str:
             for part in _parts(path, status.st_size):
                 hasher.update(part)
     except OSError as error:
-        raise UnidentifiableError(
-            f"cannot read {error.filename or directory}: {error.strerror}; the shared KV cache needs the model's "
-            "files, or kv_connector_extra_config.model_digest"
-        ) from error
+        raise _unreadable(directory, error) from error
     return "dir:" + hasher.hexdigest()
+
+
+def files_state(directory: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files that `directory_identity` looks at: cheap, and another after most changes.
+
+    Raises:
+        UnidentifiableError: as `directory_identity`.
+    """
+    try:
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _files(directory)]
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.suffix in _WEIGHTS | _TEXTS)
+
+
+def _unreadable(directory: Path, error: OSError) -> UnidentifiableError:
+    return UnidentifiableError(
+        f"cannot read {error.filename or directory}: {error.strerror}; the shared KV cache needs the model's "
+        "files, or kv_connector_extra_config.model_digest"
+    )
 
 
 def _parts(path: Path, size: int) -> Iterator[bytes]:

@@ -23,12 +23,12 @@ class Feature:
     """A multimodal item of a prompt: its placeholders all have the same token id, so its content must be in the key.
 
     Attributes:
-        identifier: vLLM's hash of the item's content.
+        content: digest of the item (`vernal_worker.kv.media`).
         offset: position of the first placeholder in the prompt, in tokens.
         length: number of placeholders.
     """
 
-    identifier: str
+    content: str
     offset: int
     length: int
 
@@ -41,16 +41,19 @@ class Salt:
         cache_salt: the request's own salt (vLLM's `cache_salt`), for isolation between users.
         adapter: identity of the LoRA adapter that the request runs with.
         features: multimodal items in prompt order.
+        epoch: of an engine whose weights may have changed since its files were read: nobody else's.
     """
 
     cache_salt: str | None = None
     adapter: str | None = None
     features: tuple[Feature, ...] = ()
+    epoch: str | None = None
 
 
 def block_keys(tokens: Sequence[int], block_tokens: int, salt: Salt = Salt()) -> list[bytes]:
     """One key for each full block of `tokens`."""
-    key = blake3(_canonical([salt.cache_salt, salt.adapter]), derive_key_context=_ROOT).digest()
+    root = [salt.cache_salt, salt.adapter] + ([salt.epoch] if salt.epoch is not None else [])
+    key = blake3(_canonical(root), derive_key_context=_ROOT).digest()
     keys: list[bytes] = []
     for start in range(0, len(tokens) - block_tokens + 1, block_tokens):
         end = start + block_tokens
@@ -58,7 +61,7 @@ def block_keys(tokens: Sequence[int], block_tokens: int, salt: Salt = Salt()) ->
         hasher.update(array("q", tokens[start:end]).tobytes())
         touching = [f for f in salt.features if f.offset < end and start < f.offset + f.length]
         if touching:
-            hasher.update(_canonical([[f.identifier, f.offset - start, f.length] for f in touching]))
+            hasher.update(_canonical([[f.content, f.offset - start, f.length] for f in touching]))
         key = hasher.digest(KEY_BYTES - TAG_BYTES) + key[:TAG_BYTES]
         keys.append(key)
     return keys

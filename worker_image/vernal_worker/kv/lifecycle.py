@@ -17,12 +17,20 @@ class Connector(Protocol):
 
     def reconnect(self, path: Path | None) -> None: ...
 
+    def reset_cache(self) -> bool: ...
+
 
 _connectors: "weakref.WeakSet[Connector]" = weakref.WeakSet()
 
 
 def sign_up(connector: Connector) -> None:
     _connectors.add(connector)
+
+
+def weights_changed() -> None:
+    """What is in the store was computed with other weights than what is to come."""
+    for connector in list(_connectors):
+        connector.reset_cache()
 
 
 def flush(timeout: float = DEFAULT_FLUSH_SECONDS) -> bool:

@@ -236,6 +236,12 @@ class Planner:
         for request in self._requests.values():
             request.looked_up = -_FRESH_SECONDS
 
+    def abandon(self) -> None:
+        """Nothing is loaded or saved any more for the requests that are known."""
+        self._requests.clear()
+        self._new_loads.clear()
+        self._loading.clear()
+
     def _begin(self, request_id: str, keys: list[bytes]) -> _Request:
         request = _Request(keys, [False] * len(keys), 0.0, set(), usable=len(keys))
         self._requests[request_id] = request

@@ -1,8 +1,9 @@
 """What the connector does in the scheduler's process: the planner, and the lookups that it needs. Engine-free."""
 
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
@@ -23,13 +24,14 @@ class Prompt:
     Attributes:
         tokens: of the prompt; None if the prompt is not made of tokens alone: then nothing can be shared.
         length: number of tokens of the request so far.
+        salt: computed when it is needed, once; None if it cannot be known: then nothing can be shared either.
         may_load: False for a request that must see all its tokens computed.
     """
 
     request_id: str
     tokens: Sequence[int] | None
     length: int
-    salt: Salt
+    salt: Callable[[], Salt | None]
     may_load: bool
 
 
@@ -57,6 +59,7 @@ class SchedulerSide:
             _logger.warning("load_async is true whatever is set: this engine does not recover from other loads")
         self._layouts: tuple[Layout, ...] = ()
         self._lookup: Lookup | None = None
+        self._epoch: str | None = None
         self.breaker = Breaker(settings.cooldown_seconds, counters)
         self.planner = Planner(block_tokens, self._present, counters, loads=loads, saves=saves)
         self.evict: Callable[[set[int]], None] = lambda _: None
@@ -85,6 +88,19 @@ class SchedulerSide:
             self._lookup.stop()
             self._lookup = None
 
+    def reset(self) -> None:
+        """The engine's caches are to be forgotten, perhaps because its weights were changed, which vLLM does not tell.
+        From now on its blocks are its own, and requests that it has already are neither loaded for nor saved."""
+        if self._lookup is None:  # also: while it is frozen or sleeps for a freeze, which changes nothing
+            return
+        if self._epoch is None:
+            _logger.warning(
+                "KV blocks are shared with no other worker any more: this engine's cache was reset, as after a change "
+                "of weights"
+            )
+        self._epoch = secrets.token_hex(16)
+        self.planner.abandon()
+
     def make_store(self, settings: Settings, layout: Layout) -> BlockStore:
         return BlockStore(settings.root, layout)
 
@@ -99,12 +115,19 @@ class SchedulerSide:
             return 0, False
         return self.planner.match(
             prompt.request_id,
-            lambda: block_keys(tokens, self._block_tokens, prompt.salt),
+            lambda: self.keys(tokens, prompt),
             tokens=prompt.length,
             computed=computed,
             may_load=prompt.may_load and not self.breaker.open,
             load_async=self.load_async(),
         )
+
+    def keys(self, tokens: Sequence[int], prompt: Prompt) -> list[bytes]:
+        """One for each full block; none if it cannot be known what the blocks depend on."""
+        salt = prompt.salt()
+        if salt is None:
+            return []
+        return block_keys(tokens, self._block_tokens, replace(salt, epoch=self._epoch))
 
     def observe(self, invalid: Iterable[int], finished: Iterable[str], reports: Sequence[Report]) -> None:
         if any(Failure.SLOW in report.failures.values() for report in reports):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 from vernal_contract import names
 from vernal_contract import state as contract
@@ -24,6 +25,9 @@ from vernal_worker.supervisor import log
 
 MAX_CONNECTIONS = 64
 """With one more, the oldest is closed: probes take milliseconds, so whoever is there long only holds it."""
+
+MOST_WAIT_SECONDS = 5.0
+"""That an answer is kept back: each holds a thread and a connection."""
 
 _DISCARDED_BYTES = 64 << 10
 """Of a body that nobody asked for: taken so that its sender reads our answer and not a reset."""
@@ -38,8 +42,8 @@ class Source(Protocol):
     def ready(self) -> str | None:
         """None, or why no requests should come."""
 
-    def started(self) -> str | None:
-        """None, or what the start is still doing."""
+    def started(self, wait: float = 0.0) -> str | None:
+        """None, or what the start is still doing. Waits until it is over, `wait` seconds at most."""
 
     def state(self) -> contract.WorkerState: ...
 
@@ -109,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 self._send(_probe(source.ready()))
             case "/startupz":
-                self._send(_probe(source.started()))
+                self._send(_probe(source.started(self._wait())))
             case "/state":
                 self._send(_Reply(HTTPStatus.OK, contract.encode(source.state())))
             case "/metrics":
@@ -120,6 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 paths = "/livez /readyz /startupz /state /metrics and POST /drain"
                 self._send(_message(HTTPStatus.NOT_FOUND, f"here are {paths}"))
+
+    def _wait(self) -> float:
+        """Of `?wait=SECONDS`: a probe that waits learns of the end of the start when it comes, not at its next try."""
+        try:
+            asked = float(parse_qs(self.path.partition("?")[2]).get("wait", ["0"])[0])
+        except ValueError:
+            return 0.0
+        return min(max(0.0, asked), MOST_WAIT_SECONDS)  # 0 of what is no number
 
     def do_POST(self) -> None:
         if (problem := self._discard_body()) is not None:

@@ -53,6 +53,15 @@ class _Collector(Collector):
         yield GaugeMetricFamily("vernal_worker_draining", "1 while the worker drains.", value=int(draining))
         yield GaugeMetricFamily("vernal_worker_requests_in_flight", "Requests being answered.", value=state.in_flight)
         yield CounterMetricFamily("vernal_worker_requests_accepted", "Requests let in.", value=state.accepted_total)
+        if (load := state.load) is not None:
+            for name, what, value in (
+                ("requests_running", "Requests that the engine works on.", load.running),
+                ("requests_waiting", "Requests that the engine has not begun, for want of room.", load.waiting),
+                ("kv_usage_ratio", "Part of the KV cache that is in use.", load.kv_usage),
+                ("pressure", "Requests in flight over what the engine can hold.", load.pressure),
+                ("idle_seconds", "Since the last request ended; 0 while one is in flight.", load.idle_seconds),
+            ):
+                yield GaugeMetricFamily(f"vernal_worker_{name}", what, value=value)
         if state.drain is not None:
             yield GaugeMetricFamily(
                 "vernal_worker_drain_seconds_left",

@@ -1,13 +1,16 @@
 """A worker's life from start to exit, and what the admin port shows of it."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import msgspec
 from vernal_contract.config import DrainConfig
 from vernal_contract.reasons import Reason
-from vernal_contract.state import DrainReport, Phase, WorkerState
+from vernal_contract.state import DrainReport, Load, Phase, WorkerState
 
 from vernal_worker.control.client import CallCancelledError, ControlError
 from vernal_worker.control.protocol import EngineStatus
@@ -32,6 +35,12 @@ ENGINE_DEATH_SECONDS = 3.0  # for the clients of an engine that died to be told
 ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; then its processes are killed
 
 
+def _told(status: EngineStatus) -> dict[str, Any]:
+    """What the board shows of an engine's status."""
+    load = msgspec.convert(status.load, Load, from_attributes=True)
+    return {"in_flight": status.in_flight, "accepted_total": status.accepted_total, "load": load}
+
+
 class EngineDiedError(Exception):
     """The engine cannot serve any more."""
 
@@ -50,7 +59,7 @@ class Worker:
         self._listener: (
             socket.socket
         )  # of the serving port, from the start of `run` to the moment when it is given away
-        self._was_ready = False
+        self._started = threading.Event()
 
     # --- life ---
 
@@ -101,11 +110,11 @@ class Worker:
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
-        self._was_ready = True
         total = process_age()
         self._board.timing("total", total)
         state = self._board.snapshot()
         self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
+        self._started.set()
 
     def _serve(self, engine: Engine) -> None:
         """Until somebody wants the worker to stop."""
@@ -122,7 +131,7 @@ class Worker:
             raise EngineDiedError(f"the engine {engine.exit_message()}")
         status = self._monitor.refresh(timeout)
         if status is not None:
-            self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+            self._board.update(**_told(status))
             if status.errored is not None:
                 self._let_errors_out(status)
                 raise EngineDiedError(f"vLLM cannot go on: {status.errored}; {engine.exit_message()}")
@@ -271,14 +280,14 @@ class Worker:
             return f"the engine has not answered for {self._monitor.silence:.0f} s"
         return None
 
-    def started(self) -> str | None:
-        return None if self._was_ready else f"the worker is {self._board.snapshot().phase}"
+    def started(self, wait: float = 0.0) -> str | None:
+        return None if self._started.wait(wait) else f"the worker is {self._board.snapshot().phase}"
 
     def state(self) -> WorkerState:
         if self._monitor is not None:
             status = self._monitor.refresh(timeout=0.5)
             if status is not None:
-                self._board.update(in_flight=status.in_flight, accepted_total=status.accepted_total)
+                self._board.update(**_told(status))
         state = self._board.snapshot()
         state.ready = self.ready() is None
         return state
@@ -289,7 +298,7 @@ class Worker:
         return metrics.text(self.state()) + (self._monitor.metrics() if self._monitor is not None else "")
 
     def drain(self) -> str | None:
-        if not self._was_ready:
+        if not self._started.is_set():
             return f"the worker is {self._board.snapshot().phase}: it serves nothing yet"
         self._stop.ask_drain()
         return None

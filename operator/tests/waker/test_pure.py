@@ -1,0 +1,147 @@
+"""What the waker decides, without I/O: bounds, routes, and what goes through."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from vernal_waker import relay
+from vernal_waker.admission import Admission, Bounds, Refusal, Ticket
+from vernal_waker.relay import Next
+from vernal_waker.routes import PoolName, Slice, table
+
+A, B = PoolName("ns", "a"), PoolName("ns", "b")
+
+
+class Holding(RuleBasedStateMachine):
+    """Requests come, grow and go in any order, some of them twice."""
+
+    @initialize(
+        requests=st.integers(1, 6), per_pool=st.integers(1, 6), size=st.integers(0, 50), body=st.integers(0, 50)
+    )
+    def begin(self, requests: int, per_pool: int, size: int, body: int) -> None:
+        self.admission = Admission(Bounds(requests, per_pool, size, body))
+        self.held: list[Ticket] = []
+        self.gone: list[Ticket] = []
+
+    @rule(pool=st.sampled_from("abc"), length=st.integers(0, 30))
+    def comes(self, pool: str, length: int) -> None:
+        before = (self.admission.requests, self.admission.size, self.admission.of(pool))
+        found = self.admission.enter(pool, length)
+        if isinstance(found, Ticket):
+            self.held.append(found)
+        else:
+            assert before == (self.admission.requests, self.admission.size, self.admission.of(pool))
+            bounds = self.admission.bounds
+            assert {
+                Refusal.REQUESTS: before[0] >= bounds.requests,
+                Refusal.POOL: before[2] >= bounds.per_pool,
+                Refusal.BODY: length > bounds.body,
+                Refusal.BYTES: before[1] + length > bounds.size,
+            }[found], f"{found} though there is room"
+
+    @rule(data=st.data(), length=st.integers(0, 30))
+    def grows(self, data: Any, length: int) -> None:
+        if self.held:
+            ticket = data.draw(st.sampled_from(self.held))
+            before = ticket.size
+            refused = self.admission.grow(ticket, length)
+            assert ticket.size == before + (0 if refused else length)
+
+    @rule(data=st.data())
+    def goes(self, data: Any) -> None:
+        if self.held:
+            self.gone.append(self.held.pop(data.draw(st.integers(0, len(self.held) - 1))))
+            self.admission.leave(self.gone[-1])
+
+    @rule(data=st.data())
+    def goes_again(self, data: Any) -> None:
+        if self.gone:
+            self.admission.leave(data.draw(st.sampled_from(self.gone)))
+
+    @invariant()
+    def what_is_counted_is_what_is_held_and_no_more_than_may_be(self) -> None:
+        if not hasattr(self, "admission"):
+            return
+        bounds, found = self.admission.bounds, self.admission
+        assert found.requests == len(self.held) <= bounds.requests
+        assert found.size == sum(ticket.size for ticket in self.held) <= bounds.size
+        assert all(ticket.size <= bounds.body for ticket in self.held)
+        for pool in "abc":
+            assert found.of(pool) == sum(ticket.pool == pool for ticket in self.held) <= bounds.per_pool
+
+
+TestHolding = Holding.TestCase
+
+
+def test_a_pool_is_known_by_the_port_of_its_wakers_slice() -> None:
+    found = table(
+        [
+            Slice(A, True, ("10.0.0.1",), 20001),
+            Slice(A, False, ("10.0.1.2", "10.0.1.1"), 8000),
+            Slice(A, False, ("10.0.1.3",), 8000),
+            Slice(B, True, (), 20002),
+            Slice(PoolName("ns", "always-on"), False, ("10.0.1.9",), 8000),
+        ]
+    )
+    assert set(found.routes) == {A, B}
+    assert found.routes[A].stands and not found.routes[B].stands
+    assert found.routes[A].targets == (("10.0.1.1", 8000), ("10.0.1.2", 8000), ("10.0.1.3", 8000))
+    assert found.by_port() == {20001: A, 20002: B}
+
+
+def test_a_port_of_two_pools_is_nobodys() -> None:
+    found = table([Slice(A, True, ("1",), 20001), Slice(B, True, ("1",), 20001)])
+    assert found.by_port() == {}
+
+
+slices = st.builds(
+    Slice,
+    st.sampled_from([A, B, PoolName("other", "a")]),
+    st.booleans(),
+    st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), unique=True).map(tuple),
+    st.sampled_from([None, 8000, 20001, 20002]),
+)
+
+
+@given(st.lists(slices))
+def test_no_request_reaches_a_worker_of_another_pool(given_: list[Slice]) -> None:
+    for pool, route in table(given_).routes.items():
+        for address, port in route.targets:
+            assert any(s.pool == pool and not s.for_waker and address in s.ready and s.port == port for s in given_)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, {}, Next.ANSWER),
+        (503, {}, Next.ANSWER),  # the engine's own, or of a request that was ended: something may have been done
+        (503, {"x-vernal-not-accepted": "1"}, Next.ELSEWHERE),
+        (401, {"x-vernal-not-accepted": "1"}, Next.ANSWER),
+    ],
+)
+def test_which_answers_are_handed_on(status: int, headers: dict[str, str], expected: Next) -> None:
+    assert relay.after_answer(status, headers) is expected
+
+
+def test_nothing_is_sent_again_that_may_have_been_done() -> None:
+    assert relay.after_failure(connected=False) is Next.ELSEWHERE
+    assert relay.after_failure(connected=True) is Next.GIVE_UP
+
+
+def test_headers_of_one_connection_stay_there() -> None:
+    given_ = [
+        ("Host", "api.example.com"),
+        ("Authorization", "Bearer x"),
+        ("Connection", "keep-alive, X-Secret"),
+        ("X-Secret", "1"),
+        ("Transfer-Encoding", "chunked"),
+        ("Content-Length", "5"),
+        ("Expect", "100-continue"),
+        ("Accept", "text/event-stream"),
+        ("Cookie", "a=1"),
+        ("Cookie", "b=2"),
+    ]
+    assert relay.request_headers(given_) == [given_[0], given_[1], *given_[7:]]
+    assert ("Content-Length", "5") in relay.answer_headers(given_)

@@ -1,0 +1,63 @@
+"""What of a request and of its answer goes through, and when a request may be sent again."""
+
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of one connection, not of the request (RFC 9110, section 7.6.1)."""
+
+_OURS = frozenset({"content-length", "expect"})
+"""Of requests: the body is sent whole, and 100-continue was answered here."""
+
+NOT_ACCEPTED = "x-vernal-not-accepted"
+"""A worker's own word that it has not let the request in (`vernal_worker.engine.gate`)."""
+
+
+class Next(Enum):
+    """What to do after a worker was tried."""
+
+    ANSWER = auto()  # hand its answer on
+    ELSEWHERE = auto()  # nothing of the request was done: another worker, or this one later
+    GIVE_UP = auto()  # it is not known what was done: never send it twice
+
+
+def after_answer(status: int, headers: Mapping[str, str]) -> Next:
+    """`headers` with names in lower case."""
+    return Next.ELSEWHERE if status == 503 and NOT_ACCEPTED in headers else Next.ANSWER
+
+
+def after_failure(*, connected: bool) -> Next:
+    """There was no answer. Before there was a connection, nothing can have been done."""
+    return Next.GIVE_UP if connected else Next.ELSEWHERE
+
+
+def _named_by(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """More of them, by the header Connection's own word."""
+    values = (value for name, value in headers if name.lower() == "connection")
+    return frozenset(word.strip().lower() for value in values for word in value.split(","))
+
+
+def request_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What the worker is sent."""
+    given = list(headers)
+    left_out = HOP_BY_HOP | _OURS | _named_by(given)
+    return [(name, value) for name, value in given if name.lower() not in left_out]
+
+
+def answer_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What the client is sent."""
+    given = list(headers)
+    left_out = HOP_BY_HOP | _named_by(given)
+    return [(name, value) for name, value in given if name.lower() not in left_out]

@@ -1,0 +1,83 @@
+"""The program's end of the connection, when the engine's end is not what it should be."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+from patience import GUARD_SECONDS
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Any]:
+    """The socket that the program connects to."""
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.bind(f"ipc://{tmp_path / 'api.sock'}")
+    yield socket
+    context.destroy(0)
+
+
+@pytest.fixture
+async def connection(engine: Any, tmp_path: Path) -> AsyncIterator[Any]:
+    from vernal_worker.client.connection import Connection
+
+    alive = os.pidfd_open(os.getpid())
+    connection = Connection(str(tmp_path / "api.sock"), alive)
+    os.close(alive)
+    yield connection
+    connection.close()
+
+
+async def begun(connection: Any) -> Any:
+    from vllm import SamplingParams
+
+    return connection.start("r", "prompt", SamplingParams(), {})
+
+
+async def test_an_event_that_makes_no_sense_ends_all_that_wait(engine: Any, connection: Any) -> None:
+    from vernal_worker.engine import wire
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    peer, _ = await engine.recv_multipart()
+    queue = await begun(connection)
+    call = asyncio.create_task(connection.call("check_health", (), {}))
+    await asyncio.sleep(0)
+    nonsense = wire.Output(1, False, [], {"no_such_attribute": 1}, [1])
+    await engine.send_multipart([peer, wire.encoder()(wire.Batch([nonsense], 0, 0))])
+    async with asyncio.timeout(GUARD_SECONDS):
+        with pytest.raises(EngineDeadError, match="not understood"):
+            await queue.get()
+        with pytest.raises(EngineDeadError, match="not understood"):
+            await call
+    assert connection.dead is not None and not connection.busy
+    with pytest.raises(EngineDeadError, match="not understood"):
+        await begun(connection)
+
+
+async def test_an_engine_that_falls_silent_is_taken_for_gone(
+    engine: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vernal_worker.client import connection as module
+    from vernal_worker.engine import wire
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    monkeypatch.setattr(wire, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(module, "SILENT_BEATS", 5)
+    queue = await begun(connection)
+    with pytest.raises(EngineDeadError, match="said nothing"):
+        await asyncio.wait_for(queue.get(), GUARD_SECONDS)
+
+
+def test_the_number_of_what_is_not_understood() -> None:
+    import msgspec
+    from vernal_worker.engine import wire
+
+    encode = msgspec.msgpack.encode
+    assert wire.number_of(encode(["generate", 7, "r", msgspec.msgpack.Ext(99, b"?")])) == 7
+    for data in (b"", encode(["hello"]), encode({"a": 1}), encode(["call", "x"])):
+        assert wire.number_of(data) is None

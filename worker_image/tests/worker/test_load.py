@@ -1,0 +1,47 @@
+"""What a real worker tells autoscalers: right after a thaw, under load, and when all its clients have gone."""
+
+import re
+from collections.abc import Callable
+
+from patience import until
+from worker_pod import HELD, Pod
+
+OF_REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+
+
+def value(pod: Pod, name: str) -> float:
+    """A gauge without labels, or with those of vLLM's only engine."""
+    text = pod.admin("/metrics")[1].decode()
+    (found,) = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
+def test_load_is_told_from_the_thaw_to_the_moment_when_all_clients_have_gone(thawed: Callable[..., Pod]) -> None:
+    pod = thawed()
+    for name in (*OF_REQUESTS, "vernal_worker_pressure", "vernal_worker_requests_in_flight"):
+        assert value(pod, name) == 0, f"{name} tells of the worker that was frozen"
+    load = pod.state().load
+    assert load is not None and load.idle_seconds < pod.state().uptime, "idle before it served"
+    for name in ("vllm:time_to_first_token_seconds_count", "vllm:generation_tokens_total"):
+        assert value(pod, name) == 0
+
+    pod.complete(max_tokens=5)
+    assert value(pod, "vllm:generation_tokens_total") == 5
+    assert value(pod, "vllm:time_to_first_token_seconds_count") == 1
+
+    pod.hold()
+    streams = [pod.stream(prompt=str(n), max_tokens=50, vllm_xargs={"hold": HELD}) for n in range(6)]
+    until("6 requests in flight", lambda: pod.in_flight() == 6, more=pod.log)
+    assert value(pod, "vernal_worker_pressure") > 0
+    held = pod.state().load
+    assert held is not None and held.idle_seconds == 0
+
+    for stream in streams:
+        stream.close()
+    pod.release()
+    until("nothing in flight", lambda: pod.in_flight() == 0, more=pod.log)
+    for name in ("vernal_worker_pressure", *OF_REQUESTS):
+        until(f"{name} to be 0", lambda name=name: value(pod, name) == 0, more=pod.log)  # type: ignore[misc]
+    gone = pod.state().load
+    assert gone is not None and gone.idle_seconds > 0
+    pod.complete(max_tokens=5)

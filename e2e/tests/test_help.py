@@ -18,6 +18,7 @@ PROGRAMS = sorted(
     and (path.suffix == ".sh" or '\nif __name__ == "__main__":\n' in path.read_text())
 )
 VERBS = {
+    "docsite/__main__.py": ["build", "links", "quickstart"],
     "cluster/__main__.py": ["up", "down", "clean", "status", "kubeconfig", "load-image", "build", "api-only"],
     "shutdown/__main__.py": ["matrix", "kills", "storm", "outcomes"],
 }

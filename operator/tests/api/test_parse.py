@@ -272,7 +272,7 @@ def test_what_an_overlay_is_for() -> None:
 
 
 def test_the_guide_lists_all_that_an_overlay_may_hold() -> None:
-    guide = (Path(__file__).parents[3] / "docs" / "user-guide.md").read_text()
+    guide = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
 
     def names(fields: Fields) -> set[str]:
         below = (names(inner) for inner in fields.fields.values() if inner is not None)

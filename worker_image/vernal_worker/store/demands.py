@@ -17,7 +17,7 @@ def checks(root: Path) -> list[Check]:
     try:
         place.mkdir(mode=0o700)
     except OSError as error:
-        remedy = "mount the claim there, writable for the worker's user (root; see root_squash in the user guide)"
+        remedy = "mount the claim there, writable for the worker's user (root; see root_squash in docs/storage.md)"
         return [Check("directory", False, f"{place}: {error.strerror}", remedy)]
     try:
         found = [_try(place, *demand) for demand in _DEMANDS]

@@ -1,0 +1,1 @@
+"""The documentation's site: its builder (`python -m docsite`), the quick start run from its page, and their tests."""

@@ -103,7 +103,7 @@ controlplane-tests: venv ## the operator against a real API server behind a faul
 	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
 
-fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (MATRIXTIME, not part of make test)
+fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (17 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
 

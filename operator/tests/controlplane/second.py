@@ -25,6 +25,7 @@ class Other(Case):
         self.log = server.directory / f"{first.namespace}-other.log"
         self._kubeconfig = server.directory / f"{first.namespace}-other.kubeconfig"
         self.use(server.token)
+        first.use(server.token)  # its kubeconfig, of the same namespace, was written over
 
     @property
     def identity(self) -> str:
@@ -90,6 +91,7 @@ def _two(bench: Bench, namespace: str, seed: int) -> int:
         run(first, scenario, calls, begin)
         # On a machine that is busy enough the first one may lose the lease by itself before that.
         assert struck or let_through(other), f"{namespace}: no write number {chosen.number}"
+        assert first.proxy.calls, f"{namespace}: the first operator has called nothing"
         deposed = first.operator
         assert deposed is not None
         if struck and way in WAYS[:3]:

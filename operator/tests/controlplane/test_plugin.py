@@ -280,7 +280,7 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
         stack.callback(a_kubelet.shutdown)
         for name, driver, port in (("node", "580.159.04", a_kubelet.server_address[1]), ("other", "575.57.08", 1)):
             made = demo.client.create(NODES, "", node(name, driver))
-            stack.callback(demo.client.delete, NODES, None, name, made["metadata"]["uid"])
+            stack.callback(demo.client.delete, NODES, "", name, made["metadata"]["uid"])
             # Admission taints what is new, and no controller is here to see that it is ready.
             demo.client.patch(NODES, "", name, {"spec": {"taints": None}})
             demo.client._json("patch", NODES, NODES.path(None, name, "status"), None, {"status": node_status(port)})

@@ -39,7 +39,7 @@ def test_gauges_that_tell_of_clients_who_left_are_set_back(registry: CollectorRe
     other = gauge(registry, "vllm:engine_sleep_state", 1)
     load_signals.settle(registry)
     assert all(child._value.get() == 0 for one in made for child in one._metrics.values())
-    assert other.labels("0")._value.get() == 1
+    assert other.labels("0")._value.get() == 1  # type: ignore[attr-defined]
     assert load_signals.load(0, 16, 3.5, registry).pressure == 0
 
 

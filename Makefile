@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
 LANES := "unit library-tests" "lint docs worker-tests" "tools chart-tests controlplane-tests cluster-tests scenario-tests"
-TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(wildcard e2e/*/tests)
+TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
@@ -47,7 +47,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
-	for tests in operator/tests/{act,controlplane,observe,waker}; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
+	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
 	for tests in $(TYPED_TESTS); do MYPYPATH=$$(dirname $$tests):$$tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$(find $$tests -name '*.py'); done
 	PYTHONPATH=e2e $(BIN)/lint-imports
 

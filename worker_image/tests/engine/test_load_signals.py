@@ -38,8 +38,8 @@ def test_gauges_that_tell_of_clients_who_left_are_set_back(registry: CollectorRe
     made = [gauge(registry, name, 7, 7) for name in (load_signals.RUNNING, load_signals.WAITING, load_signals.KV_USAGE)]
     other = gauge(registry, "vllm:engine_sleep_state", 1)
     load_signals.settle(registry)
-    assert all(child._value.get() == 0 for one in made for child in one._metrics.values())
-    assert other.labels("0")._value.get() == 1  # type: ignore[attr-defined]
+    assert all(child._value.get() == 0 for one in made for child in one._metrics.values())  # type: ignore[attr-defined]
+    assert other.labels("0")._value.get() == 1
     assert load_signals.load(0, 16, 3.5, registry).pressure == 0
 
 

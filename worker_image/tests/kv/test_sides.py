@@ -166,13 +166,18 @@ def test_all_connectors_of_a_process_are_asked() -> None:
         def reconnect(self, path: Path | None) -> None:
             self.calls.append(f"reconnect {path}")
 
+        def reset_cache(self) -> bool:
+            self.calls.append("reset")
+            return True
+
     connectors = [Connector(False), Connector(True)]
     for connector in connectors:
         lifecycle.sign_up(connector)
     assert not lifecycle.flush(0.1)
     lifecycle.release(0.1)
     lifecycle.reconnect("/new")
-    assert [connector.calls for connector in connectors] == [["flush", "release", "reconnect /new"]] * 2
+    lifecycle.weights_changed()
+    assert [connector.calls for connector in connectors] == [["flush", "release", "reconnect /new", "reset"]] * 2
 
 
 class _HangingStore(BlockStore):

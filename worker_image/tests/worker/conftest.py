@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 from vernal_worker.control.client import EngineClient, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
@@ -176,7 +177,8 @@ def _signal_in_freeze(pod: Pod) -> None:
 def _listen_too_early(pod: Pod) -> None:
     """Let the engine serve before process 1 comes to freeze it: it refuses to become quiet then. Process 1 stands still
     meanwhile, and so does not ask first."""
-    pod.wait_log("event=engine_start")
+    pod.wait_log("event=engine_start")  # which is said before it is done
+    until("the engine's process", lambda: any(" -m vernal_worker.engine.main" in c for c in pod.processes().values()))
     os.kill(pod.init, signal.SIGSTOP)
     try:
         client = EngineClient(f"/proc/{pod.init}/root/run/vernal/engine.sock")

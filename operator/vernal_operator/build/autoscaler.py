@@ -6,6 +6,7 @@ from vernal_contract import names
 
 from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.build.meta import Manifest, Owner, child
+from vernal_operator.kinds import AUTOSCALERS
 
 PRESSURE = "vernal_pool_pressure"
 """The pool's own metric, by which it is scaled unless others are named (`metrics_pools`)."""
@@ -38,7 +39,7 @@ def autoscaler(owner: Owner, spec: AutoscalingSpec) -> Manifest:
         "metrics": spec.metrics or [_pressure(owner, spec.target_pressure_percent)],
         "behavior": spec.behavior if spec.behavior is not None else BEHAVIOR,
     }
-    return child(owner, "autoscaling/v2", "HorizontalPodAutoscaler", wanted)
+    return child(owner, AUTOSCALERS, wanted)
 
 
 def _pool(owner: Owner) -> Manifest:

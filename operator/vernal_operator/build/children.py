@@ -6,8 +6,7 @@ from vernal_operator.api.autoscaling import Autoscaler
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.autoscaler import autoscaler
 from vernal_operator.build.meta import Manifest, Owner, child, pod_labels
-
-KINDS = ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "EndpointSlice")
+from vernal_operator.kinds import BUDGETS, SERVICES
 
 
 def children(owner: Owner, spec: VLLMWorkerPoolSpec) -> list[Manifest]:
@@ -26,7 +25,7 @@ def service(owner: Owner) -> Manifest:
         "targetPort": names.PORT_NAME_SERVING,
         "protocol": "TCP",
     }
-    return child(owner, "v1", "Service", {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
+    return child(owner, SERVICES, {"type": "ClusterIP", "selector": pod_labels(owner.name), "ports": [port]})
 
 
 def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
@@ -35,8 +34,7 @@ def disruption_budget(owner: Owner, spec: VLLMWorkerPoolSpec) -> Manifest:
     """
     return child(
         owner,
-        "policy/v1",
-        "PodDisruptionBudget",
+        BUDGETS,
         {
             "maxUnavailable": spec.disruption_budget.max_unavailable,
             "selector": {"matchLabels": pod_labels(owner.name)},

@@ -7,6 +7,8 @@ from typing import Any
 
 from vernal_contract import names
 
+from vernal_operator.kinds import Kind
+
 Manifest = dict[str, Any]
 
 
@@ -53,11 +55,11 @@ def selector(pool: str) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(pod_labels(pool).items()))
 
 
-def child(owner: Owner, api_version: str, kind: str, spec: Manifest, *, name: str = "") -> Manifest:
+def child(owner: Owner, kind: Kind, spec: Manifest, *, name: str = "") -> Manifest:
     """An object that `owner` controls, with the hash of its spec as annotation."""
     return {
-        "apiVersion": api_version,
-        "kind": kind,
+        "apiVersion": kind.api_version,
+        "kind": kind.name,
         "metadata": {
             "name": name or owner.name,
             "namespace": owner.namespace,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from vernal_contract import names
 
 from vernal_operator.build.meta import Manifest, Owner, digest
+from vernal_operator.kinds import SLICES
 
 NAME_SUFFIX = "-waker"
 
@@ -21,8 +22,8 @@ def waker_slice(owner: Owner, addresses: Sequence[str], port: int, *, stands: bo
         "ports": [{"name": names.PORT_NAME_SERVING, "port": port, "protocol": "TCP"}],
     }
     return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
+        "apiVersion": SLICES.api_version,
+        "kind": SLICES.name,
         "metadata": {
             "name": f"{owner.name}{NAME_SUFFIX}",
             "namespace": owner.namespace,

@@ -6,10 +6,11 @@ from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy
 
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
-from vernal_operator.build.children import KINDS, children
+from vernal_operator.build.children import children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.build.waker import waker_slice
+from vernal_operator.kinds import CHILDREN
 from vernal_operator.plan import backoff, conditions, hosts, polling, proving, renewal, rollout, startup, zero
 from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
@@ -34,6 +35,7 @@ AT_ONCE = 10
 a reconcile for minutes.
 """
 _SOONEST = 0.5
+_OWNED = frozenset(kind.name for kind in CHILDREN)
 
 
 def plan(snapshot: Snapshot) -> Decisions:
@@ -201,7 +203,7 @@ def _children(
     unwanted = [
         ObjectRef(key.kind, key.name, view.uid)
         for key, view in snapshot.children.items()
-        if key not in wanted and key.kind in KINDS
+        if key not in wanted and key.kind in _OWNED
     ]
     return tuple(apply), tuple(unwanted)
 

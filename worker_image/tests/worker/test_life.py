@@ -67,7 +67,8 @@ BODY = {"model": "tiny", "prompt": "x", "max_tokens": 1}
 
 def test_nothing_that_is_secret_or_names_the_pod_is_in_the_checkpoint(creator: Pod, store: Path) -> None:
     """Everything that the creator was told and that its clones must not know."""
-    forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "VERNAL_CONFIG")]
+    # With its "=", as in an environment: the name alone is a constant of a module that engines load.
+    forbidden = [text.encode() for text in (PLANTED, creator.name, "10.1.2.3", "VERNAL_CONFIG=")]
     scanned = 0
     for file in store.glob("artifacts/*/*/current/**/*"):
         # The manifest says who made it, for people.

@@ -157,6 +157,22 @@ def test_a_process_that_failed_does_not_wait_for_children_that_hear_no_signal(tm
     assert ("To serve at least one request" in errors) == (who == "child")
 
 
+HANGS = """
+import atexit, threading
+from vernal_worker.engine import process
+
+process.EXIT_SECONDS = 0.01
+atexit.register(threading.Event().wait)
+process.leave(9)
+"""
+
+
+def test_no_exit_handler_keeps_a_process_that_has_failed() -> None:
+    """As vLLM's sometimes does after a start that failed: it writes into a socket that nobody reads."""
+    done = subprocess.run([sys.executable, "-c", HANGS], timeout=GUARD_SECONDS, check=False)
+    assert done.returncode == 9
+
+
 TRACKER = """
 import asyncio, os, signal
 from multiprocessing import resource_tracker

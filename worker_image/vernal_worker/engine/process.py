@@ -15,6 +15,7 @@ import signal
 import ssl
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,8 @@ from typing import Any, NoReturn
 
 SHIELDED = frozenset({signal.SIGTERM, signal.SIGINT})
 """Signals that mean "the container stops". Only process 1 acts on them."""
+EXIT_SECONDS = 10.0
+"""For the exit handlers of a process that has failed."""
 
 
 def shield() -> None:
@@ -74,13 +77,17 @@ def unshield() -> None:
 
 def leave(code: int) -> NoReturn:
     """End this process with its exit handlers run, its output written and nothing else; if `code` is not 0, its
-    children first (`end_children`).
+    children first (`end_children`), and no handler may keep it for longer than `EXIT_SECONDS`.
 
     What Python does beyond that is to free every object and module. With torch loaded it takes seconds of a core, in
     each process, and the kernel frees the memory anyway.
     """
     if code != 0:
         end_children()
+        # vLLM's may write for ever into a socket that nobody reads, where two threads have shut one executor down.
+        bound = threading.Timer(EXIT_SECONDS, os._exit, [code])
+        bound.daemon = True
+        bound.start()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

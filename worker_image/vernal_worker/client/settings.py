@@ -15,6 +15,7 @@ from vernal_worker.store.store import Store
 from vernal_worker.supervisor.engine_args import ArgumentError, canonical
 from vernal_worker.supervisor.environment import TUNING
 
+_LIBRARIES = "LD_LIBRARY_PATH"
 _PLAIN = (str, int, float, bool)
 
 
@@ -70,9 +71,13 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
 
 def environment(worker: config.WorkerConfig) -> dict[str, str]:
     """The keeper's. For a checkpoint that is to be thawed, what shapes an engine comes from it alone."""
+    variables = dict(os.environ)
+    if path := variables.get(_LIBRARIES):
+        # cv2 puts its directory in front whenever it is imported: twice in a program whose parent did so, too.
+        variables[_LIBRARIES] = ":".join(dict.fromkeys(filter(None, path.split(":"))))
     if not worker.engine_env:
-        return dict(os.environ)
-    return {name: value for name, value in os.environ.items() if not name.startswith(TUNING)}
+        return variables
+    return {name: value for name, value in variables.items() if not name.startswith(TUNING)}
 
 
 def vllm_arguments(worker: config.WorkerConfig) -> dict[str, Any]:

@@ -44,6 +44,8 @@ PORT_ADMIN: Final = 9100
 PORT_NAME_SERVING: Final = "http"
 PORT_NAME_ADMIN: Final = "admin"
 
+HEADER_NOT_ACCEPTED: Final = "x-vernal-not-accepted"
+"""Of an answer to a request that a worker did not let in: nothing of it was done, so it may be sent to another one."""
 PROBES: Final = frozenset({"/health", "/ping", "/metrics", "/version", "/load"})
 """Paths of the serving port that tell about the server: no work, which keeps no pool up and wakes none."""
 

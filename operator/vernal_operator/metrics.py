@@ -1,6 +1,5 @@
-"""Prometheus metrics of the operator itself. Names start with `vernal_operator_`; times are in seconds.
-
-Those about pools and checkpoints are in `vernal_operator.observe.inventory`.
+"""Prometheus metrics that count what the operator does (`vernal_operator_`) and sees happen (`vernal_pool_`); times are
+in seconds. How pools and checkpoints are is in `vernal_operator.observe.inventory` and `.pool_metrics`.
 """
 
 from prometheus_client import Counter, Gauge, Histogram

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
+from vernal_contract import names
+
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -21,9 +23,6 @@ HOP_BY_HOP = frozenset(
 _OURS = frozenset({"content-length", "expect"})
 """Of requests: the body is sent whole, and 100-continue was answered here."""
 
-NOT_ACCEPTED = "x-vernal-not-accepted"
-"""A worker's own word that it has not let the request in (`vernal_worker.engine.gate`)."""
-
 
 class Next(Enum):
     """What to do after a worker was tried."""
@@ -35,7 +34,7 @@ class Next(Enum):
 
 def after_answer(status: int, headers: Mapping[str, str]) -> Next:
     """`headers` with names in lower case."""
-    return Next.ELSEWHERE if status == 503 and NOT_ACCEPTED in headers else Next.ANSWER
+    return Next.ELSEWHERE if status == 503 and names.HEADER_NOT_ACCEPTED in headers else Next.ANSWER
 
 
 def after_failure(*, connected: bool) -> Next:

@@ -221,7 +221,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             freezing = asyncio.ensure_future(asyncio.to_thread(self._host.freeze, checkpoint_dir))
             freezing.add_done_callback(lambda _: self._together(gate))  # also if nobody waits for it any more
         except BaseException:
-            gate.set()
+            self._together(gate)
             raise
         self.report = await asyncio.shield(freezing)
         return self.report

@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from vernal_contract import names
 
 from vernal_worker import descriptors
 from vernal_worker.engine.gate import RESET
@@ -278,7 +279,8 @@ class Connection(HttpToolsProtocol):
             return
         error = {"message": message, "type": status.phrase, "param": None, "code": int(status)}
         body = json.dumps({"error": error}).encode()
-        retry = "retry-after: 1\r\nx-vernal-not-accepted: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+        refused = f"retry-after: 1\r\n{names.HEADER_NOT_ACCEPTED}: 1\r\n"
+        retry = refused if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
         head = (
             f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n{retry}connection: close\r\n\r\n"

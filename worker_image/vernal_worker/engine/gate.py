@@ -30,9 +30,6 @@ PROBES = names.PROBES
 _ORDERLY = 0.75
 """Of the time for aborts, for errors to be read; the rest is for resets."""
 
-NOT_ACCEPTED = (b"x-vernal-not-accepted", b"1")
-"""Header of an answer to a request that was not let in: nothing of it was done, so it may be sent to another worker."""
-
 _RETRY_AFTER = 1  # seconds; another worker behind the same Service takes the next attempt
 _LEAVING = "this worker is shutting down; retry on another one"
 _ABORTED = "this worker had to shut down before the answer was complete; retry on another one"
@@ -210,7 +207,7 @@ async def _refuse(send: Send, websocket: bool, status: int, message: str) -> Non
     if websocket:  # closing before accepting makes the server answer the handshake with 403
         await send({"type": "websocket.close", "code": 1008 if status == 401 else 1013, "reason": message})
     else:
-        await _respond(send, status, _error("", status, message), NOT_ACCEPTED)
+        await _respond(send, status, _error("", status, message), (names.HEADER_NOT_ACCEPTED.encode(), b"1"))
 
 
 async def _respond(send: Send, status: int, body: dict[str, Any], *more: tuple[bytes, bytes]) -> None:

@@ -111,11 +111,17 @@ def test_a_load_that_got_fewer_threads_than_it_wanted_ends_once_beside_another(t
     with no_threads(after=1):
         worker.start(StepPlan(loads=(LoadPlan("some", some, False),)))
     worker.start(StepPlan(loads=(LoadPlan("held", (Block(_HoldingStore.held, 5),), False),)))
-    until("a first block that is missing", lambda: worker.store.loader._outcomes)
-    assert worker.finished(False) == {"some"}
+    ended: list[str] = []
+
+    def has_ended(request_id: str) -> bool:
+        ended.extend(sorted(worker.finished(False)))
+        return request_id in ended
+
+    until("the load whose blocks are missing", lambda: has_ended("some"))
     assert worker.take_invalid() == {0, 1, 2}
     _HoldingStore.go.set()
-    until("the other load", lambda: worker.finished(False) == {"held"})
+    until("the other load", lambda: has_ended("held"))
+    assert ended == ["some", "held"]
     worker.release(GUARD_SECONDS)
 
 

@@ -74,3 +74,9 @@ RENEWALS = Counter(
     "New checkpoints that pools were asked for (annotation vernal.dev/renew-checkpoint), by outcome: Renewed, Failed.",
     ["namespace", "pool", "outcome"],
 )
+
+
+def forget_pool(namespace: str, pool: str) -> None:
+    """The pool is gone, and with it what was counted of it: names that never come back must not pile up."""
+    for counter in (ROLLBACKS, POOL_STARTS, RENEWALS):
+        counter.remove_by_labels({"namespace": namespace, "pool": pool})

@@ -162,6 +162,8 @@ class Reconciler:
         self._actor.forget(key)
         self._observer.forget(key)
         self._starts.forget(key)
+        if key.kind is POOLS:
+            metrics.forget_pool(key.namespace, key.name)
 
     def _pause(self, key: Key, asked: float | None) -> "Due":
         failures = self._failures[key] = self._failures.get(key, 0) + 1

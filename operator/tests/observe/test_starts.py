@@ -7,6 +7,7 @@ import pytest
 from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
 from prometheus_client import REGISTRY
 from vernal_contract.state import StartMode
+from vernal_operator import metrics
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.starts import Starts
 from vernal_operator.plan.model import PodView
@@ -31,7 +32,7 @@ def count(mode: str) -> float | None:
 def starts() -> Iterator[Starts]:
     made = Starts()
     yield made
-    made.forget(KEY)
+    metrics.forget_pool(KEY.namespace, KEY.name)
 
 
 def life(restarts: int = 0, mode: StartMode = StartMode.RESTORED) -> list[tuple[float, PodView]]:
@@ -108,5 +109,20 @@ def test_a_pod_for_another_reason_counts_from_itself(starts: Starts) -> None:
 
 def test_series_go_with_their_pool(starts: Starts) -> None:
     run(starts, life())
-    starts.forget(KEY)
-    assert count("Restored") is None
+    metrics.ROLLBACKS.labels("ns", "starts").inc()
+    metrics.RENEWALS.labels("ns", "starts", "Renewed").inc()
+    metrics.POOL_STARTS.labels("ns", "another", "Restored").inc()
+    metrics.forget_pool("ns", "starts")
+    left = {
+        (sample.labels["namespace"], sample.labels["pool"])
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if "pool" in sample.labels
+    }
+    assert ("ns", "starts") not in left
+    assert ("ns", "another") in left
+    metrics.forget_pool("ns", "another")
+
+
+def test_a_pool_of_which_nothing_was_counted_is_forgotten() -> None:
+    metrics.forget_pool("ns", "unknown")

@@ -100,11 +100,6 @@ class Starts:
         """The pool is gone."""
         with self._lock:
             self._pools.pop(key, None)
-        for mode in (StartMode.COLD, StartMode.RESTORED):
-            try:
-                metrics.POOL_STARTS.remove(key.namespace, key.name, str(mode))
-            except KeyError:
-                pass  # there was none
 
 
 def _note(moments: dict[str, float], pod: PodView, now: float, *, in_endpoints: bool) -> None:

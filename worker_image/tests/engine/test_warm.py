@@ -50,7 +50,7 @@ async def test_each_kind_is_asked_once_and_adapters_too() -> None:
 
 async def test_what_hangs_is_given_up() -> None:
     app = Application(hangs="/v1/messages")
-    took = await warm.run(app, 0.2)
+    took = await warm.run(app, 2.0)
     assert app.given_up and "plain" in took and "messages" not in took
 
 

@@ -167,7 +167,7 @@ class _World:
         self.draw = random.Random(seed)
         self.store = Objects("memory:///")._store
         self.time = 1e6
-        self.pace = self.draw.choice([GRACE / 100, GRACE / 400])
+        self.pace = self.draw.choice([GRACE / 20, GRACE / 100, GRACE / 400])
         self.written: dict[str, float] = {}
         self._changed = threading.Condition()
         self._taking_part: set[str] = set()

@@ -78,8 +78,8 @@ class Objects:
             options["retry_config"] = {"retry_timeout": timedelta(seconds=retry_seconds)}
         try:
             self._store = from_url(url, **options)
-        except exceptions.BaseError as error:
-            raise ValueError(f"{url}: {_said(error)}") from error
+        except (exceptions.BaseError, ValueError) as error:
+            raise ValueError(f"{url!r} is no bucket, as s3://BUCKET/PREFIX is: {_said(error)}") from error
 
     def get(self, key: str, stage: str) -> Read | None:
         """A small object; None if there is none. Raises: StoreError."""

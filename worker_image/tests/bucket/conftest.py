@@ -1,5 +1,6 @@
 """A bucket in memory, or of a real S3 server (marker `s3`), and stores whose artifacts go there and back."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for s3_proxy
 
 MakeArtifact = Callable[..., Artifact]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from object_store.server import S3Server
-from tests.bucket.s3_proxy import Call, Choose, Cut, Fault, Flipped, Lost, S3Proxy, Silent, Status
+from s3_proxy import Call, Choose, Cut, Fault, Flipped, Lost, S3Proxy, Silent, Status
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
 from vernal_worker.bucket import objects as connections

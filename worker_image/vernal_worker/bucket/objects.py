@@ -50,7 +50,7 @@ class Objects:
         url: `s3://bucket/prefix`, `gs://…`, `az://…`; `memory:///` and `file:///…` for trials.
         endpoint: of an S3 server that is not AWS; default: AWS_ENDPOINT_URL.
         region: default: AWS_REGION.
-        retry_seconds: how long what may pass is tried again.
+        retry_seconds: how long what may pass is tried again; 0 for not at all.
 
     Credentials are the environment's (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; web identity;
     instance roles; and what GCS and Azure have of the kind).
@@ -75,7 +75,10 @@ class Objects:
                 "read_timeout": timedelta(seconds=_SILENT_SECONDS),
                 "timeout": timedelta(seconds=_WHOLE_SECONDS),
             }
-            options["retry_config"] = {"retry_timeout": timedelta(seconds=retry_seconds)}
+            options["retry_config"] = {
+                "retry_timeout": timedelta(seconds=retry_seconds),
+                "max_retries": 100 if retry_seconds else 0,  # the time is the bound
+            }
         try:
             self._store = from_url(url, **options)
         except (exceptions.BaseError, ValueError) as error:

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint docs worker-tests" "chart-tests controlplane-tests cluster-tests scenario-tests"
+LANES := "unit library-tests" "lint docs worker-tests" "bucket-tests chart-tests controlplane-tests cluster-tests scenario-tests"
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -94,7 +94,7 @@ autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
 	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
-bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (TIME)
+bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (40 s beside others)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket
 

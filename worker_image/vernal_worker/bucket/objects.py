@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import obstore
 from obstore import exceptions
@@ -188,5 +188,5 @@ _NOISE = re.compile(r"\s+")
 
 def _said(error: Exception) -> str:
     """The first sentence: what follows it is the library's own chain of errors, for who debugs it."""
-    text = cast(str, str(error)).split("\n\nDebug source", 1)[0]
+    text = str(error).split("\n\nDebug source", 1)[0]
     return _NOISE.sub(" ", text).strip()[:500] or type(error).__name__

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 
 from vernal_worker.bucket import pointer, publications
@@ -116,7 +117,7 @@ def _whole(key: Key, content: Manifest) -> Artifact | None:
     with suppress(StoreError, FileNotFoundError):
         found = artifacts.load(key.directory / content.generation)
         if found.manifest == content:
-            found.verify(artifacts.Verify.SIZES)
+            found.verify(Verify.SIZES)
             return found
     return None
 

@@ -1,4 +1,9 @@
-"""Build the S3 server that tests run: PYTHONPATH=e2e python3 -m object_store prints its path."""
+"""Build the S3 server that tests run, and print its path.
+
+PYTHONPATH=e2e python3 -m object_store    # versitygw, 2 minutes the first time
+"""
+
+import argparse
 
 from common.tools import ToolError, fail
 
@@ -6,6 +11,9 @@ from object_store import PROGRAMS
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python3 -m object_store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     try:
         programs = PROGRAMS.ensure()
     except ToolError as error:

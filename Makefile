@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint docs worker-tests" "chart-tests controlplane-tests cluster-tests scenario-tests"
+LANES := "unit library-tests" "lint docs worker-tests" "bucket-tests chart-tests controlplane-tests cluster-tests scenario-tests"
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-cycles gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
@@ -40,12 +40,13 @@ criu: ## bring CRIU to the cache (15 s)
 tools: criu images ## build what tests run: Kubernetes, CRIU, images, what checks the chart (first time 20 min, then 20 s)
 	$(CLUSTER) build
 	PYTHONPATH=e2e $(PYTHON) -m checkers build
+	PYTHONPATH=e2e $(PYTHON) -m object_store
 
 lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -53,7 +54,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM (8 min beside others)
-	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not scenario and not gpu"
+	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not s3 and not scenario and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
 
 gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)
@@ -93,6 +94,10 @@ autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
 	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
+bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (40 s beside others)
+	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
+	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket
+
 chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (45 s beside others)
 	$(CLUSTER) build >/dev/null
 	$(BIN)/pytest -q -m "chart" e2e/checkers

@@ -7,28 +7,26 @@ CRDs are used.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import shutil
 from pathlib import Path
 
 from cluster import command
-from cluster.build import environment, go_version_of, minimum_go, toolchain
-from common.cache import cache_dir
-from common.lock import locked
-from common.progress import step
-from common.tools import ToolError, run
+from cluster.build import environment
+from cluster.programs import Programs
+from common.tools import ToolError
 
-SOURCES = Path(__file__).parent / "go"
-PROGRAMS = {
-    "helm-docs": ("go.mod", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
-    "kubeconform": ("go.mod", "github.com/yannh/kubeconform/cmd/kubeconform"),
-    "promtool": ("go.mod", "github.com/prometheus/prometheus/cmd/promtool"),
-    "actionlint": ("workflows.mod", "github.com/rhysd/actionlint/cmd/actionlint"),
-}
-#: promtool without the clients of every cloud, which only find what to scrape.
-TAGS = "remove_all_sd"
+PROGRAMS = Programs(
+    name="checkers",
+    sources=Path(__file__).parent / "go",
+    targets={
+        "helm-docs": ("go.mod", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
+        "kubeconform": ("go.mod", "github.com/yannh/kubeconform/cmd/kubeconform"),
+        "promtool": ("go.mod", "github.com/prometheus/prometheus/cmd/promtool"),
+        "actionlint": ("workflows.mod", "github.com/rhysd/actionlint/cmd/actionlint"),
+    },
+    takes="about 6 minutes on 2 cores the first time",
+    tags="remove_all_sd",  # promtool without the clients of every cloud, which only find what to scrape
+)
 
 
 MONITORING = "github.com/prometheus-operator/prometheus-operator"
@@ -39,8 +37,8 @@ def monitoring_crds() -> list[Path]:
 
     Raises ToolError if there is no network.
     """
-    go = toolchain(_minimum())
-    download = [go, "-C", str(SOURCES), "mod", "download", "-modfile=monitoring.mod", "-json", MONITORING]
+    sources = str(PROGRAMS.sources)
+    download = [PROGRAMS.toolchain(), "-C", sources, "mod", "download", "-modfile=monitoring.mod", "-json", MONITORING]
     done = command.run(download, env=environment())
     if done.returncode:
         raise ToolError(
@@ -50,38 +48,9 @@ def monitoring_crds() -> list[Path]:
     return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")]
 
 
-def _minimum() -> tuple[int, ...]:
-    return minimum_go((SOURCES / "go.mod").read_text())
-
-
 def ensure() -> dict[str, str]:
     """The paths of the programs by name, built first if the cache has none: 6 min beside others on 2 cores.
 
-    Raises ToolError if there is no toolchain or no network.
+    Raises ToolError or ClusterError if there is no toolchain or no network.
     """
-    go = toolchain(_minimum())
-    state = hashlib.sha256(f"{go_version_of(go)} {platform.machine()} {TAGS} {sorted(PROGRAMS.items())}".encode())
-    for mod in sorted({mod for mod, _ in PROGRAMS.values()}):
-        for path in (SOURCES / mod, (SOURCES / mod).with_suffix(".sum")):
-            state.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    directory = cache_dir() / "checkers" / state.hexdigest()[:16]
-    if not directory.exists():
-        with locked(directory, "building what checks the chart"):
-            if not directory.exists():
-                _build(go, directory)
-    return {name: str(directory / name) for name in PROGRAMS}
-
-
-def _build(go: str, directory: Path) -> None:
-    scratch = directory.with_name(directory.name + ".building")
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
-    scratch.mkdir()
-    with step(f"compiling {', '.join(PROGRAMS)} (about 6 minutes on 2 cores the first time)"):
-        for name, (mod, package) in PROGRAMS.items():
-            run(
-                ["nice", "-n", "5", go, "-C", str(SOURCES), "build", "-mod=readonly", f"-modfile={mod}", "-trimpath",
-                 f"-tags={TAGS}", "-buildvcs=false", "-ldflags=-s -w", "-o", str(scratch / name), package],
-                "Check the network and `go env GOPROXY`.",
-                environment(),
-            )  # fmt: skip
-    scratch.rename(directory)
+    return PROGRAMS.ensure()

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from vernal_contract import names
 
@@ -27,6 +28,19 @@ Then: curl localhost:9100/state    curl localhost:8000/v1/models
 """
 
 
+_BUCKET = """\
+Credentials are the environment's: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a web identity, an instance's role, or
+what Google Cloud and Azure have of the kind. They must allow to get, put, list and delete objects.
+
+  vernal-worker bucket push s3://models/vernal                        # from this pod's store
+  vernal-worker bucket ls   s3://models/vernal
+  vernal-worker bucket pull s3://models/vernal --identity HEX         # in a pod of another cluster
+
+Nothing is sent or fetched twice: what is there already is recognised by its digest. Every byte that is fetched is
+compared with the manifest.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point. Exits with the command's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -40,14 +54,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(arguments)
     from vernal_worker import commands
 
-    command = {
-        "inspect": commands.inspect,
-        "verify": commands.verify,
-        "diff": commands.diff,
-        "gc": commands.gc,
-        "du": commands.du,
-        "doctor": commands.doctor,
-    }[parsed.command]
+    if parsed.command == "bucket":
+        from vernal_worker import bucket_commands
+
+        command = bucket_commands.run
+    else:
+        command = {
+            "inspect": commands.inspect,
+            "verify": commands.verify,
+            "diff": commands.diff,
+            "gc": commands.gc,
+            "du": commands.du,
+            "doctor": commands.doctor,
+        }[parsed.command]
     try:
         sys.exit(int(command(parsed)))
     except commands.CommandError as error:
@@ -158,4 +177,39 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--store", metavar="PATH", type=_path, help="look at this file system instead: can it hold a store?"
     )
+    _add_bucket(commands, store, picked)
     return parser
+
+
+def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.ArgumentParser) -> None:
+    bucket = commands.add_parser(
+        "bucket",
+        help="checkpoints between the store and a bucket: to keep them, or to have them in another cluster",
+        description=_BUCKET,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = bucket.add_subparsers(dest="action", required=True, metavar="ACTION")
+    there = argparse.ArgumentParser(add_help=False)
+    there.add_argument("url", metavar="URL", type=_path, help="s3://BUCKET/PREFIX, gs://… or az://…")
+    there.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    there.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument(
+        "--identity", metavar="HEX", type=_identity, required=True, help="64 hex digits, `ls` shows them"
+    )
+    named.add_argument("--host", metavar="HEX", type=_identity, help="of this host tuple only (64 hex digits)")
+    actions.add_parser("ls", parents=[there, picked], help="list what is current; 1 if something cannot be read")
+    push = actions.add_parser("push", parents=[there, store, picked], help="publish the store's artifacts")
+    push.add_argument("--replace", action="store_true", help="also where another artifact is current")
+    actions.add_parser(
+        "pull", parents=[there, store, named], help="bring artifacts into the store, and make them current"
+    )
+    actions.add_parser("rm", parents=[there, named], help="let nobody find artifacts any more; `gc` deletes them later")
+    gc = actions.add_parser("gc", parents=[there], help="delete what nobody can need any more; safe at any time")
+    gc.add_argument("--dry-run", action="store_true", help="say what would be deleted and why, and delete nothing")
+    gc.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=_seconds,
+        help="keep what was in use so recently (default 7200; less only while nobody pushes or pulls)",
+    )

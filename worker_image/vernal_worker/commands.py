@@ -74,7 +74,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def _damage(artifact: Artifact) -> str | None:
     try:
-        artifact.verify(on_progress=_show_progress)
+        artifact.verify(on_progress=show_progress)
     except StoreError as error:
         return f"{error.reason}: {error.message}"
     return None
@@ -94,13 +94,15 @@ def diff(arguments: argparse.Namespace) -> int:
         print(f"{error}\nRun it in a worker's container, where {names.ENV_CONFIG} is set.", file=sys.stderr)
         return 2
     try:
-        wanted = identity.gather(hub.pin(settings), gpu.placement(settings.config), contents=Contents(_root(arguments)))
+        wanted = identity.gather(
+            hub.pin(settings), gpu.placement(settings.config), contents=Contents(store_root(arguments))
+        )
     except (ContentError, HubError) as error:
         print(f"what the engine loads is not known: {error}", file=sys.stderr)
         return 2
     here = host.host_tuple()
     fits = False
-    artifacts = _artifacts(arguments)
+    artifacts = readable(arguments)
     for artifact in artifacts:
         inputs, host_fields = manifest.fields((artifact.path / manifest.NAME).read_bytes())
         strange = set(host_fields) - set(msgspec.to_builtins(artifact.manifest.host))
@@ -120,7 +122,8 @@ def diff(arguments: argparse.Namespace) -> int:
 
 def gc(arguments: argparse.Namespace) -> int:
     """Delete what nobody needs."""
-    store, identity, host = Store(_root(arguments), user=arguments.user), arguments.identity or "", arguments.host or ""
+    store = Store(store_root(arguments), user=arguments.user)
+    identity, host = arguments.identity or "", arguments.host or ""
     try:
         if identity and not arguments.dry_run:
             return _remove(store, identity, host, arguments)
@@ -171,7 +174,7 @@ def _tell_orphans(store: Store, arguments: argparse.Namespace) -> None:
 
 def du(arguments: argparse.Namespace) -> int:
     """Say who holds what."""
-    root = _root(arguments)
+    root = store_root(arguments)
     try:
         with guard("find"):
             found = usage.look(root)
@@ -201,7 +204,7 @@ def _show(checks: Sequence[Check]) -> int:
     return ExitCode.OK if all(check.ok for check in checks) else ExitCode.INTERNAL
 
 
-def _root(arguments: argparse.Namespace) -> Path:
+def store_root(arguments: argparse.Namespace) -> Path:
     """The store's directory.
 
     Raises:
@@ -241,9 +244,9 @@ def _found(arguments: argparse.Namespace) -> list[Artifact | Broken]:
     """All current artifacts of the identity that was asked for.
 
     Raises:
-        CommandError: see `_root`; an identity was asked for, and there is nothing of it.
+        CommandError: see `store_root`; an identity was asked for, and there is nothing of it.
     """
-    root, prefix = _root(arguments), getattr(arguments, "identity", None) or ""
+    root, prefix = store_root(arguments), getattr(arguments, "identity", None) or ""
     found: list[Artifact | Broken] = []
     for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/{layout.CURRENT}")):
         directory = current.resolve()
@@ -258,7 +261,7 @@ def _found(arguments: argparse.Namespace) -> list[Artifact | Broken]:
     return found
 
 
-def _artifacts(arguments: argparse.Namespace) -> list[Artifact]:
+def readable(arguments: argparse.Namespace) -> list[Artifact]:
     """Those that can be read; the others are named on stderr."""
     good: list[Artifact] = []
     for artifact in _found(arguments):
@@ -269,7 +272,7 @@ def _artifacts(arguments: argparse.Namespace) -> list[Artifact]:
     return good
 
 
-def _show_progress(done: int, total: int) -> None:
+def show_progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done >= total else "\r"
         print(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", end=end, file=sys.stderr, flush=True)

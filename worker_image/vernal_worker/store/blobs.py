@@ -17,6 +17,11 @@ TEMPORARY = "."
 """How a link is named that is about to get its place."""
 
 
+def path(root: Path, size: int, digests: Sequence[str]) -> Path:
+    """Where the file of this size with these digests of its pieces is, if the store has it."""
+    return root / layout.BLOBS / blake3(f"{size} {' '.join(digests)}".encode()).hexdigest()
+
+
 def share(
     file: Path, size: int, digests: Sequence[str], root: Path, tick: Callable[[int], None] = lambda _: None
 ) -> None:
@@ -26,7 +31,7 @@ def share(
     Raises:
         OSError: the storage cannot be read or written.
     """
-    blob = root / layout.BLOBS / blake3(f"{size} {' '.join(digests)}".encode()).hexdigest()
+    blob = path(root, size, digests)
     fs.make_directory(blob.parent, root)
     new = blob.with_name(f"{TEMPORARY}{fs.unique()}")
     try:

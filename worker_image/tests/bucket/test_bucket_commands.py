@@ -1,0 +1,107 @@
+"""`vernal-worker bucket` as people use it."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
+from vernal_worker import cli
+from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.store import Store
+from vernal_worker.supervisor.exits import ExitCode
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main(["bucket", *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert end.value.code is None or isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(["bucket"], end.value.code or 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def at(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """URL and options. A folder is a bucket without conditions: enough for one who publishes."""
+    if request.param == "folder":
+        (tmp_path / "bucket").mkdir()
+        return [f"file://{tmp_path}/bucket"]
+    server = request.getfixturevalue("s3")
+    request.getfixturevalue("s3_environment")
+    return [f"s3://{server.make_bucket()}/models", "--endpoint", server.url]
+
+
+def test_there_and_back(
+    run: Run,
+    at: list[str],
+    make: Callable[..., Artifact],
+    worker: Store,
+    identity: IdentityInputs,
+    host: HostTuple,
+) -> None:
+    made = make()
+    creator = made.path.parents[3]
+    assert run("ls", *at).stdout == "no artifacts\n"
+    pushed = run("push", *at, "--store", creator)
+    assert pushed.returncode == 0 and f"{made.generation}: current, 0 MB sent" in pushed.stdout, pushed
+    listed = run("ls", *at)
+    assert listed.returncode == 0 and made.generation in listed.stdout and "by test" in listed.stdout
+    missing = run("pull", *at, "--store", worker.root, "--identity", "0" * 64)
+    assert missing.returncode == ExitCode.INTERNAL and "nothing of identity 000" in missing.stderr
+    pulled = run("pull", *at, "--store", worker.root, "--identity", digest(identity))
+    assert pulled.returncode == 0 and "current, 0 MB fetched" in pulled.stdout, pulled
+    found = worker.find(identity, host).artifact
+    assert found is not None
+    found.verify()
+    assert run("rm", *at, "--identity", digest(identity)).returncode == 0
+    assert run("ls", *at).stdout == "no artifacts\n"
+    assert run("rm", *at, "--identity", digest(identity)).returncode == ExitCode.INTERNAL
+    assert "nothing to delete" in run("gc", *at).stdout
+    foreseen = run("gc", *at, "--grace", 0, "--dry-run").stdout
+    done = run("gc", *at, "--grace", 0).stdout
+    assert foreseen.replace("would delete", "deleted") == done and "it is not current any more" in done
+    assert "nothing to delete" in run("gc", *at, "--grace", 0).stdout
+
+
+def test_another_artifact_is_kept_unless_it_is_to_be_replaced(
+    run: Run, at: list[str], make: Callable[..., Artifact]
+) -> None:
+    first, second = make({"a": b"1"}), make({"a": b"2"})
+    run("push", *at, "--store", first.path.parents[3])
+    kept = run("push", *at, "--store", second.path.parents[3])
+    assert kept.returncode == 0 and f"not published, {first.generation} is current; --replace" in kept.stdout
+    if at[0].startswith("s3:"):  # a folder knows no condition
+        replaced = run("push", *at, "--store", second.path.parents[3], "--replace")
+        assert f"{second.generation}: current" in replaced.stdout, replaced
+        assert second.generation in run("ls", *at).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ls"], "URL"),
+        (["ls", "nonsense"], "nonsense"),
+        (["ls", "ftp://a/b"], "ftp"),
+        (["pull", "memory:///"], "--identity"),
+        (["pull", "memory:///", "--identity", "abc"], "64 hex digits"),
+        (["gc", "memory:///", "--grace", "-1"], "number of seconds"),
+        ([], "ACTION"),
+    ],
+)
+def test_what_is_wrong_is_said(run: Run, arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == ExitCode.USAGE and said in done.stderr, done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bucket_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    done = run("ls", "s3://bucket", "--endpoint", "http://127.0.0.1:9")
+    assert done.returncode == ExitCode.INTERNAL
+    assert "StoreUnavailable: s3://bucket/artifacts" in done.stderr, done

@@ -1,0 +1,94 @@
+"""What is published: a manifest, and which objects hold its pieces."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import msgspec
+from vernal_contract.reasons import Reason
+
+from vernal_worker.bucket import keys
+from vernal_worker.bucket.keys import Place
+from vernal_worker.bucket.objects import Objects
+from vernal_worker.store import layout, manifest
+from vernal_worker.store.errors import StoreError
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.pieces import PIECE
+
+
+class _Content(msgspec.Struct, frozen=True, kw_only=True):
+    manifest: str  # byte for byte as in the store, where it may be signed
+    pieces: dict[str, list[str]]  # digests by the token of who uploaded them
+
+
+@dataclass(frozen=True)
+class Publication:
+    """`data`: the manifest's bytes; `objects`: by digest, the key of each of its pieces."""
+
+    manifest: Manifest
+    data: bytes
+    objects: dict[str, str]
+
+
+def encode(data: bytes, objects: dict[str, str]) -> bytes:
+    """`data`: the manifest's bytes; `objects`: as in `Publication`."""
+    by_token: dict[str, list[str]] = {}
+    for digest, key in sorted(objects.items()):
+        found = keys.read_piece(key)
+        assert found is not None and found.digest == digest
+        by_token.setdefault(found.token, []).append(digest)
+    return msgspec.json.encode(_Content(manifest=data.decode(), pieces=by_token))
+
+
+def load(objects: Objects, place: Place, publication: str, stage: str, signing_key: bytes | None = None) -> Publication:
+    """One whose files may be written below a directory.
+
+    Raises:
+        StoreError: `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`, `STORE_UNAVAILABLE`.
+    """
+    generation = keys.generation_of(publication)
+    key = place.manifest(publication)
+    read = objects.get(key, stage)
+    if read is None:
+        raise StoreError(Reason.MANIFEST_MISSING, stage, f"{objects.url}/{key} is missing", generation=generation)
+    try:
+        found = msgspec.json.decode(read.data, type=_Content)
+    except msgspec.MsgspecError as error:
+        raise _invalid(generation, f"{key}: {error}") from error
+    data = found.manifest.encode()
+    content = manifest.decode(data, generation, signing_key)
+    if (content.identity, content.host_tuple[: layout.HOST_DIGITS]) != (place.identity, place.host):
+        raise _invalid(generation, "it is of another identity or host tuple")
+    _check_files(content)
+    by_digest = {digest: keys.piece(digest, token) for token, digests in found.pieces.items() for digest in digests}
+    for digest in wanted(content):
+        if keys.read_piece(by_digest.get(digest, "")) is None:
+            raise _invalid(generation, f"it does not say where piece {digest} is")
+    return Publication(content, data, by_digest)
+
+
+def wanted(content: Manifest) -> set[str]:
+    """Digests of all its pieces."""
+    return {digest for entry in content.files for digest in entry.blake3}
+
+
+def _check_files(content: Manifest) -> None:
+    generation = content.generation
+    for entry in content.files:
+        if not _is_below(entry.path):
+            raise _invalid(generation, f"{entry.path!r} is no path below the artifact")
+        if entry.size < 0 or len(entry.blake3) != -(-entry.size // PIECE):
+            raise _invalid(generation, f"{entry.path} has {len(entry.blake3)} digests for {entry.size} bytes")
+        if not all(map(layout.is_digest, entry.blake3)):
+            raise _invalid(generation, f"{entry.path} has a digest that is none")
+    if len({entry.path for entry in content.files}) < len(content.files):
+        raise _invalid(generation, "it names a file twice")
+
+
+def _is_below(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    usual = path == "/".join(parts) and "\0" not in path
+    return bool(parts) and usual and not path.startswith("/") and ".." not in parts and path != manifest.NAME
+
+
+def _invalid(generation: str, message: str) -> StoreError:
+    return StoreError(Reason.MANIFEST_INVALID, "find", f"{generation}: {message}", generation=generation)

@@ -1,0 +1,123 @@
+"""`vernal-worker bucket`: checkpoints between a store and a bucket. Each returns the process's exit code."""
+
+import argparse
+from collections.abc import Callable
+
+from vernal_contract.reasons import Reason
+
+from vernal_worker.bucket import collect as collecting
+from vernal_worker.bucket import keys, pointer, publications
+from vernal_worker.bucket.keys import Place
+from vernal_worker.bucket.objects import Objects
+from vernal_worker.bucket.pull import pull as fetch
+from vernal_worker.bucket.push import push as publish
+from vernal_worker.commands import CommandError, readable, show_progress, store_root
+from vernal_worker.store.errors import StoreError
+from vernal_worker.supervisor.exits import ExitCode
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises: CommandError."""
+    command: Callable[[Objects, argparse.Namespace], int] = {
+        "ls": ls, "push": push, "pull": pull, "rm": rm, "gc": gc
+    }[arguments.action]  # fmt: skip
+    try:
+        objects = Objects(arguments.url, endpoint=arguments.endpoint, region=arguments.region)
+    except ValueError as error:
+        raise CommandError(ExitCode.USAGE, str(error)) from error
+    try:
+        return command(objects, arguments)
+    except StoreError as error:
+        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+
+
+def ls(objects: Objects, arguments: argparse.Namespace) -> int:
+    """List what is current."""
+    bad = 0
+    places = _places(objects, arguments.identity or "")
+    for place in places:
+        current = pointer.look(objects, place, "find")
+        name = f"{place.identity}/{place.host}"
+        try:
+            if current is None or not current.publication:
+                raise StoreError(Reason.NO_ARTIFACT, "find", "its pointer is none of ours")
+            content = publications.load(objects, place, current.publication, "find").manifest
+        except StoreError as error:
+            if error.reason is Reason.STORE_UNAVAILABLE:
+                raise
+            print(f"{name}\n  {error.reason}: {error.message}")
+            bad += 1
+            continue
+        size = sum(entry.size for entry in content.files)
+        print(f"{name}/{content.generation}")
+        print(f"  model     {content.identity_inputs.model}")
+        print(f"  created   {content.created} by {content.created_by}")
+        print(f"  size      {size / 1e6:.0f} MB in {len(content.files)} files")
+    if not places:
+        print("no artifacts")
+    return ExitCode.INTERNAL if bad else ExitCode.OK
+
+
+def push(objects: Objects, arguments: argparse.Namespace) -> int:
+    """Publish the store's artifacts in the bucket."""
+    found = readable(arguments)
+    for artifact in found:
+        done = publish(
+            objects,
+            artifact,
+            may_replace=lambda generation: bool(arguments.replace),
+            on_progress=show_progress,
+        )
+        name = f"{artifact.manifest.identity}/{artifact.manifest.host_tuple}"
+        if done.generation == artifact.generation:
+            print(f"{name}/{artifact.generation}: current, {done.sent / 1e6:.0f} MB sent")
+        else:
+            print(f"{name}/{artifact.generation}: not published, {done.generation} is current; --replace puts it aside")
+    if not found:
+        print("no artifacts")
+    return ExitCode.OK
+
+
+def pull(objects: Objects, arguments: argparse.Namespace) -> int:
+    """Bring the bucket's artifacts of an identity into the store."""
+    root = store_root(arguments)
+    places = [Place.of(arguments.identity, arguments.host)] if arguments.host else _places(objects, arguments.identity)
+    for place in places:
+        done = fetch(objects, root, place, on_progress=show_progress)
+        print(f"{done.artifact.path}: current, {done.fetched / 1e6:.0f} MB fetched")
+    if not places:
+        raise CommandError(ExitCode.INTERNAL, f"nothing of identity {arguments.identity} is in {objects.url}")
+    return ExitCode.OK
+
+
+def rm(objects: Objects, arguments: argparse.Namespace) -> int:
+    """Let nobody find the artifacts of an identity any more."""
+    count = collecting.remove(objects, arguments.identity, arguments.host or "")
+    if not count:
+        raise CommandError(ExitCode.INTERNAL, f"nothing of identity {arguments.identity} is in {objects.url}")
+    print(
+        f"{count} not found any more; `vernal-worker bucket gc` deletes them {collecting.GRACE / 3600:g} hours from now"
+    )
+    return ExitCode.OK
+
+
+def gc(objects: Objects, arguments: argparse.Namespace) -> int:
+    """Delete what nobody needs."""
+    grace = collecting.GRACE if arguments.grace is None else arguments.grace
+    done = collecting.collect(objects, grace=grace, dry=arguments.dry_run)
+    verb = "would delete" if arguments.dry_run else "deleted"
+    for garbage in done.garbage:
+        print(f"{verb} {garbage.key}: {garbage.why}, {garbage.bytes} bytes")
+    if not done.garbage:
+        print("nothing to delete")
+    if done.kept:
+        print(f"pieces that nothing else has were kept: {done.kept}")
+    return ExitCode.OK
+
+
+def _places(objects: Objects, identity: str) -> list[Place]:
+    """Where there is a pointer; of identities that begin so."""
+    named = (keys.read(found.key) for found in objects.list(keys.ARTIFACTS, "find"))
+    return sorted(
+        each.place for each in named if each is not None and each.current and each.place.identity.startswith(identity)
+    )

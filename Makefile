@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 # How long commands take is said here, in the texts behind the targets: README and CONTRIBUTING refer to `make help`.
 CYCLES ?= 50
 MEASURED := Times are those of a Debian 12 machine with 2 cores and 24 GiB and nothing beside; the first time with empty caches.
-LANES := "unit library-tests" "lint docs worker-tests" "bucket-tests chart-tests controlplane-tests cluster-tests scenario-tests"
+LANES := "unit library-tests fault-tests" "lint docs worker-tests" "bucket-tests chart-tests controlplane-tests cluster-tests scenario-tests"
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-cycles gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
@@ -105,9 +105,13 @@ chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: H
 chart-docs: venv ## write the chart's README from its values
 	PYTHONPATH=e2e $(PYTHON) -m checkers docs
 
-controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (5 min)
+controlplane-tests: venv ## the operator against a real API server behind a fault-injecting proxy, newest and oldest Kubernetes (12 min beside others)
 	$(CLUSTER) build >/dev/null
-	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster
+	$(BIN)/pytest -q -m "apiserver" operator e2e/cluster --ignore=operator/tests/controlplane/test_faults.py
+
+fault-tests: venv ## the fault matrix in short: every class in every scenario once, killed after every third write (5 min beside others)
+	$(CLUSTER) build >/dev/null
+	$(BIN)/pytest -q -m "apiserver" operator/tests/controlplane/test_faults.py
 
 fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (17 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null

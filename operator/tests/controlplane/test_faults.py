@@ -15,11 +15,11 @@ pytestmark = pytest.mark.apiserver
 
 
 def seeds(of: FaultClass, bench: Bench) -> range:
-    """Each scenario once; but the operator is killed after each of its writes.
+    """Each scenario once; but the operator is killed after every third of its writes: `make fault-matrix` does each.
 
     Before each of them the API server holds what it held after the one before.
     """
-    return range(of.runs(bench) if of.name == "killed-after" else len(ALL))
+    return range(0, of.runs(bench), 3) if of.name == "killed-after" else range(len(ALL))
 
 
 def test_every_class_in_every_scenario(server: Server, say: Callable[[str], None]) -> None:

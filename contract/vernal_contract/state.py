@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from vernal_contract import decoding
 from vernal_contract.identity import HostTuple, IdentityInputs
 
 SCHEMA = 1
@@ -131,6 +132,6 @@ def decode(data: bytes) -> WorkerState:
     """Parse a worker's answer.
 
     Raises:
-        msgspec.ValidationError: not this schema; the message holds the field's path.
+        msgspec.DecodeError: not JSON, or (ValidationError) not this schema; the message holds the field's path.
     """
-    return msgspec.json.decode(data, type=WorkerState)
+    return decoding.json(data, WorkerState)

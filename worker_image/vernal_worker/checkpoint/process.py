@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint.carry import Carried
@@ -44,7 +45,7 @@ def decode(data: bytes) -> Frozen:
     CheckpointError: `MANIFEST_INVALID`, stage `files`.
     """
     try:
-        return msgspec.json.decode(data, type=Frozen)
+        return decoding.json(data, Frozen)
     except msgspec.MsgspecError as e:
         raise _invalid(str(e)) from e
 

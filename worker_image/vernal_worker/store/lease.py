@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import fs
@@ -161,7 +162,7 @@ def _read(path: Path) -> _Content | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(data, type=_Content)
+        return decoding.json(data, _Content)
     except msgspec.MsgspecError:
         return _Content(token="unreadable", owner=Owner(pod="an unreadable lease"))  # noqa: S106
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Repository, Settings
@@ -174,4 +175,4 @@ def fetch(settings: Settings, timeout: float, cancel: threading.Event) -> dict[s
     if process.returncode != 0 or not lines:
         message = lines[-1].decode(errors="replace") if lines else f"exit code {process.returncode}"
         raise HubError(f"{message}; a gated model needs HF_TOKEN from a Secret in the pool's env")
-    return msgspec.json.decode(lines[-1], type=Fetched).directories
+    return decoding.json(lines[-1], Fetched).directories

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, StartMode
@@ -122,7 +123,7 @@ class _Attempt:
     def _look(self) -> tuple[OnGpu | None, Canary]:
         """The artifact has the files that it should have, and what the small ones say."""
         self._artifact.verify(Verify.SIZES)  # says which is missing
-        expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+        expected = decoding.json((self._artifact.path / ORACLE).read_bytes(), Canary)
         return gpus.read(self._artifact) if self._gpu else None, expected
 
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:

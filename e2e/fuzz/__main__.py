@@ -9,7 +9,8 @@ _EPILOG = """\
 as in:
   make fuzz                                              # ten minutes of each target
   make fuzz FUZZ="--target manifest --minutes 1"
-  PYTHONPATH=e2e:operator/tests .venv/bin/python -m fuzz --target manifest --seed 17 --rounds 1   # the round that failed
+  make fuzz FUZZ="--target manifest --seed 17 --rounds 1"   # the round that failed, as it says
+  python -m fuzz --help
 """
 
 

@@ -17,15 +17,13 @@ MEMORY = 512 << 20
 PROCESSOR_SECONDS = 120.0
 """Of this process, that an example may use. Real ones use a hundredth of a second."""
 
-_CHANGES = frozenset(
-    {
-        "open", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir",
-        "os.listdir", "os.symlink", "os.truncate", "os.utime",
-    }
-)  # fmt: skip
-"""Audit events (PEP 578) whose first argument is a path; of links and renames the second is one, too."""
-
-_TWO = frozenset({"os.link", "os.rename", "os.symlink"})
+_PATHS = dict.fromkeys(
+    (
+        "open", "os.chmod", "os.chown", "os.listdir", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.truncate",
+        "os.utime",
+    ), slice(1),
+) | {"os.link": slice(2), "os.rename": slice(2), "os.symlink": slice(1, 2)}  # fmt: skip
+"""Which arguments of an audit event (PEP 578) are paths that something is done with."""
 
 
 @contextmanager
@@ -61,9 +59,9 @@ _recorders: list[list[str]] = []
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _recorders or event not in _CHANGES:
+    if not _recorders or event not in _PATHS:
         return
-    for path in arguments[: 2 if event in _TWO else 1]:
+    for path in arguments[_PATHS[event]]:
         if isinstance(path, str | bytes | os.PathLike):
             for recorder in _recorders:
                 recorder.append(os.fsdecode(path))

@@ -128,7 +128,7 @@ def test_only_files_of_the_artifact_are_read(data: bytes) -> None:
 
 
 RECORDS: dict[str, dict[str, Any]] = {
-    "lease": {"token": "t", "owner": {"pod": "p", "node": "n"}},
+    "lease": {"token": "0" * 32, "owner": {"pod": "p", "node": "n"}},
     "failure": {"stage": "verify", "reason": "DigestMismatch", "message": "m", "worker": "w", "node": "n", "time": "t"},
     "content": {"content": "c", "samples": "s", "file": "f"},
     "quarantine": {"generation": GENERATION},

@@ -129,7 +129,8 @@ class _Attempt:
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
         self.stage = "criu"
-        frozen = process.decode(self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}")))
+        data = self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}"))
+        frozen = process.decode(data, self._artifact.sizes(PROCESS))
         process.confine(frozen, (SHM, *self._settings.paths.carried))
         leftovers.make_room_for(frozen)
         result = thaw(

@@ -19,7 +19,7 @@ SOCKET_NAME = "engine.sock"
 """The socket's name in the run directory (`vernal_contract.names.PATH_RUN`)."""
 
 MAX_MESSAGE_BYTES = 64 << 20
-"""A longer message is a bug or not from us; the longest real one is the engine's metrics."""
+"""A longer message, of either side, is a bug or not from us; the longest real one is the engine's metrics."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

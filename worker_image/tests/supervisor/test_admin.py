@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -155,6 +156,22 @@ def raw(url: str, data: bytes) -> bytes:
             while part := connection.recv(1 << 16):
                 answer += part
     return answer
+
+
+def test_a_client_that_goes_away_is_no_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever reaches the port could fill the log with tracebacks otherwise."""
+    source, listener = Source(), socket.create_server(("127.0.0.1", 0))
+    server = admin._Server(listener, source, None)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for _ in range(20):
+        with socket.create_connection(listener.getsockname(), timeout=GUARD_SECONDS) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            connection.sendall(b"GET /startupz?wait=0.05 HTTP/1.1\r\nHost: x\r\n\r\n")
+            until("the request to be taken", lambda: source.waits)
+        source.waits.clear()
+    until("the connections to be done with", lambda: not server._connections)
+    assert "admin_request_failed" not in capfd.readouterr().err
+    server.shutdown()
 
 
 @pytest.mark.parametrize("path", ["/drain", "/nope"])

@@ -55,17 +55,14 @@ def json_decoder(type: Any) -> Callable[[bytes], Any]:
 
 def too_deep(value: Any, levels: int = LEVELS) -> bool:
     """Whether lists and objects in `value` are nested deeper than that."""
-    layer = [value]
-    for _ in range(levels + 1):
-        layer = [
-            inner
-            for outer in layer
-            if isinstance(outer, list | dict)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not layer:
-            return False
-    return True
+    layer = _nested([value])
+    for _ in range(levels):
+        layer = [inner for outer in layer for inner in _nested(outer)]
+    return bool(layer)
+
+
+def _nested(outer: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any]]:
+    return [inner for inner in (outer.values() if isinstance(outer, dict) else outer) if isinstance(inner, list | dict)]
 
 
 def check_levels(value: Any, what: str) -> None:

@@ -8,7 +8,25 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-NUMBERS = (0, -1, 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 0.5, -0.0, 1e18, 1e308)
+NUMBERS = (
+    0,
+    -1,
+    1,
+    2**31,
+    2**32,
+    2**53,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64,
+    -(2**63) - 1,
+    10**40,
+    0.5,
+    -0.0,
+    1e18,
+    1e308,
+    -1e308,
+)
 TEXTS = (
     "", "\0", "a\0b", ".", "..", "/", "../../outside", "a/../../outside", "/outside", "//outside", "\ud800", "\udcff",
     "\n", "\u0660", "null", "x" * 300, "x" * 5000, "\u00e9" * 200, "${x}", "-", "1e999999999",
@@ -47,7 +65,7 @@ def changed(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
         if not places:
             return draw(values)
         parent, key = draw(st.sampled_from(places))
-        match draw(st.sampled_from(("remove", "twice", "rename", "value", "value", "value", "deep", "swap"))):
+        match draw(st.sampled_from(("remove", "twice", "rename", "value", "value", "like", "like", "deep", "swap"))):
             case "remove":
                 del parent[key]
             case "twice" if isinstance(parent, list):
@@ -56,6 +74,8 @@ def changed(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
                 parent[draw(st.sampled_from(TEXTS) | st.text(max_size=5))] = parent.pop(key)
             case "deep":
                 parent[key] = draw(deep)
+            case "like" if type(parent[key]) in (int, float, str):
+                parent[key] = draw(st.sampled_from(TEXTS if isinstance(parent[key], str) else NUMBERS))
             case "swap":
                 other, place = draw(st.sampled_from(places))
                 parent[key] = copy.deepcopy(other[place])

@@ -43,12 +43,14 @@ def _parse(model: type[M], raw: Mapping[str, Any]) -> tuple[M | None, str]:
 
 
 def readable(status: Mapping[str, Any], model: type[Model]) -> dict[str, Any]:
-    """A status without the fields that this release cannot read: it writes them anew."""
+    """A status without the fields in which a moment cannot be: Kubernetes' check of date-time lets more through than
+    there is. The plan writes them anew."""
     try:
         model.model_validate(status)
         return dict(status)
     except ValidationError as error:
-        wrong = {detail["loc"][0] for detail in error.errors(include_url=False) if detail["loc"]}
+        details = error.errors(include_url=False)
+        wrong = {detail["loc"][0] for detail in details if detail["type"].startswith(("datetime", "timezone"))}
         return {name: value for name, value in status.items() if name not in wrong}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from vernal_contract import names
 
+from vernal_operator import nesting
 from vernal_operator.api.parse import parse_checkpoint, parse_pool, readable
 from vernal_operator.api.status import VLLMCheckpointStatus, VLLMWorkerPoolStatus
 from vernal_operator.kinds import (
@@ -221,9 +222,12 @@ class _Pods(_Json):
     items: list[_Pod]
 
 
+_PODS = msgspec.json.Decoder(_Pods).decode
+
+
 def termination_messages(page: bytes) -> list[str]:
     """Of the containers of listed pods that have ended."""
-    pods = msgspec.json.decode(page, type=_Pods).items
+    pods = nesting.read(_PODS, page).items
     states = [status.state for pod in pods for status in pod.status.container_statuses or ()]
     return [state.terminated.message for state in states if state is not None and state.terminated is not None]
 

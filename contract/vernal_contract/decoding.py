@@ -39,12 +39,12 @@ def json(data: bytes | str, type: type[T]) -> T:
         msgspec.DecodeError: or its subclass ValidationError, whose message has the path of what is of another type.
     """
     with told():
-        return msgspec.json.decode(data, type=type)
+        return msgspec.json.decode(data, type=type)  # noqa: TID251
 
 
 def json_decoder(type: Any) -> Callable[[bytes], Any]:
     """As `json`, for many values of one type, which may be a union."""
-    decode = msgspec.json.Decoder(type).decode
+    decode = msgspec.json.Decoder(type).decode  # noqa: TID251
 
     def read(data: bytes) -> Any:
         with told():

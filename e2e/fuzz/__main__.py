@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from fuzz.targets import TARGETS
+from fuzz import targets
 
 _EPILOG = """\
 as in:
@@ -15,13 +15,17 @@ as in:
 
 
 def main() -> int:
-    known = "; ".join(f"{name}: {what}" for name, (_, what) in TARGETS.items())
+    known = "; ".join(f"{name}: {what}" for name, (_, what) in targets.TARGETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m fuzz", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
-        "--target", action="append", choices=sorted(TARGETS), metavar="TARGET", help=f"{known}. All of them by default"
+        "--target",
+        action="append",
+        choices=sorted(targets.TARGETS),
+        metavar="TARGET",
+        help=f"{known}. All of them by default",
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="for each target (default 10)")
     parser.add_argument("--seed", type=int, help="of the first round (default: another one each time)")
@@ -30,7 +34,9 @@ def main() -> int:
     arguments = parser.parse_args()
     from fuzz.run import run
 
-    return run(arguments.target or list(TARGETS), arguments.minutes, arguments.seed, arguments.rounds, arguments.test)
+    return run(
+        arguments.target or list(targets.TARGETS), arguments.minutes, arguments.seed, arguments.rounds, arguments.test
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 from hypothesis import settings
 
-from fuzz.targets import ROOT, TARGETS
+from fuzz import targets as known
 
 ROUND = 500
 """Examples of one seed."""
@@ -42,7 +42,7 @@ def run(
     settings.load_profile("long")
     failed = False
     for target in targets:
-        path = ROOT / TARGETS[target][0]
+        path = known.ROOT / known.TARGETS[target][0]
         found = fuzz(target, path, minutes * 60, random.randrange(2**31) if seed is None else seed, rounds, only)
         failed = failed or bool(found.failures)
         verdict = f"{len(found.failures)} FAILED" if found.failures else "nothing found"

@@ -54,7 +54,7 @@ class _Status(msgspec.Struct):
 
 
 _STATUS: Callable[[bytes], _Status] = decoding.json_decoder(_Status)
-_OBJECT: Callable[[bytes], "Object"] = msgspec.json.Decoder(dict[str, Any]).decode
+_OBJECT: Callable[[bytes], "Object"] = nesting.decoder(dict[str, Any])
 
 
 class ApiError(Exception):
@@ -210,7 +210,7 @@ class Client:
     ) -> Object:
         with self._send(verb, kind, path, query, body) as response:
             data = self._read(response)
-        return nesting.read(_OBJECT, data)
+        return _OBJECT(data)
 
     @contextmanager
     def _send(

@@ -7,28 +7,32 @@ any use is cut off: what reads the object finds it too deep still (`api.parse`),
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from vernal_contract.decoding import LEVELS
+from vernal_contract import decoding
 
-T = TypeVar("T")
-
-_KEPT = 3 * LEVELS
+_KEPT = 3 * decoding.LEVELS
 """Levels: an object that is refused for its depth is so in a list, too."""
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}]')
 
 
-def read(decode: Callable[[Any], T], data: bytes | msgspec.Raw) -> T:
-    """What `decode` makes of `data`, if need be without what is nested too deeply.
+def decoder(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
+    """A function that reads values of this type, if need be without what is nested too deeply.
 
-    Raises:
+    Its function raises:
         msgspec.DecodeError: it is no such JSON.
     """
-    try:
-        return decode(data)
-    except RecursionError:
-        return decode(cut(bytes(data), _KEPT))
+    decode = msgspec.json.Decoder(kind).decode  # noqa: TID251 this is where it is put right
+
+    def read(data: bytes | msgspec.Raw) -> Any:
+        with decoding.told():
+            try:
+                return decode(data)
+            except RecursionError:
+                return decode(cut(bytes(data), _KEPT))
+
+    return read
 
 
 def cut(data: bytes, levels: int) -> bytes:

@@ -42,7 +42,7 @@ def page(deep: bytes) -> bytes:
 
 
 def pools(data: bytes) -> list[Any]:
-    found = nesting.read(msgspec.json.Decoder(dict[str, Any]).decode, data)
+    found = nesting.decoder(dict[str, Any])(data)
     return [POOLS_READER.convert(item) for item in found["items"]]
 
 

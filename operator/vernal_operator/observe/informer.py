@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -55,10 +54,10 @@ class _Failure(msgspec.Struct):
     message: str = ""
 
 
-_PAGE = msgspec.json.Decoder(_Page).decode
-_EVENT = msgspec.json.Decoder(_Event).decode
-_BOOKMARK = msgspec.json.Decoder(_Bookmark).decode
-_FAILURE = msgspec.json.Decoder(_Failure).decode
+_PAGE: Callable[[bytes], _Page] = nesting.decoder(_Page)
+_EVENT: Callable[[bytes], _Event] = nesting.decoder(_Event)
+_BOOKMARK: Callable[[msgspec.Raw], _Bookmark] = nesting.decoder(_Bookmark)
+_FAILURE: Callable[[msgspec.Raw], _Failure] = nesting.decoder(_Failure)
 
 _NEXT_STEP = {
     401: "check the service account's token, or the kubeconfig",
@@ -86,8 +85,7 @@ class Informer(threading.Thread, Generic[T]):
         self._client, self._reader, self._cache = client, reader, cache
         self._kind, self._namespace, self._silence = reader.kind, namespace, silence
         self._query = {"labelSelector": selector} if selector else {}
-        decode = msgspec.json.Decoder(reader.raw).decode
-        self._object: Callable[[msgspec.Raw], Raw] = partial(nesting.read, decode)
+        self._object: Callable[[msgspec.Raw], Raw] = nesting.decoder(reader.raw)
         self._version: str | None = None  # where the watch goes on; None: list first
         self._failures = 0
         self._stopped = threading.Event()
@@ -146,7 +144,7 @@ class Informer(threading.Thread, Generic[T]):
         entries: list[Entry[T]] = []
         query = {**self._query, "limit": str(PAGE)}
         while True:
-            page = nesting.read(_PAGE, self._client.list_page(self._kind, self._namespace, query))
+            page = _PAGE(self._client.list_page(self._kind, self._namespace, query))
             for item in page.items:
                 entry = self._reader.entry(self._object(item))
                 if entry is not None:
@@ -176,7 +174,7 @@ class Informer(threading.Thread, Generic[T]):
                 for line in watch:
                     if self._stopped.is_set():
                         return
-                    self._take(nesting.read(_EVENT, line))
+                    self._take(_EVENT(line))
             finally:
                 self._open = None
 

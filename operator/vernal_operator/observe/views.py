@@ -222,12 +222,12 @@ class _Pods(_Json):
     items: list[_Pod]
 
 
-_PODS = msgspec.json.Decoder(_Pods).decode
+_PODS: Callable[[bytes], _Pods] = nesting.decoder(_Pods)
 
 
 def termination_messages(page: bytes) -> list[str]:
     """Of the containers of listed pods that have ended."""
-    pods = nesting.read(_PODS, page).items
+    pods = _PODS(page).items
     states = [status.state for pod in pods for status in pod.status.container_statuses or ()]
     return [state.terminated.message for state in states if state is not None and state.terminated is not None]
 

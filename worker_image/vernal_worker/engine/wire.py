@@ -272,7 +272,7 @@ def _ext(code: int, content: Any) -> msgspec.msgpack.Ext:
 
 
 def _from_ext(code: int, data: memoryview) -> Any:
-    content = msgspec.msgpack.decode(data, ext_hook=_from_ext)
+    content = msgspec.msgpack.decode(data, ext_hook=_from_ext)  # noqa: TID251 inside of a call of `_decoder`'s
     for kind, known in _exts.items():
         if code == known:
             return kind(tuple(item) if kind is dict else item for item in content)
@@ -337,7 +337,7 @@ def engine_decoder() -> Callable[[bytes], ToEngine]:
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    decode = msgspec.msgpack.Decoder(kind, ext_hook=_from_ext).decode
+    decode = msgspec.msgpack.Decoder(kind, ext_hook=_from_ext).decode  # noqa: TID251 put right below
 
     def read(data: bytes) -> Any:
         try:
@@ -355,7 +355,7 @@ def number_of(data: bytes) -> int | None:
     """The number of a message that `engine_decoder` does not accept; None if it has none."""
     try:
         with decoding.told():
-            fields = msgspec.msgpack.decode(data, ext_hook=lambda code, content: None)
+            fields = msgspec.msgpack.decode(data, ext_hook=lambda code, content: None)  # noqa: TID251
     except msgspec.DecodeError:
         return None
     number = fields[1] if isinstance(fields, list) and len(fields) > 1 else None

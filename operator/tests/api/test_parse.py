@@ -69,11 +69,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"checkpoint": {"storage": {"claimName": "c"}, "retention": {"unusedSeconds": 10**10}}},
         "spec.checkpoint.retention.unusedSeconds",
     ),
-    "arguments without end": ({"engineArgs": {"x": nested(300)}}, "spec.engineArgs: must not be nested deeper than 64"),
-    "an overlay without end": (
-        {"podTemplate": {"spec": {"affinity": nested(5000)}}},
-        "spec.podTemplate: must not be nested deeper than 64",
-    ),
     "KV blocks among checkpoints": (
         {"checkpoint": {"storage": {"claimName": "c"}}, "kvTransfer": {"storage": {"claimName": "c"}}},
         "spec.kvTransfer.storage and spec.checkpoint.storage",
@@ -214,6 +209,14 @@ def test_bad_pools_name_the_field(name: str) -> None:
     fields, message = BAD[name]
     spec, error = parse_pool({"spec": GOOD | fields})
     assert spec is None and message in error, error
+
+
+@pytest.mark.parametrize("levels", [100, 300, 5000])
+@pytest.mark.parametrize("field", ["engineArgs", "podTemplate", "kvTransfer", "autoscaling"])
+def test_what_is_nested_without_end_is_refused_by_the_field_s_name(field: str, levels: int) -> None:
+    """The API server keeps 10,000 levels where a field is free."""
+    spec, error = parse_pool({"spec": GOOD | {field: {"x": nested(levels)}}})
+    assert spec is None and error == f"spec.{field}: must not be nested deeper than 64 levels"
 
 
 def test_what_is_told_fits_into_a_condition_and_a_line() -> None:

@@ -26,6 +26,7 @@ from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import LeaseRequest, Owner
 from vernal_worker.store.manifest import FileEntry, Manifest
+from vernal_worker.store.store import Store
 
 GENERATION = "20261125T000000Z-00000000"
 FILES = {"process/criu/pages-1.img": b"p" * 3000, "oracle.json": b"{}", "empty": b""}
@@ -125,6 +126,39 @@ def test_only_files_of_the_artifact_are_read(data: bytes) -> None:
         except StoreError as error:
             assert error.reason in Reason
         assert not outside(paths, directory)
+
+
+POINTERS = (
+    "/etc", "..", "../../../..", ".", "current", "a\nb", "\udcff", GENERATION, "x" * 255, "/" + GENERATION, None, ""
+)  # fmt: skip
+"""What the link `current` may lead to; None for a file and "" for a directory in its place."""
+
+
+@PROFILE
+@given(st.sampled_from(POINTERS), st.booleans())
+def test_a_pointer_leads_to_a_generation_beside_it_or_nowhere(target: str | None, sound: bool) -> None:
+    root = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-fuzz-"))
+    key = Key(root, KEY.identity, KEY.host)
+    try:
+        key.directory.mkdir(parents=True)
+        if sound:
+            put(key.directory / GENERATION / manifests.NAME, framed(text(GOOD)))
+        match target:
+            case None:
+                key.current.write_bytes(b"x")
+            case "":
+                key.current.mkdir()
+            case _:
+                key.current.symlink_to(target)
+        store = Store(root)
+        with bounded(), touched() as paths:
+            for look in (store.artifacts, lambda: store.candidates(IDENTITY), lambda: store.find(IDENTITY, HOST)):
+                with suppress(StoreError):
+                    look()
+            store.gc()
+        assert not outside(paths, root)
+    finally:
+        shutil.rmtree(root)
 
 
 RECORDS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 import faulthandler
 import importlib.util
+import logging
 import random
 import sys
 import time
@@ -21,6 +22,7 @@ ROUND = 500
 """Examples of one seed."""
 
 _SAY_SECONDS = 30.0
+_FRAMES = 20  # of a traceback that are shown, the innermost ones
 _HANG_SECONDS = 1800.0
 """A round that takes longer hangs: the process says where, and ends."""
 
@@ -40,6 +42,7 @@ def run(
     """Exit status: 1 if a target failed."""
     settings.register_profile("long", deadline=None, database=None, max_examples=ROUND, print_blob=False)
     settings.load_profile("long")
+    logging.disable(logging.CRITICAL)  # what is refused is told there, thousands of times
     failed = False
     for target in targets:
         path = known.ROOT / known.TARGETS[target][0]
@@ -70,7 +73,9 @@ def fuzz(
                 del tests[name]
                 found.failures.append(name)
                 again = f"--target {target} --test {name} --seed {now} --rounds 1"
-                _say(f'{traceback.format_exc()}\n{target}: {name} failed. Again: make fuzz FUZZ="{again}"')
+                _say(
+                    f'{traceback.format_exc(limit=-_FRAMES)}\n{target}: {name} failed. Again: make fuzz FUZZ="{again}"'
+                )
             finally:
                 faulthandler.cancel_dump_traceback_later()
             if time.monotonic() - said > _SAY_SECONDS:

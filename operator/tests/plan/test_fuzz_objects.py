@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from fuzz.documents import changed, nested, unfolded, values
+from fuzz.documents import changed, deep, nested, unfolded, values
 from fuzz.limits import bounded
 from fuzz.profile import PROFILE
 from hypothesis import given
@@ -52,7 +52,7 @@ def admitted(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         case "array":
             return st.lists(admitted(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
     if schema.get("x-kubernetes-preserve-unknown-fields"):
-        return st.dictionaries(st.sampled_from(FREE) | st.text(max_size=4), values.map(unfolded), max_size=3)
+        return st.dictionaries(st.sampled_from(FREE) | st.text(max_size=4), values | deep, max_size=3)
     if "additionalProperties" in schema:
         return st.dictionaries(st.text(max_size=5), admitted(schema["additionalProperties"]), max_size=2)
     fields = schema.get("properties", {})
@@ -122,7 +122,7 @@ def test_an_admitted_pool_is_planned(spec: Any, status: Any, renew: str, twice: 
                          "annotations": {"vernal.dev/renew-checkpoint": renew}},
             "spec": spec, "status": status,
         }  # fmt: skip
-        entry = POOLS_READER.convert(stored(obj))
+        entry = POOLS_READER.convert(unfolded(stored(obj)))
         assert entry is not None
         pool = entry.view
         if pool.spec is None:
@@ -175,9 +175,9 @@ def test_an_admitted_checkpoint_is_planned(spec: Any, status: Any, going: bool, 
         meta = {"name": "c", "namespace": "ns", "uid": "k", "resourceVersion": "1", "generation": 1,
                 "creationTimestamp": "2026-11-25T00:00:00Z", "finalizers": ["vernal.dev/artifact-files"]}  # fmt: skip
         meta |= {"deletionTimestamp": "2026-11-25T00:00:00Z"} if going else {}
-        entry = CHECKPOINTS_READER.convert(stored({"metadata": meta, "spec": spec, "status": status}))
+        entry = CHECKPOINTS_READER.convert(unfolded(stored({"metadata": meta, "spec": spec, "status": status})))
         if entry is None:
-            assert_told(parse_checkpoint({"spec": spec})[1])
+            assert_told(parse_checkpoint({"spec": unfolded(spec)})[1])
             return
         view: CheckpointView = entry.view
         decided(plan_checkpoint(CheckpointSnapshot(now=NOW, checkpoint=view, users=tuple(users))))
@@ -218,11 +218,11 @@ GOOD: dict[str, Any] = RAW | {
 
 
 @PROFILE
-@given(changed(GOOD).map(unfolded))
+@given(changed(GOOD))
 def test_a_changed_pool_is_planned_or_refused_by_the_field_s_name(spec: Any) -> None:
     """Also what the API server would not have let in: what is stored may be older than the schema."""
     with bounded():
-        spec = stored(spec)
+        spec = unfolded(stored(spec))
         parsed, message = parse_pool({"spec": spec})
         if parsed is None:
             assert_told(message)

@@ -89,17 +89,17 @@ def answer(**fields: Any) -> bytes:
     return msgspec.json.encode({**msgspec.to_builtins(creator()), **fields})
 
 
-@pytest.mark.parametrize(
-    "data",
-    {
-        "lists without end": answer(invented="?").replace(b'"?"', b"[" * 30_000 + b"]" * 30_000),
-        "text that is no UTF-8": answer(lastError="?").replace(b"?", b"\xff"),
-        "a start before the world's": answer(uptime=2**53),
-        "a start after its end": answer(uptime=-1e308),
-        "more bytes than a number has": answer(artifact={**msgspec.to_builtins(creator().artifact), "bytes": 2**63}),
-        "requests of less than none": answer(inFlight=-1),
-    }.values(),
-)
+WRONG: dict[str, Any] = {
+    "lists without end": answer(invented="?").replace(b'"?"', b"[" * 30_000 + b"]" * 30_000),
+    "text that is no UTF-8": answer(lastError="?").replace(b"?", b"\xff"),
+    "a start before the world's": answer(uptime=2**53),
+    "a start after its end": answer(uptime=-1e308),
+    "more bytes than a number has": answer(artifact={**msgspec.to_builtins(creator().artifact), "bytes": 2**63}),
+    "requests of less than none": answer(inFlight=-1),
+}
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
 def test_what_no_worker_says_is_no_answer(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         Reader().read(data, lambda _: None)

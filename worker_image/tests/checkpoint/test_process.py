@@ -110,38 +110,38 @@ def test_what_a_freeze_writes_is_read() -> None:
     assert process.decode(changed(), SIZES).ids == (400, 401, 410)
 
 
-@pytest.mark.parametrize(
-    "data, why",
-    {
-        "text that is no UTF-8": (changed().replace(b"/dev/shm", b"/dev/\xff\xff"), "UTF-8"),
-        "no PID at all": (changed(ids=[]), "among its PIDs"),
-        "a root that is not of the tree": (changed(root=401), "among its PIDs"),
-        "process 1": (changed(ids=[1, 400, 401, 410]), "1 is no PID"),
-        "every process": (changed(ids=[-1, 400, 401, 410]), "-1 is no PID"),
-        "a PID of no kernel": (changed(ids=[400, 401, 410, 2**70]), "is no PID"),
-        "one pipe for both outputs": (changed(stderr="pipe:[1]"), "two pipes"),
-        "a file as output": (changed(stderr="/etc/shadow"), "two pipes"),
-        "a mode below zero": (with_file(mode=-1), "mode"),
-        "a mode of 70 bits": (with_file(mode=2**70), "mode"),
-        "an owner of 70 bits": (with_file(uid=2**70), "owner"),
-        "a time of 70 bits": (with_file(mtime_ns=2**70), "it cannot be of"),
-        "a path with a NUL": (with_file(path="/dev/shm/\0"), "is no path"),
-        "a size of 70 bits": (with_file(size=2**70), "bytes"),
-        "data before its file": (with_file(extents=[[-5, 5]]), "data at -5"),
-        "data of less than nothing": (with_file(extents=[[0, 10], [5, -5]]), "data at 5"),
-        "data twice": (with_file(extents=[[0, 3], [2, 2]]), "data at 2"),
-        "data behind its file": (with_file(size=7), "data up to 8"),
-        "more data than there is": (with_file(size=2**40, extents=[[0, 2**40]]), "files.bin has 5 bytes"),
-        "data of a directory": (with_file(mode=DIRECTORY), "is no file"),
-        "more memory than there is": (with_memory((0, 2**50)), "no memory of"),
-        "memory of less than nothing": (with_memory((0, 4), (0, -2)), "-2 pages"),
-        "memory below zero": (with_memory((-4096, 2)), "at -4096"),
-        "memory of another process": (with_memory((0, 2), pid=1), "its process 1"),
-        "memory from elsewhere": (with_memory((0, 2), file="../../../etc/shadow"), "no memory of"),
-        "memory that is a directory": (with_memory((0, 2), file=".."), "no memory of"),
-        "a list of ranges without end": (changed(mapped=[["/usr/bin/env", [[0, 2**70]]]]), "no such ranges"),
-        "a mapped path with a NUL": (changed(code=[["/usr/bin/\0", []]]), "no such ranges"),
-    }.values(),
-)
+WRONG: dict[str, Any] = {
+    "text that is no UTF-8": (changed().replace(b"/dev/shm", b"/dev/\xff\xff"), "UTF-8"),
+    "no PID at all": (changed(ids=[]), "among its PIDs"),
+    "a root that is not of the tree": (changed(root=401), "among its PIDs"),
+    "process 1": (changed(ids=[1, 400, 401, 410]), "1 is no PID"),
+    "every process": (changed(ids=[-1, 400, 401, 410]), "-1 is no PID"),
+    "a PID of no kernel": (changed(ids=[400, 401, 410, 2**70]), "is no PID"),
+    "one pipe for both outputs": (changed(stderr="pipe:[1]"), "two pipes"),
+    "a file as output": (changed(stderr="/etc/shadow"), "two pipes"),
+    "a mode below zero": (with_file(mode=-1), "mode"),
+    "a mode of 70 bits": (with_file(mode=2**70), "mode"),
+    "an owner of 70 bits": (with_file(uid=2**70), "owner"),
+    "a time of 70 bits": (with_file(mtime_ns=2**70), "it cannot be of"),
+    "a path with a NUL": (with_file(path="/dev/shm/\0"), "is no path"),
+    "a size of 70 bits": (with_file(size=2**70), "bytes"),
+    "data before its file": (with_file(extents=[[-5, 5]]), "data at -5"),
+    "data of less than nothing": (with_file(extents=[[0, 10], [5, -5]]), "data at 5"),
+    "data twice": (with_file(extents=[[0, 3], [2, 2]]), "data at 2"),
+    "data behind its file": (with_file(size=7), "data up to 8"),
+    "more data than there is": (with_file(size=2**40, extents=[[0, 2**40]]), "files.bin has 5 bytes"),
+    "data of a directory": (with_file(mode=DIRECTORY), "is no file"),
+    "more memory than there is": (with_memory((0, 2**50)), "no memory of"),
+    "memory of less than nothing": (with_memory((0, 4), (0, -2)), "-2 pages"),
+    "memory below zero": (with_memory((-4096, 2)), "at -4096"),
+    "memory of another process": (with_memory((0, 2), pid=1), "its process 1"),
+    "memory from elsewhere": (with_memory((0, 2), file="../../../etc/shadow"), "no memory of"),
+    "memory that is a directory": (with_memory((0, 2), file=".."), "no memory of"),
+    "a list of ranges without end": (changed(mapped=[["/usr/bin/env", [[0, 2**70]]]]), "no such ranges"),
+    "a mapped path with a NUL": (changed(code=[["/usr/bin/\0", []]]), "no such ranges"),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), WRONG.values(), ids=WRONG)
 def test_numbers_that_no_freeze_writes_are_refused(data: bytes, why: str) -> None:
     assert why in refusal(data)

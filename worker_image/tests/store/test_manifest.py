@@ -160,26 +160,26 @@ def nested(levels: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize(
-    "data, why",
-    {
-        "text that is no UTF-8": (framed(b'{"generation":"\xff"}'), "UTF-8"),
-        "lists without end": (framed(b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "deep"),
-        "what Python can just read and not compare": (
-            with_files(identity=msgspec.structs.replace(IDENTITY, engine_args={"x": nested(300)})),
-            "deeper than 64 levels",
-        ),
-        "a file outside": (with_files(entry("../../outside", 5)), "is no file of an artifact"),
-        "an absolute path": (with_files(entry("/etc/shadow", 5)), "is no file of an artifact"),
-        "a path with a NUL": (with_files(entry("a\0b", 5)), "is no file of an artifact"),
-        "no name": (with_files(entry("", 0)), "is no file of an artifact"),
-        "the manifest itself": (with_files(entry("manifest.json", 5)), "is no file of an artifact"),
-        "a file twice": (with_files(entry("a", 5), entry("a", 7)), "is there twice"),
-        "a size below zero": (with_files(FileEntry(path="a", size=-1, blake3=())), "0 digests for -1 bytes"),
-        "a digest too many": (with_files(FileEntry(path="a", size=1, blake3=("0", "1"))), "2 digests for 1 bytes"),
-        "a size that lies": (with_files(FileEntry(path="a", size=2**62, blake3=("0",))), "1 digests for"),
-    }.values(),
-)  # fmt: skip
+WRONG: dict[str, Any] = {
+    "text that is no UTF-8": (framed(b'{"generation":"\xff"}'), "UTF-8"),
+    "lists without end": (framed(b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "deep"),
+    "what Python can just read and not compare": (
+        with_files(identity=msgspec.structs.replace(IDENTITY, engine_args={"x": nested(300)})),
+        "deeper than 64 levels",
+    ),
+    "a file outside": (with_files(entry("../../outside", 5)), "is no file of an artifact"),
+    "an absolute path": (with_files(entry("/etc/shadow", 5)), "is no file of an artifact"),
+    "a path with a NUL": (with_files(entry("a\0b", 5)), "is no file of an artifact"),
+    "no name": (with_files(entry("", 0)), "is no file of an artifact"),
+    "the manifest itself": (with_files(entry("manifest.json", 5)), "is no file of an artifact"),
+    "a file twice": (with_files(entry("a", 5), entry("a", 7)), "is there twice"),
+    "a size below zero": (with_files(FileEntry(path="a", size=-1, blake3=())), "0 digests for -1 bytes"),
+    "a digest too many": (with_files(FileEntry(path="a", size=1, blake3=("0", "1"))), "2 digests for 1 bytes"),
+    "a size that lies": (with_files(FileEntry(path="a", size=2**62, blake3=("0",))), "1 digests for"),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), WRONG.values(), ids=WRONG)
 def test_what_no_writer_writes_is_refused(data: bytes, why: str) -> None:
     with pytest.raises(StoreError, match=why) as e:
         manifests.decode(data, "g")

@@ -2,6 +2,7 @@
 worker's own directories, and with numbers that a thaw can work with."""
 
 import json
+import os
 import shutil
 import stat
 import tempfile
@@ -56,7 +57,7 @@ def document(root: str) -> Any:
 
 
 SIZES = {process.DATA: 35, "memory-400.bin": MEMORY}
-PLACE = "/dev/shm/vernal-fuzz-root"
+PLACE = f"/dev/shm/vernal-fuzz-{os.getpid()}"
 
 
 @PROFILE

@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-cycles gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
+        autoscaling autoscaling-cycles fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -46,7 +46,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -56,6 +56,9 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM (8 min beside others)
 	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not s3 and not scenario and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
+
+fuzz: venv ## what others send or leave on storage, made wrong, against the code that reads it (80 min: ten a target; not part of make test)
+	PYTHONPATH=operator/tests:e2e $(BIN)/python -m fuzz $(FUZZ)  # as in FUZZ="--target manifest --minutes 1"
 
 gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)
 	$(PYTHON) -m pytest -rs -m gpu worker_image/tests/gpu

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vernal_contract import names
+from vernal_contract import decoding, names
 
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -112,7 +112,7 @@ def decode(text: str) -> WorkerConfig:
             message holds its path.
         msgspec.DecodeError: `text` is not JSON.
     """
-    config = msgspec.json.decode(text, type=WorkerConfig)
+    config = decoding.json(text, WorkerConfig)
     if missing := sorted(set(config.must_understand) & set(unknown_fields(text))):
         raise msgspec.ValidationError(
             f"this worker image is older than the operator and does not know {', '.join(missing)}, which must be"
@@ -127,8 +127,8 @@ def unknown_fields(text: str) -> list[str]:
     Raises:
         msgspec.DecodeError: as `decode`.
     """
-    known = msgspec.to_builtins(msgspec.json.decode(text, type=WorkerConfig))
-    return sorted(_unknown(msgspec.json.decode(text), known, ""))
+    known = msgspec.to_builtins(decoding.json(text, WorkerConfig))
+    return sorted(_unknown(decoding.json(text, dict[str, Any]), known, ""))
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vernal_contract import compare
+from vernal_contract import compare, decoding
 
 FORMAT_VERSION = 1
 """Version of the artifact's layout on the store. A reader refuses a higher one (`Reason.FORMAT_UNSUPPORTED`)."""
@@ -78,5 +78,4 @@ def misfits(artifact: HostTuple, here: HostTuple) -> list[str]:
 
 
 def _json(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode(_canonical(value))
-    return found
+    return decoding.json(_canonical(value), dict[str, Any])

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from vernal_contract import decoding
+
 MOST = 20
 """That are named: a termination message has 4,096 bytes."""
 
@@ -21,6 +23,6 @@ def encode(found: Orphans) -> bytes:
 def decode(text: str) -> Orphans | None:
     """None if it is something else, such as the message of an older worker image."""
     try:
-        return msgspec.json.decode(text, type=Orphans)
+        return decoding.json(text, Orphans)
     except msgspec.MsgspecError:
         return None

@@ -1,9 +1,11 @@
 """The schema of `GET /state` on a worker's admin port: what the operator, `kubectl` users and tests read."""
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
+from vernal_contract import decoding
 from vernal_contract.identity import HostTuple, IdentityInputs
 
 SCHEMA = 1
@@ -44,6 +46,11 @@ class FreezeOutcome(_Word):
     UNKNOWN = "Unknown"
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=-1e10, le=1e10)]
+"""Numbers that can be added to and written down: a worker runs other people's code."""
+
+
 class _Base(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=False):
     pass
 
@@ -54,9 +61,9 @@ class ArtifactRef(_Base):
     identity: str
     generation: str
     host_tuple: str  # hex digest
-    bytes: int
-    files: int
-    shared_bytes: int = 0  # of files that another artifact has too, when this worker looked
+    bytes: Count
+    files: Count
+    shared_bytes: Count = 0  # of files that another artifact has too, when this worker looked
 
 
 class RestoreFailure(_Base):
@@ -72,23 +79,23 @@ class FreezeReport(_Base):
     outcome: FreezeOutcome
     reason: str | None = None
     message: str = ""
-    seconds: float | None = None
+    seconds: Seconds | None = None
 
 
 class DrainReport(_Base):
-    seconds_left: float
+    seconds_left: Seconds
     accepting: bool  # still inside propagationSeconds
-    aborted: int = 0
+    aborted: Count = 0
 
 
 class Load(_Base):
     """How much a worker that serves has to do."""
 
-    running: int = 0  # requests that the engine works on
-    waiting: int = 0  # requests that the engine has not begun, for want of room
+    running: Count = 0  # requests that the engine works on
+    waiting: Count = 0  # requests that the engine has not begun, for want of room
     kv_usage: float = 0.0  # part of the KV cache that is in use, 0 to 1
     pressure: float = 0.0  # requests in flight over what the engine can hold; above 1, some wait
-    idle_seconds: float = 0.0  # since the last request ended, or the worker began to serve; 0 while one is in flight
+    idle_seconds: Seconds = 0.0  # since the last request ended, or the worker began to serve; 0 while one is in flight
 
 
 class WorkerState(_Base, kw_only=True):
@@ -114,13 +121,13 @@ class WorkerState(_Base, kw_only=True):
     artifact: ArtifactRef | None = None  # restored from, or published
     freeze: FreezeReport | None = None
     restore_failures: list[RestoreFailure] = []
-    timings: dict[str, float] = {}  # phase name -> seconds, e.g. "verify", "criu", "canary", "total"
-    in_flight: int = 0
-    accepted_total: int = 0
+    timings: dict[str, Seconds] = {}  # phase name -> seconds, e.g. "verify", "criu", "canary", "total"
+    in_flight: Count = 0
+    accepted_total: Count = 0
     load: Load | None = None  # None until it serves, and from an older worker
     drain: DrainReport | None = None
     last_error: str | None = None
-    uptime: float = 0.0
+    uptime: Seconds = 0.0
 
 
 def encode(state: WorkerState) -> bytes:
@@ -131,6 +138,6 @@ def decode(data: bytes) -> WorkerState:
     """Parse a worker's answer.
 
     Raises:
-        msgspec.ValidationError: not this schema; the message holds the field's path.
+        msgspec.DecodeError: not JSON, or (ValidationError) not this schema; the message holds the field's path.
     """
-    return msgspec.json.decode(data, type=WorkerState)
+    return decoding.json(data, WorkerState)

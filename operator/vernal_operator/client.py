@@ -14,9 +14,9 @@ import kubernetes
 import msgspec
 import urllib3
 from kubernetes.utils.keepalive import tcp_keepalive_socket_options
-from vernal_contract import names
+from vernal_contract import decoding, names
 
-from vernal_operator import metrics
+from vernal_operator import metrics, nesting
 from vernal_operator.kinds import Kind
 
 Object = dict[str, Any]
@@ -53,7 +53,8 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-_STATUS = msgspec.json.Decoder(_Status)
+_STATUS: Callable[[bytes], _Status] = decoding.json_decoder(_Status)
+_OBJECT: Callable[[bytes], "Object"] = nesting.decoder(dict[str, Any])
 
 
 class ApiError(Exception):
@@ -209,8 +210,7 @@ class Client:
     ) -> Object:
         with self._send(verb, kind, path, query, body) as response:
             data = self._read(response)
-        answer: Object = msgspec.json.decode(data)
-        return answer
+        return _OBJECT(data)
 
     @contextmanager
     def _send(
@@ -267,7 +267,7 @@ def _refusal(what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     data = response.read()
     response.release_conn()
     try:
-        status = _STATUS.decode(data)
+        status = _STATUS(data)
     except msgspec.DecodeError:
         status = _Status(message=data[:200].decode(errors="replace"))
     after = response.headers.get("Retry-After", "")

@@ -11,6 +11,8 @@ from vernal_operator import metrics
 
 K = TypeVar("K")
 
+_LONGEST_WAIT = 86400.0  # seconds: Python refuses to wait for more than 292 years, which an object may ask for
+
 
 class WorkQueue(Generic[K]):
     """As client-go's: a key added while it waits is merged; one added while it is handled comes again
@@ -58,7 +60,7 @@ class WorkQueue(Generic[K]):
                     metrics.QUEUE_DEPTH.set(len(self._ready))
                     self._active.add(key)
                     return key
-                self._condition.wait(wait)
+                self._condition.wait(None if wait is None else min(wait, _LONGEST_WAIT))
             return None
 
     def done(self, key: K) -> None:

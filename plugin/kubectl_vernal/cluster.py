@@ -66,8 +66,7 @@ class Cluster:
         return str(self._api.configuration.host)
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Object:
-        found: Object = json.loads(self._call("GET", path, query))
-        return found
+        return _decoded(self._call("GET", path, query), f"GET {path}")
 
     def items(self, path: str, query: Mapping[str, str] | None = None) -> list[Object]:
         """All objects of a list, page by page."""
@@ -99,16 +98,13 @@ class Cluster:
             yield rest.decode(errors="replace")
 
     def post(self, path: str, body: Object) -> Object:
-        found: Object = json.loads(self._call("POST", path, {"fieldManager": MANAGER}, body))
-        return found
+        return _decoded(self._call("POST", path, {"fieldManager": MANAGER}, body), f"POST {path}")
 
     def patch(self, path: str, body: Object | list[Object], *, dry_run: bool = False) -> Object:
         """JSON merge patch of an object, or JSON patch of a list of operations."""
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
-        found: Object = json.loads(
-            self._call("PATCH", path, query, body, _JSON_PATCH if isinstance(body, list) else _MERGE_PATCH)
-        )
-        return found
+        content_type = _JSON_PATCH if isinstance(body, list) else _MERGE_PATCH
+        return _decoded(self._call("PATCH", path, query, body, content_type), f"PATCH {path}")
 
     # -- underneath ---
 
@@ -157,11 +153,20 @@ class Cluster:
         raise ApiError(response.status, f"{method} {path}: {_sentence(data) or f'HTTP {response.status}'}")
 
 
+def _decoded(data: bytes, what: str) -> Object:
+    """Raises: ApiError: it is no JSON, or has an object that is nested without end, as anybody's may be."""
+    try:
+        found: Object = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(0, f"{what}: the answer cannot be read: {error}") from None
+    return found
+
+
 def _sentence(data: bytes) -> str:
     """The API server's own words, or what else was answered."""
     try:
         return str(json.loads(data)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return data[:200].decode(errors="replace").strip()
 
 

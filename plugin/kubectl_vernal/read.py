@@ -199,7 +199,7 @@ def _ask(cluster: Cluster, pod: Object, port: int) -> Object | str:
         if error.status == 403:
             return "you may not read it: `get` on pods/proxy in this namespace is missing"
         return f"no answer on its admin port: {error}"
-    except ValueError:
+    except (ValueError, RecursionError):
         return "what it answered is no state"
     return found
 

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,48 @@ def test_no_cluster_is_told_with_what_to_do(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert main(["status"]) == 3
     assert "KUBECONFIG" in capsys.readouterr().err
+
+
+class _Answers(BaseHTTPRequestHandler):
+    data = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.data)))
+        self.end_headers()
+        self.wfile.write(self.data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("data", [b"no JSON", b"[" * 100_000 + b"]" * 100_000], ids=["no JSON", "no end"])
+def test_an_answer_that_cannot_be_read_is_told_in_a_line(
+    data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pool may be nested as deep as the API server keeps, and a worker may answer anything."""
+    monkeypatch.setattr(_Answers, "data", data)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        cluster, context = (
+            {"name": "c", "cluster": {"server": url}},
+            {"name": "c", "context": {"cluster": "c", "user": "u"}},
+        )
+        config = {
+            "clusters": [cluster],
+            "contexts": [context],
+            "users": [{"name": "u", "user": {}}],
+            "current-context": "c",
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        try:
+            assert main(["status"]) == 3
+        finally:
+            server.shutdown()
+    said = capsys.readouterr().err
+    assert "the answer cannot be read" in said and "Traceback" not in said and said.count("\n") == 1
 
 
 def test_n_and_a_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:

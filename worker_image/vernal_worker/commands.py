@@ -249,7 +249,7 @@ def _found(arguments: argparse.Namespace) -> list[Artifact | Broken]:
     root, prefix = store_root(arguments), getattr(arguments, "identity", None) or ""
     found: list[Artifact | Broken] = []
     for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/{layout.CURRENT}")):
-        directory = current.resolve()
+        directory = current.parent / (layout.pointer(current.parent) or current.name)
         try:
             found.append(load(directory))
         except StoreError as error:

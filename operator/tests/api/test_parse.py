@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz.documents import nested
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vernal_operator.api.crd import KINDS, object_schema
@@ -61,6 +62,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "spec.kvTransfer.sizeLimit is only for the connector",
     ),
     "KV size limit is no quantity": ({"kvTransfer": {"sizeLimit": "much"}}, "spec.kvTransfer.sizeLimit"),
+    "a quantity that fills any memory": ({"kvTransfer": {"sizeLimit": "1e999999999"}}, "spec.kvTransfer.sizeLimit"),
+    "a quantity with a fraction for exponent": ({"kvTransfer": {"sizeLimit": "1e.5"}}, "spec.kvTransfer.sizeLimit"),
+    "a quantity of many digits": ({"resources": {"limits": {"cpu": "9" * 5000}}}, "spec.resources.limits.cpu"),
+    "for ever, as people write it": (
+        {"checkpoint": {"storage": {"claimName": "c"}, "retention": {"unusedSeconds": 10**10}}},
+        "spec.checkpoint.retention.unusedSeconds",
+    ),
     "KV blocks among checkpoints": (
         {"checkpoint": {"storage": {"claimName": "c"}}, "kvTransfer": {"storage": {"claimName": "c"}}},
         "spec.kvTransfer.storage and spec.checkpoint.storage",
@@ -201,6 +209,22 @@ def test_bad_pools_name_the_field(name: str) -> None:
     fields, message = BAD[name]
     spec, error = parse_pool({"spec": GOOD | fields})
     assert spec is None and message in error, error
+
+
+@pytest.mark.parametrize("levels", [100, 300, 5000])
+@pytest.mark.parametrize("field", ["engineArgs", "podTemplate", "kvTransfer", "autoscaling"])
+def test_what_is_nested_without_end_is_refused_by_the_field_s_name(field: str, levels: int) -> None:
+    """The API server keeps 10,000 levels where a field is free."""
+    spec, error = parse_pool({"spec": GOOD | {field: {"x": nested(levels)}}})
+    assert spec is None and error == f"spec.{field}: must not be nested deeper than 64 levels"
+
+
+def test_what_is_told_fits_into_a_condition_and_a_line() -> None:
+    """However much is wrong, and whatever names it has."""
+    many = [{"name": f"{number}\n{'x' * 5000}"} for number in range(200)]
+    spec, error = parse_pool({"spec": GOOD | {"env": many, "podTemplate": {"spec": {"a\0b" * 9999: 1}}}})
+    assert spec is None and error.startswith("spec.env[0]") and error.endswith(" more")
+    assert len(error) < 5000 and error.isprintable()
 
 
 @pytest.mark.parametrize("raw", [{}, {"spec": None}, {"spec": []}, {"spec": {"model": "m"}}])

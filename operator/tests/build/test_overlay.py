@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vernal_operator.build.overlay import MERGE_KEYS, merge
@@ -87,3 +88,13 @@ def test_mounts_are_merged_by_path_and_ports_by_number() -> None:
     assert merged["volumeMounts"] == [{"mountPath": "/tmp", "name": "big"}]
     assert [p["containerPort"] for p in merged["ports"]] == [8000, 9]
     assert MERGE_KEYS["ports"] == "containerPort"
+
+
+@pytest.mark.parametrize("odd", [[], {}, ["a"], {"a": 1}, 1.5, None, True])
+def test_an_entry_whose_identity_is_none_is_added(odd: Any) -> None:
+    """What it should have been is the API server's to say, of the pod that comes of it."""
+    base = {"volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}]}
+    assert merge(base, {"volumeMounts": [{"mountPath": odd}]})["volumeMounts"] == [
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"mountPath": odd},
+    ]

@@ -43,6 +43,29 @@ def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
             before[call.method, call.path] = body
 
 
+def test_a_pool_that_is_nested_without_end_is_told_so_and_keeps_no_other_from_being_served(
+    case: Case, api: ApiServer
+) -> None:
+    """The API server keeps 10,000 levels where a field is free. Both ways in: a watch, and after a restart a list."""
+    case.start()
+    evil = pool(engineArgs={"x": "?"}) | {"metadata": {"name": "evil"}}
+    text = json.dumps(evil).replace('"?"', "[" * 5000 + "]" * 5000)
+    run = [api.kubectl, f"--kubeconfig={api.kubeconfig}", "-n", case.namespace]
+    subprocess.run([*run, "create", "--validate=false", "-f", "-"], input=text, check=True, text=True)
+    why = '{.status.conditions[?(@.type=="Degraded")].message}'
+
+    def told() -> bool:
+        said = subprocess.run([*run, "get", "vwp", "evil", "-o", f"jsonpath={why}"], check=True, capture_output=True)
+        return b"spec.engineArgs: must not be nested deeper than 64 levels" in said.stdout
+
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    case.wait("the field to be named", told)
+    case.restart()
+    case.change(replicas=2)
+    case.wait_settled(2)
+
+
 @pytest.mark.every_release
 def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., str]) -> None:
     case.start()

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fuzz.documents import nested
 from plan.factory import HOST_TUPLE, IDENTITY, creator, worker
 from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, RestoreFailure, encode
 from vernal_operator.observe.answers import LONGEST, MAX_BYTES, MOST, Reader
@@ -82,3 +83,30 @@ def test_the_largest_answer_that_is_read_leaves_little() -> None:
     finally:
         tracemalloc.stop()
     assert len(kept) == 20
+
+
+def answer(**fields: Any) -> bytes:
+    return msgspec.json.encode({**msgspec.to_builtins(creator()), **fields})
+
+
+WRONG: dict[str, Any] = {
+    "lists without end": answer(invented="?").replace(b'"?"', b"[" * 30_000 + b"]" * 30_000),
+    "text that is no UTF-8": answer(lastError="?").replace(b"?", b"\xff"),
+    "a start before the world's": answer(uptime=2**53),
+    "a start after its end": answer(uptime=-1e308),
+    "more bytes than a number has": answer(artifact={**msgspec.to_builtins(creator().artifact), "bytes": 2**63}),
+    "requests of less than none": answer(inFlight=-1),
+}
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
+def test_what_no_worker_says_is_no_answer(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        Reader().read(data, lambda _: None)
+
+
+def test_inputs_that_nobody_could_compare_are_no_answer() -> None:
+    """Python can just read them."""
+    inputs = {**msgspec.to_builtins(creator().identity_inputs), "engineArgs": {"x": nested(300)}}
+    with pytest.raises(msgspec.DecodeError, match="nested deeper than 64 levels"):
+        Reader().read(answer(identityInputs=inputs, identity=None), lambda _: None)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from vernal_operator.observe import views
+from vernal_operator.plan.times import epoch
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -142,3 +143,17 @@ def test_last_words_of_a_job_s_pod() -> None:
     runs = {"name": "janitor", "state": {"running": {}}}
     pods = [{"metadata": {}, "status": {"containerStatuses": [status]}} for status in (runs, ended)]
     assert views.termination_messages(json.dumps({"items": [*pods, {"metadata": {}}]}).encode()) == ["words"]
+
+
+@pytest.mark.parametrize("moment", ["0000-01-01T00:00:00Z", "2026-11-25T00:00:00+99:99", "2026-02-29T00:00:00Z"])
+def test_what_a_status_says_and_cannot_be_is_as_if_it_were_not_there(moment: str) -> None:
+    """Kubernetes' check of date-time lets it through; the plan writes the field anew."""
+    seen = {"unusedSince": moment, "restores": 3, "conditions": [], "ofTomorrow": {"x": 1}}
+    spec = {"identity": "a" * 64, "hostTuple": "b" * 64, "model": "m", "image": "i", "storage": {"claimName": "c"}}
+    entry = views.CHECKPOINTS_READER.convert({"metadata": {"name": "c"}, "spec": spec, "status": seen})
+    assert entry is not None and entry.view.status == {"restores": 3, "conditions": [], "ofTomorrow": {"x": 1}}
+
+
+@pytest.mark.parametrize("moment", ["2026-11-25T00:00:00Z", "2026-11-25t00:00:00z", "2026-11-25T01:00:00.000+01:00"])
+def test_a_moment_however_it_is_written(moment: str) -> None:
+    assert epoch(moment) == 1795564800.0

@@ -91,12 +91,25 @@ def test_an_answer_is_kept_with_its_time(workers: Workers) -> None:
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.2/\r\nContent-Length: 0\r\n\r\n",),
         (ok(b"{}"),),
         (ok(b"not json"),),
+        (ok(STATE.replace(b'"r"', b'"\xff"')),),
+        (ok(STATE.replace(b"{", b'{"invented":' + b"[" * 30_000 + b"]" * 30_000 + b",", 1)),),
         (ok(b"x" * (MAX_BYTES + 1)),),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", STATE[:10]),
         (b"garbage\r\n\r\n",),
         (),
     ],
-    ids=["500", "redirect", "other schema", "no json", "too large", "cut off", "no http", "closed"],
+    ids=[
+        "500",
+        "redirect",
+        "other schema",
+        "no json",
+        "no text",
+        "no end",
+        "too large",
+        "cut off",
+        "no http",
+        "closed",
+    ],
 )
 def test_what_is_no_answer_counts_as_asked(workers: Workers, data: tuple[bytes, ...]) -> None:
     answer = ask(workers, *data)

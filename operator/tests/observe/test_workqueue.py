@@ -90,3 +90,15 @@ def test_no_key_is_lost_or_handled_twice_at_once() -> None:
         assert not thread.is_alive()
     assert not wrong
     assert set(handled) == set(range(20)) and sum(handled.values()) == before + 20
+
+
+def test_a_key_that_is_due_in_a_thousand_years_ends_no_thread() -> None:
+    """Python refuses to wait for so long: the thread that did would end, and with the last of them the operator."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("for ever", 1e12)
+    taken: list[str | None] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.get()))
+    thread.start()
+    queue.add_after("now", 0.1)
+    thread.join(GUARD_SECONDS)
+    assert taken == ["now"]

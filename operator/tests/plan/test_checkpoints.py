@@ -163,3 +163,10 @@ def test_transition_times_change_with_status_only() -> None:
     assert times[0]["Ready"] == times[1]["Ready"] == "2027-01-15T08:00:00Z"
     assert times[1]["CheckpointReady"] == "2027-01-15T08:01:00Z"
     assert plan(replace(later, pool=pool(spec(replicas=2), status=second.status))).status is None
+
+
+@pytest.mark.parametrize("odd", [5, "text", {"name": "x"}, [None, 5, {"name": 5}]])
+def test_pull_secrets_that_are_none_are_left_out(odd: Any) -> None:
+    wanted = spec(podTemplate={"spec": {"imagePullSecrets": odd}})
+    (manifest,) = plan(snapshot(wanted, ready(0, revision=revision(wanted), worker=creator()))).create_checkpoints
+    assert manifest["spec"]["imagePullSecrets"] == []

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from fuzz.limits import bounded
 from plan.factory import NOW, applied, condition, creator, pending, pool, published, ready, snapshot, spec, starting
 from vernal_operator.plan import plan
 from vernal_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Snapshot
@@ -198,5 +199,7 @@ def test_the_second_pod_of_a_roll_waits_for_the_checkpoint_of_the_first() -> Non
 
 def test_what_one_plan_does_is_bounded() -> None:
     assert len(plan(snapshot(spec(replicas=300))).create) == AT_ONCE
+    with bounded():  # what /scale takes; a list of them all would fill any memory
+        assert len(plan(snapshot(spec(replicas=2**31 - 1))).create) == AT_ONCE
     many = [ready(i) for i in range(300)]
     assert len(plan(snapshot(spec(replicas=0), *many)).delete) == AT_ONCE

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from vernal_operator.api.common import FreeForm, Model, Rule
+from vernal_operator.api.common import FreeForm, Model, Rule, Seconds
 
 
 class Autoscaler(StrEnum):
@@ -60,7 +60,7 @@ class AutoscalingSpec(Model):
         "holds requests and asks for a worker; an HPA is given 1.",
     )
     max_replicas: int | None = Field(default=None, ge=1, description="Most replicas of the HPA.")
-    idle_seconds: int | None = Field(
+    idle_seconds: Seconds | None = Field(
         default=None,
         ge=1,
         description="How long no worker has had a request when the pool goes to zero. Seconds. External and unset: the "

@@ -77,10 +77,11 @@ def nested(description: str, default: Any = None) -> Any:
 FreeForm = Annotated[dict[str, Any], extension(preserve_unknown_fields=True)]
 """An object whose fields are somebody else's to define."""
 
-_EXPONENT = r"[eE](\+|-)?([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+_EXPONENT = r"[eE][+-]?[0-9]{1,2}"  # as a number, 1e999999999 would fill any memory
 _QUANTITY = rf"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|{_EXPONENT})?$"
 Quantity = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_QUANTITY)], extension(int_or_string=True)
+    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_QUANTITY, max_length=64)],
+    extension(int_or_string=True),
 ]
 """A Kubernetes quantity such as 2, 500m or 8Gi."""
 
@@ -89,6 +90,9 @@ def whole(quantity: int | str) -> int:
     """A `Quantity` as a number, rounded down."""
     return int(parse_quantity(quantity))
 
+
+Seconds = Annotated[int, Field(le=10 * 366 * 86400)]
+"""A duration: ten years at most, so that sums of several are numbers that Kubernetes takes (int32)."""
 
 CountOrPercent = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,4})%$")],

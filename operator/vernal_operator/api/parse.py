@@ -3,17 +3,20 @@
 The API server checks what is written; what is stored may still be older than the schema.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from vernal_contract.decoding import LEVELS, too_deep
 
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.common import Model
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 
 M = TypeVar("M", bound=Model)
+
+_MOST, _LONGEST = 10, 150  # problems, and characters of one, that a person is told of at once
 
 
 def parse_pool(raw: Mapping[str, Any]) -> tuple[VLLMWorkerPoolSpec | None, str]:
@@ -30,11 +33,37 @@ def _parse(model: type[M], raw: Mapping[str, Any]) -> tuple[M | None, str]:
     spec = raw.get("spec")
     if not isinstance(spec, Mapping):
         return None, "spec: must be an object"
+    # Kubernetes takes 10,000 levels where a field is free. To copy, compare and write them again is recursive.
+    if deep := [name for name, value in spec.items() if too_deep(value)]:
+        return None, _told(f"spec.{name}: must not be nested deeper than {LEVELS} levels" for name in deep)
     try:
         return model.model_validate(spec), ""
     except ValidationError as error:
-        lines = dict.fromkeys(_line(detail) for detail in error.errors(include_url=False))
-        return None, "; ".join(lines)
+        return None, _told(map(_line, error.errors(include_url=False, include_input=False)))
+
+
+def readable(status: Mapping[str, Any], model: type[Model]) -> dict[str, Any]:
+    """A status without the fields in which a moment cannot be: Kubernetes' check of date-time lets more through than
+    there is. The plan writes them anew."""
+    try:
+        model.model_validate(status)
+        return dict(status)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        wrong = {detail["loc"][0] for detail in details if detail["type"].startswith(("datetime", "timezone"))}
+        return {name: value for name, value in status.items() if name not in wrong}
+
+
+def _told(problems: Iterable[str]) -> str:
+    """In one line, which a condition has room for whatever is in it."""
+    lines = list(dict.fromkeys(map(_printable, problems)))
+    more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
+    return "; ".join(lines[:_MOST]) + more
+
+
+def _printable(line: str) -> str:
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: 2 * _LONGEST])
+    return shown if len(shown) <= 2 * _LONGEST else f"{shown[:_LONGEST]}...{shown[-_LONGEST:]}"
 
 
 def _line(detail: ErrorDetails) -> str:

@@ -15,6 +15,7 @@ from vernal_operator.api.common import (
     Model,
     Quantity,
     Rule,
+    Seconds,
     extension,
     is_zero,
     nested,
@@ -205,7 +206,7 @@ class Retention(Model):
         description="Delete: a checkpoint that no pool uses is deleted, with its files, after unusedSeconds. "
         "Retain: it stays until someone deletes it.",
     )
-    unused_seconds: int = Field(
+    unused_seconds: Seconds = Field(
         default=86400, ge=0, description="How long a checkpoint that no pool uses is kept. Seconds."
     )
     max_unused: int | None = Field(
@@ -265,24 +266,24 @@ class CheckpointSpec(Model):
         description="Failed thaws that speak against one checkpoint before it is quarantined and made anew. Storage "
         "that was gone and GPUs that were full do not count; what may be the node's fault counts once a node.",
     )
-    freeze_timeout_seconds: int = Field(
+    freeze_timeout_seconds: Seconds = Field(
         default=600,
         ge=1,
         description="Longest time to freeze and publish; the worker then serves without. Seconds.",
     )
-    warm_up_seconds: int = Field(
+    warm_up_seconds: Seconds = Field(
         default=120,
         ge=0,
         description="Longest time, before the freeze, for one request of each kind (logprobs, grammars, penalties, "
         "adapters, pooling), so that what they compile is in the checkpoint; 0 for none. Seconds.",
     )
-    thaw_timeout_seconds: int | None = Field(
+    thaw_timeout_seconds: Seconds | None = Field(
         default=None,
         ge=1,
         description="Longest time to thaw; the worker then starts cold. Seconds. Unset: two minutes, and ten seconds "
         "more for each GB of the checkpoint; sooner if the rate at which the storage delivers cannot make it.",
     )
-    gpu_memory_wait_seconds: int = Field(
+    gpu_memory_wait_seconds: Seconds = Field(
         default=60,
         ge=0,
         description="How long a start waits for GPU memory that another process holds; then the container exits with "
@@ -291,13 +292,13 @@ class CheckpointSpec(Model):
 
 
 class DrainSpec(Model):
-    propagation_seconds: int = Field(
+    propagation_seconds: Seconds = Field(
         default=5,
         ge=0,
         description="How long a worker still accepts requests after SIGTERM, while endpoints and load "
         "balancers take it out. Seconds.",
     )
-    timeout_seconds: int = Field(
+    timeout_seconds: Seconds = Field(
         default=90, ge=0, description="How long requests in flight may still run after that. Seconds."
     )
     token_secret: KeyRef | None = Field(
@@ -315,13 +316,13 @@ class RolloutSpec(Model):
         default=0,
         description="Ready pods below replicas that a roll may leave; a percentage is rounded down.",
     )
-    min_ready_seconds: int = Field(
+    min_ready_seconds: Seconds = Field(
         default=0,
         ge=0,
         description="How long a pod must have been ready before a roll counts on it: until then the new revision is "
         "not proven, and no other pod is replaced. Seconds.",
     )
-    progress_deadline_seconds: int | None = Field(
+    progress_deadline_seconds: Seconds | None = Field(
         default=None,
         ge=1,
         description="How long a new revision may be without a pod that has been ready for minReadySeconds; it is then "
@@ -497,15 +498,15 @@ class VLLMWorkerPoolSpec(Model):
     )
     checkpoint: CheckpointSpec = nested("How the pool freezes its first worker and thaws the others.")
     drain: DrainSpec = nested("How a worker ends without losing requests.")
-    termination_grace_period_seconds: int = Field(
+    termination_grace_period_seconds: Seconds = Field(
         default=120, ge=1, description="From SIGTERM to SIGKILL. The drain must fit in. Seconds."
     )
-    startup_timeout_seconds: int = Field(
+    startup_timeout_seconds: Seconds = Field(
         default=1800,
         ge=1,
         description="Longest cold start; the kubelet then restarts the container. Seconds.",
     )
-    keep_alive_seconds: int = Field(
+    keep_alive_seconds: Seconds = Field(
         default=120,
         ge=1,
         description="How long a worker keeps an HTTP connection without a request. Longer than the proxies and clients "

@@ -37,9 +37,10 @@ def checkpoint(
     host: dict[str, Any],
 ) -> Manifest:
     """The VLLMCheckpoint of an artifact. It has no owner: it outlives pools and is shared by them."""
+    listed = spec.pod_template.spec.get("imagePullSecrets")
     secrets = [
         entry["name"]
-        for entry in spec.pod_template.spec.get("imagePullSecrets") or []
+        for entry in (listed if isinstance(listed, list) else [])
         if isinstance(entry, dict) and isinstance(entry.get("name"), str)
     ]
     wanted = VLLMCheckpointSpec(

@@ -44,12 +44,18 @@ def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
 
 def _merge_list(base: list[Any], overlay: list[Any], key: str) -> list[Any]:
     out = list(base)
-    places = {entry.get(key): i for i, entry in enumerate(out) if isinstance(entry, dict)}
+    places = {_identity(entry, key): i for i, entry in enumerate(out)}
     for entry in overlay:
-        identity = entry.get(key) if isinstance(entry, dict) else None
+        identity = _identity(entry, key)
         if identity is not None and identity in places:
             out[places[identity]] = merge(out[places[identity]], entry)
         else:
             places[identity] = len(out)
             out.append(copy.deepcopy(entry))
     return out
+
+
+def _identity(entry: Any, key: str) -> str | int | None:
+    """None of what has none; that it must have one is the API server's to say."""
+    found = entry.get(key) if isinstance(entry, dict) else None
+    return found if isinstance(found, str | int) else None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.state import FreezeReport, RestoreFailure, WorkerState, decode
 
 MAX_BYTES = 64 << 10
@@ -32,7 +33,7 @@ class _Parts(msgspec.Struct, rename="camel"):
     host: Any = None
 
 
-_PARTS = msgspec.json.Decoder(_Parts)
+_PARTS: Callable[[bytes], _Parts] = decoding.json_decoder(_Parts)
 
 
 class Reader:
@@ -45,9 +46,10 @@ class Reader:
         """What is kept of an answer; `doubt` is told what is not believed.
 
         Raises:
-            msgspec.ValidationError, msgspec.DecodeError: it is none.
+            msgspec.DecodeError: it is none.
         """
-        state, parts = decode(data), _PARTS.decode(data)
+        state, parts = decode(data), _PARTS(data)
+        decoding.check_levels([parts.identity_inputs, parts.host], "identityInputs or host")
         for name, said, part in (
             ("identity", parts.identity, parts.identity_inputs),
             ("hostTuple", parts.host_tuple, parts.host),

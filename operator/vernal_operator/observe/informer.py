@@ -10,11 +10,12 @@ import logging
 import random
 import threading
 import time
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import msgspec
 
-from vernal_operator import metrics
+from vernal_operator import metrics, nesting
 from vernal_operator.client import ApiError, Client, Watch
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.views import Meta, Raw, Reader
@@ -53,10 +54,10 @@ class _Failure(msgspec.Struct):
     message: str = ""
 
 
-_PAGE = msgspec.json.Decoder(_Page)
-_EVENT = msgspec.json.Decoder(_Event)
-_BOOKMARK = msgspec.json.Decoder(_Bookmark)
-_FAILURE = msgspec.json.Decoder(_Failure)
+_PAGE: Callable[[bytes], _Page] = nesting.decoder(_Page)
+_EVENT: Callable[[bytes], _Event] = nesting.decoder(_Event)
+_BOOKMARK: Callable[[msgspec.Raw], _Bookmark] = nesting.decoder(_Bookmark)
+_FAILURE: Callable[[msgspec.Raw], _Failure] = nesting.decoder(_Failure)
 
 _NEXT_STEP = {
     401: "check the service account's token, or the kubeconfig",
@@ -84,7 +85,7 @@ class Informer(threading.Thread, Generic[T]):
         self._client, self._reader, self._cache = client, reader, cache
         self._kind, self._namespace, self._silence = reader.kind, namespace, silence
         self._query = {"labelSelector": selector} if selector else {}
-        self._object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reader.raw)
+        self._object: Callable[[msgspec.Raw], Raw] = nesting.decoder(reader.raw)
         self._version: str | None = None  # where the watch goes on; None: list first
         self._failures = 0
         self._stopped = threading.Event()
@@ -143,9 +144,9 @@ class Informer(threading.Thread, Generic[T]):
         entries: list[Entry[T]] = []
         query = {**self._query, "limit": str(PAGE)}
         while True:
-            page = _PAGE.decode(self._client.list_page(self._kind, self._namespace, query))
+            page = _PAGE(self._client.list_page(self._kind, self._namespace, query))
             for item in page.items:
-                entry = self._reader.entry(self._object.decode(item))
+                entry = self._reader.entry(self._object(item))
                 if entry is not None:
                     entries.append(entry)
             if not page.metadata.continue_:
@@ -173,21 +174,21 @@ class Informer(threading.Thread, Generic[T]):
                 for line in watch:
                     if self._stopped.is_set():
                         return
-                    self._take(_EVENT.decode(line))
+                    self._take(_EVENT(line))
             finally:
                 self._open = None
 
     def _take(self, event: _Event) -> None:
         if event.type == "ERROR":
-            failure = _FAILURE.decode(event.object)
+            failure = _FAILURE(event.object)
             self._version = None  # whatever it was, a list is a sound start
             message = f"watch {self._kind.plural}: {failure.reason}: {failure.message}"
             raise ApiError(failure.code or 500, failure.reason or "WatchError", message)
         if event.type == "BOOKMARK":
-            self._version = _BOOKMARK.decode(event.object).metadata.resource_version
+            self._version = _BOOKMARK(event.object).metadata.resource_version
             self._cache.reached(int(self._version))
             return
-        raw: Raw = self._object.decode(event.object)
+        raw = self._object(event.object)
         meta = raw.metadata
         entry = None if event.type == "DELETED" else self._reader.entry(raw)
         if entry is not None:

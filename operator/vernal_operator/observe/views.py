@@ -9,7 +9,9 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from vernal_contract import names
 
-from vernal_operator.api.parse import parse_checkpoint, parse_pool
+from vernal_operator import nesting
+from vernal_operator.api.parse import parse_checkpoint, parse_pool, readable
+from vernal_operator.api.status import VLLMCheckpointStatus, VLLMWorkerPoolStatus
 from vernal_operator.kinds import (
     AUTOSCALERS,
     BUDGETS,
@@ -220,9 +222,12 @@ class _Pods(_Json):
     items: list[_Pod]
 
 
+_PODS: Callable[[bytes], _Pods] = nesting.decoder(_Pods)
+
+
 def termination_messages(page: bytes) -> list[str]:
     """Of the containers of listed pods that have ended."""
-    pods = msgspec.json.decode(page, type=_Pods).items
+    pods = _PODS(page).items
     states = [status.state for pod in pods for status in pod.status.container_statuses or ()]
     return [state.terminated.message for state in states if state is not None and state.terminated is not None]
 
@@ -240,7 +245,8 @@ def _pool(raw: _Custom) -> Pool:
     spec, why = parse_pool({"spec": raw.spec})
     return Pool(
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
-        spec=spec, spec_error=why, status=raw.status or {}, deletion_time=_seconds(meta.deletion_timestamp),
+        spec=spec, spec_error=why, status=readable(raw.status or {}, VLLMWorkerPoolStatus),
+        deletion_time=_seconds(meta.deletion_timestamp),
         finalizers=tuple(meta.finalizers or ()), renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
 
@@ -253,7 +259,7 @@ def _checkpoint(raw: _Custom) -> CheckpointView:
     return CheckpointView(
         name=meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version,
         generation=meta.generation, created=_seconds(meta.creation_timestamp) or 0.0,
-        spec=spec, status=raw.status or {},
+        spec=spec, status=readable(raw.status or {}, VLLMCheckpointStatus),
         deletion_time=_seconds(meta.deletion_timestamp), finalizers=tuple(meta.finalizers or ()),
     )  # fmt: skip
 

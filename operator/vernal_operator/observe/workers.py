@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
-import msgspec
 from vernal_contract import names
 from vernal_contract.state import WorkerState
 
@@ -97,7 +96,9 @@ class Workers:
 
     async def _ask_all(self, batch: list[Target], done: Callable[[], None]) -> None:
         try:
-            await asyncio.gather(*(self._ask(target) for target in batch))
+            for error in await asyncio.gather(*(self._ask(target) for target in batch), return_exceptions=True):
+                if error is not None:  # the others have answered all the same
+                    log.error("a bug in Vernal, please report it: asking a worker failed", exc_info=error)
         finally:
             with self._lock:
                 self._asking -= {target.uid for target in batch}
@@ -116,7 +117,7 @@ class Workers:
             log.warning("pod %s: GET /state on %s: %s", target.pod, target.address, error)
         except (aiohttp.ClientError, OSError):
             result = "unreachable"  # normal while a worker starts or ends
-        except (msgspec.DecodeError, ValueError) as error:
+        except ValueError as error:
             result = "invalid"
             log.warning(
                 "pod %s: GET /state on %s is not of this release's schema (%s); "

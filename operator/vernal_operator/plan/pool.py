@@ -162,7 +162,7 @@ def _create(
         if snapshot.now < moment:
             later.append(moment)
         else:
-            wanted += [recipe] * count
+            wanted += [recipe] * min(count, AT_ONCE)
     slots = _free_slots(snapshot, min(len(wanted), AT_ONCE))
     renew = None if renewing is None else renewing.pods()
     made = (worker_pod(owner, r.spec, r.revision, slot, r.told, renew) for r, slot in zip(wanted, slots, strict=False))

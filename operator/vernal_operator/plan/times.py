@@ -2,6 +2,10 @@
 
 from datetime import UTC, datetime
 
+from pydantic import AwareDatetime, TypeAdapter
+
+_MOMENT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
+
 
 def stamp(moment: float) -> str:
     """RFC 3339 in UTC, whole seconds."""
@@ -14,8 +18,9 @@ def precise(moment: float) -> str:
 
 
 def epoch(text: str) -> float:
-    """Seconds since the epoch of what `stamp` or `precise` wrote."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    """Seconds since the epoch of what `stamp` or `precise` wrote, or whoever else within a status's schema (see
+    `observe.views`)."""
+    return _MOMENT.validate_python(text).timestamp()
 
 
 def not_ahead(moment: float, now: float) -> float:

@@ -99,3 +99,15 @@ def module_pods(criu: Path) -> Iterator[Callable[[Path], Pod]]:
 @pytest.fixture
 def pod_error() -> type[PodError]:
     return PodError
+
+
+@pytest.fixture
+def frozen_in() -> Callable[[Path], Any]:
+    """Reads the `process.json` of a directory."""
+    from vernal_worker.checkpoint import process
+
+    def read(directory: Path) -> Any:
+        sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+        return process.decode((directory / process.NAME).read_bytes(), sizes)
+
+    return read

@@ -74,7 +74,8 @@ class Agent:
         self._cancel_after(cancel_after)
         options.setdefault("criu", self.criu)
         options.setdefault("timeout", GUARD_SECONDS)
-        frozen = process.decode((SHARED / name / process.NAME).read_bytes())
+        sizes = {path.name: path.stat().st_size for path in (SHARED / name).iterdir()}
+        frozen = process.decode((SHARED / name / process.NAME).read_bytes(), sizes)
         result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
         self.tree = result.tree
         self.output = ""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vernal_worker.checkpoint import process
 from vernal_worker.checkpoint.images import (
     PAGE,
     Area,
@@ -97,15 +96,13 @@ def test_memory_is_the_same_without_its_zeros(pods: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.integration
-def test_large_memory_comes_from_its_own_file(pods: Any, pod_error: Any, tmp_path: Path) -> None:
+def test_large_memory_comes_from_its_own_file(pods: Any, pod_error: Any, frozen_in: Any, tmp_path: Path) -> None:
     """And without that file's bytes there is no tree."""
     source = pods()
     source.launch(ballast_mib=64)
     before = source.ask("state")
     source.freeze("image")
-    memories = process.decode(
-        (tmp_path / "image" / process.NAME).read_bytes()
-    ).memory  # children that were forked have their parent's, too
+    memories = frozen_in(tmp_path / "image").memory  # children that were forked have their parent's, too
     memory = max(memories, key=lambda memory: memory.bytes)
     assert 64 << 20 <= memory.bytes == (tmp_path / "image" / memory.file).stat().st_size
     assert sum(path.stat().st_size for path in (tmp_path / "image" / "criu").iterdir()) < 16 << 20

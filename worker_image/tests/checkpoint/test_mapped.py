@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz.limits import bounded, touched
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import until
-from vernal_worker.checkpoint import process
+from vernal_worker.checkpoint import mapped
 from vernal_worker.checkpoint.images import PAGE, Entry
 from vernal_worker.checkpoint.mapped import MappedFile, changed, join, read_ahead
 from vernal_worker.checkpoint.procfs import FileArea, file_areas, used
@@ -74,11 +75,11 @@ def test_what_is_read_ahead_gets_into_the_page_cache(tmp_path: Path, later: bool
 
 
 @pytest.mark.integration
-def test_a_checkpoint_says_what_to_read_of_libraries(pods: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_says_what_to_read_of_libraries(pods: Any, frozen_in: Any, tmp_path: Path) -> None:
     source = pods()
     source.launch()
     source.freeze("image")
-    frozen = process.decode((tmp_path / "image" / process.NAME).read_bytes())
+    frozen = frozen_in(tmp_path / "image")
     mapped = {file.path: file.ranges for file in frozen.mapped}
     library = next(path for path in mapped if "/libc.so" in path)
     assert mapped[library][0][0] == 0, "its head"
@@ -96,3 +97,16 @@ def _resident(path: Path, offset: int, length: int) -> float:
         result = ctypes.CDLL(None, use_errno=True).mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), vector)
         assert result == 0, os.strerror(ctypes.get_errno())
         return sum(entry & 1 for entry in vector) / len(vector)
+
+
+def test_a_range_is_as_long_as_its_file_and_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A list may say anything: what is asked for is bounded by what is there."""
+    file, fifo = tmp_path / "file", tmp_path / "fifo"
+    file.write_bytes(bytes(10_000))
+    os.mkfifo(fifo)
+    with bounded(), touched() as paths:
+        for path in (file, fifo, Path("/dev/null")):
+            for ranges in (((0, 2**62),), ((2**62, 5),)):
+                mapped._ask(MappedFile(str(path), ranges))
+                mapped._ask_slowly(MappedFile(str(path), ranges), 0)
+    assert set(paths) == {str(file)}

@@ -79,5 +79,6 @@ def test_the_number_of_what_is_not_understood() -> None:
 
     encode = msgspec.msgpack.encode
     assert wire.number_of(encode(["generate", 7, "r", msgspec.msgpack.Ext(99, b"?")])) == 7
-    for data in (b"", encode(["hello"]), encode({"a": 1}), encode(["call", "x"])):
+    deep, no_text = b"\x91" * 20_000 + b"\x90", b"\x92\xa4call\xa1\xff"
+    for data in (b"", encode(["hello"]), encode({"a": 1}), encode(["call", "x"]), deep, no_text):
         assert wire.number_of(data) is None

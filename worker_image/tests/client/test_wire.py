@@ -148,6 +148,45 @@ def test_what_is_not_on_the_list_does_not_travel() -> None:
             wire.engine_decoder()(junk)
 
 
+@pytest.mark.parametrize(
+    "code, content",
+    [
+        (2, [[]]),  # a set of what has no hash
+        (4, [[1]]),  # a dictionary whose entries are no pairs
+        (16, ["vllm.sampling_params.SamplingParams", {"n": 0}]),
+        (16, ["vllm.sampling_params.SamplingParams", 5]),
+        (16, ["vllm.logprobs.Logprob", {"no_such_field": 1}]),
+        (16, [["a list"], {}]),
+        (17, ["vllm.sampling_params.RequestOutputKind", 99]),
+        (17, ["vllm.sampling_params.SamplingParams", 1]),  # no enumeration
+        (18, ["<f8", [2**40], b"12345678"]),
+        (18, ["no such type", [1], b"12345678"]),
+        (18, 5),
+        (19, ["float32", [3], b"123"]),
+        (19, ["float32", [2**62, 2**62], b""]),
+        (19, [b"\xff", [1], b""]),
+    ],
+)
+def test_what_cannot_be_made_of_a_message_is_one_class_of_error(code: int, content: Any) -> None:
+    """Whatever numpy, torch and constructors raise: who reads the message has to answer it."""
+    from vernal_worker.engine import wire
+
+    value = msgspec.msgpack.Ext(code, msgspec.msgpack.encode(content))
+    with pytest.raises(msgspec.DecodeError):
+        wire.engine_decoder()(wire.encoder()(wire.Call(1, "m", [value], {})))
+    with pytest.raises(msgspec.DecodeError):
+        wire.program_decoder()(wire.encoder()(wire.Batch([wire.Result(1, value)], 0, 0)))
+
+
+@pytest.mark.parametrize("data", [b"\x91" * 20_000 + b"\x90", b"\x92\xa6cancel\xa1\xff"], ids=["no end", "no UTF-8"])
+def test_what_is_no_message_is_the_same_class_of_error(data: bytes) -> None:
+    from vernal_worker.engine import wire
+
+    for decode in (wire.engine_decoder(), wire.program_decoder()):
+        with pytest.raises(msgspec.DecodeError):
+            decode(data)
+
+
 def test_errors() -> None:
     from vernal_worker.engine import errors
     from vllm.exceptions import VLLMValidationError

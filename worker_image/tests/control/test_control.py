@@ -1,6 +1,7 @@
 """The control socket: what one side says arrives at the other, and nothing waits for ever."""
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_worker import threads
-from vernal_worker.control import protocol
+from vernal_worker.control import protocol, server
 from vernal_worker.control.client import (
     CallCancelledError,
     EngineClient,
@@ -163,17 +164,43 @@ async def _never() -> Answer:
     return protocol.Done()
 
 
-@pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"command":"format_disk"}\n', b'{"command":"resume"}\n'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"{}\n",
+        b'{"command":"format_disk"}\n',
+        b'{"command":"resume"}\n',
+        b'{"command":"\xff"}\n',
+        b'{"command":"leave","seconds_left":' + b"[" * 50_000 + b"]" * 50_000 + b"}\n",
+        b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"command":"status"}\n',
+    ],
+    ids=[
+        "nothing",
+        "no name",
+        "another name",
+        "a field too few",
+        "no UTF-8",
+        "lists without end",
+        "and before its name",
+    ],
+)
 def test_what_is_no_command_is_refused(serve: Callable[[Handle], str], line: bytes) -> None:
+    """And the descriptors that came with it are closed."""
+
     async def handle(_: AnyCommand, __: list[int]) -> Answer:
         raise AssertionError
 
+    path = serve(handle)
+    before = descriptors()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(GUARD_SECONDS)
-        connection.connect(serve(handle))
-        connection.sendall(line)
+        connection.connect(path)
+        if left := line[socket.send_fds(connection, [line], [0, 0]) :]:
+            connection.sendall(left)
         answer = protocol.decode_answer(connection.recv(10_000))
     assert isinstance(answer, protocol.Failed) and "not a command" in answer.message
+    until("the descriptors to be closed", lambda: descriptors() <= before)
 
 
 def test_half_a_command_costs_nothing(serve: Callable[[Handle], str]) -> None:
@@ -187,10 +214,69 @@ def test_half_a_command_costs_nothing(serve: Callable[[Handle], str]) -> None:
     EngineClient(path).wake(protocol.Wake(), GUARD_SECONDS)
 
 
+def test_a_client_that_says_no_more_leaves_no_descriptor(
+    serve: Callable[[Handle], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(_: AnyCommand, __: list[int]) -> Answer:
+        return protocol.Done()
+
+    monkeypatch.setattr(server, "_READ_TIMEOUT", 0.05)
+    path = serve(handle)
+    before = descriptors()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(GUARD_SECONDS)
+        connection.connect(path)
+        socket.send_fds(connection, [b'{"command":'], [0, 0, 0])
+        assert connection.recv(1) == b"", "the server hangs up"
+        until("the descriptors to be closed", lambda: descriptors() <= before + 1)  # but for this end
+
+
+def test_an_answer_without_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_MESSAGE_BYTES", 1 << 20)
+    path = str(tmp_path / protocol.SOCKET_NAME)
+    sent: list[int] = []
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            while sum(sent) < 64 << 20:
+                sent.append(connection.send(b"[" * (1 << 16)))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UnreachableError, match="does not end"):
+            EngineClient(path).status(GUARD_SECONDS)
+        thread.join()
+    assert sum(sent) < 4 << 20, "it was read no further"
+
+
+@pytest.mark.parametrize("answer", [b'{"answer":"\xff"}\n', b'{"x":' + b"[" * 50_000], ids=["no UTF-8", "deep"])
+def test_an_answer_that_is_none_is_one_of_the_call_s_errors(tmp_path: Path, answer: bytes) -> None:
+    path = str(tmp_path / protocol.SOCKET_NAME)
+
+    def say() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=say)
+        thread.start()
+        with pytest.raises(UnreachableError, match="is not understood"):
+            EngineClient(path).status(GUARD_SECONDS)
+        thread.join()
+
+
 NO_DESCRIPTORS = """
 import asyncio, os, resource, sys, threading
 from vernal_worker import threads
-from vernal_worker.control import protocol
+from vernal_worker.control import protocol, server
 from vernal_worker.control.server import ControlServer
 
 async def handle(command, fds):

@@ -95,6 +95,12 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path, path: Path) -> None:
     assert failure(tmp_path / "link.kv") is Failure.UNREADABLE
 
 
+def test_what_holds_a_reader_up_is_refused_at_once(tmp_path: Path) -> None:
+    """Nobody ever writes to it: a thread that waited for that would be lost."""
+    os.mkfifo(tmp_path / "fifo.kv")
+    assert failure(tmp_path / "fifo.kv") in (Failure.UNREADABLE, Failure.SIZE)
+
+
 class _Dies(BaseException):
     """The process is gone: no clean-up of ours runs."""
 

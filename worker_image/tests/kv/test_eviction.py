@@ -135,3 +135,18 @@ def test_temporary_files_of_ours_go_when_their_writer_is_long_dead(store: BlockS
     assert not any(path.exists() for path in abandoned)
     assert all(path.exists() for path in fresh)
     assert store.contains(key)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["0:1", "1:0"], ["0:1", "1:2", "2:0", "3:0"], ["0:0", "0:1", "0:2"]],
+    ids=["a circle", "a circle and a tail", "one tag of three blocks"],
+)
+def test_names_that_none_of_ours_have_do_not_keep_the_store_from_shrinking(store: BlockStore, names: list[str]) -> None:
+    for name in names:
+        tag, _, before = name.partition(":")
+        path = store.path(bytes.fromhex(tag * 16 + "a" * 32 + before * 16))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(FILE))
+    assert evict(store.root, 0).blocks == len(names)
+    assert not list(scan(store.root))

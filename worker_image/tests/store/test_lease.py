@@ -12,7 +12,7 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.lease import Lease, Owner
+from vernal_worker.store.lease import Lease, Owner, holder
 
 A, B = Owner(pod="a", node="n1"), Owner(pod="b", node="n2")
 
@@ -199,11 +199,23 @@ def test_a_lease_that_was_given_back_is_held_no_more(store: Any, identity: Any, 
         lease.check()
 
 
-def test_garbage_in_place_of_a_lease(store: Any, identity: Any, host: Any) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\0",
+        b'{"token":"\xff","owner":{"pod":"p"}}',
+        b"[" * 100_000,
+        b'{"token":"/../../outside","owner":{"pod":"p"}}',
+        b'{"token":"\\u0000","owner":{"pod":"p"}}',
+    ],
+    ids=["no JSON", "no UTF-8", "lists without end", "a path", "a NUL"],
+)
+def test_garbage_in_place_of_a_lease(garbage: bytes, store: Any, identity: Any, host: Any) -> None:
     store.lease(identity, host, A).try_acquire().release()
     lease = store.lease(identity, host, A).try_acquire()
     (lease_file,) = (p for p in (store.root / "leases").iterdir() if p.suffix != ".beat")
-    lease_file.write_bytes(b"\0")
+    lease_file.write_bytes(garbage)
+    assert holder(lease_file) == "an unreadable lease"
     request = store.lease(identity, host, B, ttl=0.2)
     acquire(request).release()
     lease.release()

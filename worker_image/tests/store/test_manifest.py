@@ -1,5 +1,7 @@
 """Every manifest that is written is read back equal; one that was changed in any way is refused."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from blake3 import blake3
@@ -10,6 +12,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.store import manifest as manifests
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import FileEntry, Manifest
+from vernal_worker.store.pieces import PIECE, pieces
 
 text = st.text(max_size=20)
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text
@@ -32,7 +35,16 @@ hosts = st.builds(
     gpu_count=st.integers(0, 8),
     mounts=st.lists(text, max_size=3).map(tuple),
 )
-entries = st.builds(FileEntry, path=text, size=st.integers(0, 2**50), blake3=st.lists(text, max_size=3).map(tuple))
+names = st.text(max_size=20).filter(lambda name: name not in ("", ".", "..") and not set("\0/").intersection(name))
+paths = st.lists(names, min_size=1, max_size=3).map("/".join).filter(lambda path: path != manifests.NAME)
+sizes = st.integers(0, 2 * PIECE)
+
+
+def entry(path: str, size: int) -> FileEntry:
+    return FileEntry(path=path, size=size, blake3=tuple("0" * 64 for _ in pieces(path, size)))
+
+
+files = st.dictionaries(paths, sizes, max_size=4).map(lambda found: (found.keys(), found.values()))
 
 
 @st.composite
@@ -44,7 +56,7 @@ def some_manifest(draw: st.DrawFn) -> Manifest:
         identity_inputs=identity,
         host_tuple=digest(host),
         host=host,
-        files=tuple(draw(st.lists(entries, max_size=4))),
+        files=tuple(map(entry, *draw(files))),
         created=draw(text),
         created_by=draw(text),
         timings=draw(st.dictionaries(text, st.floats(0, 1e6), max_size=3)),
@@ -116,3 +128,59 @@ def test_a_manifest_of_a_newer_minor_version_is_read(manifest: Manifest) -> None
     identity, host = manifests.fields(data)
     assert differences(identity, manifest.identity_inputs) == ["invented: artifact has {'x': 1}, this host has nothing"]
     assert differences(host, manifest.host) != []
+
+
+def framed(body: bytes) -> bytes:
+    return b'{"digest":"%s","manifest":%s}\n' % (blake3(body).hexdigest().encode(), body)
+
+
+IDENTITY = IdentityInputs(image_id="i", engine_args={}, engine_env={}, model="m", weights="w", versions={})
+HOST = HostTuple(architecture="a", cpu_features=(), kernel="k")
+
+
+def with_files(*found: FileEntry, identity: IdentityInputs = IDENTITY) -> bytes:
+    return manifests.encode(
+        Manifest(
+            generation="g",
+            identity=digest(identity),
+            identity_inputs=identity,
+            host_tuple=digest(HOST),
+            host=HOST,
+            files=found,
+            created="",
+            created_by="",
+        )
+    )
+
+
+def nested(levels: int) -> Any:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+WRONG: dict[str, Any] = {
+    "text that is no UTF-8": (framed(b'{"generation":"\xff"}'), "UTF-8"),
+    "lists without end": (framed(b'{"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), "deep"),
+    "what Python can just read and not compare": (
+        with_files(identity=msgspec.structs.replace(IDENTITY, engine_args={"x": nested(300)})),
+        "deeper than 64 levels",
+    ),
+    "a file outside": (with_files(entry("../../outside", 5)), "is no file of an artifact"),
+    "an absolute path": (with_files(entry("/etc/shadow", 5)), "is no file of an artifact"),
+    "a path with a NUL": (with_files(entry("a\0b", 5)), "is no file of an artifact"),
+    "no name": (with_files(entry("", 0)), "is no file of an artifact"),
+    "the manifest itself": (with_files(entry("manifest.json", 5)), "is no file of an artifact"),
+    "a file twice": (with_files(entry("a", 5), entry("a", 7)), "is there twice"),
+    "a size below zero": (with_files(FileEntry(path="a", size=-1, blake3=())), "0 digests for -1 bytes"),
+    "a digest too many": (with_files(FileEntry(path="a", size=1, blake3=("0", "1"))), "2 digests for 1 bytes"),
+    "a size that lies": (with_files(FileEntry(path="a", size=2**62, blake3=("0",))), "1 digests for"),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), WRONG.values(), ids=WRONG)
+def test_what_no_writer_writes_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(StoreError, match=why) as e:
+        manifests.decode(data, "g")
+    assert e.value.reason == Reason.MANIFEST_INVALID

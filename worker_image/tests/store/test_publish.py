@@ -264,3 +264,24 @@ def test_a_generation_that_is_to_be_renewed_is_replaced_and_its_successor_is_not
     late = filled(asked.stage(identity, host), seed=2).publish(created_by="c")
     assert (late.outcome, late.artifact) == (FreezeOutcome.PUBLISHED_BY_OTHER, new.artifact), "it is renewed once"
     assert asked.find(identity, host).artifact == store.find(identity, host).artifact == new.artifact
+
+
+@pytest.mark.parametrize("target", ["current", "/outside", None], ids=["a loop", "elsewhere", "a file"])
+def test_a_pointer_that_leads_elsewhere_leads_nowhere(
+    store: Store, identity: Any, host: Any, filled: Any, target: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also for who lists a store: what is elsewhere is not of it, though it be a whole artifact."""
+    published = filled(store.stage(identity, host)).publish(created_by="a").artifact
+    outside = tmp_path_factory.mktemp("outside") / published.generation
+    published.path.rename(outside)
+    current = published.path.parent / "current"
+    current.unlink()
+    if target is None:
+        current.write_bytes(b"x")
+    else:
+        current.symlink_to(outside if target == "/outside" else target)
+    assert store.artifacts() == [] and store.candidates(identity) == []
+    try:
+        assert store.find(identity, host).artifact is None
+    except StoreError as error:
+        assert error.reason is Reason.MANIFEST_MISSING

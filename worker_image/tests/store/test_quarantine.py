@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vernal_contract.reasons import NEXT_STEP, About, Reason, about
 from vernal_worker.store import quarantine
 from vernal_worker.store.failures import Failure
+from vernal_worker.store.layout import Key
 from vernal_worker.store.quarantine import FIRST_DELAY, LONGEST_DELAY, counted, delay
 from vernal_worker.store.store import Store
 
@@ -57,6 +58,21 @@ def test_what_counts(failures: list[Failure]) -> None:
     innocent = [each for each in failures if about(each.reason) in (About.STORAGE, About.GPU, About.WORKER)]
     assert counted(innocent) == 0
     assert counted([each for each in failures if each not in innocent]) == count
+
+
+@pytest.mark.parametrize("garbage", [b"", b'{"stage":"\xff"}', b"[" * 100_000], ids=["empty", "no UTF-8", "no end"])
+def test_records_that_cannot_be_read_are_passed_over(
+    garbage: bytes, store: Any, identity: Any, host: Any, filled: Any
+) -> None:
+    """One bad file on shared storage must not keep every worker from starting."""
+    generation = publish(store, identity, host, filled)
+    fail(store, identity, host, generation, OF_THE_ARTIFACT)
+    directory = Key.of(store.root, identity, host)
+    (directory.failures(generation) / "bad.json").write_bytes(garbage)
+    (directory.directory / quarantine.NAME).write_bytes(garbage)
+    assert len(store.failures(identity, host, generation)) == 1
+    given_up = quarantine.look(directory, generation, 1)
+    assert given_up is not None and given_up.generation == generation
 
 
 def test_one_storage_blip_with_three_pods_retires_nothing(store: Any, identity: Any, host: Any, filled: Any) -> None:

@@ -1,5 +1,6 @@
 """Models from a hub are known by their commit, and fetched by a process that is gone before the freeze."""
 
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -90,6 +91,45 @@ def test_without_a_hub_the_cache_of_downloads_says_it(variables: dict[str, str],
     refs.mkdir(parents=True)
     (refs / "main").write_text(SECOND)
     assert hub.pin(settings(variables), variables).repositories == (Repository("model", "org/model", SECOND),)
+
+
+WRONG: dict[str, Any] = {
+    "no HTTP": b"garbage\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+    "no JSON": b"HTTP/1.0 200 OK\r\n\r\n<html>",
+    "a list": b"HTTP/1.0 200 OK\r\n\r\n[]",
+    "no commit": b"HTTP/1.0 200 OK\r\n\r\n{}",
+    "a number as commit": b'HTTP/1.0 200 OK\r\n\r\n{"sha":5}',
+    "no UTF-8": b'HTTP/1.0 200 OK\r\n\r\n{"sha":"\xff"}',
+    "lists without end": b'HTTP/1.0 200 OK\r\n\r\n{"x":' + b"[" * 20_000,
+}
+
+
+@pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)
+def test_whatever_stands_where_the_hub_should_is_an_error_of_the_hub_s(
+    answer: bytes, variables: dict[str, str]
+) -> None:
+    def say() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=say)
+        thread.start()
+        variables["HF_ENDPOINT"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(HubError, match="it is not known which commit 'main' of 'org/model' is"):
+            hub.pin(settings(variables), variables)
+        thread.join()
+
+
+def test_what_the_cache_has_in_a_commit_s_place_is_none(variables: dict[str, str], tmp_path: Path) -> None:
+    """A revision is part of a path there, and may lead out of it."""
+    (tmp_path / "secret").write_text("something else")
+    variables["HF_HUB_OFFLINE"] = "1"
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        hub.pin(settings(variables, str(tmp_path / "secret")), variables)
 
 
 def test_a_name_that_is_none(variables: dict[str, str]) -> None:

@@ -55,7 +55,13 @@ def artifact(context: Context, tmp_path: Path) -> Artifact:
     process.write(
         directory,
         process.Frozen(
-            root=1, pids=(1,), ids=(1,), stdout="", stderr="", roots=tuple(map(str, roots)), files=tuple(files)
+            root=400,
+            pids=(400,),
+            ids=(400,),
+            stdout="pipe:[1]",
+            stderr="pipe:[2]",
+            roots=tuple(map(str, roots)),
+            files=tuple(files),
         ),
     )
     published = staging.publish(created_by="a").artifact

@@ -92,7 +92,7 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, bel
                 path = Path(entry.path)
                 if below is not None and not path.is_relative_to(below):
                     source.seek(sum(length for _, length in entry.extents), os.SEEK_CUR)
-                elif not (stat.S_ISDIR(entry.mode) and path.is_dir()):
+                elif not (stat.S_ISDIR(entry.mode) and path.is_dir() and not path.is_symlink()):
                     _make(entry, path, source.fileno(), tick)
     except OSError as e:
         raise _failed("cannot lay back", e) from e

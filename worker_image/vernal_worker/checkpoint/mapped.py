@@ -113,18 +113,19 @@ def read_ahead(now: Sequence[MappedFile], later: Sequence[MappedFile] = ()) -> N
 
 def _ask(file: MappedFile) -> None:
     with suppress(OSError), ExitStack() as stack:
-        fd = _open(file, stack)
+        fd, end = _open(file, stack)
         for offset, length in file.ranges:
-            _will_need(fd, offset, length)
+            _will_need(fd, offset, min(length, end - offset))
 
 
 def _ask_slowly(file: MappedFile, asked: int) -> int:
     """`asked`: bytes that were asked for and not waited for yet; returns the same."""
     with suppress(OSError), ExitStack() as stack:
-        fd = _open(file, stack)
+        fd, end = _open(file, stack)
         for start, size in file.ranges:
-            for offset in range(start, start + size, _STEP):
-                length = min(_STEP, start + size - offset)
+            stop = min(start + size, end)
+            for offset in range(start, stop, _STEP):
+                length = min(_STEP, stop - offset)
                 _will_need(fd, offset, length)
                 asked += length
                 if asked >= _STEP:
@@ -133,10 +134,13 @@ def _ask_slowly(file: MappedFile, asked: int) -> int:
     return asked
 
 
-def _open(file: MappedFile, stack: ExitStack) -> int:
+def _open(file: MappedFile, stack: ExitStack) -> tuple[int, int]:
+    """A descriptor and the file's size: a list may say more. Raises: OSError: also of what is no file (any more)."""
+    if not Path(file.path).is_file():  # to open a device may do something
+        raise FileNotFoundError(file.path)
     fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     stack.callback(os.close, fd)
-    return fd
+    return fd, os.fstat(fd).st_size
 
 
 def _will_need(fd: int, start: int, size: int) -> None:

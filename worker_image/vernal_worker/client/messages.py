@@ -1,9 +1,11 @@
 """Messages between a program and the keeper of its engine: lines of JSON over a socket pair."""
 
 import socket
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.state import WorkerState
 
 
@@ -46,8 +48,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 Request = Start | Freeze | End
 Answer = Done | Refused
 
-_requests = msgspec.json.Decoder(Request)
-_answers = msgspec.json.Decoder(Answer)
+_requests: Callable[[bytes], Request] = decoding.json_decoder(Request)
+_answers: Callable[[bytes], Answer] = decoding.json_decoder(Answer)
 
 
 class Lines:
@@ -64,12 +66,12 @@ class Lines:
     def request(self) -> Request | None:
         """The next one; None if the program is gone."""
         line = self._stream.readline()
-        return _requests.decode(line) if line else None
+        return _requests(line) if line else None
 
     def answer(self) -> Answer | None:
         """The next one; None if the keeper is gone."""
         line = self._stream.readline()
-        return _answers.decode(line) if line else None
+        return _answers(line) if line else None
 
     def close(self) -> None:
         """End the conversation, also if a fork of this process still holds the connection."""

@@ -148,6 +148,7 @@ class EngineClient:
         """Up to the end of the stream, not only of the line: so the engine holds no connection when a call
         returns."""
         parts: list[bytes] = []
+        size = 0
         while True:
             connection.settimeout(self._slice(what, deadline))
             with contextlib.suppress(TimeoutError):
@@ -155,6 +156,9 @@ class EngineClient:
                     part = connection.recv(1 << 20)
                 except ConnectionError as error:
                     raise UnreachableError(f"{what}: the engine broke the connection: {error}") from error
+                size += len(part)
+                if size > protocol.MAX_MESSAGE_BYTES:
+                    raise UnreachableError(f"{what}: the engine's answer does not end")
                 if part:
                     parts.append(part)
                 elif parts:

@@ -9,15 +9,17 @@ Times are durations in seconds: the engine's monotonic clock stops while it is f
 supervisor's clock means nothing to it.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
+from vernal_contract import decoding
 
 SOCKET_NAME = "engine.sock"
 """The socket's name in the run directory (`vernal_contract.names.PATH_RUN`)."""
 
 MAX_MESSAGE_BYTES = 64 << 20
-"""A longer message is a bug or not from us; the longest real one is the engine's metrics."""
+"""A longer message, of either side, is a bug or not from us; the longest real one is the engine's metrics."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -264,8 +266,8 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
 
 AnyAnswer = EngineStatus | Canary | Warmed | Stored | Aborted | Metrics | Done | Failed
 
-_commands: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
-_answers: msgspec.json.Decoder[AnyAnswer] = msgspec.json.Decoder(AnyAnswer)
+_commands: Callable[[bytes], AnyCommand] = decoding.json_decoder(AnyCommand)
+_answers: Callable[[bytes], AnyAnswer] = decoding.json_decoder(AnyAnswer)
 
 
 def encode(message: Command | Answer) -> bytes:
@@ -275,9 +277,9 @@ def encode(message: Command | Answer) -> bytes:
 
 def decode_command(line: bytes) -> AnyCommand:
     """Raises: msgspec.DecodeError (or its subclass ValidationError): not a command of this protocol."""
-    return _commands.decode(line)
+    return _commands(line)
 
 
 def decode_answer(line: bytes) -> AnyAnswer:
     """Raises: msgspec.DecodeError (or its subclass ValidationError): not an answer of this protocol."""
-    return _answers.decode(line)
+    return _answers(line)

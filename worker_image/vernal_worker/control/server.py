@@ -103,16 +103,20 @@ def _failed(name: str, error: Exception) -> None:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """A line, and the descriptors that came with it. Raises: OSError: there is no whole line; none is kept open."""
     parts: list[bytes] = []
     fds: list[int] = []
     size = 0
-    while not parts or not parts[-1].endswith(b"\n"):
-        part, received, _, _ = socket.recv_fds(connection, 1 << 16, 4)
-        fds += received
-        size += len(part)
-        if not part or size > protocol.MAX_MESSAGE_BYTES:
-            for fd in fds:
-                os.close(fd)
-            raise ConnectionError("the client sent no whole command")
-        parts.append(part)
+    try:
+        while not parts or not parts[-1].endswith(b"\n"):
+            part, received, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+            fds += received
+            size += len(part)
+            if not part or size > protocol.MAX_MESSAGE_BYTES:
+                raise ConnectionError("the client sent no whole command")
+            parts.append(part)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
     return b"".join(parts), fds

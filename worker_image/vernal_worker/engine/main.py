@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, AnyCommand, Done, EngineSpec, Serving
@@ -158,7 +158,7 @@ async def _run(spec: EngineSpec) -> None:
 def main() -> None:
     process.shield()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    spec = msgspec.json.decode(sys.argv[1], type=EngineSpec)
+    spec = decoding.json(sys.argv[1], EngineSpec)
     import uvloop
 
     code = 0

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy
 import torch
+from vernal_contract import decoding
 
 BEAT_SECONDS = 1.0
 """So often, at least, the engine sends a `Batch`."""
@@ -271,7 +272,7 @@ def _ext(code: int, content: Any) -> msgspec.msgpack.Ext:
 
 
 def _from_ext(code: int, data: memoryview) -> Any:
-    content = msgspec.msgpack.decode(data, ext_hook=_from_ext)
+    content = msgspec.msgpack.decode(data, ext_hook=_from_ext)  # noqa: TID251 inside of a call of `_decoder`'s
     for kind, known in _exts.items():
         if code == known:
             return kind(tuple(item) if kind is dict else item for item in content)
@@ -289,7 +290,7 @@ def _from_ext(code: int, data: memoryview) -> Any:
         return flat.view(dtype).reshape(shape)
     if code in (_OBJECT, _ENUM):
         name, fields = content
-        if (cls := _classes().get(name)) is None:
+        if (cls := _classes().get(name)) is None or issubclass(cls, enum.Enum) is not (code == _ENUM):
             raise ValueError(f"objects of {name!r} are not accepted")
         return cls(fields) if code == _ENUM else cls(**fields)
     raise ValueError(f"unknown extension {code}")
@@ -331,21 +332,36 @@ def encoder() -> Callable[[Any], bytes]:
 
 
 def engine_decoder() -> Callable[[bytes], ToEngine]:
-    """Raises msgspec.DecodeError, ValueError or TypeError: not a message of this format."""
-    decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, ext_hook=_from_ext)
-    return decoder.decode
+    """Raises msgspec.DecodeError: not a message of this format, or one of vLLM's classes does not take what it says."""
+    return _decoder(ToEngine)
+
+
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    decode = msgspec.msgpack.Decoder(kind, ext_hook=_from_ext).decode  # noqa: TID251 put right below
+
+    def read(data: bytes) -> Any:
+        try:
+            with decoding.told():
+                return decode(data)
+        except msgspec.DecodeError:
+            raise
+        except Exception as error:  # whatever numpy, torch and constructors raise
+            raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from error
+
+    return read
 
 
 def number_of(data: bytes) -> int | None:
     """The number of a message that `engine_decoder` does not accept; None if it has none."""
     try:
-        fields = msgspec.msgpack.decode(data, ext_hook=lambda code, content: None)
-    except (msgspec.DecodeError, ValueError):
+        with decoding.told():
+            fields = msgspec.msgpack.decode(data, ext_hook=lambda code, content: None)  # noqa: TID251
+    except msgspec.DecodeError:
         return None
     number = fields[1] if isinstance(fields, list) and len(fields) > 1 else None
     return number if type(number) is int else None
 
 
 def program_decoder() -> Callable[[bytes], Batch]:
-    """Raises msgspec.DecodeError, ValueError or TypeError: not a message of this format."""
-    return msgspec.msgpack.Decoder(Batch, ext_hook=_from_ext).decode
+    """Raises msgspec.DecodeError: as `engine_decoder`."""
+    return _decoder(Batch)

@@ -90,7 +90,7 @@ class Files:
         """
         beyond = bytearray(1)
         done = 0
-        with _Opened(path, os.O_RDONLY) as fd:
+        with _Opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:  # a FIFO in its place would hold the thread for ever
             while count := os.preadv(fd, _behind(done, header, payload, beyond), done):
                 done += count
         return done

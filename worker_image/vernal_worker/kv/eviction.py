@@ -99,18 +99,21 @@ def _ours(directory: str, level: int) -> Iterator[os.DirEntry[str]]:
 
 
 def tails_first(blocks: Iterable[Entry]) -> Iterator[Entry]:
-    """All blocks in the order in which they should go."""
-    by_tag = {block.tag: block for block in blocks}
+    """All blocks in the order in which they should go; at last those whose names lead round in circles or are there
+    twice, which none of ours do, so that the limit holds whatever lies there."""
+    left = {block.path: block for block in blocks}
+    by_tag = {block.tag: block for block in left.values()}
     behind = Counter(block.before for block in by_tag.values() if block.before != block.tag)
     last = [(block.used, block.path, tag) for tag, block in by_tag.items() if not behind[tag]]
     heapq.heapify(last)
     while last:
         *_, tag = heapq.heappop(last)
-        yield by_tag[tag]
+        yield left.pop(by_tag[tag].path)
         before = by_tag[tag].before
         behind[before] -= 1
         if before in by_tag and behind[before] == 0:
             heapq.heappush(last, (by_tag[before].used, by_tag[before].path, before))
+    yield from left.values()
 
 
 def evict(root: Path, limit_bytes: int | None, go_on: Callable[[], bool] = lambda: True) -> Evicted:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.kv.blockfile import SUFFIX, Files
 
@@ -146,7 +147,7 @@ class Faults:
         text = self._file.read_bytes()
         if text != self._text:
             try:
-                self._fault = msgspec.json.decode(text, type=Fault)
+                self._fault = decoding.json(text, Fault)
             except msgspec.DecodeError as error:
                 raise ValueError(f"{self._file}: {error}") from error
             self._text = text

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.kv import LOGGER, blockfile
@@ -108,7 +109,7 @@ class SizeLimit:
         """Whether another has looked through the store since this worker's last look, and left it small enough."""
         try:
             data = (self._root / RECORD_NAME).read_bytes()
-            record = msgspec.json.decode(data, type=_Record)
+            record = decoding.json(data, _Record)
         except (OSError, msgspec.MsgspecError):
             return False
         if data == self._record:

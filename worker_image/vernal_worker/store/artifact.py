@@ -41,6 +41,11 @@ class Artifact:
         """Of the pieces of one file. Raises: KeyError: there is none of this name."""
         return {entry.path: entry.blake3 for entry in self.manifest.files}[file]
 
+    def sizes(self, directory: str) -> dict[str, int]:
+        """Bytes of the files right in a directory of the artifact, by their names."""
+        paths = {Path(entry.path): entry.size for entry in self.manifest.files}
+        return {path.name: size for path, size in paths.items() if path.parent == Path(directory)}
+
     def read(self, file: str) -> builtins.bytes:
         """A small file's content, if it is what was written.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 from blake3 import blake3
+from vernal_contract import decoding
 
 from vernal_worker.store import fs, layout
 
@@ -35,7 +36,7 @@ class Contents:
     def get(self, key: str) -> Known | None:
         """`key`: everything that must be as it was."""
         with suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(self._path(key).read_bytes(), type=Known)
+            return decoding.json(self._path(key).read_bytes(), Known)
         return None
 
     def put(self, key: str, known: Known) -> None:

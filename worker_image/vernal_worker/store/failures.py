@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import fs
@@ -37,7 +38,7 @@ def load(key: Key, generation: str) -> list[Failure]:
     found = []
     for path in key.failures(generation).glob("[!.]*.json"):
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Failure))
+            found.append(decoding.json(path.read_bytes(), Failure))
         except (msgspec.MsgspecError, FileNotFoundError):
             continue
     return sorted(found, key=lambda f: f.time)

@@ -1,5 +1,6 @@
 """Where things are under the store's root."""
 
+import errno
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,8 +93,13 @@ def key_directories(root: Path, identity: str = "", host: str = "") -> list[Path
 
 
 def pointer(key_directory: Path) -> str | None:
-    """The name of the current generation, or None if there is no pointer."""
+    """The name of the current generation, or None if there is no pointer, or one that leads to something else."""
     try:
-        return (key_directory / CURRENT).readlink().name
+        name = (key_directory / CURRENT).readlink().name
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None  # it is no link
+    return name if is_generation(name) else None

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
-from vernal_worker.store import fs
+from vernal_worker.store import fs, layout
 from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.heartbeat import Heartbeat
 from vernal_worker.store.layout import Key
@@ -161,9 +162,12 @@ def _read(path: Path) -> _Content | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(data, type=_Content)
+        content = decoding.json(data, _Content)
+        if layout.is_unique(content.token):  # a file is called after it
+            return content
     except msgspec.MsgspecError:
-        return _Content(token="unreadable", owner=Owner(pod="an unreadable lease"))  # noqa: S106
+        pass
+    return _Content(token="unreadable", owner=Owner(pod="an unreadable lease"))  # noqa: S106
 
 
 def holder(path: Path) -> str | None:

@@ -7,14 +7,17 @@ digest: then it is known, too, who wrote it, and with it every file that the man
 
 import hmac
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from blake3 import blake3
+from vernal_contract import decoding
 from vernal_contract.identity import FORMAT_VERSION, HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.pieces import count
 
 NAME = "manifest.json"
 _FRAME = re.compile(
@@ -66,14 +69,17 @@ def decode(data: bytes, generation: str, key: bytes | None = None) -> Manifest:
     if key is not None and not hmac.compare_digest(frame[2] or b"", _signature(key, frame[3])):
         raise _error(Reason.MANIFEST_INVALID, generation, "it is not signed with this worker's key")
     try:
-        given = msgspec.json.decode(frame[3], type=dict[str, Any])
+        given = decoding.json(frame[3], dict[str, Any])
+        decoding.check_levels(given, NAME)
         version = given.get("formatVersion")
         if isinstance(version, int) and version > FORMAT_VERSION:
             message = f"format {version}, this worker reads up to {FORMAT_VERSION}"
             raise _error(Reason.FORMAT_UNSUPPORTED, generation, message)
-        manifest = msgspec.json.decode(frame[3], type=Manifest)
+        manifest = decoding.json(frame[3], Manifest)
     except msgspec.MsgspecError as e:
         raise _error(Reason.MANIFEST_INVALID, generation, str(e)) from e
+    if (problem := _wrong_file(manifest.files)) is not None:
+        raise _error(Reason.MANIFEST_INVALID, generation, problem)
     if manifest.generation != generation:
         raise _error(Reason.MANIFEST_INVALID, generation, f"it is that of generation {manifest.generation}")
     if (manifest.identity, manifest.host_tuple) != (digest(given["identityInputs"]), digest(given["host"])):
@@ -81,11 +87,27 @@ def decode(data: bytes, generation: str, key: bytes | None = None) -> Manifest:
     return manifest
 
 
+def _wrong_file(files: Sequence[FileEntry]) -> str | None:
+    """What no writer would have written: whoever reads files by a manifest opens nothing outside of its directory, and
+    makes no more pieces of a file than the manifest has digests."""
+    seen: set[str] = set()
+    for entry in files:
+        parts = entry.path.split("/")
+        if "\0" in entry.path or not {"", ".", ".."}.isdisjoint(parts) or entry.path == NAME:
+            return f"{entry.path!r} is no file of an artifact"
+        if entry.path in seen:
+            return f"{entry.path!r} is there twice"
+        if entry.size < 0 or len(entry.blake3) != count(entry.size):
+            return f"{entry.path!r} has {len(entry.blake3)} digests for {entry.size} bytes"
+        seen.add(entry.path)
+    return None
+
+
 def fields(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Identity inputs and host of a manifest that `decode` has found to be sound, with the fields that are unknown."""
     frame = _FRAME.fullmatch(data)
     assert frame is not None
-    given = msgspec.json.decode(frame[3], type=dict[str, Any])
+    given = decoding.json(frame[3], dict[str, Any])
     return given["identityInputs"], given["host"]
 
 

@@ -29,8 +29,13 @@ class Piece:
         return f"{self.path} (bytes {start} to {start + self.length})"
 
 
+def count(size: int) -> int:
+    """How many pieces a file of `size` bytes has."""
+    return (size + PIECE - 1) // PIECE
+
+
 def pieces(path: str, size: int) -> list[Piece]:
-    return [Piece(path, i, min(PIECE, size - i * PIECE)) for i in range((size + PIECE - 1) // PIECE)]
+    return [Piece(path, i, min(PIECE, size - i * PIECE)) for i in range(count(size))]
 
 
 def hash_all(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import About, about
 
 from vernal_worker.store import failures, fs
@@ -91,6 +92,6 @@ def forgive(key: Key, generation: str) -> None:
 
 def _read(key: Key) -> _Record | None:
     try:
-        return msgspec.json.decode((key.directory / NAME).read_bytes(), type=_Record)
+        return decoding.json((key.directory / NAME).read_bytes(), _Record)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

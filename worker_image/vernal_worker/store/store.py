@@ -200,11 +200,12 @@ class Store:
         found = []
         with guard("find"):
             self.root.stat()
-            for current in self.root.glob(f"{layout.ARTIFACTS}/*/*/{layout.CURRENT}"):
-                try:
-                    found.append(artifacts.load(current.resolve()))
-                except StoreError:
-                    continue
+            for below in layout.key_directories(self.root):
+                if (generation := layout.pointer(below)) is not None:
+                    try:
+                        found.append(artifacts.load(below / generation))
+                    except StoreError:
+                        continue
         return sorted(found, key=lambda a: a.generation, reverse=True)
 
     def stage(self, identity: IdentityInputs, host: HostTuple) -> Staging:

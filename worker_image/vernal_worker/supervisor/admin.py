@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 import json
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -97,6 +98,8 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        if isinstance(sys.exception(), ConnectionError):
+            return  # it went away while it was answered: whoever reaches the port could fill the log with that
         log.failure("admin_request_failed", client=client_address[0], traceback=traceback.format_exc())
 
 

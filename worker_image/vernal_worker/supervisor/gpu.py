@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.config import CheckpointPolicy, Verify, WeightsPlacement, WorkerConfig
 from vernal_contract.reasons import Reason
 
@@ -58,7 +59,7 @@ def digests(on: OnGpu, artifact: Artifact) -> list[list[str]]:
 
 def read(artifact: Artifact) -> OnGpu:
     """Raises: StoreError, OSError, msgspec.DecodeError."""
-    return msgspec.json.decode(artifact.read(FILE), type=OnGpu)
+    return decoding.json(artifact.read(FILE), OnGpu)
 
 
 @contextmanager

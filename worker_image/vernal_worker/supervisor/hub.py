@@ -4,6 +4,7 @@ What a branch or tag holds may change, so an identity names the commit. An engin
 instead of names: whatever it said to a hub, its token first of all, would be in its memory and so in the checkpoint.
 """
 
+import http.client
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Repository, Settings
@@ -30,11 +32,18 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SECONDS = 10.0
+_MOST = 64 << 20  # bytes of a hub's answer
 _POLL = 0.1
 
 
 class HubError(Exception):
     """It cannot be said which content a name stands for, or the content cannot be had; the message names it."""
+
+
+class _Described(msgspec.Struct, frozen=True):
+    """What a hub says of a revision, as far as it matters here."""
+
+    sha: str
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -95,16 +104,18 @@ def _commit(repository: Repository, settings: Settings, variables: Mapping[str, 
     if environment.get("HF_HUB_OFFLINE", "0").lower() not in ("1", "true", "yes", "on"):
         try:
             return _ask(repository.name, revision, environment)
-        except (OSError, ValueError) as error:
-            problem = str(error)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            problem = str(error) or type(error).__name__
     home = environment.get("HF_HUB_CACHE") or f"{environment['HF_HOME']}/hub"
     cached = Path(home, f"models--{repository.name.replace('/', '--')}", "refs", revision)
     try:
-        return cached.read_text().strip()
-    except OSError:
-        raise HubError(
-            f"{repository.where}: it is not known which commit {revision!r} of {repository.name!r} is: {problem}"
-        ) from None
+        if _COMMIT.fullmatch(commit := cached.read_text().strip()):
+            return commit
+    except (OSError, ValueError):
+        pass
+    raise HubError(
+        f"{repository.where}: it is not known which commit {revision!r} of {repository.name!r} is: {problem}"
+    )
 
 
 def _ask(name: str, revision: str, environment: Mapping[str, str]) -> str:
@@ -117,7 +128,7 @@ def _ask(name: str, revision: str, environment: Mapping[str, str]) -> str:
     if token := next((environment[name] for name in TOKENS if environment.get(name)), None):
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-        commit = str(json.loads(answer.read())["sha"])
+        commit = decoding.json(answer.read(_MOST), _Described).sha
     if not _COMMIT.fullmatch(commit):
         raise ValueError(f"{url} answers with {commit!r}")
     return commit
@@ -174,4 +185,4 @@ def fetch(settings: Settings, timeout: float, cancel: threading.Event) -> dict[s
     if process.returncode != 0 or not lines:
         message = lines[-1].decode(errors="replace") if lines else f"exit code {process.returncode}"
         raise HubError(f"{message}; a gated model needs HF_TOKEN from a Secret in the pool's env")
-    return msgspec.json.decode(lines[-1], type=Fetched).directories
+    return decoding.json(lines[-1], Fetched).directories

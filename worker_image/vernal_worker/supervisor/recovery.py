@@ -35,7 +35,7 @@ def keep_compiled(context: Context, artifact: Artifact, reason: Reason) -> None:
     directory = artifact.path / PROCESS
     try:
         artifact.verify_files([f"{PROCESS}/{process.DATA}"], timeout=SECONDS, cancel=cancel)
-        frozen = process.decode(artifact.read(f"{PROCESS}/{process.NAME}"))
+        frozen = process.decode(artifact.read(f"{PROCESS}/{process.NAME}"), artifact.sizes(PROCESS))
         files = tuple(file for file in frozen.files if Path(file.path).is_relative_to(cache))
         process.confine(msgspec.structs.replace(frozen, roots=(str(cache),), files=files), [cache])
         carry.lay(frozen.files, directory / process.DATA, patience.check, below=cache)

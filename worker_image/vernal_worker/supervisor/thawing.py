@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, StartMode
@@ -122,13 +123,14 @@ class _Attempt:
     def _look(self) -> tuple[OnGpu | None, Canary]:
         """The artifact has the files that it should have, and what the small ones say."""
         self._artifact.verify(Verify.SIZES)  # says which is missing
-        expected = msgspec.json.decode((self._artifact.path / ORACLE).read_bytes(), type=Canary)
+        expected = decoding.json((self._artifact.path / ORACLE).read_bytes(), Canary)
         return gpus.read(self._artifact) if self._gpu else None, expected
 
     def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
         """The processes, without GPU memory."""
         self.stage = "criu"
-        frozen = process.decode(self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}")))
+        data = self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}"))
+        frozen = process.decode(data, self._artifact.sizes(PROCESS))
         process.confine(frozen, (SHM, *self._settings.paths.carried))
         leftovers.make_room_for(frozen)
         result = thaw(

@@ -5,11 +5,12 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint.cuda import launch, messages
@@ -30,6 +31,7 @@ _REASONS = {
 }
 
 _A = TypeVar("_A", bound=messages.Answer)
+_answers: Callable[[bytes], messages.AnyAnswer] = decoding.json_decoder(messages.AnyAnswer)
 
 
 class OnGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,7 +191,7 @@ class CudaHelper:
 
     def _answer(self, wanted: type[_A], what: str, reason: Reason, timeout: float, slow: Reason | None = None) -> _A:
         line = self._line(what, reason, timeout, slow or reason)
-        answer = msgspec.json.decode(line, type=messages.AnyAnswer)
+        answer = _answers(line)
         if isinstance(answer, messages.Failed):
             reason = _REASONS.get(answer.cause, reason)
             raise CheckpointError(reason, "cuda", answer.message, tree_intact=answer.undone)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.checkpoint.cuda import messages, nvml, processes
 from vernal_worker.checkpoint.cuda.driver import DriverError, call
@@ -92,7 +93,7 @@ def _say(answer: messages.AnyAnswer) -> None:
 
 
 def main() -> None:
-    decoder = msgspec.json.Decoder(messages.AnyCommand)
+    decode = decoding.json_decoder(messages.AnyCommand)
     helper = Helper()
     threading.Thread(target=nvml.load, daemon=True).start()  # beside cuInit, which takes longer
     try:
@@ -104,7 +105,7 @@ def main() -> None:
         return
     for line in sys.stdin.buffer:
         try:
-            if (answer := helper.do(decoder.decode(line))) is not None:
+            if (answer := helper.do(decode(line))) is not None:
                 _say(answer)
         except DigestError as error:
             _say(messages.Failed(message=str(error), cause=Cause.DIGEST))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.checkpoint.cuda import transfer
 from vernal_worker.checkpoint.cuda.digest import digester
@@ -138,7 +139,7 @@ class RankMemory:
             if not data:
                 break
             try:
-                self._copy(msgspec.json.decode(data, type=Copy).segments, fds)
+                self._copy(decoding.json(data, Copy).segments, fds)
             finally:
                 _close(fds)
             connection.send(msgspec.json.encode(Handover()))
@@ -279,7 +280,7 @@ class Broker:
     def _answer(self, connection: socket.socket) -> None:
         with connection:
             try:
-                fetch = msgspec.json.decode(connection.recv(MESSAGE), type=Fetch)
+                fetch = decoding.json(connection.recv(MESSAGE), Fetch)
                 self.wait()
                 memory = self._memories[fetch.rank]
                 if fetch.copies:

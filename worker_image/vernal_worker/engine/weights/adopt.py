@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.checkpoint.cuda.driver import call
 from vernal_worker.checkpoint.cuda.layout import STORED
@@ -164,7 +165,7 @@ def _answer(connection: socket.socket) -> Handover:
     data = connection.recv(MESSAGE)
     if not data:
         raise RuntimeError("the helper ended the connection early")
-    handover = msgspec.json.decode(data, type=Handover)
+    handover = decoding.json(data, Handover)
     if handover.problem is not None:
         raise RuntimeError(handover.problem)
     return handover

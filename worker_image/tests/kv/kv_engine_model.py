@@ -189,7 +189,7 @@ class Engine:
             work.append((request, request.computed, count, request.generation))
             request.computed += count
             self._cache_locally(request)
-        return _Step(self.scheduler.planner.plan(scheduled), work)
+        return _Step(self.scheduler.plan(scheduled), work)
 
     def _start(self, request: Request) -> bool:
         keys = block_keys(request.tokens, BLOCK_TOKENS)

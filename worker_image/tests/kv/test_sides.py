@@ -12,7 +12,6 @@ from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
 from vernal_worker.kv.loader import Block
-from vernal_worker.kv.lookup import Breaker, Lookup
 from vernal_worker.kv.planner import Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
@@ -178,42 +177,6 @@ def test_all_connectors_of_a_process_are_asked() -> None:
     lifecycle.reconnect("/new")
     lifecycle.weights_changed()
     assert [connector.calls for connector in connectors] == [["flush", "release", "reconnect /new", "reset"]] * 2
-
-
-class _HangingStore(BlockStore):
-    hangs = threading.Event()
-
-    def contains(self, key: bytes) -> bool:
-        if key == b"h" * 32:
-            self.hangs.wait(GUARD_SECONDS)
-        return True
-
-
-def test_storage_that_hangs_at_a_lookup_is_left_alone_for_a_while(tmp_path: Path) -> None:
-    store = _HangingStore(tmp_path, LAYOUT)
-    for timeout in (0.1, 1.0, 10.0, 100.0):  # until it is enough for what does not hang, on this machine
-        counters = Counters()
-        breaker = Breaker(2 * GUARD_SECONDS, counters)
-        lookup = Lookup([store], timeout, breaker, counters)
-        if (said := lookup([b"a" * 32, b"h" * 32])) == [True, False]:
-            break
-    assert said == [True, False], "what storage said in time counts"
-    assert lookup([b"a" * 32]) == [False], "the breaker is open"
-    breaker.reset()
-    assert Lookup([store], GUARD_SECONDS, breaker, counters)([b"a" * 32]) == [True]
-    assert counters.take()["pauses:load_slow"] == 1
-    store.hangs.set()
-
-
-def test_a_block_must_be_there_for_all_ranks(tmp_path: Path) -> None:
-    counters = Counters()
-    ranks = [BlockStore(tmp_path, Layout(bytes([rank]) * 32, BLOCK_TOKENS, BLOCK_BYTES)) for rank in range(2)]
-    value = memoryview(bytearray(BLOCK_BYTES))
-    ranks[0].write(b"a" * 32, value)
-    ranks[0].write(b"b" * 32, value)
-    ranks[1].write(b"b" * 32, value)
-    lookup = Lookup(ranks, GUARD_SECONDS, Breaker(0, counters), counters)
-    assert lookup([b"a" * 32, b"b" * 32]) == [False, True]
 
 
 @pytest.mark.parametrize(

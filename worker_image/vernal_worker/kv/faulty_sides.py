@@ -31,6 +31,7 @@ class FaultySchedulerSide(SchedulerSide):
         if hiding and prompt.request_id not in self._hidden:
             assert prompt.tokens is not None
             self._hidden[prompt.request_id] = self._faults.at_lookup(self.keys(prompt.tokens, prompt))
+            self.doubt(self._hidden[prompt.request_id])  # what was seen before does not count
         elif not hiding:
             self._hidden.clear()
         return super().match(prompt, computed)

@@ -6,16 +6,29 @@ Pure: it knows requests by their ids, blocks by keys and numbers, and neither vL
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Protocol
 
 from vernal_worker.kv import blockfile
 from vernal_worker.kv.blockfile import Failure
-from vernal_worker.kv.blockstore import leading
 from vernal_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
 from vernal_worker.kv.loader import Block
 
 _LOST = blockfile.REWRITE | {Failure.MISSING}
 _FRESH_SECONDS = 1.0
 """How long a lookup is believed: the scheduler asks at every step while a request waits for room."""
+
+
+class Answer(Protocol):
+    def hits(self) -> int | None:
+        """How many of the keys, from the first on, are in the store; None if that is not known yet."""
+
+
+class Storage(Protocol):
+    def ask(self, keys: Sequence[bytes]) -> Answer:
+        """Begin to look up `keys`, which follow one another in a prompt."""
+
+    def doubt(self, keys: Iterable[bytes]) -> None:
+        """These were said to be there, and could not be loaded."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +88,12 @@ class Scheduled:
 @dataclass(eq=False)
 class _Request:
     keys: list[bytes]
-    present: list[bool]
-    looked_up: float
     unsaved: set[int]
+    hits: int = 0  # as storage said last
+    looked_up: float = 0.0  # when it said so
+    answer: Answer | None = None  # to what it was asked since
+    stale: bool = True  # what it said does not count any more
+    counted: bool = False
     saved_to: int = 0  # before it nothing is unsaved
     block_ids: list[int] = field(default_factory=list)
     planned: dict[bytes, int] = field(default_factory=dict)  # saves that workers were told to do
@@ -98,7 +114,7 @@ class Planner:
 
     Args:
         block_tokens: tokens in a block.
-        lookup: which keys are in the store.
+        storage: what to ask for keys that are in the store.
         loads: this role reads from the store.
         saves: this role writes to it.
     """
@@ -106,14 +122,14 @@ class Planner:
     def __init__(
         self,
         block_tokens: int,
-        lookup: Callable[[Sequence[bytes]], list[bool]],
+        storage: Storage,
         counters: Counters,
         *,
         loads: bool,
         saves: bool,
     ) -> None:
         self._block_tokens = block_tokens
-        self._lookup = lookup
+        self._storage = storage
         self._counters = counters
         self._loads = loads
         self._saves = saves
@@ -140,17 +156,20 @@ class Planner:
             may_load: False for a request that must see all its tokens computed.
 
         Returns:
-            The number and whether to load asynchronously; None to be asked again, while another request loads the same.
+            The number and whether to load asynchronously; None to be asked again, while storage has not answered or
+            another request loads the same.
         """
         request = self._requests.get(request_id)
         if request is None:
             request = self._begin(request_id, keys())
-        elif monotonic() - request.looked_up > _FRESH_SECONDS:
-            self._look_up(request)
+        self._look_up(request)
         first, odd = divmod(computed, self._block_tokens)
-        if odd or not self._loads or not may_load or first >= len(request.keys):
+        end = min(request.usable, (tokens - 1) // self._block_tokens)
+        if odd or not self._loads or not may_load or first >= end:
             return 0, False
-        last = min(leading(request.present), request.usable, (tokens - 1) // self._block_tokens)
+        if request.stale:
+            return None, False
+        last = min(request.hits, end)
         if last <= first:
             return 0, False
         if load_async and self._loading.get(request.keys[first], request_id) != request_id:
@@ -184,6 +203,7 @@ class Planner:
             request = self._requests.get(scheduled.request_id)
             if request is None:
                 continue
+            self._take_answer(request)
             if scheduled.replaced:
                 request.block_ids = list(scheduled.blocks)
             else:
@@ -234,7 +254,7 @@ class Planner:
     def forget(self) -> None:
         """Drop all that was looked up: the store is another one now."""
         for request in self._requests.values():
-            request.looked_up = -_FRESH_SECONDS
+            request.answer, request.stale = None, True
 
     def abandon(self) -> None:
         """Nothing is loaded or saved any more for the requests that are known."""
@@ -243,19 +263,28 @@ class Planner:
         self._loading.clear()
 
     def _begin(self, request_id: str, keys: list[bytes]) -> _Request:
-        request = _Request(keys, [False] * len(keys), 0.0, set(), usable=len(keys))
+        request = _Request(keys, set(range(len(keys))) if self._saves else set(), usable=len(keys))
         self._requests[request_id] = request
-        self._look_up(request)
-        if self._saves:
-            request.unsaved = {index for index, there in enumerate(request.present) if not there}
-        hits = min(leading(request.present), request.usable) if self._loads else 0
-        self._counters.add(LOOKED_UP_TOKENS, hits * self._block_tokens, "hit")
-        self._counters.add(LOOKED_UP_TOKENS, (len(keys) - hits) * self._block_tokens, "miss")
         return request
 
     def _look_up(self, request: _Request) -> None:
-        request.present = self._lookup(request.keys)
-        request.looked_up = monotonic()
+        """What storage said last counts until it says something else, unless it turned out to be wrong."""
+        if request.answer is None and (request.stale or monotonic() - request.looked_up > _FRESH_SECONDS):
+            request.answer = self._storage.ask(request.keys)
+        self._take_answer(request)
+
+    def _take_answer(self, request: _Request) -> None:
+        if request.answer is None or (hits := request.answer.hits()) is None:
+            return
+        request.answer, request.stale = None, False
+        request.hits, request.looked_up = hits, monotonic()
+        if request.counted:
+            return
+        request.counted = True
+        request.unsaved.difference_update(range(hits))
+        usable = hits if self._loads else 0
+        self._counters.add(LOOKED_UP_TOKENS, usable * self._block_tokens, "hit")
+        self._counters.add(LOOKED_UP_TOKENS, (len(request.keys) - usable) * self._block_tokens, "miss")
 
     def _failed(self, request_id: str, request: _Request, first: int, lost: set[int]) -> set[int]:
         """The block at `first` was not loaded: it and all behind it are computed, and may be saved again."""
@@ -263,13 +292,12 @@ class Planner:
         request.loaded_to = min(request.loaded_to, first)
         request.usable = min(request.usable, first)
         self._stop_loading(request_id)
-        for index in range(first, len(request.keys)):
-            if index < len(request.block_ids) and request.block_ids[index] in lost:
-                request.present[index] = False
-            if self._saves and not request.present[index]:
-                request.to_save([index])
-        for other in self._requests.values():
-            other.looked_up = -_FRESH_SECONDS
+        blocks = zip(request.keys, request.block_ids, strict=False)
+        gone = {index for index, (_, block_id) in enumerate(blocks) if index >= first and block_id in lost}
+        self._storage.doubt(request.keys[index] for index in gone)
+        if self._saves:
+            request.to_save(gone | set(range(max(first, request.hits), len(request.keys))))
+        self.forget()
         return set(request.block_ids[first:])
 
     def _stop_loading(self, request_id: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 import pytest
+from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.loader import Block
@@ -32,7 +33,8 @@ class Rig:
         self.lookups: list[Lookup] = []
         self.doubted: list[bytes] = []
         self.counters = Counters()
-        self.planner = Planner(SIZE, self, self.counters, loads=loads, saves=saves)
+        self.now = 0.0
+        self.planner = Planner(SIZE, self, self.counters, Admission(30.0, lambda: self.now), loads=loads, saves=saves)
 
     def ask(self, keys: Sequence[bytes]) -> Lookup:
         self.lookups.append(Lookup(sum(1 for _ in takewhile(self.present.__contains__, keys)), not self.silent))
@@ -42,10 +44,16 @@ class Rig:
         self.doubted += keys
 
     def match(
-        self, request: str = "r", tokens: int = 34, computed: int = 0, load_async: bool = True, may_load: bool = True
+        self,
+        request: str = "r",
+        tokens: int = 34,
+        computed: int = 0,
+        load_async: bool = True,
+        may_load: bool = True,
+        keys: list[bytes] = KEYS,
     ) -> tuple[int | None, bool]:
         return self.planner.match(
-            request, lambda: KEYS, tokens=tokens, computed=computed, may_load=may_load, load_async=load_async
+            request, lambda: keys, tokens=tokens, computed=computed, may_load=may_load, load_async=load_async
         )
 
 
@@ -130,6 +138,30 @@ def test_what_was_allocated_is_loaded_once() -> None:
     assert load.blocks == (Block(KEYS[1], 11), Block(KEYS[2], 12))
     assert load.wait
     assert rig.planner.plan([]).loads == ()
+
+
+def test_what_would_take_longer_to_load_than_to_compute_is_computed() -> None:
+    rig = Rig(present=8)
+    for _ in range(2):  # the engine computes 40 tokens a second
+        rig.planner.plan([Scheduled("long", 0, 40)])
+        rig.now += 1.0
+    rig.planner.plan([Scheduled("long", 0, 40)])
+    rig.planner.observe((), (), [Report(rate=20.0), Report(rate=5.0), Report(rate=10.0)])  # blocks, by rank: 20 tokens
+    assert rig.match() == (0, False)
+    assert rig.match() == (0, False)
+    assert rig.counters.take() == {"lookup_tokens:hit": 32, "lookup_tokens:miss": 0, "declined_tokens": 32}
+    rig.planner.observe((), (), [Report(rate=10.0)])
+    assert rig.match() == (32, True)
+    rig.planner.allocate("r", range(9), 32)
+    rig.present.discard(KEYS[0])
+    other = [bytes([n]) * 32 for n in range(20, 28)]
+    rig.present.update(other)
+    assert rig.match("other", keys=other) == (0, False), "it would wait for the first"
+    rig.planner.observe((), ["r"], [])
+    assert rig.match("other", keys=other) == (32, True)
+    rig.now += 30.0
+    rig.planner.observe((), (), [Report(rate=1.0)])
+    assert rig.match("other", keys=other) == (32, True), "nobody knows how fast the engine is now"
 
 
 def test_a_second_request_waits_for_the_same_load() -> None:

@@ -8,16 +8,26 @@ import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
 from patience import GUARD_SECONDS
 from vernal_worker.kv import lifecycle, settings
+from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
 from vernal_worker.kv.loader import Block
-from vernal_worker.kv.planner import Scheduled, StepPlan
+from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
 LAYOUT = Layout(b"l" * 32, BLOCK_TOKENS, BLOCK_BYTES)
+
+
+def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns_it_off(tmp_path: Path) -> None:
+    options = settings.parse({"shared_storage_path": str(tmp_path), "cooldown_seconds": 2 * GUARD_SECONDS})
+    side = SchedulerSide(options, Counters(), block_tokens=4, ranks=1, loads=True, saves=True)
+    side.observe({1}, ["r"], [Report(failures={1: Failure.SLOW})])
+    assert not side.breaker.open
+    side.observe({1}, ["r"], [Report(failures={1: Failure.SLOW}, hung=True)])
+    assert side.breaker.open
 
 
 def blocks_under(root: Path) -> int:

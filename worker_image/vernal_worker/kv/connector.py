@@ -215,6 +215,11 @@ class VernalSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: ig
         layout = self._worker.layout if self._worker is not None else None
         return VernalHandshake(layout) if layout is not None else None
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._worker is not None:
+            self._worker.before_step()
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start(self._plan())

@@ -67,7 +67,7 @@ class FaultyWorkerSide(WorkerSide):
 
     def _end(self, loaded: Loaded) -> None:
         if not self._faults.fault.report:
-            loaded = Loaded(loaded.request_id, loaded.usable, {})
+            loaded = Loaded(loaded.request_id, loaded.usable, {}, loaded.hung)
         super()._end(loaded)
 
 

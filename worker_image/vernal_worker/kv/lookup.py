@@ -1,7 +1,7 @@
 """Asking storage how much of a prompt it has. Threads ask; the scheduler goes on, and comes back for the answer.
 
 Only an unbroken prefix is of use, so nothing behind the first block that is not there is asked for. Prompts are saved
-from their beginning and evicted from their end (docs/design/0022-asking-without-waiting.md), so a block that is there
+from their beginning and evicted from their end (docs/design/0022-kv-waits-for-nobody.md), so a block that is there
 says of those before it that they most likely are: the prefix's end is found by bisection, and only the blocks around it
 are asked for one by one. Where that is wrong a load fails, as it does for a block that has just been evicted, and the
 block is asked for by itself from then on.

@@ -9,8 +9,9 @@ from time import monotonic
 from typing import Protocol
 
 from vernal_worker.kv import blockfile
+from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockfile import Failure
-from vernal_worker.kv.counters import LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
+from vernal_worker.kv.counters import DECLINED_TOKENS, LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
 from vernal_worker.kv.loader import Block
 
 _LOST = blockfile.REWRITE | {Failure.MISSING}
@@ -63,11 +64,15 @@ class Report:
         failed_steps: how many steps had a waiting load that failed, since the worker started.
         suppressed: keys that were planned to be saved, and were not for that reason.
         failures: why blocks failed, by block id.
+        hung: storage answered nobody while one of them was to be loaded.
+        rate: blocks a second that were loaded of late, if that can be told.
     """
 
     failed_steps: int = 0
     suppressed: frozenset[bytes] = frozenset()
     failures: dict[int, Failure] = field(default_factory=dict)
+    hung: bool = False
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class _Request:
     answer: Answer | None = None  # to what it was asked since
     stale: bool = True  # what it said does not count any more
     counted: bool = False
+    declined: bool = False
     saved_to: int = 0  # before it nothing is unsaved
     block_ids: list[int] = field(default_factory=list)
     planned: dict[bytes, int] = field(default_factory=dict)  # saves that workers were told to do
@@ -115,6 +121,7 @@ class Planner:
     Args:
         block_tokens: tokens in a block.
         storage: what to ask for keys that are in the store.
+        admission: whether what is in the store is worth loading.
         loads: this role reads from the store.
         saves: this role writes to it.
     """
@@ -124,6 +131,7 @@ class Planner:
         block_tokens: int,
         storage: Storage,
         counters: Counters,
+        admission: Admission,
         *,
         loads: bool,
         saves: bool,
@@ -131,11 +139,13 @@ class Planner:
         self._block_tokens = block_tokens
         self._storage = storage
         self._counters = counters
+        self._admission = admission
         self._loads = loads
         self._saves = saves
         self._requests: dict[str, _Request] = {}
         self._new_loads: list[LoadPlan] = []
         self._loading: dict[bytes, str] = {}  # first key of an asynchronous load -> who loads it
+        self._in_flight: dict[str, int] = {}  # tokens of asynchronous loads, by who loads them
         self._failed_steps = 0
 
     def match(
@@ -174,9 +184,15 @@ class Planner:
             return 0, False
         if load_async and self._loading.get(request.keys[first], request_id) != request_id:
             return None, False
+        offered = (last - first) * self._block_tokens
+        if not self._admission.worth(offered, sum(self._in_flight.values())):
+            if not request.declined:
+                self._counters.add(DECLINED_TOKENS, offered)
+            request.declined = True
+            return 0, False
         request.offered_from = first
         request.load_async = load_async
-        return (last - first) * self._block_tokens, load_async
+        return offered, load_async
 
     def allocate(self, request_id: str, block_ids: Sequence[int], external_tokens: int) -> None:
         """The scheduler gave the request these blocks, and wants the first `external_tokens` of what was offered."""
@@ -194,11 +210,13 @@ class Planner:
         request.loaded_to = last
         if request.load_async:
             self._loading[blocks[0].key] = request_id
+            self._in_flight[request_id] = external_tokens
         self._new_loads.append(LoadPlan(request_id, tuple(blocks), wait=not request.load_async))
 
     def plan(self, step: Sequence[Scheduled]) -> StepPlan:
         """What the workers do in the step that the scheduler has just put together."""
         saves: list[Block] = []
+        self._admission.scheduled(sum(scheduled.scheduled for scheduled in step))
         for scheduled in step:
             request = self._requests.get(scheduled.request_id)
             if request is None:
@@ -234,6 +252,9 @@ class Planner:
             self._failed_steps = max(self._failed_steps, report.failed_steps)
             suppressed |= report.suppressed
             lost |= {block_id for block_id, failure in report.failures.items() if failure in _LOST}
+        rates = [report.rate for report in reports if report.rate is not None]
+        if rates:  # of all ranks the slowest: a load is over when it is on all
+            self._admission.loaded(min(rates) * self._block_tokens)
         bad = set(invalid)
         if not bad and not suppressed:  # nearly always; all blocks of all requests are many
             return set()
@@ -261,6 +282,7 @@ class Planner:
         self._requests.clear()
         self._new_loads.clear()
         self._loading.clear()
+        self._in_flight.clear()
 
     def _begin(self, request_id: str, keys: list[bytes]) -> _Request:
         request = _Request(keys, set(range(len(keys))) if self._saves else set(), usable=len(keys))
@@ -302,3 +324,4 @@ class Planner:
 
     def _stop_loading(self, request_id: str) -> None:
         self._loading = {key: who for key, who in self._loading.items() if who != request_id}
+        self._in_flight.pop(request_id, None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockstore import BlockStore, Layout
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.keys import Salt, block_keys
@@ -72,7 +72,9 @@ class SchedulerSide:
         self._patience = _PATIENCE_SECONDS
         self._epoch: str | None = None
         self.breaker = Breaker(settings.cooldown_seconds, counters)
-        self.planner = Planner(block_tokens, self, counters, loads=loads, saves=saves)
+        self.planner = Planner(
+            block_tokens, self, counters, Admission(settings.cooldown_seconds), loads=loads, saves=saves
+        )
         self.evict: Callable[[set[int]], None] = lambda _: None
         """Takes blocks out of the engine's own prefix cache."""
 
@@ -148,8 +150,8 @@ class SchedulerSide:
         return block_keys(tokens, self._block_tokens, replace(salt, epoch=self._epoch))
 
     def observe(self, invalid: Iterable[int], finished: Iterable[str], reports: Sequence[Report]) -> None:
-        if any(Failure.SLOW in report.failures.values() for report in reports):
-            self.breaker.trip(f"a load took longer than {self._settings.load_timeout_seconds} s")
+        if any(report.hung for report in reports):
+            self.breaker.trip(f"storage answered no read within {self._settings.load_timeout_seconds} s")
         untrusted = self.planner.observe(invalid, finished, reports)
         if untrusted:
             self.evict(untrusted)

@@ -129,12 +129,23 @@ def test_a_block_that_could_not_be_loaded_is_asked_for_by_itself() -> None:
     rig = Rig(Storage(5000))
     rig.stores[0].present.discard(KEYS[2500])
     assert rig.hits() == 5000
-    rig.lookup.doubt([KEYS[2500]])
+    rig.lookup.doubt([KEYS[2500]], KEYS[2500:])
     assert rig.hits() == 2500
     assert rig.hits() == 2500
     rig.stores[0].present.add(KEYS[2500])
     assert rig.hits() == 5000
     assert rig.hits() == 5000
+
+
+def test_behind_a_block_that_was_evicted_others_are_not_believed_to_be_there() -> None:
+    rig = Rig(Storage(5000))
+    assert rig.hits() == 5000
+    rig.stores[0].present = set(KEYS[:4000])
+    assert rig.hits() == 5000, "known"
+    rig.lookup.doubt([KEYS[4000]], KEYS[4000:])
+    assert rig.hits() == 4000
+    rig.stores[0].present.add(KEYS[4000])
+    assert rig.hits() == 4001
 
 
 def test_a_hole_where_a_prompt_is_just_being_saved_is_seen() -> None:

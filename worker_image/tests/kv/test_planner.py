@@ -40,8 +40,8 @@ class Rig:
         self.lookups.append(Lookup(sum(1 for _ in takewhile(self.present.__contains__, keys)), not self.silent))
         return self.lookups[-1]
 
-    def doubt(self, keys: Iterable[bytes]) -> None:
-        self.doubted += keys
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
+        self.doubted += lost
 
     def match(
         self,
@@ -205,6 +205,19 @@ def test_after_a_failure_the_block_is_not_offered_again_and_is_saved_anew() -> N
     assert [block.key for block in plan.saves] == [KEYS[2], KEYS[4]], "the skipped block is still in the store"
     assert plan.seen_failures == 1
     assert rig.match() == (8, True)
+
+
+def test_behind_a_block_that_was_missing_all_are_saved_anew() -> None:
+    """Eviction begins at the end: what was not tried is gone too, most likely."""
+    rig = Rig(present=5)
+    rig.match()
+    rig.planner.allocate("r", range(10, 15), 20)
+    rig.planner.plan([])
+    rig.planner.observe(
+        {12, 13, 14}, ["r"], [Report(failures={12: Failure.MISSING, 13: Failure.SKIPPED, 14: Failure.SKIPPED})]
+    )
+    plan = rig.planner.plan([Scheduled("r", 8, 26, range(10, 19), replaced=True)])
+    assert [block.key for block in plan.saves] == KEYS[2:]
 
 
 def test_a_request_that_is_over_is_forgotten() -> None:

@@ -30,8 +30,10 @@ class FaultySchedulerSide(SchedulerSide):
         hiding = prompt.tokens is not None and self._faults.fault.kind is Kind.MISSING
         if hiding and prompt.request_id not in self._hidden:
             assert prompt.tokens is not None
-            self._hidden[prompt.request_id] = self._faults.at_lookup(self.keys(prompt.tokens, prompt))
-            self.doubt(self._hidden[prompt.request_id])  # what was seen before does not count
+            keys = self.keys(prompt.tokens, prompt)
+            self._hidden[prompt.request_id] = hidden = self._faults.at_lookup(keys)
+            if hidden:
+                self.doubt(hidden, keys)  # what was seen before does not count
         elif not hiding:
             self._hidden.clear()
         return super().match(prompt, computed)

@@ -139,11 +139,12 @@ class Lookup:
                 answer.end(rank)
         return answer
 
-    def doubt(self, keys: Iterable[bytes]) -> None:
-        """These blocks could not be loaded: nothing is concluded about them any more."""
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
+        """`lost` could not be loaded: nothing is concluded about them any more. What comes `behind` is not known."""
         with self._lock:
-            for key in keys:
+            for key in behind:
                 self._known.pop(key, None)
+            for key in lost:
                 if len(self._doubted) < _MOST_DOUBTED:
                     self._doubted.add(key)
 

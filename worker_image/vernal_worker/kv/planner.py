@@ -3,7 +3,7 @@
 Pure: it knows requests by their ids, blocks by keys and numbers, and neither vLLM nor storage.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
@@ -28,8 +28,8 @@ class Storage(Protocol):
     def ask(self, keys: Sequence[bytes]) -> Answer:
         """Begin to look up `keys`, which follow one another in a prompt."""
 
-    def doubt(self, keys: Iterable[bytes]) -> None:
-        """These were said to be there, and could not be loaded."""
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
+        """`lost` were said to be there, and could not be loaded; `behind` come after the first of them."""
 
 
 @dataclass(frozen=True)
@@ -247,11 +247,11 @@ class Planner:
         for request_id in finished:
             self._stop_loading(request_id)
         suppressed: set[bytes] = set()
-        lost: set[int] = set()
+        failures: dict[int, Failure] = {}
         for report in reports:
             self._failed_steps = max(self._failed_steps, report.failed_steps)
             suppressed |= report.suppressed
-            lost |= {block_id for block_id, failure in report.failures.items() if failure in _LOST}
+            failures |= {block_id: failure for block_id, failure in report.failures.items() if failure in _LOST}
         rates = [report.rate for report in reports if report.rate is not None]
         if rates:  # of all ranks the slowest: a load is over when it is on all
             self._admission.loaded(min(rates) * self._block_tokens)
@@ -263,7 +263,7 @@ class Planner:
             request.to_save(index for key, index in request.planned.items() if key in suppressed)
             first = next((i for i, block_id in enumerate(request.block_ids) if block_id in bad), None)
             if first is not None:
-                untrusted |= self._failed(request_id, request, first, lost)
+                untrusted |= self._failed(request_id, request, first, failures)
         return untrusted
 
     def finish(self, request_id: str) -> None:
@@ -308,17 +308,19 @@ class Planner:
         self._counters.add(LOOKED_UP_TOKENS, usable * self._block_tokens, "hit")
         self._counters.add(LOOKED_UP_TOKENS, (len(request.keys) - usable) * self._block_tokens, "miss")
 
-    def _failed(self, request_id: str, request: _Request, first: int, lost: set[int]) -> set[int]:
-        """The block at `first` was not loaded: it and all behind it are computed, and may be saved again."""
+    def _failed(self, request_id: str, request: _Request, first: int, failures: Mapping[int, Failure]) -> set[int]:
+        """The block at `first` was not loaded: it and all behind it are computed, and may be saved again. Where it was
+        missing those behind it are as well, most likely: prompts are evicted from their end."""
         self._counters.add(RECOMPUTED_TOKENS, max(0, request.loaded_to - first) * self._block_tokens)
         request.loaded_to = min(request.loaded_to, first)
         request.usable = min(request.usable, first)
         self._stop_loading(request_id)
         blocks = zip(request.keys, request.block_ids, strict=False)
-        gone = {index for index, (_, block_id) in enumerate(blocks) if index >= first and block_id in lost}
-        self._storage.doubt(request.keys[index] for index in gone)
+        lost = {index for index, (_, block_id) in enumerate(blocks) if index >= first and block_id in failures}
+        self._storage.doubt([request.keys[index] for index in lost], request.keys[first:])
         if self._saves:
-            request.to_save(gone | set(range(max(first, request.hits), len(request.keys))))
+            missing = failures.get(request.block_ids[first]) is Failure.MISSING
+            request.to_save(lost | set(range(first if missing else max(first, request.hits), len(request.keys))))
         self.forget()
         return set(request.block_ids[first:])
 

@@ -165,6 +165,6 @@ class SchedulerSide:
         self._patience = max(0.0, self._patience - (monotonic() - start))
         return answer
 
-    def doubt(self, keys: Iterable[bytes]) -> None:
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
         if self._lookup is not None:
-            self._lookup.doubt(keys)
+            self._lookup.doubt(lost, behind)

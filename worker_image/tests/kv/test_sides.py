@@ -30,6 +30,50 @@ def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns
     assert side.breaker.open
 
 
+def saved(root: Path, prompt: list[int]) -> None:
+    engine = Engine(root, Faults(Fault()), blocks=128, slots=128)
+    engine.run([prompt])
+    engine.close()
+
+
+def _told(engine: Engine) -> list[Report]:
+    """What the worker tells the scheduler from now on."""
+    told: list[Report] = []
+    take = engine.worker.take_report
+
+    def watched() -> Report | None:
+        report = take()
+        told.extend([report] if report else [])
+        return report
+
+    engine.worker.take_report = watched  # type: ignore[method-assign]
+    return told
+
+
+@pytest.mark.parametrize("load_async", [True, False], ids=["between steps", "in the step"])
+def test_the_scheduler_is_told_that_storage_answers_nobody(tmp_path: Path, load_async: bool) -> None:
+    saved(tmp_path, PROMPT)
+    hold = tmp_path / "hold"
+    hold.touch()
+    fault = Fault(kind=Kind.SLOW, where=Where.ALL, hold=str(hold))
+    engine = Engine(tmp_path, Faults(fault), load_timeout=0.05, load_async=load_async)
+    told = _told(engine)
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    assert [report.hung for report in told] == [True]
+    hold.unlink()
+    engine.close()
+
+
+def test_the_scheduler_is_told_how_fast_loads_are(tmp_path: Path) -> None:
+    prompt = [number % 256 for number in range(100 * BLOCK_TOKENS)]
+    saved(tmp_path, prompt)
+    engine = Engine(tmp_path, Faults(Fault()), blocks=128, slots=128)
+    told = _told(engine)
+    assert engine.run([prompt])[0].answer == true_answer(prompt)
+    assert [report.rate is not None and report.rate > 0 for report in told] == [True]
+    engine.close()
+
+
 def blocks_under(root: Path) -> int:
     return len(list(root.glob("*/*/*.kv")))
 

@@ -30,7 +30,7 @@ def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns
     assert side.breaker.open
 
 
-def saved(root: Path, prompt: list[int]) -> None:
+def fill(root: Path, prompt: list[int]) -> None:
     engine = Engine(root, Faults(Fault()), blocks=128, slots=128)
     engine.run([prompt])
     engine.close()
@@ -52,7 +52,7 @@ def _told(engine: Engine) -> list[Report]:
 
 @pytest.mark.parametrize("load_async", [True, False], ids=["between steps", "in the step"])
 def test_the_scheduler_is_told_that_storage_answers_nobody(tmp_path: Path, load_async: bool) -> None:
-    saved(tmp_path, PROMPT)
+    fill(tmp_path, PROMPT)
     hold = tmp_path / "hold"
     hold.touch()
     fault = Fault(kind=Kind.SLOW, where=Where.ALL, hold=str(hold))
@@ -66,7 +66,7 @@ def test_the_scheduler_is_told_that_storage_answers_nobody(tmp_path: Path, load_
 
 def test_the_scheduler_is_told_how_fast_loads_are(tmp_path: Path) -> None:
     prompt = [number % 256 for number in range(100 * BLOCK_TOKENS)]
-    saved(tmp_path, prompt)
+    fill(tmp_path, prompt)
     engine = Engine(tmp_path, Faults(Fault()), blocks=128, slots=128)
     told = _told(engine)
     assert engine.run([prompt])[0].answer == true_answer(prompt)

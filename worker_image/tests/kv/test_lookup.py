@@ -210,8 +210,13 @@ def test_waiting_for_other_lookups_is_not_being_late(clock: Clock) -> None:
     clock.now += 1.0
     rig.lookup._heard = clock.now  # one of them, say
     assert queued.hits() is None
+    patient = rig.lookup.ask(KEYS[1:3])
+    clock.now += 3.0
+    rig.lookup._heard = clock.now
+    assert queued.hits() == 0, "there is an end to that, too"
+    assert patient.hits() is None
     rig.stores[0].go.set()
-    assert queued.hits(GUARD_SECONDS) == 2
+    assert patient.hits(GUARD_SECONDS) == 2
     assert all(answer.hits(GUARD_SECONDS) is not None for answer in busy)
     assert not rig.breaker.open
 

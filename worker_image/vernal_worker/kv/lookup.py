@@ -30,6 +30,7 @@ KNOWN_SECONDS = 10.0
 _MOST_KNOWN = 65_536  # keys: 10 MB
 _MOST_DOUBTED = 10_000
 _MOST_LATE = 3  # lookups in a row
+_MOST_TIMEOUTS = 4  # for one lookup, with what it waits for others
 
 
 class Breaker:
@@ -109,7 +110,8 @@ class Lookup:
     """Which blocks are in the stores of all ranks: a block that one rank lacks is of no use to the others.
 
     Args:
-        timeout: seconds that storage has for one prompt, from when it was asked.
+        timeout: seconds that storage has for one prompt, from when it was asked. With the time that it waits for
+            others a lookup takes four times as long at most.
         guess: whether a wrong answer costs no more than time. False where a failed load is a failed request: then each
             key is asked for, and nothing is remembered.
     """
@@ -152,12 +154,12 @@ class Lookup:
         self._workers.stop()
 
     def _overdue(self, answer: Answer) -> bool:
-        """Whether storage had its time for `answer`. The store is left alone for a while if it said nothing at all
+        """Whether nobody waits any longer for `answer`. The store is left alone for a while if it said nothing at all
         meanwhile, or was too late several times in a row."""
         now = monotonic()
         silent = now - max(self._heard, answer.asked) >= self._timeout
         if not silent and (answer.begun is None or now - answer.begun < self._timeout):
-            return False
+            return now - answer.asked >= _MOST_TIMEOUTS * self._timeout
         self._late += 1
         if silent or self._late >= _MOST_LATE:
             self._breaker.trip(f"no answer to a lookup within {self._timeout} s")

@@ -125,7 +125,7 @@ def test_what_vanished_is_not_offered_for_ever(tmp_path: Path) -> None:
     engine.close()
 
 
-CHANGED = {
+CHANGED: dict[str, dict[str, Any]] = {
     "https://github.com/vllm-project/vllm/pull/55191": {"tensor_parallel": 2},
     "https://github.com/vllm-project/vllm/pull/55191, another rank": {"rank": 1},
     "https://github.com/vllm-project/vllm/issues/55904": {"layers": [{"layer": "0", "shape": [1, 16, 2, 8]}]},
@@ -137,7 +137,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("report", CHANGED)
 def test_an_engine_that_computes_other_blocks_finds_none(tmp_path: Path, report: str) -> None:
-    facts = {
+    facts: dict[str, Any] = {
         "model": "hub:weights",
         "config": {"rope_parameters": {"factor": 1.0}},
         "tensor_parallel": 1,

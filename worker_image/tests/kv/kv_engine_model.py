@@ -128,7 +128,14 @@ class Engine:
         )
         self.counters = Counters()
         self.scheduler = FaultySchedulerSide(
-            faults, settings, self.counters, block_tokens=BLOCK_TOKENS, ranks=1, loads=True, saves=True
+            faults,
+            settings,
+            self.counters,
+            block_tokens=BLOCK_TOKENS,
+            ranks=1,
+            loads=True,
+            saves=True,
+            recompute=recompute,
         )
         self.worker = FaultyWorkerSide(
             faults, settings, self.counters, block_tokens=BLOCK_TOKENS, first_rank=True, only_producer=False
@@ -189,7 +196,7 @@ class Engine:
             work.append((request, request.computed, count, request.generation))
             request.computed += count
             self._cache_locally(request)
-        return _Step(self.scheduler.planner.plan(scheduled), work)
+        return _Step(self.scheduler.plan(scheduled), work)
 
     def _start(self, request: Request) -> bool:
         keys = block_keys(request.tokens, BLOCK_TOKENS)
@@ -226,6 +233,7 @@ class Engine:
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def _execute(self, step: _Step) -> _Step:
+        self.worker.before_step()
         self.worker.start(step.plan)
         for request, start, count, _ in step.work:
             for index in range(start // BLOCK_TOKENS, (start + count) // BLOCK_TOKENS):

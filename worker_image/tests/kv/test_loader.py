@@ -7,7 +7,7 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.loader import Block, Loader, Move
+from vernal_worker.kv.loader import Block, Loaded, Loader, Move
 from vernal_worker.kv.slots import Done, Fence, Slots
 from vernal_worker.kv.workers import Workers
 
@@ -159,6 +159,135 @@ def test_a_slot_is_not_used_again_before_its_copy_is_over() -> None:
     fence.over = True
     (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
     assert loaded.failures == {}
+
+
+def test_a_slot_is_used_again_when_its_copy_is_over_whatever_the_engine_does() -> None:
+    rig = Rig(slots=2)
+    rig.cache.fence = fence = ManualFence()
+    rig.loader.start("r", BLOCKS[:3], GUARD_SECONDS)
+
+    def both_slots_are_used() -> bool:
+        assert rig.loader.poll(rig.cache.copy) == []
+        return len(rig.cache.blocks) == 2
+
+    until("two blocks", both_slots_are_used)
+    assert len(rig.storage.reads) == 2
+    fence.over = True
+    until("the third, while nobody polls", lambda: len(rig.storage.reads) == 3)
+    (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
+    assert loaded.failures == {}
+
+
+def test_a_burst_of_long_prompts_is_loaded_whatever_waits_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight prompts of 12k tokens come at once, and there are slots for a sixth of one. Storage is as quick as slots
+    are free. The device, whose steps take 250 ms, copies what it is given before a step at once, what it is given
+    behind it when that is over. All that takes 12 s, none of them storage's."""
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=128, threads=8)
+    prompts = [[Block(n.to_bytes(4, "big") * 8, n) for n in range(start, start + 750)] for start in range(0, 6000, 750)]
+    for number, blocks in enumerate(prompts):
+        rig.loader.start(f"r{number}", blocks, 5.0)
+    ended: list[Loaded] = []
+    while len(ended) < len(prompts):
+        rig.cache.fence = before = ManualFence()
+        ended += rig.loader.poll(rig.cache.copy)
+        before.over = True
+        rig.cache.fence = behind = ManualFence()
+        copied = len(rig.cache.blocks)
+        ended += rig.loader.poll(rig.cache.copy)
+        assert all(loaded.failures == {} for loaded in ended)
+        held, left = len(rig.cache.blocks) - copied, 6000 - len(rig.cache.blocks)
+        free = min(rig.slots.count - held, left)
+        until("storage to fill the free slots", lambda free=free: len(rig.loader._outcomes) == free)  # type: ignore[misc]
+        now += 0.25
+        behind.over = True
+    assert len(rig.cache.blocks) == 6000
+    assert now > 2 * 5.0
+
+
+def test_a_load_that_storage_is_slow_with_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage answers others meanwhile: it does not hang."""
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=8, threads=8)
+    rig.storage.hang = {BLOCKS[1].key}
+    rig.loader.start("slow", BLOCKS[:2], 5.0)
+    until("the first block", lambda: rig.loader.poll(rig.cache.copy) or rig.cache.blocks)
+    until("storage to hang", lambda: BLOCKS[1].key in rig.storage.reads)
+    now = 4.0
+    rig.loader.start("other", BLOCKS[2:3], 5.0)
+    assert [loaded.request_id for loaded in rig.loader.poll(rig.cache.copy, GUARD_SECONDS)] == ["other"]
+    now = 5.0
+    (loaded,) = rig.loader.poll(rig.cache.copy)
+    assert (loaded.request_id, loaded.failures, loaded.hung) == ("slow", {BLOCKS[1].block_id: Failure.SLOW}, False)
+    rig.assert_nothing_is_held()
+
+
+def test_each_part_of_a_load_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt takes longer than the time-out, and arrives."""
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=8, threads=1)
+    gates = {block.key: threading.Event() for block in BLOCKS}
+
+    def read(request_id: str, key: bytes, into: memoryview) -> None:
+        rig.storage.reads.append(key)
+        assert gates[key].wait(GUARD_SECONDS)
+
+    rig.loader = Loader(read, rig.slots, rig.workers, rig.counters)
+    rig.loader.start("r", BLOCKS, 5.0)
+    for block in BLOCKS:
+        until("the next read", lambda block=block: block.key in rig.storage.reads)  # type: ignore[misc]
+        now += 4.0
+        assert rig.loader.poll(rig.cache.copy) == []
+        gates[block.key].set()
+    (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
+    assert loaded.failures == {}
+
+
+def test_loads_that_wait_for_threads_that_hang_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=8, threads=2)
+    rig.storage.hang = {block.key for block in BLOCKS}
+    rig.loader.start("first", BLOCKS[:2], 5.0)
+    until("both threads to hang", lambda: len(rig.storage.reads) == 2)
+    rig.loader.start("second", BLOCKS[2:4], 5.0)
+    now = 4.9
+    assert rig.loader.poll(rig.cache.copy) == []
+    now = 5.0
+    ended = rig.loader.poll(rig.cache.copy)
+    assert [(loaded.request_id, loaded.usable, loaded.hung) for loaded in ended] == [
+        ("first", 0, True),
+        ("second", 0, True),
+    ]
+    now = 1000.0
+    rig.loader.start("third", BLOCKS[4:6], 5.0)
+    assert rig.loader.poll(rig.cache.copy) == [], "it has its time like others"
+    now = 1005.0
+    assert [loaded.hung for loaded in rig.loader.poll(rig.cache.copy)] == [True]
+    rig.assert_nothing_is_held()
+
+
+def test_how_fast_loads_are_is_told_where_enough_were_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=128)
+    many = [Block(bytes([n]) * 32, n) for n in range(100)]
+
+    def load(blocks: list[Block], seconds: float) -> float | None:
+        nonlocal now
+        rig.loader.start("r", blocks, GUARD_SECONDS)
+        until("all to be read", lambda: len(rig.loader._outcomes) == len(blocks))
+        now += seconds
+        assert len(rig.loader.poll(rig.cache.copy)) == 1
+        return rig.loader.take_rate()
+
+    assert load(many, 0.5) == 200.0
+    assert load(many[:10], 0.5) is None, "too few and too quick to tell"
+    assert load(many[:10], 2.0) == 5.0
+    assert rig.loader.take_rate() is None
 
 
 def test_a_copy_that_fails_is_a_failure_of_its_blocks() -> None:

@@ -1,7 +1,10 @@
 """What is offered, loaded and saved; the schedules in `test_schedules` check that it is also right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
+import pytest
+from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.loader import Block
@@ -11,21 +14,46 @@ KEYS = [bytes([n]) * 32 for n in range(8)]
 SIZE = 4
 
 
-class Rig:
-    def __init__(self, present: int = 0, loads: bool = True, saves: bool = True) -> None:
-        self.present = set(KEYS[:present])
-        self.lookups = 0
-        self.planner = Planner(SIZE, self.lookup, Counters(), loads=loads, saves=saves)
+class Lookup:
+    """What storage has to say when it is asked; `said` holds it back."""
 
-    def lookup(self, keys: Sequence[bytes]) -> list[bool]:
-        self.lookups += 1
-        return [key in self.present for key in keys]
+    def __init__(self, hits: int, said: bool) -> None:
+        self._hits, self.said = hits, said
+
+    def hits(self) -> int | None:
+        return self._hits if self.said else None
+
+
+class Rig:
+    """`silent` storage answers no lookup that is made from then on, until its `said` is set."""
+
+    def __init__(self, present: int = 0, loads: bool = True, saves: bool = True, silent: bool = False) -> None:
+        self.present = set(KEYS[:present])
+        self.silent = silent
+        self.lookups: list[Lookup] = []
+        self.doubted: list[bytes] = []
+        self.counters = Counters()
+        self.now = 0.0
+        self.planner = Planner(SIZE, self, self.counters, Admission(30.0, lambda: self.now), loads=loads, saves=saves)
+
+    def ask(self, keys: Sequence[bytes]) -> Lookup:
+        self.lookups.append(Lookup(sum(1 for _ in takewhile(self.present.__contains__, keys)), not self.silent))
+        return self.lookups[-1]
+
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
+        self.doubted += lost
 
     def match(
-        self, request: str = "r", tokens: int = 34, computed: int = 0, load_async: bool = True, may_load: bool = True
+        self,
+        request: str = "r",
+        tokens: int = 34,
+        computed: int = 0,
+        load_async: bool = True,
+        may_load: bool = True,
+        keys: list[bytes] = KEYS,
     ) -> tuple[int | None, bool]:
         return self.planner.match(
-            request, lambda: KEYS, tokens=tokens, computed=computed, may_load=may_load, load_async=load_async
+            request, lambda: keys, tokens=tokens, computed=computed, may_load=may_load, load_async=load_async
         )
 
 
@@ -48,7 +76,58 @@ def test_asking_again_costs_no_lookup() -> None:
     rig = Rig(present=2)
     for _ in range(100):
         rig.match()
-    assert rig.lookups == 1
+    assert len(rig.lookups) == 1
+
+
+def test_the_scheduler_goes_on_while_storage_is_asked() -> None:
+    rig = Rig(present=3, silent=True)
+    assert rig.match() == rig.match() == (None, False), "ask again later"
+    assert rig.match(may_load=False) == (0, False), "nothing to wait for"
+    assert rig.match(tokens=4) == (0, False), "nor here: the last token is always computed"
+    assert len(rig.lookups) == 1
+    assert rig.counters.take() == {}
+    rig.lookups[0].said = True
+    assert rig.match() == (12, True)
+    assert rig.counters.take() == {"lookup_tokens:hit": 12, "lookup_tokens:miss": 20}
+
+
+def test_a_request_that_need_not_wait_is_saved_as_far_as_storage_has_not_said_that_it_is_there() -> None:
+    rig = Rig(present=3, loads=False, silent=True)
+    assert rig.match() == (0, False)
+    first = rig.planner.plan([Scheduled("r", 0, 4, range(9), replaced=True)])
+    assert [block.key for block in first.saves] == KEYS[:1]
+    rig.lookups[0].said = True
+    second = rig.planner.plan([Scheduled("r", 4, 30)])
+    assert [block.key for block in second.saves] == KEYS[3:]
+
+
+def test_what_was_said_counts_while_storage_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that waits for room must not lose its place: it would if it asked for time every second."""
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.planner.monotonic", lambda: now)
+    rig = Rig(present=3)
+    assert rig.match() == (12, True)
+    now, rig.silent = 100.0, True
+    rig.present = set(KEYS[:1])
+    assert rig.match() == rig.match() == (12, True)
+    assert len(rig.lookups) == 2
+    rig.lookups[1].said = True
+    assert rig.match() == (4, True)
+
+
+def test_what_was_said_does_not_count_after_a_load_that_failed() -> None:
+    rig = Rig(present=4)
+    rig.match()
+    rig.match("other")
+    rig.planner.allocate("r", [10, 11, 12, 13], 16)
+    rig.silent = True
+    rig.planner.observe({12}, ["r"], [Report(failures={12: Failure.MISSING, 13: Failure.SKIPPED})])
+    assert rig.doubted == [KEYS[2]]
+    assert rig.match("other") == (None, False)
+    assert rig.match() == (None, False)
+    rig.lookups[-1].said = rig.lookups[-2].said = True
+    assert rig.match("other") == (16, True)
+    assert rig.match() == (8, True)
 
 
 def test_what_was_allocated_is_loaded_once() -> None:
@@ -59,6 +138,30 @@ def test_what_was_allocated_is_loaded_once() -> None:
     assert load.blocks == (Block(KEYS[1], 11), Block(KEYS[2], 12))
     assert load.wait
     assert rig.planner.plan([]).loads == ()
+
+
+def test_what_would_take_longer_to_load_than_to_compute_is_computed() -> None:
+    rig = Rig(present=8)
+    for _ in range(2):  # the engine computes 40 tokens a second
+        rig.planner.plan([Scheduled("long", 0, 40)])
+        rig.now += 1.0
+    rig.planner.plan([Scheduled("long", 0, 40)])
+    rig.planner.observe((), (), [Report(rate=20.0), Report(rate=5.0), Report(rate=10.0)])  # blocks, by rank: 20 tokens
+    assert rig.match() == (0, False)
+    assert rig.match() == (0, False)
+    assert rig.counters.take() == {"lookup_tokens:hit": 32, "lookup_tokens:miss": 0, "declined_tokens": 32}
+    rig.planner.observe((), (), [Report(rate=10.0)])
+    assert rig.match() == (32, True)
+    rig.planner.allocate("r", range(9), 32)
+    rig.present.discard(KEYS[0])
+    other = [bytes([n]) * 32 for n in range(20, 28)]
+    rig.present.update(other)
+    assert rig.match("other", keys=other) == (0, False), "it would wait for the first"
+    rig.planner.observe((), ["r"], [])
+    assert rig.match("other", keys=other) == (32, True)
+    rig.now += 30.0
+    rig.planner.observe((), (), [Report(rate=1.0)])
+    assert rig.match("other", keys=other) == (32, True), "nobody knows how fast the engine is now"
 
 
 def test_a_second_request_waits_for_the_same_load() -> None:
@@ -102,6 +205,19 @@ def test_after_a_failure_the_block_is_not_offered_again_and_is_saved_anew() -> N
     assert [block.key for block in plan.saves] == [KEYS[2], KEYS[4]], "the skipped block is still in the store"
     assert plan.seen_failures == 1
     assert rig.match() == (8, True)
+
+
+def test_behind_a_block_that_was_missing_all_are_saved_anew() -> None:
+    """Eviction begins at the end: what was not tried is gone too, most likely."""
+    rig = Rig(present=5)
+    rig.match()
+    rig.planner.allocate("r", range(10, 15), 20)
+    rig.planner.plan([])
+    rig.planner.observe(
+        {12, 13, 14}, ["r"], [Report(failures={12: Failure.MISSING, 13: Failure.SKIPPED, 14: Failure.SKIPPED})]
+    )
+    plan = rig.planner.plan([Scheduled("r", 8, 26, range(10, 19), replaced=True)])
+    assert [block.key for block in plan.saves] == KEYS[2:]
 
 
 def test_a_request_that_is_over_is_forgotten() -> None:

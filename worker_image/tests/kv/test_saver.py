@@ -4,16 +4,19 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from patience import GUARD_SECONDS
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.keys import block_keys
 from vernal_worker.kv.loader import Block, Move
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Done, Fence, Slots
 from vernal_worker.kv.workers import Workers
 
-BLOCKS = [Block(bytes([n]) * 32, n) for n in range(6)]
+BLOCKS = [Block(key, n) for n, key in enumerate(block_keys(range(6), 1))]
+OTHERS = [Block(key, n) for n, key in enumerate(block_keys(range(100, 106), 1))]
 
 
 class Rig:
@@ -63,6 +66,35 @@ def test_without_patience_what_has_no_room_is_dropped(tmp_path: Path) -> None:
     assert set(rig.written) == {BLOCKS[0].key, BLOCKS[1].key}, "the first blocks of a prefix are worth most"
     rig.saver.save(BLOCKS[2:], rig.copy, patience=GUARD_SECONDS)
     assert rig.outcomes() == {"written": 4}, "what was dropped can be saved later"
+
+
+def test_behind_a_block_that_was_dropped_nothing_of_its_prompt_is_saved(tmp_path: Path) -> None:
+    """It would be of no use, and lookups conclude from it that all before it are there."""
+    rig = Rig(tmp_path)
+    rig.go.clear()
+    rig.saver.save(BLOCKS[:4], rig.copy)
+    rig.go.set()
+    assert rig.outcomes() == {"written": 2, "dropped": 2}
+    rig.saver.save([BLOCKS[4], OTHERS[0], BLOCKS[5]], rig.copy, patience=GUARD_SECONDS)
+    assert rig.outcomes() == {"written": 1, "dropped": 2}, "the next step's"
+    assert set(rig.written) == {BLOCKS[0].key, BLOCKS[1].key, OTHERS[0].key}
+    rig.saver.save(BLOCKS[2:], rig.copy, patience=GUARD_SECONDS)
+    assert rig.outcomes() == {"written": 4}, "of the next request"
+
+
+def test_a_hole_is_forgotten_for_others_may_have_filled_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("vernal_worker.kv.saver.monotonic", lambda: now)
+    rig = Rig(tmp_path, pause=0.0)
+    rig.outcome = Saved.FULL
+    rig.saver.save(BLOCKS[:1], rig.copy)
+    assert rig.outcomes() == {"full": 1}
+    rig.outcome = Saved.WRITTEN
+    rig.saver.save(BLOCKS[1:2], rig.copy)
+    assert rig.outcomes() == {"dropped": 1}
+    now += 61.0
+    rig.saver.save(BLOCKS[1:2], rig.copy)
+    assert rig.outcomes() == {"written": 1}
 
 
 def test_the_same_block_is_not_saved_twice_at_a_time(tmp_path: Path) -> None:

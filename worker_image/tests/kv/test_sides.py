@@ -8,17 +8,70 @@ import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
 from patience import GUARD_SECONDS
 from vernal_worker.kv import lifecycle, settings
+from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
 from vernal_worker.kv.loader import Block
-from vernal_worker.kv.lookup import Breaker, Lookup
-from vernal_worker.kv.planner import Scheduled, StepPlan
+from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
 LAYOUT = Layout(b"l" * 32, BLOCK_TOKENS, BLOCK_BYTES)
+
+
+def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns_it_off(tmp_path: Path) -> None:
+    options = settings.parse({"shared_storage_path": str(tmp_path), "cooldown_seconds": 2 * GUARD_SECONDS})
+    side = SchedulerSide(options, Counters(), block_tokens=4, ranks=1, loads=True, saves=True)
+    side.observe({1}, ["r"], [Report(failures={1: Failure.SLOW})])
+    assert not side.breaker.open
+    side.observe({1}, ["r"], [Report(failures={1: Failure.SLOW}, hung=True)])
+    assert side.breaker.open
+
+
+def fill(root: Path, prompt: list[int]) -> None:
+    engine = Engine(root, Faults(Fault()), blocks=128, slots=128)
+    engine.run([prompt])
+    engine.close()
+
+
+def _told(engine: Engine) -> list[Report]:
+    """What the worker tells the scheduler from now on."""
+    told: list[Report] = []
+    take = engine.worker.take_report
+
+    def watched() -> Report | None:
+        report = take()
+        told.extend([report] if report else [])
+        return report
+
+    engine.worker.take_report = watched  # type: ignore[method-assign]
+    return told
+
+
+@pytest.mark.parametrize("load_async", [True, False], ids=["between steps", "in the step"])
+def test_the_scheduler_is_told_that_storage_answers_nobody(tmp_path: Path, load_async: bool) -> None:
+    fill(tmp_path, PROMPT)
+    hold = tmp_path / "hold"
+    hold.touch()
+    fault = Fault(kind=Kind.SLOW, where=Where.ALL, hold=str(hold))
+    engine = Engine(tmp_path, Faults(fault), load_timeout=0.05, load_async=load_async)
+    told = _told(engine)
+    assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
+    assert [report.hung for report in told] == [True]
+    hold.unlink()
+    engine.close()
+
+
+def test_the_scheduler_is_told_how_fast_loads_are(tmp_path: Path) -> None:
+    prompt = [number % 256 for number in range(100 * BLOCK_TOKENS)]
+    fill(tmp_path, prompt)
+    engine = Engine(tmp_path, Faults(Fault()), blocks=128, slots=128)
+    told = _told(engine)
+    assert engine.run([prompt])[0].answer == true_answer(prompt)
+    assert [report.rate is not None and report.rate > 0 for report in told] == [True]
+    engine.close()
 
 
 def blocks_under(root: Path) -> int:
@@ -178,42 +231,6 @@ def test_all_connectors_of_a_process_are_asked() -> None:
     lifecycle.reconnect("/new")
     lifecycle.weights_changed()
     assert [connector.calls for connector in connectors] == [["flush", "release", "reconnect /new", "reset"]] * 2
-
-
-class _HangingStore(BlockStore):
-    hangs = threading.Event()
-
-    def contains(self, key: bytes) -> bool:
-        if key == b"h" * 32:
-            self.hangs.wait(GUARD_SECONDS)
-        return True
-
-
-def test_storage_that_hangs_at_a_lookup_is_left_alone_for_a_while(tmp_path: Path) -> None:
-    store = _HangingStore(tmp_path, LAYOUT)
-    for timeout in (0.1, 1.0, 10.0, 100.0):  # until it is enough for what does not hang, on this machine
-        counters = Counters()
-        breaker = Breaker(2 * GUARD_SECONDS, counters)
-        lookup = Lookup([store], timeout, breaker, counters)
-        if (said := lookup([b"a" * 32, b"h" * 32])) == [True, False]:
-            break
-    assert said == [True, False], "what storage said in time counts"
-    assert lookup([b"a" * 32]) == [False], "the breaker is open"
-    breaker.reset()
-    assert Lookup([store], GUARD_SECONDS, breaker, counters)([b"a" * 32]) == [True]
-    assert counters.take()["pauses:load_slow"] == 1
-    store.hangs.set()
-
-
-def test_a_block_must_be_there_for_all_ranks(tmp_path: Path) -> None:
-    counters = Counters()
-    ranks = [BlockStore(tmp_path, Layout(bytes([rank]) * 32, BLOCK_TOKENS, BLOCK_BYTES)) for rank in range(2)]
-    value = memoryview(bytearray(BLOCK_BYTES))
-    ranks[0].write(b"a" * 32, value)
-    ranks[0].write(b"b" * 32, value)
-    ranks[1].write(b"b" * 32, value)
-    lookup = Lookup(ranks, GUARD_SECONDS, Breaker(0, counters), counters)
-    assert lookup([b"a" * 32, b"b" * 32]) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from patience import GUARD_SECONDS
 from shutdown.ours import BUDGET
 from vernal_contract import names
 from vernal_contract.config import KVTransferConfig
+from vernal_worker.kv.keys import block_keys
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from worker_pod import Pod
@@ -148,7 +149,7 @@ def first_token_seconds(pod: Pod, prompt: list[int]) -> float:
 
 
 def kv_files(pod: Pod, kv: str) -> list[Path]:
-    return sorted((pod.store / kv).glob("*/*/*.kv"), key=lambda path: path.stat().st_mtime_ns)
+    return list((pod.store / kv).glob("*/*/*.kv"))
 
 
 def counted(pod: Pod, metric: str) -> float:
@@ -185,15 +186,16 @@ def test_a_thawed_decode_worker_loads_and_answers_the_same(
 
 
 def test_a_thawed_worker_computes_what_storage_has_damaged(thawed: Pod, prefilled: Prefilled) -> None:
-    """Files of a prompt that this worker has not seen yet: they were written last."""
-    blocks = kv_files(thawed, "kv-a")[-TOTAL // BLOCK :]
-    content = bytearray(blocks[3].read_bytes())
+    """A file of a prompt that this worker has not seen yet."""
+    name = f"{block_keys(prefilled.prompts[-1], BLOCK)[3].hex()}.kv"
+    (block,) = (path for path in kv_files(thawed, "kv-a") if path.name == name)
+    content = bytearray(block.read_bytes())
     content[len(content) // 2] ^= 1
-    blocks[3].write_bytes(content)
+    block.write_bytes(content)
     assert complete(thawed, prefilled.prompts[-1]) == prefilled.answers[-1]
     assert counted(thawed, 'load_failures_total{engine="0",kind="corrupt"') == 1
     assert counted(thawed, "recomputed_tokens") > 0
-    assert not blocks[3].exists(), "a bad block stayed in the store"
+    assert not block.exists(), "a bad block stayed in the store"
 
 
 def test_a_thawed_worker_uses_the_store_of_its_own_pod(start: StartPod, thawed: Pod, prefilled: Prefilled) -> None:

@@ -11,7 +11,6 @@ under one name is always the same, and a reader whose file is evicted has it ope
 import errno
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -130,11 +129,6 @@ class BlockStore:
 
     def _label(self, key: bytes) -> Label:
         return Label(self.layout.fingerprint, key, self.layout.tokens, self.layout.payload_bytes)
-
-
-def leading(present: Sequence[bool]) -> int:
-    """How many are true before the first that is not."""
-    return next((i for i, there in enumerate(present) if not there), len(present))
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -92,6 +92,7 @@ class VernalSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: ig
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
             synchronous=facts.recovers_synchronous_loads(self._vllm_config),
+            recompute=self._kv_transfer_config.kv_load_failure_policy == "recompute",
         )
 
     def _make_worker_side(self, make: Callable[..., WorkerSide] = WorkerSide) -> WorkerSide:
@@ -172,7 +173,7 @@ class VernalSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: ig
     def build_connector_meta(self, scheduler_output: Any) -> VernalMetadata:
         if self._scheduler is None:
             return VernalMetadata(StepPlan())
-        return VernalMetadata(self._scheduler.planner.plan(facts.step(scheduler_output)))
+        return VernalMetadata(self._scheduler.plan(facts.step(scheduler_output)))
 
     def reset_cache(self) -> bool:
         if self._scheduler is not None:
@@ -213,6 +214,11 @@ class VernalSharedStorageConnector(KVConnectorBase_V1, SupportsHMA):  # type: ig
     def get_handshake_metadata(self) -> VernalHandshake | None:
         layout = self._worker.layout if self._worker is not None else None
         return VernalHandshake(layout) if layout is not None else None
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._worker is not None:
+            self._worker.before_step()
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         if self._worker is not None:

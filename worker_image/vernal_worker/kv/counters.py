@@ -12,6 +12,7 @@ SEPARATOR = ":"
 LOOKED_UP_TOKENS = "lookup_tokens"  # label: result, hit or miss
 LOADED_TOKENS = "loaded_tokens"
 RECOMPUTED_TOKENS = "recomputed_tokens"
+DECLINED_TOKENS = "declined_tokens"
 LOAD_FAILURES = "load_failures"  # label: kind, of blockfile.Failure
 SAVES = "saves"  # label: outcome, of blockstore.Saved
 BYTES = "bytes"  # label: direction, read or written

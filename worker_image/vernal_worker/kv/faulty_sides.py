@@ -30,7 +30,10 @@ class FaultySchedulerSide(SchedulerSide):
         hiding = prompt.tokens is not None and self._faults.fault.kind is Kind.MISSING
         if hiding and prompt.request_id not in self._hidden:
             assert prompt.tokens is not None
-            self._hidden[prompt.request_id] = self._faults.at_lookup(self.keys(prompt.tokens, prompt))
+            keys = self.keys(prompt.tokens, prompt)
+            self._hidden[prompt.request_id] = hidden = self._faults.at_lookup(keys)
+            if hidden:
+                self.doubt(hidden, keys)  # what was seen before does not count
         elif not hiding:
             self._hidden.clear()
         return super().match(prompt, computed)
@@ -66,7 +69,7 @@ class FaultyWorkerSide(WorkerSide):
 
     def _end(self, loaded: Loaded) -> None:
         if not self._faults.fault.report:
-            loaded = Loaded(loaded.request_id, loaded.usable, {})
+            loaded = Loaded(loaded.request_id, loaded.usable, {}, loaded.hung)
         super()._end(loaded)
 
 

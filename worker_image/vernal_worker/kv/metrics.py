@@ -30,6 +30,10 @@ METRICS = (
         counters.RECOMPUTED_TOKENS,
         "Tokens that were to be loaded from the shared KV store and were computed instead.",
     ),
+    Metric(
+        counters.DECLINED_TOKENS,
+        "Tokens that the shared KV store had and that were computed, because loading was expected to take longer.",
+    ),
     Metric(counters.LOAD_FAILURES, "Blocks that could not be loaded from the shared KV store.", "kind"),
     Metric(counters.SAVES, "Blocks that were to be saved to the shared KV store.", "outcome"),
     Metric(counters.BYTES, "Bytes of KV moved between the engine and the shared store.", "direction"),

@@ -1,4 +1,8 @@
-"""Saving: the engine's thread copies blocks into slots; threads write them to storage when it suits storage."""
+"""Saving: the engine's thread copies blocks into slots; threads write them to storage when it suits storage.
+
+Behind a block that is not saved no other of its prompt is: nobody could use it, and lookups go by it
+(`vernal_worker.kv.lookup`).
+"""
 
 import logging
 import threading
@@ -8,12 +12,17 @@ from time import monotonic
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import BYTES, PAUSES, SAVES, Counters
+from vernal_worker.kv.keys import TAG_BYTES
 from vernal_worker.kv.loader import Block, Copier, Move
 from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers
 
 _logger = logging.getLogger(LOGGER)
+_HOLE_SECONDS = 60.0  # by then the prompt is computed, and another worker may have saved the block
+_MOST_HOLES = 10_000
+_NOT_SAVED = frozenset({Saved.DROPPED, Saved.FULL, Saved.FAILED})
+
 Writer = Callable[[bytes, memoryview], Saved]
 """(key, payload): what `BlockStore.write` does."""
 
@@ -36,6 +45,7 @@ class Saver:
         self._pause_seconds = pause
         self._lock = threading.Lock()
         self._under_way: set[bytes] = set()
+        self._holes: dict[bytes, float] = {}  # tags of keys that were not saved, and until when that counts
         self._paused_until = 0.0
 
     def save(self, blocks: Sequence[Block], copy: Copier, patience: float = 0.0) -> None:
@@ -46,7 +56,7 @@ class Saver:
             patience: seconds to wait, at most, for slots. What then has none is not saved: a later miss, no error.
         """
         end = monotonic() + patience
-        todo = [block for block in blocks if self._begin(block.key)]
+        todo = [block for block in blocks if self._begin(block.key) and self._follows(block.key)]
         while todo and monotonic() >= self._paused_until:
             moves, batch = self._fill(todo, end)
             if not moves:
@@ -59,10 +69,8 @@ class Saver:
                     fence.wait()  # the device may be writing to the slot
                     self._end(move.slot, block.key, Saved.DROPPED)
             todo = todo[len(batch) :]
-        if todo:
-            self._counters.add(SAVES, len(todo), Saved.DROPPED)
-            with self._lock:
-                self._under_way.difference_update(block.key for block in todo)
+        for block in todo:
+            self._count(block.key, Saved.DROPPED)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written, `timeout` seconds at most; returns whether it is."""
@@ -74,6 +82,15 @@ class Saver:
                 return False
             self._under_way.add(key)
             return True
+
+    def _follows(self, key: bytes) -> bool:
+        """Whether the block before it was saved, as far as is known here; else the block is left out."""
+        with self._lock:
+            follows = self._holes.get(key[-TAG_BYTES:], 0.0) <= monotonic()
+            self._holes.pop(key[:TAG_BYTES], None)
+        if not follows:
+            self._count(key, Saved.DROPPED)
+        return follows
 
     def _fill(self, todo: Sequence[Block], end: float) -> tuple[list[Move], list[Block]]:
         """As many free slots as there are; waits for the first only, so that what is filled gets on its way."""
@@ -104,8 +121,15 @@ class Saver:
 
     def _end(self, slot: int, key: bytes, outcome: Saved) -> None:
         self._slots.give_back([slot])
+        self._count(key, outcome)
+
+    def _count(self, key: bytes, outcome: Saved) -> None:
         with self._lock:
             self._under_way.discard(key)
+            if outcome in _NOT_SAVED:
+                if len(self._holes) >= _MOST_HOLES:
+                    self._holes.clear()
+                self._holes[key[:TAG_BYTES]] = monotonic() + _HOLE_SECONDS
         self._counters.add(SAVES, 1, outcome)
 
     def _pause(self, outcome: Saved) -> None:

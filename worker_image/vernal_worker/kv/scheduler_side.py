@@ -4,17 +4,21 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockstore import BlockStore, Layout
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.keys import Salt, block_keys
-from vernal_worker.kv.lookup import Breaker, Lookup
-from vernal_worker.kv.planner import Planner, Report
+from vernal_worker.kv.lookup import NOTHING, Answer, Breaker, Lookup
+from vernal_worker.kv.planner import Planner, Report, Scheduled, StepPlan
 from vernal_worker.kv.settings import Settings
 
 _logger = logging.getLogger(LOGGER)
+_PATIENCE_SECONDS = 0.002
+"""How long a step waits for lookups, all its requests together. Storage that is near answers sooner, and a request need
+not wait for the next step."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ class SchedulerSide:
         loads: bool,
         saves: bool,
         synchronous: bool = True,
+        recompute: bool = True,
     ) -> None:
-        """`synchronous`: whether the engine recovers from a load that fails in the step that needs it."""
+        """
+        Args:
+            synchronous: whether the engine recovers from a load that fails in the step that needs it.
+            recompute: whether a failed load costs time. If not, it costs a request.
+        """
         self._settings = settings
         self._counters = counters
         self._block_tokens = block_tokens
@@ -58,10 +67,14 @@ class SchedulerSide:
         if not (synchronous or settings.load_async):
             _logger.warning("load_async is true whatever is set: this engine does not recover from other loads")
         self._layouts: tuple[Layout, ...] = ()
+        self._recompute = recompute
         self._lookup: Lookup | None = None
+        self._patience = _PATIENCE_SECONDS
         self._epoch: str | None = None
         self.breaker = Breaker(settings.cooldown_seconds, counters)
-        self.planner = Planner(block_tokens, self._present, counters, loads=loads, saves=saves)
+        self.planner = Planner(
+            block_tokens, self, counters, Admission(settings.cooldown_seconds), loads=loads, saves=saves
+        )
         self.evict: Callable[[set[int]], None] = lambda _: None
         """Takes blocks out of the engine's own prefix cache."""
 
@@ -79,7 +92,9 @@ class SchedulerSide:
         self._settings = settings
         if self._lookup is None and self._layouts:
             stores = [self.make_store(settings, layout) for layout in self._layouts]
-            self._lookup = Lookup(stores, settings.lookup_timeout_seconds, self.breaker, self._counters)
+            self._lookup = Lookup(
+                stores, settings.lookup_timeout_seconds, self.breaker, self._counters, guess=self._recompute
+            )
             self.breaker.reset()
             self.planner.forget()
 
@@ -122,6 +137,11 @@ class SchedulerSide:
             load_async=self.load_async(),
         )
 
+    def plan(self, step: Sequence[Scheduled]) -> StepPlan:
+        """The step is put together: what the workers do in it."""
+        self._patience = _PATIENCE_SECONDS
+        return self.planner.plan(step)
+
     def keys(self, tokens: Sequence[int], prompt: Prompt) -> list[bytes]:
         """One for each full block; none if it cannot be known what the blocks depend on."""
         salt = prompt.salt()
@@ -130,11 +150,21 @@ class SchedulerSide:
         return block_keys(tokens, self._block_tokens, replace(salt, epoch=self._epoch))
 
     def observe(self, invalid: Iterable[int], finished: Iterable[str], reports: Sequence[Report]) -> None:
-        if any(Failure.SLOW in report.failures.values() for report in reports):
-            self.breaker.trip(f"a load took longer than {self._settings.load_timeout_seconds} s")
+        if any(report.hung for report in reports):
+            self.breaker.trip(f"storage answered no read within {self._settings.load_timeout_seconds} s")
         untrusted = self.planner.observe(invalid, finished, reports)
         if untrusted:
             self.evict(untrusted)
 
-    def _present(self, keys: Sequence[bytes]) -> list[bool]:
-        return self._lookup(keys) if self._lookup is not None else [False] * len(keys)
+    def ask(self, keys: Sequence[bytes]) -> Answer:
+        if self._lookup is None:
+            return NOTHING
+        answer = self._lookup.ask(keys)
+        start = monotonic()
+        answer.hits(self._patience)
+        self._patience = max(0.0, self._patience - (monotonic() - start))
+        return answer
+
+    def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
+        if self._lookup is not None:
+            self._lookup.doubt(lost, behind)

@@ -18,10 +18,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             makes the whole batch wait. Always true for parallel engines, and with asynchronous scheduling or vLLM's V2
             model runner (see `facts.recovers_synchronous_loads`).
         max_bytes: size limit of the whole directory; the least recently used blocks go. None: until the disk is full.
-        load_timeout_seconds: what is not there by then is computed.
+        load_timeout_seconds: storage's time for each eighth of a prompt's blocks; else they are computed.
         lookup_timeout_seconds: what storage has not said by then counts as absent.
-        cooldown_seconds: the store is left alone for this long: not read after a load or a lookup ran into its
-            time-out, not written after it was full or failed.
+        cooldown_seconds: the store is left alone for this long: not read after it answered nobody for one of these
+            times, not written after it was full or failed. Also how long a measured speed counts; 0: not at all.
         flush_timeout_seconds: a worker that exits, or is frozen, waits this long for its saves.
         producer_wait_seconds: a `kv_producer` waits this long in a step for room in `save_buffer_mib`; other roles
             never wait, and save less.

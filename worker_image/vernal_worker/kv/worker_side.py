@@ -122,12 +122,17 @@ class Store:
         assert self._save_slots is not None
         return self._cache.save(self._save_slots, moves)
 
+    def take_rate(self) -> float | None:
+        return self._loader.take_rate() if self._loader is not None else None
+
     def flush(self, timeout: float) -> bool:
         return self._saver is None or self._saver.flush(timeout)
 
     def stop(self, timeout: float) -> None:
         """Nothing of the store is in use any more, unless storage hangs for longer than `timeout` seconds."""
         self._limit.stop(timeout)
+        if self._loader is not None:
+            self._loader.stop()
         self._load_workers.stop()
         self._save_workers.stop()
         self._cache.release()
@@ -157,6 +162,7 @@ class WorkerSide:
         self._invalid: dict[int, Failure] = {}
         self._failed_steps = 0
         self._suppressed: set[bytes] = set()
+        self._hung = False
         self.layout: Layout | None = None
         """What this worker's blocks are; None if they cannot be shared."""
 
@@ -203,6 +209,11 @@ class WorkerSide:
         for load in list(self._loads.values()):
             self._fail(load, Failure.CLOSED)
 
+    def before_step(self) -> None:
+        """Copy what was read before the device is given the step's work: the copies are over when that is, and their
+        slots are free again for the next step. Behind it, they would be for the one after."""
+        self._poll(0.0)
+
     def start(self, plan: StepPlan) -> None:
         """Begin this step's loads; those that the step itself needs are over when this returns."""
         for load in plan.loads:
@@ -235,10 +246,7 @@ class WorkerSide:
 
     def finished(self, idle: bool) -> set[str]:
         """Requests whose asynchronous loads are over, well or not."""
-        if self._loads and self._store is not None:
-            wait = _IDLE_WAIT_SECONDS if idle and not self._finished else 0.0
-            for loaded in self._store.loader.poll(self._store.copy_in, wait):
-                self._end(loaded)
+        self._poll(_IDLE_WAIT_SECONDS if idle and not self._finished else 0.0)
         finished, self._finished = self._finished, set()
         return finished
 
@@ -249,14 +257,22 @@ class WorkerSide:
         """What the scheduler should know of this step beside the failed blocks; ends the step, so it is asked last."""
         failures, self._invalid = self._invalid, {}
         suppressed, self._suppressed = frozenset(self._suppressed), set()
-        if not failures and not suppressed:
+        hung, self._hung = self._hung, False
+        rate = self._store.take_rate() if self._store is not None else None
+        if not failures and not suppressed and rate is None:
             return None
-        return Report(self._failed_steps, suppressed, failures)
+        return Report(self._failed_steps, suppressed, failures, hung, rate)
+
+    def _poll(self, wait: float) -> None:
+        if self._loads and self._store is not None:
+            for loaded in self._store.loader.poll(self._store.copy_in, wait):
+                self._end(loaded)
 
     def _end(self, loaded: Loaded) -> None:
         """A load is over."""
         load = self._loads.pop(loaded.request_id)
         self._invalid.update(loaded.failures)
+        self._hung |= loaded.hung
         if not load.wait:
             self._finished.add(loaded.request_id)
         elif loaded.failures:

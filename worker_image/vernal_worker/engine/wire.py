@@ -51,6 +51,16 @@ CLASSES = (
 )
 """The only classes whose objects travel. A version of vLLM that lacks one cannot send it."""
 
+FOUND_OUT = (
+    "block_size",
+    "effective_attention_block_size",
+    "kv_cache_max_concurrency",
+    "kv_cache_size_tokens",
+    "mamba_block_size",
+    "num_gpu_blocks",
+)
+"""Attributes of vLLM's CacheConfig that the engine sets when it has started, as far as the version has them."""
+
 METHODS = frozenset(
     {
         "abort",
@@ -107,6 +117,12 @@ class Hello(_Message, frozen=True, tag="hello"):
     """The first message of a connection. Requests of the connection before are ended: its program is gone."""
 
 
+class Ask(_Message, frozen=True, tag="ask"):
+    """Asks for one event, `Welcome` or `Metrics`. Anybody may, on a connection of its own; it ends no requests."""
+
+    metrics: bool = False
+
+
 class Generate(_Message, frozen=True, tag="generate"):
     """`AsyncLLM.generate` or, with PoolingParams, `encode`. Without `prompt`, prompts come as `Chunk`s."""
 
@@ -145,7 +161,7 @@ class Call(_Message, frozen=True, tag="call"):
     kwargs: dict[str, Any]
 
 
-ToEngine = Hello | Generate | Chunk | ChunksEnd | Cancel | Call
+ToEngine = Hello | Ask | Generate | Chunk | ChunksEnd | Cancel | Call
 
 # --- to the program ---
 
@@ -154,10 +170,18 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     """Answers `Hello`: what the program cannot know from the engine's arguments."""
 
     max_model_len: int
-    num_gpu_blocks: int | None
+    cache: dict[str, Any]
+    """Of vLLM's CacheConfig, what `FOUND_OUT` names."""
+    log_stats: bool
     max_num_queued_reqs: int | None
     max_num_queued_tokens: int | None
     kv_event_sources: Any
+
+
+class Metrics(_Message, frozen=True, tag="metrics"):
+    """In Prometheus' text format."""
+
+    text: str
 
 
 class Piece(_Message, frozen=True, tag="piece"):
@@ -223,7 +247,7 @@ class Died(_Message, frozen=True, tag="died"):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    events: list[Welcome | Output | Pooled | End | Result | Failed | Died]
+    events: list[Welcome | Metrics | Output | Pooled | End | Result | Failed | Died]
     unfinished: int
     """Requests that vLLM has not finished."""
     queued_tokens: int

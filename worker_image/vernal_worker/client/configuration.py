@@ -17,15 +17,20 @@ from vernal_worker.supervisor.environment import KEPT, TUNING
 
 
 def make(worker: WorkerConfig) -> Any:
-    """A VllmConfig as the engine's own was before it started: made from the same options, in the same way.
+    """A VllmConfig as the engine's own was before it started. Takes a second or more.
 
-    Takes a second or more.
+    Raises: as `build`.
+    """
+    return build(engine_args.for_freezing(engine_args.engine_arguments(worker)))
+
+
+def build(arguments: Mapping[str, Any]) -> Any:
+    """The VllmConfig of an engine with these arguments (canonical): made from the same options, in the same way.
 
     Raises:
         ArgumentError: vLLM does not take an argument.
         Exception: what vLLM raises when a value is not possible.
     """
-    arguments = engine_args.for_freezing(engine_args.engine_arguments(worker))
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="vLLM", add_help=False))
     # The others are options of its server, which is the program's.
     known, _ = parser.parse_known_args(engine_args.options(arguments))

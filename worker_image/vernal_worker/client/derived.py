@@ -5,16 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.usage.usage_lib import UsageContext
 
-from vernal_worker.client import arguments
-from vernal_worker.client.configuration import environment_kept
+from vernal_worker.client import arguments, configuration
 from vernal_worker.engine import wire
 from vernal_worker.supervisor.engine_args import ArgumentError
 
 Path = tuple[str, ...]
 
-_ROUNDS = 4
+_ROUNDS = 6
+_SHALLOW = 2
 _NAMED = 5
 _RENAMED = {
     ("cache_config", "cache_dtype"): "kv_cache_dtype",
@@ -36,18 +35,19 @@ def engine_args(config: Any) -> dict[str, Any]:
         ArgumentError: there are none; the message names settings that no argument gives.
     """
     found: dict[str, Any] = {"model": config.model_config.model}
-    with environment_kept():
-        for _ in range(_ROUNDS):
-            made = AsyncEngineArgs(**found).create_engine_config(UsageContext.OPENAI_API_SERVER)
-            different = dict(differences(config, made))
-            if not different:
-                return arguments.plain_values(found)
-            # What is wrong elsewhere may follow from the model's.
-            models = {path: value for path, value in different.items() if path[0] == "model_config"}
-            more = _arguments(config, models, found) or _arguments(config, different, found)
-            if not more:
+    for _ in range(_ROUNDS):
+        different = dict(differences(config, configuration.build(found)))
+        if not different:
+            return found
+        # The model's first, and what is deep inside last: it may follow from the rest.
+        models = {path: value for path, value in different.items() if path[0] == "model_config"}
+        shallow = {path: value for path, value in different.items() if len(path) <= _SHALLOW}
+        for some in (models, shallow, different):
+            if more := _arguments(config, some, found):
+                found |= more
                 break
-            found |= more
+        else:
+            break
     names = [".".join(path) for path in different]
     raise ArgumentError(
         f"from_vllm_config: no engine argument gives {', '.join(names[:_NAMED])}"
@@ -59,7 +59,7 @@ def differences(given: Any, made: Any, path: Path = ()) -> Iterator[tuple[Path, 
     """Paths of fields in which two VllmConfigs differ, and the first one's values. What an engine finds out when it
     starts does not count."""
     for field in dataclasses.fields(given):
-        if not field.init or field.name in _CHANGING or (path == ("cache_config",) and field.name in wire.FOUND_OUT):
+        if field.name in _CHANGING or (path == ("cache_config",) and field.name in wire.FOUND_OUT):
             continue
         mine, its = getattr(given, field.name), getattr(made, field.name)
         here = (*path, field.name)
@@ -75,12 +75,14 @@ def _arguments(config: Any, different: Mapping[Path, Any], found: Mapping[str, A
     result: dict[str, Any] = {}
     for path, value in different.items():
         section, *rest = path
-        if section in _BY_FIELD and len(rest) == 1:
-            result.setdefault(section, dict(found.get(section, {})))[rest[0]] = value
+        if section in _BY_FIELD and rest:
+            field = getattr(getattr(config, section), rest[0])
+            result.setdefault(section, dict(found.get(section, {})))[rest[0]] = field
         elif section in known:
             result[section] = getattr(config, section)
         elif path == ("lora_config",):
             result["enable_lora"] = True
         elif (name := _RENAMED.get(path, path[-1])) in known:
             result[name] = value
-    return {name: value for name, value in result.items() if name not in found or found[name] != value}
+    plain = arguments.plain_values(result)
+    return {name: value for name, value in plain.items() if name not in found or found[name] != value}

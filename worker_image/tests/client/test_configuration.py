@@ -40,6 +40,7 @@ def test_made_as_the_engine_makes_its_own(model: Path) -> None:
 def test_the_programs_environment_shapes_the_next_engine_as_it_did_this_one(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import vernal_worker.client.async_llm  # noqa: F401  # what imports set is another thing
     from vernal_worker.supervisor.environment import KEPT, TUNING
 
     def shaping() -> dict[str, str]:
@@ -49,6 +50,32 @@ def test_the_programs_environment_shapes_the_next_engine_as_it_did_this_one(
     before = shaping()
     made(model)
     assert shaping() == before
+
+
+def test_a_vllm_config_that_the_program_made_makes_no_other_engine(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2  # noqa: F401  # vLLM imports it, and `settings.environment` takes care of what it sets
+    from vernal_worker.client import configuration
+    from vernal_worker.supervisor.environment import KEPT, TUNING
+    from vllm import AsyncEngineArgs
+
+    def shaping() -> dict[str, str]:
+        found = configuration.environment()
+        return {name: value for name, value in found.items() if name in KEPT or name.startswith(TUNING)}
+
+    with monkeypatch.context() as patch:
+        for name in (*configuration._IMPORTED, *configuration._ON_CPU, "TORCHINDUCTOR_CACHE_DIR", "LD_PRELOAD"):
+            patch.delenv(name, raising=False)
+        patch.setenv("LD_PRELOAD", "/usr/lib/libuser.so")
+        before, whole = shaping(), dict(os.environ)
+        try:
+            AsyncEngineArgs(model=str(model)).create_engine_config()
+            assert os.environ != whole, "vLLM sets variables"
+            assert shaping() == before and before["LD_PRELOAD"] == "/usr/lib/libuser.so"
+        finally:
+            for name in os.environ.keys() - whole.keys():
+                del os.environ[name]
 
 
 def test_what_vllm_does_not_take(model: Path) -> None:

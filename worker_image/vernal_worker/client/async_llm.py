@@ -88,7 +88,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         self._gate = Gate()
         self.log_requests = bool(worker.engine_args.get("enable_log_requests"))
         output = output if output is not None else sys.stderr.fileno()
-        self._host = EngineHost(worker, settings.environment(worker), criu, output)
+        self._host = EngineHost(worker, settings.environment(worker, configuration.environment()), criu, output)
         self._link = _Link()
         self._finalizer = weakref.finalize(self, _end, self._host, self._link)
         self.report: WorkerState
@@ -152,7 +152,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         """
         how, place = settings.choice(start, checkpoint_dir)
         if how is How.DISABLED:
-            return cls._in_process(AsyncEngineArgs(model=model, **engine_args))
+            return cls._in_process(AsyncEngineArgs(model=model, **engine_args), UsageContext.OPENAI_API_SERVER)
         config = _checkpoint(checkpoint, place)
         worker = await asyncio.to_thread(settings.worker_config, {"model": model, **engine_args}, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(how)

@@ -97,9 +97,10 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
     )
 
 
-def environment(worker: config.WorkerConfig) -> dict[str, str]:
-    """The keeper's. For a checkpoint that is to be thawed, what shapes an engine comes from it alone."""
-    variables = dict(os.environ)
+def environment(worker: config.WorkerConfig, program: Mapping[str, str]) -> dict[str, str]:
+    """The keeper's, of the program's variables. For a checkpoint that is to be thawed, what shapes an engine comes from
+    it alone."""
+    variables = dict(program)
     if path := variables.get(_LIBRARIES):
         # cv2 puts its directory in front whenever it is imported: twice in a program whose parent did so, too.
         variables[_LIBRARIES] = ":".join(dict.fromkeys(filter(None, path.split(":"))))

@@ -65,7 +65,12 @@ def test_a_plain_async_llm(environment: None, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "VERNAL_START": "disabled", "VERNAL_CHECKPOINT_DIR": str(tmp_path / "none"), "PATH": "/bin"},
+        env={
+            **os.environ,
+            "VERNAL_START": "disabled",
+            "VERNAL_CHECKPOINT_DIR": str(tmp_path / "none"),
+            "VERNAL_CRIU": "/nonexistent/criu",
+        },
     )
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("report ")]
@@ -76,7 +81,7 @@ def test_a_plain_async_llm(environment: None, tmp_path: Path) -> None:
         "tokens": 8,
         "is": [True, True],
         "apart": [],
-        "start": ["ColdStart", "PolicyDisabled", False],
+        "start": ["Cold", "PolicyDisabled", False],
         "health": None,
         "left": 0,
         "capabilities": 0,

@@ -170,6 +170,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
 
         Raises:
             EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
+            Exception: what vLLM raises when it cannot read the model's configuration.
         """
         config = _checkpoint(checkpoint, checkpoint_dir)
         worker = await asyncio.to_thread(settings.frozen_config, config)

@@ -70,6 +70,7 @@ async def test_outputs_of_each_kind(llm: Any, frozen: Frozen) -> None:
     from vllm.sampling_params import RequestOutputKind
 
     assert llm.report.start_mode == "Restored"
+    assert [*frozen.directory.glob("**/readers/*")] == [], "whoever collects garbage need not wait any more"
     several = {"n": 2, "logprobs": 2, "prompt_logprobs": 1, "seed": 7, "temperature": 1.0, "max_tokens": 20}
     kinds = [RequestOutputKind.CUMULATIVE, RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY]
     cumulative, delta, final = [await outputs(llm, str(kind), greedy(**several, output_kind=kind)) for kind in kinds]

@@ -17,9 +17,11 @@ import openai
 import uvicorn
 from programs import ENGINE_ARGS
 from vernal_worker.client import CheckpointableAsyncLLM
-from vernal_worker.engine.vllm_adapter import build_app, init_app_state, make_arg_parser
 from vllm import AsyncEngineArgs, PoolingParams, SamplingParams
 from vllm.entrypoints.launchers.api_server import entry
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser

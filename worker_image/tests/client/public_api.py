@@ -19,8 +19,9 @@ def public(path: Path, name: str) -> Api:
     any), `defaults` (as in the source, by parameter). Annotated attributes count as properties."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            attributes = [item.target.id for item in node.body if _is_attribute(item)]  # type: ignore[union-attr]
-            found = {name: {"kind": "property"} for name in attributes if not name.startswith("_")}
+            annotated = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            names = [target.id for target in annotated if isinstance(target, ast.Name)]
+            found: Api = {name: {"kind": "property"} for name in names if not name.startswith("_")}
             return found | _public([item for item in node.body if isinstance(item, FUNCTIONS)])
     raise LookupError(f"no class {name} in {path}")
 
@@ -38,10 +39,6 @@ def _targets(node: ast.AST) -> list[ast.expr]:
     if isinstance(node, ast.Assign):
         return node.targets
     return [node.target] if isinstance(node, ast.AnnAssign) else []
-
-
-def _is_attribute(item: ast.stmt) -> bool:
-    return isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
 
 
 def _public(methods: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> Api:

@@ -41,7 +41,6 @@ async def main(model, arguments):
             await llm.freeze("/nowhere")
         except EngineFailedError as error:
             report["freeze"] = str(error)
-    report["left"] = len(tree(os.getpid()))
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     report["capabilities"] = int(status["CapEff"], 16)
     print("report", json.dumps(report), flush=True)
@@ -83,7 +82,6 @@ def test_a_plain_async_llm(environment: None, tmp_path: Path) -> None:
         "apart": [],
         "start": ["Cold", "PolicyDisabled", False],
         "health": None,
-        "left": 0,
         "capabilities": 0,
     }
     assert not (tmp_path / "none").exists()

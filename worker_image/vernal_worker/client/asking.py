@@ -18,7 +18,7 @@ def ask(path: str, question: wire.Ask, seconds: float) -> Any:
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(f"ipc://{path}")
         socket.send(wire.encoder()(question))
-        if not socket.poll(seconds * 1000):
+        if not socket.poll(round(seconds * 1000)):
             raise TimeoutError(f"the engine has not answered a question within {seconds:g} s")
         (event,) = wire.program_decoder()(socket.recv()).events
         return event

@@ -26,7 +26,6 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import async_llm
-from vllm.v1.fault_tolerance.utils import FaultToleranceRequest
 
 PROMPT = "A worker that has served before"
 Case = Callable[[Any], Awaitable[Any]]
@@ -132,7 +131,6 @@ CALLS: dict[str, Case] = {
     "get_supported_tasks": lambda llm: llm.get_supported_tasks(),
     "get_tokenizer": lambda llm: _value(llm.get_tokenizer().encode(PROMPT)),
     "get_weight_version": lambda llm: llm.get_weight_version(),
-    "handle_fault": lambda llm: llm.handle_fault(FaultToleranceRequest("no_such_instruction", {})),
     "init_weight_transfer_engine": lambda llm: llm.init_weight_transfer_engine(_init_request()),
     "is_paused": paused,
     "is_running": lambda llm: _value(llm.is_running),
@@ -328,7 +326,8 @@ async def served(llm: Any, model: str) -> AsyncIterator[Any]:
     await serving
 
 
-async def outcome(case: Case, subject: Any) -> Any:
+async def outcome(name: str, case: Case, subject: Any) -> Any:
+    print(name, file=sys.stderr, flush=True)
     try:
         return {"returned": await case(subject)}
     except Exception as error:
@@ -337,10 +336,10 @@ async def outcome(case: Case, subject: Any) -> Any:
 
 async def look(llm: Any, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    found["attributes at once"] = await outcome(CALLS["vllm_config"], llm)
+    found["attributes at once"] = await outcome("at once", CALLS["vllm_config"], llm)
     async with served(llm, model) as client:
         for name, case in REQUESTS.items():
-            found[f"server: {name}"] = await outcome(case, client)
+            found[f"server: {name}"] = await outcome(name, case, client)
         metrics = await client.with_options(base_url=str(client.base_url).replace("/v1", "")).get(
             "/metrics", cast_to=str
         )
@@ -350,7 +349,7 @@ async def look(llm: Any, model: str) -> dict[str, Any]:
         generated = [line for line in metrics.splitlines() if line.startswith("vllm:generation_tokens_total")]
         found["server: tokens counted"] = [float(line.split()[-1]) > 100 for line in generated]
     for name, case in CALLS.items():
-        found[f"call: {name}"] = await outcome(case, llm)
+        found[f"call: {name}"] = await outcome(name, case, llm)
     return found
 
 

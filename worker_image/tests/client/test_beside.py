@@ -11,8 +11,9 @@ from public_api import assigned, public
 from test_api import NOT_THERE, installed
 
 HERE = Path(__file__).parent
-ELSEWHERE = {"from_engine_args", "from_vllm_config", "shutdown", *NOT_THERE}
-"""Of AsyncLLM's interface, what each of these tests uses anyway, and what is not there."""
+ELSEWHERE = {"from_engine_args", "from_vllm_config", "shutdown", "handle_fault", *NOT_THERE}
+"""Of AsyncLLM's interface, what each of these tests uses anyway, what AsyncLLM never answers where fault tolerance is
+off, and what is not there."""
 
 
 @pytest.fixture(scope="module")

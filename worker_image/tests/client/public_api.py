@@ -16,11 +16,29 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def public(path: Path, name: str) -> Api:
     """By name: `kind` (property, async, stream, sync), `positional` and `keywords` (parameter names), `open` (takes
-    any)."""
+    any), `defaults` (as in the source, by parameter). Annotated attributes count as properties."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _public([item for item in node.body if isinstance(item, FUNCTIONS)])
+            annotated = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            names = [target.id for target in annotated if isinstance(target, ast.Name)]
+            found: Api = {name: {"kind": "property"} for name in names if not name.startswith("_")}
+            return found | _public([item for item in node.body if isinstance(item, FUNCTIONS)])
     raise LookupError(f"no class {name} in {path}")
+
+
+def assigned(path: Path, name: str) -> set[str]:
+    """The public attributes that the class's `__init__` sets."""
+    (cls,) = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and node.name == name]
+    (init,) = [item for item in cls.body if isinstance(item, FUNCTIONS) and item.name == "__init__"]
+    targets = [target for node in ast.walk(init) for target in _targets(node)]
+    own = [t.attr for t in targets if isinstance(t, ast.Attribute) and getattr(t.value, "id", "") == "self"]
+    return {name for name in own if not name.startswith("_")}
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) else []
 
 
 def _public(methods: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> Api:
@@ -36,8 +54,19 @@ def _describe(item: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, Any]:
         "kind": _kind(item),
         "positional": [a.arg for a in [*arguments.posonlyargs, *arguments.args] if a.arg not in ("self", "cls")],
         "keywords": [a.arg for a in arguments.kwonlyargs],
-        "open": arguments.kwarg is not None,
+        "open": arguments.kwarg is not None or arguments.vararg is not None,
+        "defaults": _defaults(arguments),
     }
+
+
+def _defaults(arguments: ast.arguments) -> dict[str, str]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    having = positional[len(positional) - len(arguments.defaults) :]
+    pairs = [
+        *zip(having, arguments.defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return {parameter.arg: ast.unparse(value) for parameter, value in pairs if value is not None}
 
 
 def _kind(item: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -58,9 +87,13 @@ def _problems(theirs: dict[str, Any], ours: dict[str, Any] | None) -> list[str]:
         return ["is not there"]
     if theirs["kind"] != ours["kind"]:
         return [f"is {ours['kind']} instead of {theirs['kind']}"]
-    if theirs["kind"] == "property" or ours["open"]:
+    if theirs["kind"] == "property":
         return []
-    problems = []
+    problems = ["takes anything, whatever it is"] if ours["open"] and not theirs["open"] else []
+    defaults = theirs.get("defaults", {})  # not recorded of 0.26
+    for name, value in defaults.items():
+        if (mine := ours["defaults"].get(name)) != value:
+            problems.append(f"{name} is {mine} by default instead of {value}")
     if any(mine != its for mine, its in zip(ours["positional"], theirs["positional"], strict=False)):
         problems.append(f"takes {ours['positional']} instead of {theirs['positional']}")
     missing = {*theirs["positional"], *theirs["keywords"]} - {*ours["positional"], *ours["keywords"]}

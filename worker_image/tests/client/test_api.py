@@ -7,14 +7,22 @@ import json
 from pathlib import Path
 
 import pytest
-from public_api import Api, lacks, public
+from public_api import Api, assigned, lacks, public
 
 HERE = Path(__file__).parent
 CLIENT = HERE.parents[1] / "vernal_worker/client"
 
 
+NOT_THERE = {"admission_stats", "engine_core", "logger_manager", "output_handler", "output_processor", "profiler"}
+"""Attributes of AsyncLLM that are the engine's side, which is in another process."""
+
+
 def ours() -> Api:
-    return public(CLIENT / "calls.py", "Calls") | public(CLIENT / "async_llm.py", "CheckpointableAsyncLLM")
+    return (
+        public(CLIENT / "calls.py", "Calls")
+        | public(CLIENT / "known.py", "Known")
+        | public(CLIENT / "async_llm.py", "CheckpointableAsyncLLM")
+    )
 
 
 def installed(module: str) -> Path:
@@ -45,15 +53,32 @@ def test_attributes_of_the_engine_protocol() -> None:
     assert names <= ours().keys()
 
 
+def test_attributes_that_async_llm_sets() -> None:
+    ours_set = assigned(CLIENT / "async_llm.py", "CheckpointableAsyncLLM")
+    theirs = assigned(installed("v1/engine/async_llm.py"), "AsyncLLM")
+    assert {"vllm_config", "scheduler_config", "observability_config", "log_stats", "renderer"} <= theirs
+    assert theirs - NOT_THERE == theirs & (ours().keys() | ours_set)
+
+
 def test_what_vllm_adds_would_be_noticed() -> None:
     theirs = of_version("installed")
     changed = copy.deepcopy(theirs)
     changed["brand_new"] = {"kind": "async", "positional": [], "keywords": [], "open": False}
     changed["generate"]["keywords"].append("new_keyword")
+    changed["sleep"]["defaults"]["level"] = "2"
     changed["abort"]["positional"].insert(0, "new_first")
     changed["is_running"] = {"kind": "sync", "positional": [], "keywords": [], "open": False}
     found = lacks(changed, ours())
-    assert {line.partition(":")[0] for line in found} == {"abort", "brand_new", "generate", "is_running"}
+    assert {line.partition(":")[0] for line in found} == {
+        "abort",
+        "brand_new",
+        "generate",
+        "is_running",
+        "sleep",
+    }
+    takes_anything = copy.deepcopy(ours())
+    takes_anything["pin_lora"]["open"] = True
+    assert lacks(theirs, takes_anything) == ["pin_lora: takes anything, whatever it is"]
 
 
 def test_every_call_by_name_is_one_that_the_engine_takes() -> None:

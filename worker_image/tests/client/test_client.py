@@ -70,6 +70,7 @@ async def test_outputs_of_each_kind(llm: Any, frozen: Frozen) -> None:
     from vllm.sampling_params import RequestOutputKind
 
     assert llm.report.start_mode == "Restored"
+    assert [*frozen.directory.glob("**/readers/*")] == [], "whoever collects garbage need not wait any more"
     several = {"n": 2, "logprobs": 2, "prompt_logprobs": 1, "seed": 7, "temperature": 1.0, "max_tokens": 20}
     kinds = [RequestOutputKind.CUMULATIVE, RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY]
     cumulative, delta, final = [await outputs(llm, str(kind), greedy(**several, output_kind=kind)) for kind in kinds]
@@ -160,6 +161,35 @@ async def test_errors_keep_their_class(llm: Any) -> None:
         while True:
             await outputs(llm, "lost", greedy())
     assert llm.errored
+
+
+async def test_what_the_engine_is_is_known_from_the_start(llm: Any, tmp_path: Path) -> None:
+    """Before anything is asked, and after a freeze; without a change of the program's environment."""
+    from prometheus_client import REGISTRY, generate_latest
+
+    def known() -> Any:
+        config = llm.vllm_config
+        assert config.model_config is llm.model_config and config.scheduler_config is llm.scheduler_config
+        assert llm.observability_config.otlp_traces_endpoint is None
+        assert llm.log_stats is True and llm.log_requests is False
+        assert llm.get_kv_event_sources() == {}
+        return config.cache_config.num_gpu_blocks, config.cache_config.block_size, config.model_config.max_model_len
+
+    def counted() -> list[str]:
+        text = generate_latest(REGISTRY).decode()
+        return [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total")]
+
+    at_first = known()
+    assert at_first[0] == ENGINE_ARGS["num_gpu_blocks_override"] and at_first[2] == 1024
+    assert known() == at_first
+    await outputs(llm, "counted", greedy())
+    (line,) = counted()
+    assert float(line.split()[-1]) == greedy().max_tokens
+    await llm.freeze(tmp_path / "again")
+    assert known() == at_first
+    assert len(counted()) == 1
+    await llm.close()
+    assert counted() == []
 
 
 async def test_the_rest_of_the_interface(llm: Any) -> None:

@@ -1,8 +1,11 @@
-"""What an engine is told of its program's environment."""
+"""What a program and its environment say, and what its engine is told of it."""
+
+from pathlib import Path
 
 import pytest
 from vernal_contract.config import WorkerConfig
-from vernal_worker.client.settings import environment
+from vernal_worker.client.messages import How
+from vernal_worker.client.settings import ENV_CHECKPOINT_DIR, ENV_START, choice, environment
 
 
 def config() -> WorkerConfig:
@@ -18,8 +21,51 @@ def config() -> WorkerConfig:
 
 
 @pytest.mark.parametrize("path", ["/cv2/lib64:", "/cv2/lib64:/cv2/lib64:", "/cv2/lib64::/cv2/lib64"])
-def test_imports_of_a_programs_parent_make_no_other_engine(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", path)
-    assert environment(config())["LD_LIBRARY_PATH"] == "/cv2/lib64"
-    monkeypatch.delenv("LD_LIBRARY_PATH")
-    assert "LD_LIBRARY_PATH" not in environment(config())
+def test_imports_of_a_programs_parent_make_no_other_engine(path: str) -> None:
+    assert environment(config(), {"LD_LIBRARY_PATH": path, "A": "b"}) == {"LD_LIBRARY_PATH": "/cv2/lib64", "A": "b"}
+    assert environment(config(), {"A": "b"}) == {"A": "b"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (ENV_START, ENV_CHECKPOINT_DIR):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("start", "directory", "variables", "expected"),
+    [
+        (None, None, {}, (How.COLD, None)),
+        (None, "/a", {}, (How.AUTO, Path("/a"))),
+        ("auto", None, {}, (How.COLD, None)),
+        ("cold", "/a", {}, (How.COLD, Path("/a"))),
+        (How.THAW, "/a", {}, (How.THAW, Path("/a"))),
+        ("disabled", None, {}, (How.DISABLED, None)),
+        (None, None, {ENV_START: "disabled"}, (How.DISABLED, None)),
+        (None, "/a", {ENV_START: "thaw"}, (How.THAW, Path("/a"))),
+        ("cold", None, {ENV_START: "disabled"}, (How.COLD, None)),
+        (None, None, {ENV_CHECKPOINT_DIR: "/b"}, (How.AUTO, Path("/b"))),
+        (None, "/a", {ENV_CHECKPOINT_DIR: "/b"}, (How.AUTO, Path("/a"))),
+        (None, None, {ENV_START: "", ENV_CHECKPOINT_DIR: ""}, (How.COLD, None)),
+    ],
+)
+def test_how_to_get_an_engine(
+    start: str | None,
+    directory: str | None,
+    variables: dict[str, str],
+    expected: tuple[How, Path | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert choice(start, directory) == expected
+
+
+def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="start is 'warm': it must be one of cold, thaw, auto, disabled"):
+        choice("warm", None)
+    with pytest.raises(ValueError, match="start='thaw' needs checkpoint_dir or VERNAL_CHECKPOINT_DIR"):
+        choice("thaw", None)
+    monkeypatch.setenv(ENV_START, "off")
+    with pytest.raises(ValueError, match="VERNAL_START is 'off'"):
+        choice(None, None)

@@ -66,8 +66,38 @@ def test_arrays_and_tensors() -> None:
         tensor = torch.tensor([[1, 0], [1, 1]]).to(dtype)
         assert across(tensor).dtype == dtype and torch.equal(across(tensor), tensor)
     assert across(torch.empty(0, 3)).shape == (0, 3)
+    assert across({"dtype": torch.bfloat16}) == {"dtype": torch.bfloat16}
     with pytest.raises(TypeError, match="ndarray cannot be sent"):
         across(numpy.array([object()]))
+
+
+def test_images() -> None:
+    import PIL.Image
+    from vernal_worker.engine import wire
+
+    plain = PIL.Image.effect_noise((5, 3), 50)
+    for mode in sorted(wire.IMAGE_MODES - {"LA", "YCbCr", "HSV", "I;16"}):
+        image = plain.convert("RGB").convert(mode)
+        back = across({"multi_modal_data": {"image": [image]}})["multi_modal_data"]["image"][0]
+        assert (back.mode, back.size, back.tobytes()) == (image.mode, image.size, image.tobytes())
+    with pytest.raises(TypeError, match=r"mode 'P' cannot be sent.*convert"):
+        across(plain.convert("P"))
+
+
+def test_what_cannot_travel_is_refused_by_name() -> None:
+    from vllm.multimodal.inputs import MultiModalKwargsItems
+
+    def reward(text: str) -> float:
+        return len(text)
+
+    for value, why in (
+        (reward, "function .*reward cannot be sent"),
+        (MultiModalKwargsItems, "class MultiModalKwargsItems cannot be sent"),
+        (MultiModalKwargsItems({}), "MultiModalKwargsItems cannot be sent.*multi_modal_data"),
+        (object(), r"builtins\.object cannot be sent"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            across({"nested": [value]})
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
@@ -138,6 +168,8 @@ def test_what_is_not_on_the_list_does_not_travel() -> None:
         msgspec.msgpack.Ext(17, msgspec.msgpack.encode(["builtins.eval", "1"])),
         msgspec.msgpack.Ext(18, msgspec.msgpack.encode(["|O", [1], b"12345678"])),
         msgspec.msgpack.Ext(19, msgspec.msgpack.encode(["load", [1], b"1"])),
+        msgspec.msgpack.Ext(20, msgspec.msgpack.encode("load")),
+        msgspec.msgpack.Ext(21, msgspec.msgpack.encode(["P", [1, 1], b"1"])),
         msgspec.msgpack.Ext(99, msgspec.msgpack.encode([])),
     ]
     for content in evil:
@@ -216,3 +248,23 @@ def test_errors() -> None:
         raise EngineGenerateError from ZeroDivisionError("cause")
     except EngineGenerateError as error:
         assert isinstance(back(error).__cause__, ZeroDivisionError)
+
+
+def test_errors_say_where_they_were_raised() -> None:
+    import traceback
+
+    from vernal_worker.engine import errors
+
+    class OurOwnError(KeyError):
+        pass
+
+    def deep_in_the_engine() -> None:
+        raise OurOwnError("k")
+
+    with pytest.raises(OurOwnError) as raised:
+        deep_in_the_engine()
+    back = errors.unpack(errors.pack(raised.value))
+    shown = "".join(traceback.format_exception(back))
+    assert type(back) is KeyError
+    assert "In the engine's process:" in shown and "in deep_in_the_engine" in shown and "OurOwnError" in shown
+    assert not hasattr(errors.unpack(errors.pack(ValueError("never raised"))), "__notes__")

@@ -1,34 +1,42 @@
 """vLLM's AsyncLLM with an engine that can be frozen and thawed."""
 
 import asyncio
-import contextlib
 import os
 import sys
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from functools import cached_property
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 from vernal_contract.config import CheckpointConfig, CheckpointPolicy, WorkerConfig
 from vernal_contract.state import WorkerState
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import STREAM_FINISHED, PoolingRequestOutput, RequestOutput
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import SamplingParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from vernal_worker.client import settings
+from vernal_worker.client import arguments, configuration, derived, settings
+from vernal_worker.client.asking import ask
 from vernal_worker.client.calls import Calls
 from vernal_worker.client.connection import Connection
+from vernal_worker.client.gate import MEANWHILE, Gate
 from vernal_worker.client.host import EngineHost
+from vernal_worker.client.in_process import InProcessAsyncLLM
+from vernal_worker.client.known import Known
 from vernal_worker.client.messages import How
+from vernal_worker.client.metrics import EngineMetrics
+from vernal_worker.engine import wire
 
 PathLike = str | os.PathLike[str]
-MEANWHILE = frozenset({"abort", "check_health", "is_paused", "is_sleeping", "resume_generation", "wake_up"})
-"""Methods that are answered while a freeze waits for requests."""
+_ANSWER_SECONDS = 60.0
+"""For the engine to say what it is."""
+_SCRAPE_SECONDS = 2.0
+"""For its metrics: whoever looks at them has others to look at."""
 
 
 class _Link:
@@ -48,15 +56,26 @@ def _end(host: EngineHost, link: _Link) -> None:
     host.end()
 
 
-class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm has no types for us
+def _scraper(llm: "CheckpointableAsyncLLM") -> Callable[[], str | None]:
+    """Asks for metrics without keeping the object."""
+    known = weakref.ref(llm)
+
+    def scrape() -> str | None:
+        llm = known()
+        return llm._metrics_text() if llm is not None else None
+
+    return scrape
+
+
+class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc]  # vllm has no types for us
     """The methods of vLLM's AsyncLLM, answered by an engine in processes of its own.
 
     Make one with `create` (or `thaw`, or AsyncLLM's `from_engine_args`), and end it with `close`, `shutdown` or
     `async with`. If none of that happens, the engine ends when this object is collected or the program ends, however
     it ends. Needs root, as CRIU does. Signals are left alone: they are the program's.
 
-    Use it from one event loop at a time. `vllm_config`, `renderer` and what follows from them are made in the
-    program's process when they are first asked for, which takes seconds; generating does not need them.
+    Use it from one event loop at a time. Where checkpointing is disabled, what makes one returns vLLM's AsyncLLM with
+    the same surface instead (`InProcessAsyncLLM`), which needs none of this; it is an instance of this class, too.
     """
 
     def __init__(self, worker: WorkerConfig, *, criu: str, output: int | None) -> None:
@@ -66,27 +85,35 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             EngineFailedError: this host cannot; the message says why and what to do.
         """
         self._worker = worker
-        self._open: asyncio.Event | None = None
-        self._running = 0
-        self._apart = False
+        self._gate = Gate()
+        self.log_requests = bool(worker.engine_args.get("enable_log_requests"))
         output = output if output is not None else sys.stderr.fileno()
-        self._host = EngineHost(worker, settings.environment(worker), criu, output)
+        self._host = EngineHost(worker, settings.environment(worker, configuration.environment()), criu, output)
         self._link = _Link()
         self._finalizer = weakref.finalize(self, _end, self._host, self._link)
         self.report: WorkerState
         """How the engine came up, and what became of its last freeze: as a worker's `/state`."""
+        self._metrics = EngineMetrics(_scraper(self))
 
     def _start(self, how: How) -> Self:
         """Blocks until there is an engine. Ends early when `_host` is closed.
 
         Raises:
             EngineFailedError: there is none; the message says why and what to do.
+            ArgumentError; what vLLM raises: an engine argument is not possible.
         """
+
+        def configure() -> None:
+            self.vllm_config = configuration.make(self._worker)
+
         try:
-            self.report = self._host.start(how)
+            self.report = self._host.start(how, meanwhile=configure)
+            self._learn(ask(self._host.api, wire.Ask(), _ANSWER_SECONDS))
         except BaseException:
             self._finalizer()
             raise
+        if self.log_stats:
+            self._metrics.register()
         return self
 
     # --- ways to make one ---
@@ -96,7 +123,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         cls,
         model: str,
         *,
-        start: How | str = How.AUTO,
+        start: How | str | None = None,
         checkpoint_dir: PathLike | None = None,
         checkpoint: CheckpointConfig | None = None,
         criu: str | None = None,
@@ -108,8 +135,10 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         Args:
             model: a directory, or a name on the Hugging Face hub.
             start: `cold` starts vLLM; `thaw` thaws or fails; `auto` thaws a checkpoint that fits or, if there is none,
-                starts vLLM and makes one.
-            checkpoint_dir: a directory for checkpoints, of any number of engines. Without one, `auto` means `cold`.
+                starts vLLM and makes one; `disabled` makes a plain AsyncLLM in this process, which blocks the event
+                loop as AsyncLLM does. Default: VERNAL_START, else `auto`.
+            checkpoint_dir: a directory for checkpoints, of any number of engines; default: VERNAL_CHECKPOINT_DIR.
+                Without one, `auto` means `cold`.
             checkpoint: time-outs and how much is verified; its policy and store path are not looked at.
             criu: CRIU's path; default: VERNAL_CRIU, else `criu` on the PATH.
             output: descriptor for what the engine writes; default: the program's stderr.
@@ -117,14 +146,15 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
 
         Raises:
             EngineFailedError: there is no engine; the message says why and what to do.
-            ArgumentError: an engine argument is not possible.
+            ArgumentError: an engine argument cannot be sent, or needs a network.
+            ValueError: `start` is none of these, or thawing has no directory.
+            Exception: what vLLM raises for an engine argument that is not possible.
         """
-        how = How(start) if checkpoint_dir is not None else How.COLD
-        if checkpoint_dir is None and start == How.THAW:
-            raise ValueError("start='thaw' needs checkpoint_dir")
-        config = _checkpoint(checkpoint, checkpoint_dir)
-        arguments = {"model": model, **engine_args}
-        worker = await asyncio.to_thread(settings.worker_config, arguments, config)
+        how, place = settings.choice(start, checkpoint_dir)
+        if how is How.DISABLED:
+            return cls._in_process(AsyncEngineArgs(model=model, **engine_args), UsageContext.OPENAI_API_SERVER)
+        config = _checkpoint(checkpoint, place)
+        worker = await asyncio.to_thread(settings.worker_config, {"model": model, **engine_args}, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(how)
 
     @classmethod
@@ -140,6 +170,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
 
         Raises:
             EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
+            Exception: what vLLM raises when it cannot read the model's configuration.
         """
         config = _checkpoint(checkpoint, checkpoint_dir)
         worker = await asyncio.to_thread(settings.frozen_config, config)
@@ -150,35 +181,93 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         cls,
         engine_args: Any,
         start_engine_loop: bool = True,
-        usage_context: Any = None,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
         stat_loggers: list[Any] | None = None,
         *,
-        start: How | str = How.AUTO,
+        start: How | str | None = None,
         checkpoint_dir: PathLike | None = None,
         checkpoint: CheckpointConfig | None = None,
         criu: str | None = None,
         output: int | None = None,
     ) -> Self:
-        """As AsyncLLM's, blocking, with `create`'s keywords. `start_engine_loop` and `usage_context` have no effect.
+        """As AsyncLLM's, blocking, with `create`'s keywords. `start_engine_loop` and `usage_context` have no effect
+        unless checkpointing is disabled.
 
         Raises:
-            ValueError: `stat_loggers` are objects of this process and cannot be in the engine's.
-            EngineFailedError, ArgumentError: as `create`.
+            ArgumentError: `stat_loggers` are objects of this process and cannot be in the engine's.
+            EngineFailedError, ArgumentError, ValueError: as `create`.
         """
-        if stat_loggers:
-            raise ValueError("stat_loggers cannot be given: the engine is in another process")
-        how = How(start) if checkpoint_dir is not None else How.COLD
-        config = _checkpoint(checkpoint, checkpoint_dir)
-        worker = settings.worker_config(settings.plain(engine_args), config)
+        how, place = settings.choice(start, checkpoint_dir)
+        if how is How.DISABLED:
+            return cls._in_process(engine_args, usage_context, stat_loggers)
+        arguments.refuse_given("from_engine_args", stat_loggers=stat_loggers)
+        worker = settings.worker_config(arguments.plain(engine_args), _checkpoint(checkpoint, place))
         return cls(worker, criu=_criu(criu), output=output)._start(how)
 
     @classmethod
-    def from_vllm_config(cls, vllm_config: Any, *args: Any, **kwargs: Any) -> Self:
-        """Not possible: a checkpoint is known by its engine arguments, and these cannot be told from a VllmConfig.
+    def from_vllm_config(
+        cls,
+        vllm_config: Any,
+        start_engine_loop: bool = True,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: list[Any] | None = None,
+        enable_log_requests: bool = False,
+        aggregate_engine_logging: bool = False,
+        disable_log_stats: bool = False,
+        client_addresses: dict[str, Any] | None = None,
+        client_count: int = 1,
+        client_index: int = 0,
+        *,
+        engine_args: Any = None,
+        start: How | str | None = None,
+        checkpoint_dir: PathLike | None = None,
+        checkpoint: CheckpointConfig | None = None,
+        criu: str | None = None,
+        output: int | None = None,
+    ) -> Self:
+        """As AsyncLLM's, blocking, with `create`'s keywords.
 
-        Raises: NotImplementedError.
+        Args:
+            engine_args: the AsyncEngineArgs that `vllm_config` was made from, before or after it was: a checkpoint is
+                known by them. Default: they are told from `vllm_config`.
+
+        Raises:
+            ArgumentError: what is given cannot be in another process, or `vllm_config` has settings that its engine
+                arguments do not; it names them.
+            EngineFailedError, ArgumentError, ValueError: as `create`.
         """
-        raise NotImplementedError("make it from engine arguments: create() or from_engine_args()")
+        how, place = settings.choice(start, checkpoint_dir)
+        logging = {
+            "enable_log_requests": enable_log_requests,
+            "aggregate_engine_logging": aggregate_engine_logging,
+            "disable_log_stats": disable_log_stats,
+        }
+        clients = {
+            "client_addresses": client_addresses,
+            "client_count": client_count if client_count != 1 else None,
+            "client_index": client_index or None,
+        }
+        if how is How.DISABLED:
+            given = {**logging, **{name: value for name, value in clients.items() if value is not None}}
+            llm = InProcessAsyncLLM.from_vllm_config(
+                vllm_config, start_engine_loop, usage_context, stat_loggers, **given
+            )
+            return cast(Self, llm)
+        arguments.refuse_given("from_vllm_config", stat_loggers=stat_loggers, **clients)
+        found = arguments.plain(engine_args) if engine_args is not None else derived.engine_args(vllm_config)
+        found |= {name: True for name, value in logging.items() if value}
+        worker = settings.worker_config(found, _checkpoint(checkpoint, place))
+        return cls(worker, criu=_criu(criu), output=output)._start(how)
+
+    @classmethod
+    def _in_process(
+        cls,
+        engine_args: Any,
+        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
+        stat_loggers: list[Any] | None = None,
+    ) -> Self:
+        llm = InProcessAsyncLLM.from_engine_args(engine_args, usage_context=usage_context, stat_loggers=stat_loggers)
+        return cast(Self, llm)
 
     async def _started(self, how: How) -> Self:
         """Whoever stops waiting, as Ctrl-C in `asyncio.run` does, ends the start, and need not wait for it."""
@@ -204,39 +293,25 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so).
             TimeoutError: requests were still running; it names them. Nothing has changed.
         """
-        gate = self._gate()
-        while not gate.is_set():
-            await gate.wait()
-        gate.clear()
+        await self._gate.shut(drain_timeout, self._what_runs)
         try:
-            try:
-                async with asyncio.timeout(drain_timeout):
-                    # Nothing tells when the last collector that the program holds is closed.
-                    while self._running or self._busy:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-            except TimeoutError:
-                raise TimeoutError(f"not frozen: after {drain_timeout:g} s there runs {self._what_runs()}") from None
-            self._apart = True
             self._disconnect("the engine is being frozen")
-            freezing = asyncio.ensure_future(asyncio.to_thread(self._host.freeze, checkpoint_dir))
-            freezing.add_done_callback(lambda _: self._together(gate))  # also if nobody waits for it any more
+            freezing = asyncio.ensure_future(asyncio.to_thread(self._freeze, checkpoint_dir))
+            freezing.add_done_callback(lambda _: self._gate.open())  # also if nobody waits for it any more
         except BaseException:
-            self._together(gate)
+            self._gate.open()
             raise
         self.report = await asyncio.shield(freezing)
         return self.report
 
-    def _together(self, gate: asyncio.Event) -> None:
-        self._apart = False
-        gate.set()
-
-    @property
-    def _busy(self) -> bool:
-        return self._link.connection is not None and self._link.connection.busy
+    def _freeze(self, checkpoint_dir: PathLike) -> WorkerState:
+        report = self._host.freeze(checkpoint_dir)
+        self._learn(ask(self._host.api, wire.Ask(), _ANSWER_SECONDS))  # it may be another one now
+        return report
 
     def _what_runs(self) -> str:
         connection = self._link.connection
-        return (connection.what_runs() if connection is not None else "") or f"{self._running} calls"
+        return connection.what_runs() if connection is not None else ""
 
     async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """As `shutdown`, without blocking the event loop."""
@@ -248,6 +323,9 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         that are running end with EngineDeadError. vLLM stops in order, and its KV connector finishes its transfers, if
         that takes no longer than `timeout` seconds (15 by default; 0: at once). Again is fine."""
         self._disconnect("the engine was shut down")
+        self._metrics.unregister()
+        if (renderer := vars(self).get("renderer")) is not None:
+            renderer.shutdown()
         if self._finalizer.detach() is not None:
             self._host.close(timeout)
 
@@ -291,7 +369,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
             "reasoning_parser_kwargs": reasoning_parser_kwargs,
             "kv_hints": kv_hints,
         }
-        async with self._use():
+        async with self._gate.use():
             return await self._begin(request_id, prompt, params, options)
 
     async def _begin(
@@ -363,7 +441,7 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
         )
 
     async def _outputs(self, request_id: str, prompt: Any, params: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        async with self._use():
+        async with self._gate.use():
             queue = await self._begin(request_id, prompt, params, options)
             try:
                 finished = False
@@ -383,144 +461,51 @@ class CheckpointableAsyncLLM(Calls, EngineClient):  # type: ignore[misc]  # vllm
 
         Raises: EngineDeadError; what the method raises.
         """
-        if method == "check_health" and self._apart and not self.errored:
+        if method == "check_health" and self._gate.apart and not self.errored:
             return None
-        async with self._use(meanwhile=method in MEANWHILE):
+        async with self._gate.use(meanwhile=method in MEANWHILE):
             connection = await self._connect()
             return await connection.call(method, args, kwargs)
-
-    @contextlib.asynccontextmanager
-    async def _use(self, *, meanwhile: bool = False) -> AsyncIterator[None]:
-        """While something runs, there is no freeze; while there is a freeze, nothing runs. `meanwhile`: nor is anything
-        held back before it has really begun."""
-        gate = self._gate()
-        while not gate.is_set() and (self._apart or not meanwhile):
-            await gate.wait()
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-
-    def _gate(self) -> asyncio.Event:
-        if self._open is None:
-            self._open = asyncio.Event()
-            self._open.set()
-        return self._open
 
     # --- connection ---
 
     async def _connect(self) -> Connection:
         """The connection of this event loop."""
-        if not self._finalizer.alive or not self._host.alive:
+        if self._ended:
             self._disconnect("the engine is gone")
             raise EngineDeadError("the engine is gone")
         connection = self._link.connection
         if connection is None or connection.loop is not asyncio.get_running_loop():
             self._disconnect("another event loop uses the engine now")
             self._link.connection = connection = Connection(self._host.api, self._host.pidfd)
-        await connection.opened()
+        facts = await connection.opened()
+        if facts != self._facts:
+            self._learn(facts)
         return connection
 
     def _disconnect(self, reason: str) -> None:
         self._link.close(reason)
 
-    # --- what AsyncLLM knows without asking ---
+    @property
+    def _connection(self) -> Connection | None:
+        return self._link.connection
 
     @property
-    def is_running(self) -> bool:
-        return not self.errored
+    def _ended(self) -> bool:
+        return not self._finalizer.alive or not self._host.alive
 
-    @property
-    def is_stopped(self) -> bool:
-        return self.errored
-
-    @property
-    def errored(self) -> bool:
-        """Whether the engine is gone: it died, or was shut down."""
-        dead = self._link.connection is not None and self._link.connection.dead is not None
-        return dead or not self._finalizer.alive or not self._host.alive
-
-    @property
-    def dead_error(self) -> BaseException:
-        connection = self._link.connection
-        why = connection.dead if connection is not None else None
-        error: BaseException = EngineDeadError(*([why] if why else []))
-        return error
-
-    def get_num_unfinished_requests(self) -> int:
-        """As the engine said with its last message."""
-        return self._link.connection.unfinished if self._link.connection is not None else 0
-
-    def get_num_queued_tokens(self) -> int:
-        """As the engine said with its last message."""
-        return self._link.connection.queued_tokens if self._link.connection is not None else 0
-
-    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-        """Refuse what would be over the engine's limits, going by its last message.
-
-        Raises: QueueOverflowError, MaxQueuedTokensError (vLLM's).
-        """
-        connection = self._link.connection
-        if connection is None or not connection.welcome.done():
-            return
-        from vllm import exceptions
-
-        limits = connection.welcome.result()
-        if limits.max_num_queued_reqs is not None and connection.unfinished + n > limits.max_num_queued_reqs:
-            raise exceptions.QueueOverflowError
-        if limits.max_num_queued_tokens is not None and connection.queued_tokens >= limits.max_num_queued_tokens:
-            raise exceptions.MaxQueuedTokensError
-
-    def get_kv_event_sources(self) -> dict[int, Any]:
-        """As the engine said when the connection was opened; empty before."""
-        connection = self._link.connection
-        if connection is None or not connection.welcome.done():
-            return {}
-        sources: dict[int, Any] = connection.welcome.result().kv_event_sources
-        return sources
-
-    @cached_property
-    def vllm_config(self) -> Any:
-        """Made from the engine arguments; what the engine found out itself (cache size) is filled in once connected."""
-        from vllm.engine.arg_utils import AsyncEngineArgs
-
-        environment = dict(os.environ)
+    def _metrics_text(self) -> str | None:
+        """The engine's, or None while it cannot be asked. From any thread."""
+        if self._ended or self._gate.apart:
+            return None
         try:
-            config = AsyncEngineArgs(**settings.vllm_arguments(self._worker)).create_engine_config()
-        finally:  # vLLM sets variables meanwhile that would make the next engine another one than its checkpoint's
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
-        connection = self._link.connection
-        if connection is not None and connection.welcome.done():
-            welcome = connection.welcome.result()
-            config.cache_config.num_gpu_blocks = welcome.num_gpu_blocks
-            config.model_config.max_model_len = welcome.max_model_len
-        return config
+            text: str = ask(self._host.api, wire.Ask(metrics=True), _SCRAPE_SECONDS).text
+        except TimeoutError:
+            return None
+        return text
 
-    @cached_property
-    def model_config(self) -> Any:
-        return self.vllm_config.model_config
 
-    @cached_property
-    def renderer(self) -> Any:
-        from vllm.renderers import renderer_from_config
-
-        return renderer_from_config(self.vllm_config)
-
-    @cached_property
-    def input_processor(self) -> Any:
-        from vllm.v1.engine.input_processor import InputProcessor
-
-        return InputProcessor(self.vllm_config, self.renderer)
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.renderer.tokenizer
-
-    def get_tokenizer(self) -> Any:
-        return self.renderer.get_tokenizer()
+CheckpointableAsyncLLM.register(InProcessAsyncLLM)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

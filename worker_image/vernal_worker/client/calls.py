@@ -29,9 +29,13 @@ class Calls:
             **({} if data_parallel_rank is None else {"data_parallel_rank": data_parallel_rank}),
         )
 
-    async def pause_generation(self, *, mode: str = "abort", clear_cache: bool = True, **more: Any) -> None:
-        """`more`: what only other versions of vLLM take."""
-        await self.call("pause_generation", mode=mode, clear_cache=clear_cache, **more)
+    async def pause_generation(
+        self, *, mode: str = "abort", wait_for_inflight_requests: bool | None = None, clear_cache: bool = True
+    ) -> None:
+        """`wait_for_inflight_requests`: only of older versions of vLLM, which `mode="wait"` says as well."""
+        more = {"wait_for_inflight_requests": wait_for_inflight_requests}
+        given = {name: value for name, value in more.items() if value is not None}
+        await self.call("pause_generation", mode=mode, clear_cache=clear_cache, **given)
 
     async def resume_generation(self) -> None:
         await self.call("resume_generation")
@@ -120,7 +124,8 @@ class Calls:
         Raises: TypeError: it is none, or an argument cannot be sent.
         """
         if not isinstance(method, str):
-            raise TypeError("collective_rpc takes the name of a worker's method: functions cannot be sent")
+            name = getattr(method, "__qualname__", type(method).__name__)
+            raise TypeError(f"collective_rpc takes the name of a worker's method: the function {name} cannot be sent")
         return await self.call("collective_rpc", method, timeout, args, kwargs)
 
     async def wait_for_requests_to_drain(self, drain_timeout: int = 300) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vernal_contract import config, names
@@ -77,12 +77,12 @@ class EngineHost:
         self.pidfd = os.pidfd_open(self._process.pid)
         """Readable once the keeper, and with it the engine, is gone."""
 
-    def start(self, how: How) -> WorkerState:
-        """Blocks until there is an engine; minutes if it starts cold.
+    def start(self, how: How, meanwhile: Callable[[], None] = lambda: None) -> WorkerState:
+        """Blocks until there is an engine; minutes if it starts cold. `meanwhile` is called while it starts.
 
-        Raises: EngineFailedError.
+        Raises: EngineFailedError; what `meanwhile` raises.
         """
-        return self._ask(Start(how, self.api))
+        return self._ask(Start(how, self.api), meanwhile)
 
     def freeze(self, store: str | os.PathLike[str]) -> WorkerState:
         """Blocks until the engine, which nobody is connected to, is frozen and serves again.
@@ -125,11 +125,13 @@ class EngineHost:
             self.pidfd = -1
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _ask(self, request: Start | Freeze) -> WorkerState:
+    def _ask(self, request: Start | Freeze, meanwhile: Callable[[], None] = lambda: None) -> WorkerState:
         with self._lock:
             answer: Answer | None = None
-            with contextlib.suppress(OSError, ValueError):  # ValueError: closed meanwhile
+            with contextlib.suppress(OSError):
                 self._lines.send(request)
+            meanwhile()
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed meanwhile
                 answer = self._lines.answer()
         match answer:
             case Done(state):

@@ -44,6 +44,7 @@ from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.start import Start
+from vernal_worker.supervisor.steps import Steps
 from vernal_worker.supervisor.stop import Stop
 
 GIVE_UP_SECONDS = 10.0
@@ -53,14 +54,18 @@ _POLL_SECONDS = 0.05
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 
 
-class LibraryStart(Start):
-    """The worker's start with the choices of a program."""
+class LibraryStart:
+    """The worker's steps with the choices of a program."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._board = context, context.board
+        self._steps = Steps(context)
 
     def engine(self, how: How) -> Engine:
         """Raises: StartError, StoppedError."""
         if how is How.AUTO:
-            return self.run()
-        self._workspace.prepare()
+            return Start(self._context, self._steps).run()
+        self._steps.prepare()
         if how is How.COLD:
             return self.cold()
         with gpu.opened(self._context) as gpus:
@@ -70,12 +75,12 @@ class LibraryStart(Start):
         """An engine that can be frozen later."""
         self._board.update(start_mode=StartMode.COLD, start_reason=Reason.POLICY_DISABLED)
         with gpu.opened(self._context) as gpus:
-            return self._resumed(self._launch(gpus, freezable=True))
+            return self._steps.resumed(self._steps.launch(gpus, freezable=True))
 
     def _thaw_or_fail(self, gpus: Gpu | None) -> Engine:
-        choice: Thaw | Cold | GiveUp | Engine = self._choose(gpus)
+        choice: Thaw | Cold | GiveUp | Engine = self._steps.choose()
         if isinstance(choice, Thaw):
-            choice = self._thaw(choice.artifact, gpus)
+            choice = self._steps.thaw(choice, gpus)
         if isinstance(choice, Engine):
             return choice
         message = choice.message
@@ -84,19 +89,20 @@ class LibraryStart(Start):
         raise StartError(choice.reason, message, required=True)
 
     def _nearest(self) -> str:
-        assert self._identity is not None
-        artifacts = self._store.artifacts()
+        wanted, _ = self._steps.found
+        store = self._steps.store
+        artifacts = store.artifacts()
         if not artifacts:
-            return f"there is none at all in {self._store.root}"
+            return f"there is none at all in {store.root}"
         newest = max(artifacts, key=lambda artifact: artifact.generation)
-        return "; ".join(differences(newest.manifest.identity_inputs, self._identity))
+        return "; ".join(differences(newest.manifest.identity_inputs, wanted))
 
     def freeze(self, engine: Engine, store: Store) -> None:
         """Freeze into `store`; the outcome is on the board. The engine has no identity afterwards (`resume`).
 
         Raises: StoppedError, EngineHarmedError, ContentError, HubError (the model cannot be read).
         """
-        settings = self._settings
+        settings = self._steps.settings
         placement = gpu.placement(settings.config)
         inputs = identity.gather(hub.pin(settings), placement, contents=Contents(store.root))
         here = host.host_tuple(settings.mounts)
@@ -105,7 +111,10 @@ class LibraryStart(Start):
             creation.freeze(engine)
 
     def resume(self, engine: Engine) -> Engine:
-        return self._resumed(engine)
+        return self._steps.resumed(engine)
+
+    def clean(self) -> None:
+        self._steps.clean()
 
 
 class Keeper:
@@ -175,6 +184,8 @@ class Keeper:
             Path(request.store).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             return Refused(Reason.STORE_UNAVAILABLE, f"cannot make {request.store}: {error.strerror}")
+        if (why := self._context.settings.unfreezable) is not None:
+            return Refused(Reason.HOST_UNSUPPORTED, why)
         problem: Answer | None = None
         try:
             self._engine.client.close_api(CALL_TIMEOUT)

@@ -18,6 +18,8 @@ class How(StrEnum):
     """Thaw, or fail."""
     AUTO = "auto"
     """Thaw a checkpoint that fits; if there is none, start vLLM and make one."""
+    DISABLED = "disabled"
+    """vLLM's AsyncLLM in the program's process, with no keeper: it is never asked for this."""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -1,6 +1,5 @@
 """From what a program says to what the engine's keeper is told: the same configuration as a worker's."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +8,41 @@ from typing import Any
 from vernal_contract import config
 from vernal_contract.reasons import Reason
 
+from vernal_worker.client import arguments as engine_arguments
 from vernal_worker.client.host import EngineFailedError
+from vernal_worker.client.messages import How
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.engine_args import ArgumentError, canonical
 from vernal_worker.supervisor.environment import TUNING
 
 _LIBRARIES = "LD_LIBRARY_PATH"
-_PLAIN = (str, int, float, bool)
+
+ENV_START = "VERNAL_START"
+"""How to get an engine, where a program does not say: a value of `How`."""
+
+ENV_CHECKPOINT_DIR = "VERNAL_CHECKPOINT_DIR"
+"""The directory of checkpoints, where a program does not name one."""
+
+
+def choice(start: How | str | None, directory: str | os.PathLike[str] | None) -> tuple[How, Path | None]:
+    """How to get an engine, and where its checkpoints are: what the program says, else what its environment says, else
+    `auto`. Without a directory, `auto` means `cold`.
+
+    Raises:
+        ValueError: there is no such way, or thawing has no directory.
+    """
+    said, name = (start, "start") if start is not None else (os.environ.get(ENV_START) or How.AUTO, ENV_START)
+    try:
+        how = How(said)
+    except ValueError:
+        raise ValueError(f"{name} is {said!r}: it must be one of {', '.join(How)}") from None
+    place = directory if directory is not None else os.environ.get(ENV_CHECKPOINT_DIR) or None
+    if place is None and how is How.THAW:
+        raise ValueError(f"{name}={how.value!r} needs checkpoint_dir or {ENV_CHECKPOINT_DIR}")
+    if place is None and how is How.AUTO:
+        how = How.COLD
+    return how, Path(place) if place is not None else None
 
 
 def worker_config(arguments: Mapping[str, Any], checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
@@ -26,19 +52,21 @@ def worker_config(arguments: Mapping[str, Any], checkpoint: config.CheckpointCon
     network.
 
     Raises:
-        ArgumentError: an argument is not there, or not possible.
+        ArgumentError: an argument is missing, not possible, has no plain form, or needs a network.
         Exception: what huggingface_hub raises when the model cannot be fetched.
     """
-    rest = dict(arguments)
+    rest = engine_arguments.plain_values(arguments)
     model, revision = rest.pop("model", None), rest.pop("revision", None)
     if not isinstance(model, str):
         raise ArgumentError("model is missing")
+    given = canonical(rest)
+    engine_arguments.refuse_networked(given)
     return config.WorkerConfig(
         pool="library",
         namespace="",
         revision="",
         model=config.ModelConfig(name=model, revision=revision, path=_directory(model, revision)),
-        engine_args=canonical(rest),
+        engine_args=given,
         checkpoint=checkpoint,
     )
 
@@ -69,50 +97,16 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
     )
 
 
-def environment(worker: config.WorkerConfig) -> dict[str, str]:
-    """The keeper's. For a checkpoint that is to be thawed, what shapes an engine comes from it alone."""
-    variables = dict(os.environ)
+def environment(worker: config.WorkerConfig, program: Mapping[str, str]) -> dict[str, str]:
+    """The keeper's, of the program's variables. For a checkpoint that is to be thawed, what shapes an engine comes from
+    it alone."""
+    variables = dict(program)
     if path := variables.get(_LIBRARIES):
         # cv2 puts its directory in front whenever it is imported: twice in a program whose parent did so, too.
         variables[_LIBRARIES] = ":".join(dict.fromkeys(filter(None, path.split(":"))))
     if not worker.engine_env:
         return variables
     return {name: value for name, value in variables.items() if not name.startswith(TUNING)}
-
-
-def vllm_arguments(worker: config.WorkerConfig) -> dict[str, Any]:
-    """Arguments of AsyncEngineArgs that say the same as `worker`."""
-    arguments = {"served_model_name": worker.model.name, **worker.engine_args}
-    return {**arguments, "model": worker.model.path or worker.model.name}
-
-
-def plain(engine_args: Any) -> dict[str, Any]:
-    """The arguments in an AsyncEngineArgs that are not the defaults.
-
-    Raises:
-        ArgumentError: one has a value that has no plain form.
-    """
-    defaults = type(engine_args)(model=engine_args.model)
-    result = {}
-    for field in dataclasses.fields(engine_args):
-        value = getattr(engine_args, field.name)
-        if field.name == "model" or value != getattr(defaults, field.name):
-            result[field.name] = _plain(field.name, value)
-    return result
-
-
-def _plain(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(name, item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(name, item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        defaults = type(value)()
-        fields = [f.name for f in dataclasses.fields(value) if f.init]
-        return {f: _plain(name, getattr(value, f)) for f in fields if getattr(value, f) != getattr(defaults, f)}
-    raise ArgumentError(f"{name} is a {type(value).__name__}: give it in plain values, as on vLLM's command line")
 
 
 def _directory(model: str, revision: str | None) -> str:

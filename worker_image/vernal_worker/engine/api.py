@@ -7,7 +7,7 @@ frozen engine has no connection that leads out of its tree.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -35,8 +35,9 @@ _Chunks = asyncio.Queue[wire.Chunk | wire.ChunksEnd]
 class ApiServer:
     """Serves one program at a time. All methods belong to the event loop's thread."""
 
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
+    def __init__(self, llm: AsyncLLM, metrics: Callable[[], str]) -> None:
+        """`metrics` returns the engine's, in Prometheus' text format."""
+        self._llm, self._metrics = llm, metrics
         self._encode, self._decode = wire.encoder(), wire.engine_decoder()
         self._context: zmq.asyncio.Context | None = None
         self._socket: zmq.asyncio.Socket | None = None
@@ -93,7 +94,10 @@ class ApiServer:
                 if peer == self._peer:
                     self._refuse(wire.number_of(data), error)
                 continue
-            if isinstance(message, wire.Hello):
+            if isinstance(message, wire.Ask):
+                answer = wire.Metrics(self._metrics()) if message.metrics else self._welcome()
+                self._send(socket, peer, [answer])
+            elif isinstance(message, wire.Hello):
                 await self._end_requests()
                 self._events.clear()
                 self._peer = peer
@@ -146,11 +150,14 @@ class ApiServer:
     def _flush(self, *, always: bool = False) -> None:
         events, self._events = self._events, []
         if self._socket is not None and self._peer is not None and (events or always):
-            llm = self._llm
-            queued = llm.get_num_queued_tokens() if hasattr(llm, "get_num_queued_tokens") else 0
-            batch = wire.Batch(events, llm.output_processor.get_num_unfinished_requests(), queued)
-            with suppress(zmq.ZMQError):
-                self._socket.send_multipart([self._peer, self._encode(batch)])
+            self._send(self._socket, self._peer, events)
+
+    def _send(self, socket: zmq.asyncio.Socket, peer: bytes, events: list[Any]) -> None:
+        llm = self._llm
+        queued = llm.get_num_queued_tokens() if hasattr(llm, "get_num_queued_tokens") else 0
+        batch = wire.Batch(events, llm.output_processor.get_num_unfinished_requests(), queued)
+        with suppress(zmq.ZMQError):
+            socket.send_multipart([peer, self._encode(batch)])
 
     async def _watch(self) -> None:
         """Says that vLLM has died, for which it has no event; until then, that this process lives."""
@@ -164,7 +171,12 @@ class ApiServer:
         sources = self._llm.get_kv_event_sources() if hasattr(self._llm, "get_kv_event_sources") else {}
         return wire.Welcome(
             max_model_len=config.model_config.max_model_len,
-            num_gpu_blocks=config.cache_config.num_gpu_blocks,
+            cache={
+                name: wire.pack(getattr(config.cache_config, name))
+                for name in wire.FOUND_OUT
+                if hasattr(config.cache_config, name)
+            },
+            log_stats=self._llm.log_stats,
             max_num_queued_reqs=getattr(config.scheduler_config, "max_num_queued_reqs", None),
             max_num_queued_tokens=getattr(config.scheduler_config, "max_num_queued_tokens", None),
             kv_event_sources=wire.pack(sources),

@@ -1,6 +1,7 @@
 """Exceptions on the wire: the original class where it is a known one, and never by running what was received."""
 
 import builtins
+import traceback
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -36,12 +37,14 @@ def pack(error: BaseException) -> wire.Error:
         classes=[_name(cls) for cls in type(error).__mro__],
         args=[_plain(value) for value in error.args] or [str(error)],
         attributes={name: _plain(value) for name, value in vars(error).items() if not name.startswith("__")},
+        trace="".join(traceback.format_tb(error.__traceback__)),
         cause=pack(cause) if cause is not None else None,
     )
 
 
 def unpack(error: wire.Error) -> Exception:
-    """An exception of the same class, or of its nearest base class that is known."""
+    """An exception of the same class, or of its nearest base class that is known. A note says where in the engine's
+    process it was raised, and of which class."""
     for name in error.classes:
         cls = _known().get(name)
         if cls is not None and (cls is not Exception or name == error.classes[0]):
@@ -51,6 +54,8 @@ def unpack(error: wire.Error) -> Exception:
             break
     else:
         result = RemoteError(f"{error.classes[0]}: {' '.join(map(str, error.args))}")
+    if error.trace:
+        result.add_note(f"In the engine's process:\n{error.trace}{error.classes[0]}")
     if error.cause is not None:
         result.__cause__ = unpack(error.cause)
     return result

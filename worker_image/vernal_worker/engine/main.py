@@ -143,7 +143,7 @@ async def _run(spec: EngineSpec) -> None:
     gate = Gate(engine.app)
     http = HttpServer(gate, engine.limits)
     engine.app.state.server = http.server  # where vLLM's error handlers look for it
-    api = ApiServer(engine.llm)
+    api = ApiServer(engine.llm, engine.metrics)
     commands = _Commands(engine, gate, http, api)
     async with engine.lifespan():
         ControlServer(spec.socket, commands.handle, asyncio.get_running_loop()).start()

@@ -5,8 +5,9 @@ multiplexed: each has a number, chosen by the program. Every message of the engi
 since the last one, of all requests together. Outputs of one request travel as differences to what was sent before
 (`vernal_worker.client.outputs` puts them together).
 
-Nothing here is pickled. `pack` and `unpack` know numbers, text, bytes, containers, arrays, tensors, and the classes
-of vLLM that `CLASSES` names; anything else is a TypeError at the sender and a `msgspec.DecodeError` at the receiver.
+Nothing here is pickled. `pack` and `unpack` know numbers, text, bytes, containers, arrays, tensors and their dtypes,
+images, and the classes of vLLM that `CLASSES` names; anything else is a TypeError at the sender and a
+`msgspec.DecodeError` at the receiver.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 import numpy
+import PIL.Image
 import torch
 from vernal_contract import decoding
 
@@ -25,7 +27,10 @@ BEAT_SECONDS = 1.0
 """So often, at least, the engine sends a `Batch`."""
 
 _exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
-_OBJECT, _ENUM, _ARRAY, _TENSOR = 16, 17, 18, 19
+_OBJECT, _ENUM, _ARRAY, _TENSOR, _DTYPE, _IMAGE = 16, 17, 18, 19, 20, 21
+
+IMAGE_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"})
+"""Of Pillow's images, those that are their pixels and nothing else: no palette."""
 
 CLASSES = (
     "vllm.config.kv_events.KVEventsConfig",
@@ -51,6 +56,16 @@ CLASSES = (
     "vllm.v1.metrics.stats.RequestStateStats",
 )
 """The only classes whose objects travel. A version of vLLM that lacks one cannot send it."""
+
+FOUND_OUT = (
+    "block_size",
+    "effective_attention_block_size",
+    "kv_cache_max_concurrency",
+    "kv_cache_size_tokens",
+    "mamba_block_size",
+    "num_gpu_blocks",
+)
+"""Attributes of vLLM's CacheConfig that the engine sets when it has started, as far as the version has them."""
 
 METHODS = frozenset(
     {
@@ -108,6 +123,12 @@ class Hello(_Message, frozen=True, tag="hello"):
     """The first message of a connection. Requests of the connection before are ended: its program is gone."""
 
 
+class Ask(_Message, frozen=True, tag="ask"):
+    """Asks for one event, `Welcome` or `Metrics`. Anybody may, on a connection of its own; it ends no requests."""
+
+    metrics: bool = False
+
+
 class Generate(_Message, frozen=True, tag="generate"):
     """`AsyncLLM.generate` or, with PoolingParams, `encode`. Without `prompt`, prompts come as `Chunk`s."""
 
@@ -146,7 +167,7 @@ class Call(_Message, frozen=True, tag="call"):
     kwargs: dict[str, Any]
 
 
-ToEngine = Hello | Generate | Chunk | ChunksEnd | Cancel | Call
+ToEngine = Hello | Ask | Generate | Chunk | ChunksEnd | Cancel | Call
 
 # --- to the program ---
 
@@ -155,10 +176,18 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     """Answers `Hello`: what the program cannot know from the engine's arguments."""
 
     max_model_len: int
-    num_gpu_blocks: int | None
+    cache: dict[str, Any]
+    """Of vLLM's CacheConfig, what `FOUND_OUT` names."""
+    log_stats: bool
     max_num_queued_reqs: int | None
     max_num_queued_tokens: int | None
     kv_event_sources: Any
+
+
+class Metrics(_Message, frozen=True, tag="metrics"):
+    """In Prometheus' text format."""
+
+    text: str
 
 
 class Piece(_Message, frozen=True, tag="piece"):
@@ -209,6 +238,8 @@ class Error(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     classes: list[str]
     args: list[Any]
     attributes: dict[str, Any]
+    trace: str
+    """Its traceback, as text."""
     cause: "Error | None"
 
 
@@ -224,7 +255,7 @@ class Died(_Message, frozen=True, tag="died"):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    events: list[Welcome | Output | Pooled | End | Result | Failed | Died]
+    events: list[Welcome | Metrics | Output | Pooled | End | Result | Failed | Died]
     unfinished: int
     """Requests that vLLM has not finished."""
     queued_tokens: int
@@ -253,6 +284,10 @@ def pack(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return _ext(_TENSOR, [str(value.dtype).removeprefix("torch."), list(value.shape), flat.numpy().tobytes()])
+    if isinstance(value, torch.dtype):
+        return _ext(_DTYPE, str(value).removeprefix("torch."))
+    if isinstance(value, PIL.Image.Image):
+        return _image(value)
     if isinstance(value, numpy.generic):
         return pack(value.item())
     if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
@@ -261,10 +296,32 @@ def pack(value: Any) -> Any:
         if isinstance(value, enum.Enum):
             return _ext(_ENUM, [name, value.value])
         return _ext(_OBJECT, [name, {field: pack(getattr(value, field)) for field in _fields(name)}])
-    raise TypeError(
+    raise TypeError(_refusal(value))
+
+
+def _refusal(value: Any) -> str:
+    kind = type(value)
+    if callable(value) and (name := getattr(value, "__qualname__", None)) is not None:
+        what = "class" if isinstance(value, type) else "function"
+        return f"the {what} {name} cannot be sent to the engine's process: nothing that runs can be"
+    if kind.__module__.startswith("vllm.multimodal."):
+        return (
+            f"{kind.__qualname__} cannot be sent to the engine's process: of multi-modal prompts it takes the raw form,"
+            " with multi_modal_data, which it renders itself"
+        )
+    return (
         f"{kind.__module__}.{kind.__qualname__} cannot be sent to the engine's process; it takes numbers, text, bytes, "
-        "containers, arrays, tensors, and vLLM's classes for parameters"
+        "containers, arrays, tensors, images, and vLLM's classes for parameters"
     )
+
+
+def _image(image: PIL.Image.Image) -> msgspec.msgpack.Ext:
+    """The pixels. What else there is, as in `info`, stays."""
+    if image.mode not in IMAGE_MODES:
+        raise TypeError(
+            f"an image of mode {image.mode!r} cannot be sent to the engine's process: image.convert('RGB') can"
+        )
+    return _ext(_IMAGE, [image.mode, list(image.size), image.tobytes()])
 
 
 def _ext(code: int, content: Any) -> msgspec.msgpack.Ext:
@@ -283,17 +340,29 @@ def _from_ext(code: int, data: memoryview) -> Any:
         return numpy.frombuffer(buffer, dtype=dtype).reshape(shape).copy()
     if code == _TENSOR:
         name, shape, buffer = content
-        dtype = getattr(torch, str(name), None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"tensors of {name!r} are not accepted")
+        dtype = _dtype(name)
         flat = torch.frombuffer(bytearray(buffer), dtype=torch.uint8) if buffer else torch.empty(0, dtype=torch.uint8)
         return flat.view(dtype).reshape(shape)
+    if code == _DTYPE:
+        return _dtype(content)
+    if code == _IMAGE:
+        mode, size, buffer = content
+        if mode not in IMAGE_MODES:
+            raise ValueError(f"images of mode {mode!r} are not accepted")
+        return PIL.Image.frombytes(mode, tuple(size), buffer)
     if code in (_OBJECT, _ENUM):
         name, fields = content
         if (cls := _classes().get(name)) is None or issubclass(cls, enum.Enum) is not (code == _ENUM):
             raise ValueError(f"objects of {name!r} are not accepted")
         return cls(fields) if code == _ENUM else cls(**fields)
     raise ValueError(f"unknown extension {code}")
+
+
+def _dtype(name: Any) -> torch.dtype:
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"the dtype {name!r} is not accepted")
+    return dtype
 
 
 @cache

@@ -1,0 +1,58 @@
+"""CheckpointableAsyncLLM does what AsyncLLM does, method by method, and vLLM's OpenAI server over it what it does over
+AsyncLLM."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Frozen, run
+from public_api import assigned, public
+from test_api import NOT_THERE, installed
+
+HERE = Path(__file__).parent
+ELSEWHERE = {"from_engine_args", "from_vllm_config", "shutdown", "handle_fault", *NOT_THERE}
+"""Of AsyncLLM's interface, what each of these tests uses anyway, what AsyncLLM never answers where fault tolerance is
+off, and what is not there."""
+
+
+@pytest.fixture(scope="module")
+def report(frozen: Frozen) -> dict[str, dict[str, Any]]:
+    """What came of each case, by engine."""
+    printed = run(HERE / "beside.py", str(frozen.directory), str(frozen.model))
+    (line,) = [line for line in printed.splitlines() if line.startswith("report ")]
+    found: dict[str, dict[str, Any]] = json.loads(line.removeprefix("report "))
+    return found
+
+
+def test_everything_is_compared(report: dict[str, dict[str, Any]]) -> None:
+    path = installed("v1/engine/async_llm.py")
+    theirs = {*public(path, "AsyncLLM"), *assigned(path, "AsyncLLM")} - ELSEWHERE
+    used = {name.removeprefix("call: ").partition(",")[0] for name in report["ours"] if name.startswith("call: ")}
+    assert len(theirs) > 60 and used == theirs
+
+
+def test_methods_and_attributes(report: dict[str, dict[str, Any]]) -> None:
+    assert different(report, "call: ") == {}
+    assert different(report, "attributes") == {}
+
+
+def test_vllms_openai_server(report: dict[str, dict[str, Any]]) -> None:
+    assert different(report, "server: ") == {}
+    ours = {name.removeprefix("server: "): value for name, value in report["ours"].items()}
+    for name in ("tool, named", "tool, required"):
+        _, ((function, arguments),), _, _ = ours[name]["returned"]
+        assert function == "weather" and json.loads(arguments)["city"] in ("Paris", "Rome")
+    assert json.loads(ours["JSON schema"]["returned"][0]).keys() == {"city", "warm"}
+    assert ours["completion, streamed"]["returned"][0] == ours["completion"]["returned"][0][0][1]
+    assert ours["unknown model"]["raised"][0] == "NotFoundError"
+    assert ours["tokens counted"] == [True] and "vllm:e2e_request_latency_seconds_bucket" in ours["metrics"]
+
+
+def different(report: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
+    """What came of the cases of this kind where it is not the same."""
+    theirs, ours = report["AsyncLLM"], report["ours"]
+    assert theirs.keys() == ours.keys()
+    names = [name for name in theirs if name.startswith(kind)]
+    assert names
+    return {name: (theirs[name], ours[name]) for name in names if theirs[name] != ours[name]}

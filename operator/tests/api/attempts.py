@@ -352,6 +352,9 @@ def _trusted() -> Iterator[Attempt]:
         ("cdi.k8s.io/gpu", "cannot be set: devices are asked for by spec.resources and spec.resourceClaims"),
         ("sidecar.istio.io/userVolume", "cannot be set: Istio would mount what it names, the node's files too"),
         ("sidecar.istio.io/proxyImage", "cannot be set: Istio would run the image that it names"),
+        ("config.linkerd.io/proxy-image", "cannot be set: Linkerd would run the image that it names"),
+        ("config.linkerd.io/init-image", "cannot be set: Linkerd would run the image that it names"),
+        ("config.linkerd.io/debug-image", "cannot be set: Linkerd would run the image that it names"),
         ("vault.hashicorp.com/agent-image", "cannot be set: Vault's injector would run the image that it names"),
     ):
         yield Attempt(TRUSTED, f"the annotation `{name}`", _annotation(name), f"{name} {why}")

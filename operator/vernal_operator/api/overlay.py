@@ -214,6 +214,9 @@ ANNOTATIONS = {
     "cdi.k8s.io/": "devices are asked for by spec.resources and spec.resourceClaims",
     "sidecar.istio.io/userVolume": "Istio would mount what it names, the node's files too",  # and userVolumeMount
     "sidecar.istio.io/proxyImage": "Istio would run the image that it names",
+    "config.linkerd.io/proxy-image": "Linkerd would run the image that it names",
+    "config.linkerd.io/init-image": "Linkerd would run the image that it names",
+    "config.linkerd.io/debug-image": "Linkerd would run the image that it names",
     "vault.hashicorp.com/agent-image": "Vault's injector would run the image that it names",
 }
 """What annotations of a pod must not begin with, since others than Kubernetes take orders from them, and why."""

@@ -44,7 +44,7 @@ def _bound(server: Server, api: ApiServer, role: str) -> Client:
     token = server.client._json("create", CORE["ServiceAccount"], path, None, body)["status"]["token"]
     configuration = kubernetes.client.Configuration()
     configuration.host, configuration.ssl_ca_cert = api.url, str(api.pki / "ca.crt")
-    configuration.api_key = {"authorization": f"Bearer {token}"}
+    configuration.api_key = {"BearerToken": f"Bearer {token}"}
     return Client(kubernetes.client.ApiClient(configuration), timeout=GUARD_SECONDS)
 
 

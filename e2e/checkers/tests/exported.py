@@ -52,6 +52,8 @@ CONDITIONS = [{"type": type_, "status": "True", "reason": "Any"} for type_ in ("
 def operator() -> str:
     """The operator's registry, with a series of each metric, and one pool and one checkpoint in the caches."""
     _one_of_each(vars(metrics).values())
+    for mode in StartMode:
+        metrics.START_SECONDS.labels("any", str(mode))
     return generate_latest(REGISTRY).decode() + inventory() + pool_load()
 
 

@@ -85,7 +85,7 @@ def test_images_and_creators_are_the_charts_decision(server: Server, apply: Appl
         "admissionPolicy.creators.groups={platform}",
     )  # fmt: skip
     documents = [d for d in rendered(server.helm, name, *settings) if d["kind"].startswith("ValidatingAdmission")]
-    assert len(documents) == 2
+    assert len(documents) == 4, "of pools and of checkpoints"
     groups = {"admissionPolicy.creators.groups={system:masters}"}
     install(server.client, documents)
     until("the policy to be in force", lambda: apply(name)[0] != 0)

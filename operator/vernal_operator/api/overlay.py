@@ -222,9 +222,9 @@ ANNOTATIONS = {
 """What annotations of a pod must not begin with, since others than Kubernetes take orders from them, and why."""
 
 _CLAIM_INSTEAD = "use a PersistentVolumeClaim: which servers and disks may be mounted is an administrator's decision"
-_DISKS = ("awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "fc", "gcePersistentDisk", "glusterfs")
-_DISKS += ("iscsi", "nfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd", "scaleIO", "storageos")
-WHY = dict.fromkeys((*_DISKS, "vsphereVolume"), _CLAIM_INSTEAD) | {
+_DISKS = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "fc", "gcePersistentDisk", "glusterfs"]
+_DISKS += ["iscsi", "nfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd", "scaleIO", "storageos"]
+WHY = dict.fromkeys([*_DISKS, "vsphereVolume"], _CLAIM_INSTEAD) | {
     "terminationGracePeriodSeconds": "set spec.terminationGracePeriodSeconds instead",
     "resourceClaims": "set spec.resourceClaims instead",
     "restartPolicy": "workers are always restarted in place",

@@ -129,7 +129,7 @@ plugin: ## build dist/kubectl-vernal, the kubectl plugin as one file (15 s)
 docs: ## build the documentation's site in dist/site, strictly; links are checked (10 s)
 	PYTHONPATH=e2e $(PYTHON) -m docsite build
 
-dashboards-pictures: venv ## draw the Grafana dashboards over what is really exported, in docs/pictures (50 s beside others)
+dashboards-pictures: venv ## draw the Grafana dashboards over what is really exported, in docs/pictures (80 s beside others)
 	PYTHONPATH=e2e $(BIN)/python -m dashboards
 
 docs-links: ## list the links of the documentation that lead outside; nothing is fetched

@@ -13,7 +13,7 @@ LANES := "unit library-tests fault-tests" "lint docs worker-tests" "bucket-tests
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: plugin docs docs-links quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links dashboards-pictures quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-cycles fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
@@ -46,7 +46,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/docsite e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/cluster e2e/dashboards e2e/docsite e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -103,7 +103,7 @@ bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and
 
 chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (45 s beside others)
 	$(CLUSTER) build >/dev/null
-	$(BIN)/pytest -q -m "chart" e2e/checkers
+	$(BIN)/pytest -q -m "chart" e2e/checkers e2e/dashboards
 
 chart-docs: venv ## write the chart's README from its values
 	PYTHONPATH=e2e $(PYTHON) -m checkers docs
@@ -141,6 +141,9 @@ plugin: ## build dist/kubectl-vernal, the kubectl plugin as one file (15 s)
 
 docs: ## build the documentation's site in dist/site, strictly; links are checked (10 s)
 	PYTHONPATH=e2e $(PYTHON) -m docsite build
+
+dashboards-pictures: venv ## draw the Grafana dashboards over what is really exported, in docs/pictures (80 s beside others)
+	PYTHONPATH=e2e $(BIN)/python -m dashboards
 
 docs-links: ## list the links of the documentation that lead outside; nothing is fetched
 	@PYTHONPATH=e2e $(PYTHON) -m docsite links

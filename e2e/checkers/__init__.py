@@ -1,13 +1,14 @@
 """Programs that check what users install: built from Go modules that `go/` pins, once for each content of that folder.
 
 helm-docs, kubeconform and promtool are for the chart (go.mod), actionlint is for the workflow files (workflows.mod: it
-needs another version of a module that the others share). monitoring.mod is the Prometheus operator, of which only the
-CRDs are used.
+needs another version of a module that the others share). monitoring.mod is the Prometheus operator, neighbours.mod what
+examples are for: of these only CRDs and texts are used.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from cluster import command
@@ -30,6 +31,13 @@ PROGRAMS = Programs(
 
 
 MONITORING = "github.com/prometheus-operator/prometheus-operator"
+NEIGHBOURS = {
+    "inference": ("sigs.k8s.io/gateway-api-inference-extension", "config/crd/bases"),
+    "gateway": ("sigs.k8s.io/gateway-api", "config/crd/standard"),
+    "keda": ("github.com/kedacore/keda/v2", "config/crd/bases"),
+    "kueue": ("sigs.k8s.io/kueue", "config/components/crd/bases"),
+}
+"""What runs beside Vernal: its module, and where that has its CRDs."""
 
 
 def monitoring_crds() -> list[Path]:
@@ -37,15 +45,36 @@ def monitoring_crds() -> list[Path]:
 
     Raises ToolError if there is no network.
     """
-    sources = str(PROGRAMS.sources)
-    download = [PROGRAMS.toolchain(), "-C", sources, "mod", "download", "-modfile=monitoring.mod", "-json", MONITORING]
+    folder = module("monitoring.mod", MONITORING) / "example" / "prometheus-operator-crd"
+    return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")]
+
+
+def neighbour(name: str) -> Path:
+    """The sources of one of `NEIGHBOURS`. Raises ToolError if there is no network."""
+    return module("neighbours.mod", NEIGHBOURS[name][0])
+
+
+def neighbours_crds(name: str, *plurals: str) -> list[Path]:
+    """Those of its CRDs that are called so. Raises ToolError if there is no network."""
+    folder = neighbour(name) / NEIGHBOURS[name][1]
+    return [path for plural in plurals for path in sorted(folder.glob(f"*_{plural}.yaml"))]
+
+
+def module(pins: str, name: str) -> Path:
+    """The folder of a Go module's sources, at the version that a file of `go/` pins; nothing is built.
+
+    Raises ToolError if there is no network.
+    """
+    version = re.search(rf"{re.escape(name)} (v\S+)", (PROGRAMS.sources / pins).read_text())
+    assert version is not None, f"{pins} does not name {name}"
+    go, sources, wanted = PROGRAMS.toolchain(), str(PROGRAMS.sources), f"{name}@{version[1]}"
+    download = [go, "-C", sources, "mod", "download", f"-modfile={pins}", "-json", wanted]
     done = command.run(download, env=environment())
     if done.returncode:
         raise ToolError(
             f"{' '.join(download)} failed: {done.stdout}{done.stderr}Check the network and `go env GOPROXY`."
         )
-    folder = Path(json.loads(done.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
-    return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")]
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def ensure() -> dict[str, str]:

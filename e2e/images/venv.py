@@ -8,7 +8,7 @@ file; no installation to repeat). A run with nothing to do takes well under a se
 `--resolve` finds the newest versions that fit pyproject.toml and writes them to constraints/: the only step
 that chooses versions. Each of the files is complete, so that an installation resolves nothing: dev.txt is the
 union, worker-cpu.txt and operator.txt are what the images get, plugin.txt the kubectl plugin, docs.txt the builder of
-the site.
+the site, dashboards.txt what draws the dashboards.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def resolve() -> None:
             ("worker-cpu", ["worker-cpu"]),
             ("operator", ["operator"]),
             ("docs", ["docs"]),
+            ("dashboards", ["dashboards"]),
             ("plugin", []),
         ):
             target = constraints(name)
@@ -84,7 +85,7 @@ def resolve() -> None:
             command += ["--python-version=3.11", "--python-platform=x86_64-manylinux_2_28"]
             command += ["--override", overrides, "--upgrade", "--output-file", target]
             command += [word for extra_name in extras for word in ("--extra", extra_name)]
-            if name not in ("dev", "docs"):  # the site's builder is in no environment with anything else
+            if name not in ("dev", "docs", "dashboards"):  # these two are in no environment with anything else
                 command += ["--constraint", constraints("dev")]
             project = ROOT / ("plugin/pyproject.toml" if name == "plugin" else "pyproject.toml")
             command += [project] + ([extra] if "worker-cpu" in extras else [])

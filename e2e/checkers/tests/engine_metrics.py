@@ -13,7 +13,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger
 with tempfile.TemporaryDirectory() as name:
     tiny.make_tiny_model(name)
     config = EngineArgs(model=name, dtype="float32", max_model_len=256).create_engine_config()
-PrometheusStatLogger(config)
+PrometheusStatLogger(config).log_engine_initialized()
 types = {Gauge: Gauge, Counter: Counter, Histogram: Histogram}
 connector = VernalKVPromMetrics(config, types, ["model_name", "engine"], {0: ["m", "0"]})
 connector.observe({metric.name + (f"{SEPARATOR}any" if metric.label else ""): 1.0 for metric in METRICS})

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,6 +30,9 @@ from vernal_operator.observe import views
 from vernal_operator.observe.cache import Cache
 from vernal_operator.observe.inventory import Inventory
 from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.pool_metrics import PoolMetrics
+from vernal_operator.observe.workers import Workers
+from vernal_waker import metrics as waker_metrics
 from vernal_worker import threads
 from vernal_worker.supervisor import metrics as worker_metrics
 
@@ -39,17 +44,38 @@ OPERATOR_TARGET = {
     "pod": "vernal-0",
     "endpoint": "metrics",
 }
+WAKER_TARGET = OPERATOR_TARGET | {"job": "vernal-system/vernal-waker", "pod": "vernal-waker-0"}
 WORKER_TARGET = {"job": "vernal-system/vernal-workers", "namespace": NAMESPACE, "pod": POD, "pool": POOL}
 CONDITIONS = [{"type": type_, "status": "True", "reason": "Any"} for type_ in ("Ready", "Degraded", "Quarantined")]
 
 
 def operator() -> str:
     """The operator's registry, with a series of each metric, and one pool and one checkpoint in the caches."""
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            names = metric._labelnames
-            metric.labels(*["any"] * len(names)) if names else None
-    return generate_latest(REGISTRY).decode() + inventory()
+    _one_of_each(vars(metrics).values())
+    for mode in StartMode:
+        metrics.START_SECONDS.labels("any", str(mode))
+    return generate_latest(REGISTRY).decode() + inventory() + pool_load()
+
+
+def waker() -> str:
+    _one_of_each(vars(waker_metrics).values())
+    return generate_latest(waker_metrics.REGISTRY).decode()
+
+
+def _one_of_each(found: Iterable[object]) -> None:
+    for metric in found:
+        if isinstance(metric, MetricWrapperBase) and metric._labelnames:
+            metric.labels(*["any"] * len(metric._labelnames))
+
+
+def everything(engine: str) -> list[tuple[str, str, bool]]:
+    """The series of all: see `series`. `engine` is that of `engine()`, which takes its time."""
+    return [
+        *series(operator(), OPERATOR_TARGET, honor_labels=True),
+        *series(waker(), WAKER_TARGET, honor_labels=True),
+        *series(worker(), WORKER_TARGET),
+        *series(engine, WORKER_TARGET | {"endpoint": "http"}),
+    ]
 
 
 def inventory() -> str:
@@ -59,6 +85,25 @@ def inventory() -> str:
     artifact = {"identity": "0" * 64, "hostTuple": "1" * 64, "model": "m", "image": "i", "storage": {"claimName": "c"}}
     checkpoints = _cache(CHECKPOINTS, "c", artifact, {"sizeBytes": 2**30, "restores": 3, "conditions": CONDITIONS})
     registry.register(Inventory(cast(Observer, SimpleNamespace(pools=pools, checkpoints=checkpoints))))
+    return generate_latest(registry).decode()
+
+
+def pool_load() -> str:
+    """Of one ready worker of a pool with spec.autoscaling, which has just answered."""
+    spec = {
+        "image": "i",
+        "model": {"name": "m"},
+        "checkpoint": {"policy": "Disabled"},
+        "autoscaling": {"maxReplicas": 2},
+    }
+    pools = _cache(POOLS, POOL, spec, {})
+    pod = SimpleNamespace(ready=True, deletion_time=None, restarts=0)
+    entry = SimpleNamespace(uid=POD, owner=POOL, view=SimpleNamespace(view=pod))
+    pods = SimpleNamespace(group=lambda namespace, name: [entry])
+    answer = SimpleNamespace(answered_at=time.time(), worker=state())
+    workers = SimpleNamespace(answer=lambda uid, restarts: answer)
+    registry = CollectorRegistry()
+    registry.register(PoolMetrics(cast(Observer, SimpleNamespace(pools=pools, pods=pods)), cast(Workers, workers)))
     return generate_latest(registry).decode()
 
 
@@ -75,19 +120,22 @@ def _cache(kind: Kind, name: str, spec: Any, status: Any) -> Cache[Any]:
 def worker() -> str:
     """A worker that failed to thaw, started cold, could not be frozen and drains: it has all there is to say."""
     threads.failures["any"] = 1
+    return worker_metrics.text(state())
+
+
+def state() -> WorkerState:
     steps = ("verify", "files", "images", "criu", "total")
-    return worker_metrics.text(
-        WorkerState(
-            pod=POD, namespace=NAMESPACE, pool=POOL, revision="r", phase=Phase.DRAINING, start_mode=StartMode.COLD,
-            start_reason=Reason.DIGEST_MISMATCH, timings=dict.fromkeys(steps, 1.0),
-            freeze=FreezeReport(outcome=FreezeOutcome.FAILED, reason=Reason.STORE_FULL),
-            restore_failures=[RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m")],
-            drain=DrainReport(seconds_left=5.0, accepting=False, aborted=1), in_flight=1, accepted_total=1,
-            load=Load(running=1, waiting=0, kv_usage=0.5, pressure=0.5, idle_seconds=0.0),
-        )
+    return WorkerState(
+        pod=POD, namespace=NAMESPACE, pool=POOL, revision="r", phase=Phase.DRAINING, start_mode=StartMode.COLD,
+        start_reason=Reason.DIGEST_MISMATCH, timings=dict.fromkeys(steps, 1.0),
+        freeze=FreezeReport(outcome=FreezeOutcome.FAILED, reason=Reason.STORE_FULL),
+        restore_failures=[RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m")],
+        drain=DrainReport(seconds_left=5.0, accepting=False, aborted=1), in_flight=1, accepted_total=1,
+        load=Load(running=1, waiting=0, kv_usage=0.5, pressure=0.5, idle_seconds=0.0),
     )  # fmt: skip
 
 
+@cache
 def engine() -> str:
     """Of vLLM, which takes 15 s of a core to import: in a process of its own."""
     path = os.pathsep.join(str(ROOT / part) for part in ("contract", "worker_image", "e2e"))

@@ -146,9 +146,12 @@ def test_there_is_one_version() -> None:
     assert (about["version"], about["appVersion"]) == (version, version)
     newest = re.search(r"^## (\d+\.\d+\.\d+\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None and newest[1] == version
-    for path in (ROOT / "docs" / "examples" / "pool.yaml", CHART / "Chart.yaml"):
-        tags = re.findall(r"vernal-(?:worker|operator):(\S+)", path.read_text())
-        assert tags and set(tags) == {version}, path
+    tags = {
+        path.name: set(re.findall(r"vernal-(?:worker|operator):(\S+)", path.read_text()))
+        for path in (*(ROOT / "docs" / "examples").glob("*.yaml"), CHART / "Chart.yaml")
+    }
+    assert {name for name, found in tags.items() if found} >= {"pool.yaml", "kueue.yaml", "mesh.yaml", "Chart.yaml"}
+    assert set().union(*tags.values()) == {version}, tags
 
 
 @chart

@@ -26,14 +26,10 @@ def engine() -> str:
 
 @pytest.fixture(scope="module")
 def everything(engine: str) -> list[tuple[str, str, bool]]:
-    return [
-        *exported.series(exported.operator(), exported.OPERATOR_TARGET, honor_labels=True),
-        *exported.series(exported.worker(), exported.WORKER_TARGET),
-        *exported.series(engine, exported.WORKER_TARGET | {"endpoint": "http"}),
-    ]
+    return exported.everything(engine)
 
 
-@pytest.mark.parametrize("who", ["operator", "worker", "engine"])
+@pytest.mark.parametrize("who", ["operator", "waker", "worker", "engine"])
 def test_names_follow_the_conventions(programs: dict[str, str], engine: str, who: str) -> None:
     text = engine if who == "engine" else getattr(exported, who)()
     ours = "".join(line for line in text.splitlines(True) if re.match(r"(# (HELP|TYPE) )?vernal_", line))
@@ -117,6 +113,8 @@ def test_dashboards_are_whole() -> None:
         for panel in board["panels"]:
             assert panel["title"] and panel["description"] and panel["fieldConfig"]["defaults"]["unit"], panel
             assert panel["datasource"]["uid"] == "${datasource}"
+            if panel["type"] in ("stat", "bargauge"):  # without, what is above 80 of anything is red in Grafana
+                assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"] == [{"color": "green", "value": None}]
         places = {(x, y) for panel in board["panels"] for x, y in _cells(panel["gridPos"])}
         assert len(places) == sum(panel["gridPos"]["w"] * panel["gridPos"]["h"] for panel in board["panels"]), path
     assert len(uids) == len(DASHBOARDS)

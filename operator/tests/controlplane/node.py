@@ -79,7 +79,7 @@ class Node:
         if meta.get("deletionTimestamp"):
             if self._first(uid, "end"):
                 self._later(0.1, lambda: self._end(pod))
-        elif self._first(uid, "start"):
+        elif not pod["spec"].get("schedulingGates") and self._first(uid, "start"):
             self._thread(partial(self._start, pod))
 
     def _start(self, pod: dict[str, Any]) -> None:

@@ -44,6 +44,13 @@ def test_a_pod_that_waits_for_a_node() -> None:
     assert (view.scheduled, view.running, view.ready, view.unschedulable) == (False, False, False, "0/3 nodes fit")
 
 
+def test_a_pod_that_waits_for_its_gates() -> None:
+    gated = pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}])
+    gated["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    view = seen(gated).view
+    assert (view.gates, view.unschedulable, view.scheduled) == (("kueue.x-k8s.io/admission",), "", False)
+
+
 def test_a_pod_that_serves() -> None:
     obj = pod(
         phase="Running",

@@ -5,7 +5,9 @@ makes the check here, which reads stored pools, and the ValidatingAdmissionPolic
 `kubectl apply` (`api.policy`).
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,33 +35,47 @@ def _free(*fields: str) -> "dict[str, Fields | None]":
 _SECURITY = (
     # Each takes something away, or says as whom to run inside of the container.
     _free("allowPrivilegeEscalation", "readOnlyRootFilesystem", "runAsNonRoot", "runAsUser", "runAsGroup")
-    | _free("seccompProfile")  # of Pod Security's baseline: Unconfined is refused (see VALUES)
+    | _free("seccompProfile")  # of Pod Security's baseline: Unconfined is refused (see `REFUSALS`)
     | {"capabilities": Fields(_free("drop"))}  # never add: Vernal adds what CRIU needs
 )
 _MOUNTS = {
     # No mountPropagation: what is mounted in a container must not appear on the node.
     "volumeMounts": Fields(_free("name", "mountPath", "readOnly", "subPath", "subPathExpr", "recursiveReadOnly"), True)
 }
-_WORKER = (
+_HTTP = {"httpGet": Fields(_free("path", "port", "scheme", "httpHeaders"))}  # no host: the kubelet asks from the node
+_TCP = {"tcpSocket": Fields(_free("port"))}
+_BOTH = (
     _free("name")
-    | _free("env", "envFrom")  # but for Vernal's own names
+    | _free("env")  # but for Vernal's own names
     | _free("resources", "resizePolicy")  # counted by quotas, like spec.resources
     | _MOUNTS
-    | _free("volumeDevices")  # block devices of claims
     | {"ports": Fields(_free("name", "containerPort", "protocol"), True)}  # no hostPort: it is the node's
-    | _free("lifecycle")  # a preStop hook
     | {"securityContext": Fields(_SECURITY)}
 )
+# No exec: a hook has the capabilities of its container, and the worker's are CRIU's.
+_WORKER = _BOTH | {"lifecycle": Fields(dict.fromkeys(("preStop", "postStart"), Fields(_free("sleep") | _HTTP)))}
+_HOOK = Fields(_free("sleep", "exec") | _HTTP | _TCP)
+_PROBE = Fields(
+    _free("exec", "grpc", "initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold")
+    | _free("failureThreshold", "terminationGracePeriodSeconds")
+    | _HTTP
+    | _TCP
+)
 _OTHER = (
-    _WORKER
+    _BOTH
+    | _free("envFrom")
+    | {"lifecycle": Fields(_free("stopSignal") | dict.fromkeys(("preStop", "postStart"), _HOOK))}
     | _free("image", "imagePullPolicy", "command", "args", "workingDir")  # the worker's are Vernal's
-    | _free("startupProbe", "readinessProbe", "livenessProbe")  # so are these
+    | dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), _PROBE)  # so are these
     | _free("restartPolicy", "restartPolicyRules")  # a sidecar among initContainers
 )
+_CLAIM = _free("accessModes", "resources", "storageClassName", "volumeMode", "volumeAttributesClassName")
 _VOLUME = (
     _free("name")
-    | _free("configMap", "secret", "downwardAPI", "emptyDir", "persistentVolumeClaim", "ephemeral", "image")
-    | _free("csi")  # of drivers that an administrator has installed for it
+    | _free("configMap", "secret", "downwardAPI", "emptyDir", "persistentVolumeClaim", "image")
+    # What a new volume is, but not which of those that are there, nor of which other one it is a copy.
+    | {"ephemeral": Fields({"volumeClaimTemplate": Fields(_free("metadata") | {"spec": Fields(_CLAIM)})})}
+    | _free("csi")  # of the drivers that the chart names (admissionPolicy.csiDrivers)
     | {
         "projected": Fields(
             _free("defaultMode")
@@ -90,7 +106,125 @@ POD = Fields(
 WORKER = Fields(_WORKER, True, True)
 """Of the entry of `containers` that is called `worker`."""
 
-WHY = {
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From an object to one of its fields, or to each entry of the list there: of that name, or of any but that."""
+
+    field: str
+    each: bool = False
+    name: str = ""
+    but: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A value that a field must not have though it may be set.
+
+    `check` and `cel` (of `it`) say whether the object at the end of one of `paths` has it; `said` follows its name.
+    """
+
+    paths: tuple[tuple[Step, ...], ...]
+    check: Callable[[Mapping[str, Any]], bool]
+    cel: str
+    said: str
+
+
+_ALL = (Step("containers", True), Step("initContainers", True))
+_PROCESS_1 = (Step("containers", True, name=names.CONTAINER_WORKER),)
+_BESIDE = (Step("containers", True, but=names.CONTAINER_WORKER), Step("initContainers", True))
+
+
+def _in(containers: Iterable[Step], *steps: Step) -> tuple[tuple[Step, ...], ...]:
+    return tuple((container, *steps) for container in containers)
+
+
+_OURS = "^VERNAL_"
+LOADED = (
+    r"^(LD_.*|PYTHON.*|PATH|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_.*|BASH_ENV|ENV)$"  # what the worker's process 1 runs
+)
+_SYSTEM = (  # where the programs of process 1 are, what belongs to the kernel, and Vernal's own places
+    r"^/(bin|boot|dev|etc|lib[^/]*|opt/vernal|proc|root/[.]local|run|sbin|sys|usr|var/lib/vernal/(store|model)|var/run"
+    r"|vllm-workspace)(/|$)|^/(opt|root|var|var/lib|var/lib/vernal)?$"
+)
+_CERTIFICATES = r"^/(etc/ssl/certs|etc/pki|usr/local/share/ca-certificates)(/|$)"
+_CROOKED = r"^[^/]|//|/$|/[.][.]?(/|$)"
+MOUNT_SAID = "is where the worker's own programs and files are: use a directory such as /mnt/NAME"
+
+
+def taken(path: str) -> bool:
+    """Whether nothing may be mounted into the worker there: it could be what process 1 runs, with CRIU's capabilities.
+
+    A path that is not in its shortest form is, too.
+    """
+    return bool(re.search(_CROOKED, path) or (re.search(_SYSTEM, path) and not re.search(_CERTIFICATES, path)))
+
+
+def taken_cel(path: str) -> str:
+    """`taken` of an expression in CEL."""
+    system, certificates, crooked = map(json.dumps, (_SYSTEM, _CERTIFICATES, _CROOKED))
+    return f"({path}.matches({crooked}) || ({path}.matches({system}) && !{path}.matches({certificates})))"
+
+
+_SUB_PATHS = ("subPath", "subPathExpr")
+REFUSALS = (
+    Refusal(
+        _in(_ALL, Step("env", True)),
+        lambda it: re.search(_OURS, str(it.get("name", ""))) is not None,
+        f"has(it.name) && it.name.matches('{_OURS}')",
+        "cannot be set: Vernal uses names that start with VERNAL_",
+    ),
+    Refusal(
+        _in(_PROCESS_1, Step("env", True)),
+        lambda it: re.search(LOADED, str(it.get("name", ""))) is not None,
+        f"has(it.name) && it.name.matches('{LOADED}')",
+        "cannot be set: it would choose what process 1 runs, with the capabilities that CRIU needs; for the engine, "
+        "give it in spec.env",
+    ),
+    Refusal(
+        _in(_PROCESS_1, Step("volumeMounts", True)),
+        lambda it: "mountPath" in it and taken(str(it["mountPath"])),
+        f"has(it.mountPath) && {taken_cel('it.mountPath')}",
+        f"has a mountPath that {MOUNT_SAID}",
+    ),
+    Refusal(
+        _in(_ALL, Step("volumeMounts", True)),
+        lambda it: any(".." in str(it.get(field) or "").split("/") for field in _SUB_PATHS),
+        " || ".join(f"(has(it.{field}) && it.{field}.split('/').exists(p, p == '..'))" for field in _SUB_PATHS),
+        "has '..' in subPath or subPathExpr, which must stay inside of the volume",
+    ),
+    Refusal(
+        _in(_BESIDE, Step("volumeMounts", True)),
+        lambda it: it.get("name") == "run",
+        "has(it.name) && it.name == 'run'",
+        "cannot be mounted: process 1 and the engine speak with each other there",
+    ),
+    Refusal(
+        ((Step("securityContext"),), *_in(_ALL, Step("securityContext"))),
+        lambda it: isinstance(it.get("seccompProfile"), Mapping) and it["seccompProfile"].get("type") == "Unconfined",
+        "has(it.seccompProfile) && has(it.seccompProfile.type) && it.seccompProfile.type == 'Unconfined'",
+        "has seccompProfile.type Unconfined, which cannot be set: Vernal sets it where CRIU needs it",
+    ),
+)
+
+ANNOTATIONS = {
+    f"{names.GROUP}/": f"Vernal uses names of {names.GROUP}/",
+    "container.apparmor.security.beta.kubernetes.io/": "Vernal sets AppArmor where CRIU needs it",
+    "io.kubernetes.cri-o.": "the container runtime would take orders from it",
+    "cdi.k8s.io/": "devices are asked for by spec.resources and spec.resourceClaims",
+    "sidecar.istio.io/userVolume": "Istio would mount what it names, the node's files too",  # and userVolumeMount
+    "sidecar.istio.io/proxyImage": "Istio would run the image that it names",
+    "config.linkerd.io/proxy-image": "Linkerd would run the image that it names",
+    "config.linkerd.io/init-image": "Linkerd would run the image that it names",
+    "config.linkerd.io/debug-image": "Linkerd would run the image that it names",
+    "vault.hashicorp.com/agent-image": "Vault's injector would run the image that it names",
+}
+"""What annotations of a pod must not begin with, since others than Kubernetes take orders from them, and why."""
+
+_CLAIM_INSTEAD = "use a PersistentVolumeClaim: which servers and disks may be mounted is an administrator's decision"
+_DISKS = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "fc", "gcePersistentDisk", "glusterfs"]
+_DISKS += ["iscsi", "nfs", "photonPersistentDisk", "portworxVolume", "quobyte", "rbd", "scaleIO", "storageos"]
+WHY = dict.fromkeys([*_DISKS, "vsphereVolume"], _CLAIM_INSTEAD) | {
     "terminationGracePeriodSeconds": "set spec.terminationGracePeriodSeconds instead",
     "resourceClaims": "set spec.resourceClaims instead",
     "restartPolicy": "workers are always restarted in place",
@@ -112,8 +246,23 @@ WHY = {
     "privileged": "it would give the pool's creator the node",
     "procMount": "it would show the pool's creator the node's /proc",
     "add": "Vernal adds what a worker needs",
-    "nfs": "use a PersistentVolumeClaim: which servers may be mounted is an administrator's decision",
+    "gitRepo": "git would run on the node; use an init container",
+    "clusterTrustBundle": "use a configMap",
+    "podCertificate": "a checkpoint is process memory, so a worker must hold no key of its own",
+    "appArmorProfile": "Vernal sets it where CRIU needs it",
+    "seLinuxOptions": "as what a container runs on the node is an administrator's decision",
+    "windowsOptions": "workers run on Linux",
+    "activeDeadlineSeconds": "workers serve until they are asked to end",
+    "workingDir": "process 1 starts where Vernal says",
     "flexVolume": "its driver is a program on the node",
+    "envFrom": "its names are not known here, and process 1 would get them; use spec.env",
+    "volumeDevices": "workers use file systems; use volumeMounts",
+    "exec": "it would run with the capabilities that CRIU needs; use sleep or httpGet, or another container",
+    "host": "the kubelet would ask there from the node's network",
+    "volumeName": "which volume a claim gets is the cluster's decision; use persistentVolumeClaim",
+    "selector": "which volume a claim gets is the cluster's decision; use persistentVolumeClaim",
+    "dataSource": "whose data may be copied is the decision of who makes claims; use persistentVolumeClaim",
+    "dataSourceRef": "whose data may be copied is the decision of who makes claims; use persistentVolumeClaim",
     "mountPropagation": "mounts of a container must not appear on the node",
     "terminationMessagePath": "the pool's condition is made of it",
     "terminationMessagePolicy": "the pool's condition is made of it",
@@ -126,12 +275,17 @@ WHY = {
     "livenessProbe": "the worker's probes are Vernal's",
 }
 """Why a field is not among those that may be set, for the ones that people ask for."""
-NOT_LISTED = "it is not among the fields that a pool may set (docs/user-guide.md lists them)"
+NOT_LISTED = "it is not among the fields that a pool may set (docs/security.md lists them)"
 
 
 def problems(spec: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a podTemplate.spec, one line each, the field first."""
     yield from _object(ROOT, spec, POD)
+    for refusal in REFUSALS:
+        for path in refusal.paths:
+            for where, found in _ends(ROOT, spec, path):
+                if refusal.check(found):
+                    yield f"{where} {refusal.said}"
 
 
 def _object(where: str, value: Mapping[str, Any], allowed: Fields) -> Iterator[str]:
@@ -141,10 +295,6 @@ def _object(where: str, value: Mapping[str, Any], allowed: Fields) -> Iterator[s
             yield f"{here} cannot be set: {WHY.get(name, NOT_LISTED)}"
             continue
         below = allowed.fields[name]
-        if name == "seccompProfile" and isinstance(inner, Mapping) and inner.get("type") == "Unconfined":
-            yield f"{here}.type cannot be Unconfined: Vernal sets it where CRIU needs it"
-        if name == "env":
-            yield from _env(here, inner)
         if below is None or inner is None:  # null takes a field away, which a field that may be set may be
             continue
         yield from _list(here, inner, below) if below.each else _one(here, inner, below)
@@ -161,17 +311,32 @@ def _list(where: str, value: Any, allowed: Fields) -> Iterator[str]:
     if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
         yield f"{where} must be a list of objects"
         return
-    for number, entry in enumerate(value):
-        name = entry.get("name")
-        if allowed.named and not (isinstance(name, str) and name):
-            yield f"{where}[{number}].name is missing"
+    for entry in value:
+        if allowed.named and not _name(entry):
+            yield f"{where}[].name is missing"
             continue
-        is_worker = where == f"{ROOT}.containers" and name == names.CONTAINER_WORKER
-        label = name if isinstance(name, str) and name else str(number)
-        yield from _object(f"{where}[{label}]", entry, WORKER if is_worker else allowed)
+        is_worker = where == f"{ROOT}.containers" and _name(entry) == names.CONTAINER_WORKER
+        yield from _object(f"{where}[{_name(entry)}]", entry, WORKER if is_worker else allowed)
 
 
-def _env(where: str, value: Any) -> Iterator[str]:
-    for variable in value if isinstance(value, list) else []:
-        if isinstance(variable, Mapping) and str(variable.get("name", "")).startswith("VERNAL_"):
-            yield f"{where}[{variable['name']}] cannot be set: Vernal uses names that start with VERNAL_"
+def _name(entry: Mapping[str, Any]) -> str:
+    name = entry.get("name")
+    return name if isinstance(name, str) else ""
+
+
+def _ends(where: str, value: Any, path: tuple[Step, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects at the end of a path, by name; none where something is not as it should be, which `_object` says."""
+    if not isinstance(value, Mapping):
+        return
+    if not path:
+        yield where, value
+        return
+    step, rest = path[0], path[1:]
+    inner, here = value.get(step.field), f"{where}.{step.field}"
+    if not step.each:
+        yield from _ends(here, inner, rest)
+        return
+    for entry in inner if isinstance(inner, list) else []:
+        name = _name(entry) if isinstance(entry, Mapping) else ""
+        if (not step.name or name == step.name) and (not step.but or name != step.but):
+            yield from _ends(f"{here}[{name}]", entry, rest)

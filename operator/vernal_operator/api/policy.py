@@ -1,68 +1,51 @@
 """The allowlist of `api.overlay` in CEL, for the chart's ValidatingAdmissionPolicy."""
 
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from vernal_contract import names
 
-from vernal_operator.api.overlay import NOT_LISTED, POD, ROOT, WHY, WORKER, Fields
+from vernal_operator.api.overlay import ANNOTATIONS, NOT_LISTED, POD, REFUSALS, ROOT, WHY, WORKER, Fields, Step
 
 Policy = dict[str, Any]
-_UNCONFINED = "has(it.seccompProfile) && has(it.seccompProfile.type) && it.seccompProfile.type == 'Unconfined'"
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """From an object to one of its fields, or to each entry of the list there (of that name, if it is given)."""
-
-    field: str
-    each: bool
-    name: str = ""
-
-
-_Path = tuple[_Step, ...]
+_Path = tuple[Step, ...]
 
 
 def overlay_policy() -> Policy:
     """`variables` and `validations` of the policy's spec. `object` is a pool."""
     overlay = "has(object.spec.podTemplate) && has(object.spec.podTemplate.spec) ? object.spec.podTemplate.spec : {}"
-    containers = (_Step("containers", True), _Step("initContainers", True))
+    worker = (Step("containers", True, name=names.CONTAINER_WORKER),)
+    others = {id(fields) for _, fields in _objects((), POD)}  # which are looked at in every container
     return {
         "variables": [
             {"name": "overlay", "expression": overlay},
             {"name": "why", "expression": json.dumps(WHY, sort_keys=True)},
         ],
         "validations": [
-            *(_ours(field) for field in ("labels", "annotations")),
+            _ours("labels", f"{names.GROUP}/", ANNOTATIONS[f"{names.GROUP}/"]),
+            *(_ours("annotations", prefix, why) for prefix, why in ANNOTATIONS.items()),
             *(_named(path) for path, fields in _objects((), POD) if fields.named),
             *(_allowed(path, fields) for path, fields in _objects((), POD)),
-            _allowed((_Step("containers", True, names.CONTAINER_WORKER),), WORKER),
-            *(_refused((step, _Step("env", True)), *_OURS) for step in containers),
+            *(_allowed(path, fields) for path, fields in _objects(worker, WORKER) if id(fields) not in others),
             *(
-                _refused((*path, _Step("securityContext", False)), _UNCONFINED, _LOOSE)
-                for path in ((), *((step,) for step in containers))
+                _validation(path, refusal.cel, f"LABEL + {json.dumps(f' {refusal.said}')}")
+                for refusal in REFUSALS
+                for path in refusal.paths
             ),
         ],
     }
 
 
-_OURS = (
-    "has(it.name) && it.name.startsWith('VERNAL_')",
-    "cannot be set: Vernal uses names that start with VERNAL_",
-)
-_LOOSE = "has seccompProfile.type Unconfined, which cannot be set: Vernal sets it where CRIU needs it"
-
-
-def _ours(field: str) -> Policy:
-    """Labels and annotations of Vernal's own, beside the overlay."""
+def _ours(field: str, prefix: str, why: str) -> Policy:
+    """Labels and annotations that are not the pool's to set, beside the overlay."""
     there = f"has(object.spec.podTemplate) && has(object.spec.podTemplate.metadata.{field})"
-    ours = f"object.spec.podTemplate.metadata.{field}.filter(k, k.startsWith('{names.GROUP}/'))"
-    said = f" cannot be set: Vernal uses names of {names.GROUP}/"
+    ours = f"object.spec.podTemplate.metadata.{field}.filter(k, k.startsWith('{prefix}'))"
+    said = json.dumps(f" cannot be set: {why}")
     return {
         "expression": f"!({there} && {ours}.size() > 0)",
-        "messageExpression": f"'spec.podTemplate.metadata.{field}: ' + {ours}.join(', ') + '{said}'",
+        "messageExpression": f"'spec.podTemplate.metadata.{field}: ' + {ours}.join(', ') + {said}",
     }
 
 
@@ -71,7 +54,7 @@ def _objects(path: _Path, fields: Fields) -> Iterator[tuple[_Path, Fields]]:
     yield path, fields
     for name, below in fields.fields.items():
         if below is not None:
-            yield from _objects((*path, _Step(name, below.each)), below)
+            yield from _objects((*path, Step(name, below.each)), below)
 
 
 def _allowed(path: _Path, fields: Fields) -> Policy:
@@ -79,10 +62,6 @@ def _allowed(path: _Path, fields: Fields) -> Policy:
     why = f"(k in variables.why ? variables.why[k] : {json.dumps(NOT_LISTED)})"
     said = f"it.filter(k, {foreign}).map(k, LABEL + '.' + k + ' cannot be set: ' + {why}).join('; ')"
     return _validation(path, f"it.exists(k, {foreign})", said)
-
-
-def _refused(path: _Path, wrong: str, said: str) -> Policy:
-    return _validation(path, wrong, f"LABEL + {json.dumps(f' {said}')}")
 
 
 def _named(path: _Path) -> Policy:
@@ -108,9 +87,11 @@ def _exists(at: str, path: _Path, wrong: str) -> str:
     return f"{there} && {at}.{step.field}.exists({entry}, {_entry(entry, step, rest, wrong)})"
 
 
-def _entry(entry: str, step: _Step, rest: _Path, wrong: str) -> str:
+def _entry(entry: str, step: Step, rest: _Path, wrong: str) -> str:
     inner = _exists(entry, rest, wrong)
-    return f"has({entry}.name) && {entry}.name == '{step.name}' && ({inner})" if step.name else inner
+    if step.name:
+        return f"has({entry}.name) && {entry}.name == '{step.name}' && ({inner})"
+    return f"!(has({entry}.name) && {entry}.name == '{step.but}') && ({inner})" if step.but else inner
 
 
 def _say(at: str, label: str, path: _Path, wrong: str, said: str) -> str:
@@ -127,4 +108,4 @@ def _say(at: str, label: str, path: _Path, wrong: str, said: str) -> str:
 
 def _of(expression: str, at: str) -> str:
     """An expression about `it`, of the object at a place."""
-    return expression.replace("it.", f"{at}.")
+    return re.sub(r"\bit\.", f"{at}.", expression)

@@ -1,5 +1,6 @@
 """VLLMWorkerPool: a pool of vLLM workers that thaw a checkpoint instead of starting."""
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,6 +22,7 @@ from vernal_operator.api.common import (
     nested,
 )
 from vernal_operator.api.engine_args import EngineArgs
+from vernal_operator.api.overlay import LOADED, MOUNT_SAID, taken, taken_cel
 from vernal_operator.api.template import PodTemplate
 
 DRAIN_RESERVE_SECONDS = 10
@@ -56,10 +58,26 @@ def _inside_rule(field: str, get: Callable[[Any], str]) -> Rule:
     )
 
 
+_OWN_NAME = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+
+def _own_rule(field: str, kind: str, get: Callable[[Any], str]) -> Rule:
+    """Of a name: what is not one could be taken for a way to somewhere else."""
+    return Rule(
+        f"self.{field}.matches('{_OWN_NAME}')",
+        lambda self: re.search(_OWN_NAME, get(self)) is not None,
+        f"{field} must be the name of a {kind} in the pool's own namespace: lower-case letters, digits, '-' and '.'",
+        f".{field}",
+    )
+
+
 class ClaimSource(Model):
     """A PersistentVolumeClaim that holds the model, mounted read-only."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("path", lambda self: self.path),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _inside_rule("path", lambda self: self.path),
+        _own_rule("claimName", "PersistentVolumeClaim", lambda self: self.claim_name),
+    )
     claim_name: str = Field(
         min_length=1, max_length=253, description="Name of a PersistentVolumeClaim in the pool's namespace."
     )
@@ -73,7 +91,15 @@ class ClaimSource(Model):
 class ImageSource(Model):
     """A directory of the worker image that holds the model."""
 
-    path: str = Field(pattern="^/", description="Absolute path of the model's directory in the image.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!self.path.split('/').exists(part, part == '..')",
+            lambda self: ".." not in self.path.split("/"),
+            "path must be without '..'",
+            ".path",
+        ),
+    )
+    path: str = Field(pattern="^/", max_length=1024, description="Absolute path of the model's directory in the image.")
 
 
 class ModelSource(Model):
@@ -104,13 +130,15 @@ class ModelSpec(Model):
 
 
 class KeyRef(Model):
-    name: str = Field(min_length=1, description="Name of the object in the pool's namespace.")
+    rules: ClassVar[tuple[Rule, ...]] = (_own_rule("name", "Secret or ConfigMap", lambda self: self.name),)
+    name: str = Field(min_length=1, max_length=253, description="Name of the object in the pool's namespace.")
     key: str = Field(min_length=1, description="Key inside the object.")
     optional: bool = Field(default=False, description="Start without the variable if the object or key is missing.")
 
 
 class SecretKey(Model):
-    name: str = Field(min_length=1, description="Name of the Secret in the pool's namespace.")
+    rules: ClassVar[tuple[Rule, ...]] = (_own_rule("name", "Secret", lambda self: self.name),)
+    name: str = Field(min_length=1, max_length=253, description="Name of the Secret in the pool's namespace.")
     key: str = Field(min_length=1, description="Key inside the Secret.")
 
 
@@ -139,6 +167,12 @@ class EnvVar(Model):
             "!self.name.startsWith('VERNAL_')",
             lambda self: not self.name.startswith("VERNAL_"),
             "spec.env[].name must not start with VERNAL_, which Vernal uses",
+            ".name",
+        ),
+        Rule(
+            f"!has(self.valueFrom) || !self.name.matches('{LOADED}')",
+            lambda self: self.value_from is None or re.search(LOADED, self.name) is None,
+            "spec.env[].name is one that would choose what process 1 runs, which gets what has valueFrom: use value",
             ".name",
         ),
     )
@@ -191,7 +225,10 @@ class Storage(Model):
     node.
     """
 
-    rules: ClassVar[tuple[Rule, ...]] = (_inside_rule("subPath", lambda self: self.sub_path),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _inside_rule("subPath", lambda self: self.sub_path),
+        _own_rule("claimName", "PersistentVolumeClaim", lambda self: self.claim_name),
+    )
     claim_name: str = Field(
         min_length=1,
         max_length=253,
@@ -351,7 +388,6 @@ class LoadFailurePolicy(StrEnum):
     FAIL = "Fail"
 
 
-_TAKEN = ("/", "/tmp", "/dev/shm", names.PATH_RUN, names.PATH_STORE, names.PATH_MODEL)  # noqa: S108 inside the pod
 OWN_CONNECTOR = KVTransferConfig().connector
 
 
@@ -360,10 +396,10 @@ class KVTransferSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"self.path.startsWith('/') && !self.path.split('/').exists(part, part == '..') && "
-            f"!(self.path in {list(_TAKEN)})",
-            lambda self: self.path.startswith("/") and ".." not in self.path.split("/") and self.path not in _TAKEN,
-            f"spec.kvTransfer.path must be absolute, without '..', and none of {', '.join(_TAKEN)}",
+            f"!{taken_cel('self.path')} && self.path != '/tmp'",
+            lambda self: not taken(self.path) and self.path != "/tmp",  # noqa: S108 inside the pod
+            "spec.kvTransfer.path must be absolute, in its shortest form, without '..', and none that "
+            f"{MOUNT_SAID}, or leave it out",
             ".path",
         ),
         Rule(

@@ -11,20 +11,30 @@ from pydantic import Field, field_validator
 from vernal_contract import names
 
 from vernal_operator.api.common import FreeForm, Model, nested
-from vernal_operator.api.overlay import problems
+from vernal_operator.api.overlay import ANNOTATIONS, problems
 
 
 class PodTemplateMetadata(Model):
     labels: dict[str, str] = Field(default={}, description="Labels added to each pod; none of vernal.dev/.")
     annotations: dict[str, str] = Field(default={}, description="Annotations added to each pod; none of vernal.dev/.")
 
-    @field_validator("labels", "annotations")
+    @field_validator("labels")
     @classmethod
-    def _not_ours(cls, value: dict[str, str]) -> dict[str, str]:
-        for key in value:
-            if key.startswith(f"{names.GROUP}/"):
-                raise ValueError(f"{key} cannot be set: Vernal uses names of {names.GROUP}/")
-        return value
+    def _no_label_of_ours(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without(value, {f"{names.GROUP}/": ANNOTATIONS[f"{names.GROUP}/"]})
+
+    @field_validator("annotations")
+    @classmethod
+    def _no_orders(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without(value, ANNOTATIONS)
+
+
+def _without(value: dict[str, str], refused: dict[str, str]) -> dict[str, str]:
+    for key in value:
+        for prefix, why in refused.items():
+            if key.startswith(prefix):
+                raise ValueError(f"{key} cannot be set: {why}")
+    return value
 
 
 class PodTemplate(Model):

@@ -56,6 +56,7 @@ class AdmissionPolicy(_Values):
     enabled: bool
     creators: Creators
     images: list[Annotated[str, Field(pattern="^[^/:@].*[/:@]$")]]
+    csi_drivers: list[Text]
 
 
 class ServiceAccount(_Values):

@@ -150,8 +150,13 @@ class _Condition(_Json):
     last_transition_time: datetime | None = None
 
 
+class _Gate(_Json):
+    name: str = ""
+
+
 class _PodSpec(_Json):
     node_name: str | None = None
+    scheduling_gates: list[_Gate] | None = None
 
 
 class _PodStatus(_Json):
@@ -202,6 +207,7 @@ def _pod(raw: _Pod) -> SeenPod:
         node=raw.spec.node_name,
         renew=annotations.get(names.ANNOTATION_RENEW, ""),
         unschedulable=(scheduled.message or "Unschedulable") if scheduled and refused else "",
+        gates=tuple(gate.name for gate in raw.spec.scheduling_gates or ()),
         waiting_reason=state.waiting.reason if state.waiting else "",
         restarts=container.restart_count if container else 0,
         last_exit_code=ended.exit_code if ended else None,

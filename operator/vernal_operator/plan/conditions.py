@@ -241,6 +241,8 @@ def _detail(pod: PodView) -> str:
     """Why a pod is not ready, as far as one can see."""
     if pod.unschedulable:
         return pod.unschedulable
+    if pod.gates:
+        return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
     if pod.restarts and pod.last_exit_code is not None:
         return str(farewell(pod))
     worker = pod.worker

@@ -58,6 +58,7 @@ class PodView:
         deletion_cost: the annotation controller.kubernetes.io/pod-deletion-cost, 0 without it.
         renew: the annotation vernal.dev/renew-checkpoint: the pool's at the time when the pod was made.
         unschedulable: the scheduler's message while it finds no node.
+        gates: names of its scheduling gates: no scheduler looks at it while there are any.
         waiting_reason: why the container waits, e.g. ImagePullBackOff or CrashLoopBackOff.
         restarts: of the container `worker`. What follows is forgotten when it grows.
         last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
@@ -83,6 +84,7 @@ class PodView:
     node: str | None = None
     renew: str = ""
     unschedulable: str = ""
+    gates: tuple[str, ...] = ()
     waiting_reason: str = ""
     restarts: int = 0
     last_exit_code: int | None = None

@@ -37,11 +37,14 @@ class Agent:
         self.cancel = threading.Event()
         Path("/run/tree").mkdir()
 
-    def launch(self, ballast_mib: int = 1, argv: list[str] | None = None, **spec: Any) -> int:
+    def launch(
+        self, ballast_mib: int = 1, argv: list[str] | None = None, more: dict[str, str] | None = None, **spec: Any
+    ) -> int:
+        """`more`: of the environment."""
         from vernal_worker.checkpoint.launch import LaunchSpec, launch
 
         command = argv or [sys.executable, "-S", str(SUBJECT), SOCKET, str(ballast_mib)]
-        self.tree = launch(LaunchSpec(command, ENVIRONMENT, **spec))
+        self.tree = launch(LaunchSpec(command, ENVIRONMENT | (more or {}), **spec))
         if argv is None:
             self.read_until("ready")
         return self.tree.pid

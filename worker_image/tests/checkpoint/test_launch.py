@@ -108,3 +108,22 @@ def test_a_tree_keeps_no_capability_that_criu_needs(pods: Any) -> None:
         for pid in pod.members():
             masks = pod.sh(f"awk '/^Cap/ {{print $2}}' /proc/{pid}/status").split()
             assert {int(mask, 16) & ~(1 << 1) for mask in masks} == {0}, "DAC_OVERRIDE only"
+
+
+def test_what_has_capabilities_does_not_heed_the_trees_environment(pods: Any, tmp_path: Path) -> None:
+    """A pool writes it: LD_PRELOAD of a file on a claim would run as process 1 does. The loader logs each program of
+    the tree's root that it is told to: the one that waits, and not the one before, which gives capabilities up.
+    """
+    pod = pods()
+    log = tmp_path / "loader"
+    root = pod.launch(argv=["sleep", "98766"], more={"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": "/run/shared/loader"})
+    child = log.with_name(f"{log.name}.{root + 1}")
+    until("the program to be loaded", lambda: child.exists() and "initialize program" in child.read_text())
+    environment = Path(f"/proc/{_running('98766')[0]}/environ").read_bytes()
+    assert b"LD_DEBUG=files" in environment.split(b"\0"), "the program itself has it"
+    until(
+        "the root to wait", lambda: pod.sh(f"tr '\\0' ' ' < /proc/{root}/cmdline").rstrip().endswith(f"wait {root + 1}")
+    )
+    of_root = log.with_name(f"{log.name}.{root}")
+    until("the root's loader to be done", lambda: of_root.exists() and "transferring control" in of_root.read_text())
+    assert of_root.read_text().count("transferring control") == 1

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.directory, self.token = directory, token
         self.asked: list[str] = []
+        self.gate = threading.Event()  # without it no file is given
+        self.gate.set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,6 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         return [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
 
     def _file(self, repository: Path, name: str) -> None:
+        self.server.gate.wait()
         try:
             data = (repository / name).read_bytes()
         except FileNotFoundError:

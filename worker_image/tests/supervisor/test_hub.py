@@ -1,13 +1,17 @@
 """Models from a hub are known by their commit, and fetched by a process that is gone before the freeze."""
 
+import os
+import re
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 from vernal_contract import names
 from vernal_contract.config import ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import differences
@@ -175,3 +179,34 @@ def test_fetching_ends_when_the_worker_is_to_stop(variables: dict[str, str]) -> 
     stop.set()
     with pytest.raises(InterruptedError):
         hub.fetch(hub.pin(settings(variables, FIRST), variables), 120, stop)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+def test_what_fetches_has_none_of_process_1s_capabilities(server: Hub, variables: dict[str, str]) -> None:
+    """It has the pool's environment, and runs code that knows nothing of checkpoints."""
+    server.gate.clear()
+    found = hub.pin(settings(variables, FIRST), variables)
+    with ThreadPoolExecutor() as pool:
+        try:
+            fetched = pool.submit(hub.fetch, found, 120, threading.Event())
+            until("it to ask for a file", lambda: fetched.done() or any("/resolve/" in path for path in server.asked))
+            assert not fetched.done()
+            (pid,) = _fetching()
+            status = Path(f"/proc/{pid}/status").read_text()
+            masks = re.findall(r"^Cap(?:Inh|Prm|Eff|Bnd|Amb):\s(\w+)$", status, re.MULTILINE)
+            assert len(masks) == 5 and {int(mask, 16) & ~(1 << 1) for mask in masks} == {0}, "DAC_OVERRIDE only"
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert f"HF_TOKEN={TOKEN}".encode() in environment and not [
+                v for v in environment if v.startswith(b"VERNAL_")
+            ]
+        finally:
+            server.gate.set()
+        assert fetched.result()["model"]
+
+
+def _fetching() -> list[int]:
+    """Processes of ours that fetch."""
+    children = [
+        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
+    return [pid for pid in children if b"vernal_worker.engine.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()]

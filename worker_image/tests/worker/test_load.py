@@ -16,6 +16,19 @@ def value(pod: Pod, name: str) -> float:
     return float(found)
 
 
+def test_a_thawed_worker_tells_what_an_endpoint_picker_scrapes(thawed: Callable[..., Pod]) -> None:
+    """On the serving port; names and labels are of the Gateway API Inference Extension's model server protocol."""
+    pod = thawed()
+    status, body = pod.ask("GET", "/metrics")
+    text = body.decode()
+    assert status == 200
+    for name in OF_REQUESTS:
+        assert re.search(rf"^{re.escape(name)}\{{", text, re.MULTILINE), f"{name} is not there"
+    (cache,) = re.findall(r"^vllm:cache_config_info\{(.*)\} ", text, re.MULTILINE)
+    for label in ("block_size", "num_gpu_blocks"):
+        assert re.search(rf'\b{label}="[1-9]\d*"', cache), f"{label}: {cache}"
+
+
 def test_load_is_told_from_the_thaw_to_the_moment_when_all_clients_have_gone(thawed: Callable[..., Pod]) -> None:
     pod = thawed()
     for name in (*OF_REQUESTS, "vernal_worker_pressure", "vernal_worker_requests_in_flight"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.bucket import keys
 from vernal_worker.bucket.keys import Place
@@ -32,8 +33,8 @@ def look(objects: Objects, place: Place, stage: str) -> Pointer | None:
     if read is None:
         return None
     try:
-        publication = msgspec.json.decode(read.data, type=_Content).publication
-    except msgspec.MsgspecError:
+        publication = decoding.json(read.data, _Content).publication
+    except msgspec.DecodeError:
         publication = ""
     return Pointer(publication if keys.generation_of(publication) else "", read)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.reasons import Reason
 
 from vernal_worker.bucket import keys
@@ -51,8 +52,8 @@ def load(objects: Objects, place: Place, publication: str, stage: str, signing_k
     if read is None:
         raise StoreError(Reason.MANIFEST_MISSING, stage, f"{objects.url}/{key} is missing", generation=generation)
     try:
-        found = msgspec.json.decode(read.data, type=_Content)
-    except msgspec.MsgspecError as error:
+        found = decoding.json(read.data, _Content)
+    except msgspec.DecodeError as error:
         raise _invalid(generation, f"{key}: {error}") from error
     data = found.manifest.encode()
     content = manifest.decode(data, generation, signing_key)

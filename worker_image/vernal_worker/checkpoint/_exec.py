@@ -4,6 +4,11 @@ that does. Its own command line becomes `_exec.py wait PID`.
 A process that has threads (the supervisor) must not run Python between fork and exec, hence a script. And CRIU restores
 the memory of all processes side by side except for the root's, which comes last, so the root must have little of it.
 Descriptor 3 is a pipe: it closes on success and carries the reason on failure.
+
+`_exec.py bare PROGRAM ARG...` becomes the program, without capabilities and no tree's root.
+
+What the program is to have in its environment comes with `LATER` before each name: a pool writes it, and this here
+still has the capabilities that CRIU needs, which no LD_PRELOAD may use.
 """
 
 import ctypes
@@ -15,7 +20,8 @@ import struct
 import sys
 
 STATUS = 3
-WAIT = "wait"
+WAIT, BARE = "wait", "bare"
+LATER = "VERNAL_LATER_"
 MAX_DESCRIPTORS = 1 << 20
 IO_URING_SETUP = 425  # on every architecture (asm-generic/unistd.h)
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -79,6 +85,12 @@ def check(libc: ctypes.CDLL, function: str, result: int) -> None:
         raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")
 
 
+def environment() -> dict[bytes, bytes]:
+    """What the program is to have, and nothing else."""
+    later = LATER.encode()
+    return {name[len(later) :]: value for name, value in os.environb.items() if name.startswith(later)}
+
+
 def main() -> None:
     os.set_inheritable(STATUS, False)
     os.closerange(STATUS + 1, MAX_DESCRIPTORS)  # whatever the supervisor was started with leads out of the tree
@@ -94,11 +106,12 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         if (child := os.fork()) == 0:
-            os.execvp(argv[0], argv)  # noqa: S606
+            os.execvpe(argv[0], argv, environment())  # noqa: S606
     except OSError as e:
         os.write(STATUS, str(e).encode())
         os._exit(127)
-    os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, WAIT, str(child)])  # noqa: S606
+    waits = [sys.executable, "-I", "-S", __file__, WAIT, str(child)]
+    os.execve(sys.executable, waits, environment())  # noqa: S606
 
 
 def end_like(child: int) -> None:
@@ -115,4 +128,7 @@ def end_like(child: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == WAIT:
         end_like(int(sys.argv[2]))
+    if sys.argv[1] == BARE:
+        drop_capabilities()
+        os.execvpe(sys.argv[2], sys.argv[2:], environment())  # noqa: S606
     main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vernal_contract.reasons import Reason
 
-from vernal_worker.checkpoint import pids
+from vernal_worker.checkpoint import _exec, pids
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.tree import ProcessTree
 
@@ -16,7 +16,7 @@ PID_FLOOR = 10_000
 """PIDs of a tree start here; the supervisor and its helpers live below, so the numbers are free in every
 pod."""
 
-_EXEC = str(Path(__file__).with_name("_exec.py"))
+_EXEC = [sys.executable, "-I", "-S", str(Path(_exec.__file__))]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,21 @@ class LaunchSpec:
     env: Mapping[str, str]
     cwd: Path = Path("/")
     pid_floor: int = PID_FLOOR
+
+
+def bare(argv: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Command and environment for a child that is no tree and is never frozen: it runs `argv` with `env`, which may be
+    a pool's, and without this process's capabilities, but for DAC_OVERRIDE.
+    """
+    return [*_EXEC, _exec.BARE, *argv], _later(env)
+
+
+def _later(env: Mapping[str, str]) -> dict[str, str]:
+    """For `_exec.py`, which still has the capabilities: `env` by names that nothing heeds, and what the loader of this
+    very Python was given.
+    """
+    own = {name: value for name, value in os.environ.items() if name.startswith("LD_")}
+    return own | {f"{_exec.LATER}{name}": value for name, value in env.items()}
 
 
 def launch(spec: LaunchSpec) -> ProcessTree:
@@ -48,8 +63,8 @@ def launch(spec: LaunchSpec) -> ProcessTree:
             pids.set_last(spec.pid_floor - 1)
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", _EXEC, str(spec.cwd), *spec.argv],
-            spec.env,
+            [*_EXEC, str(spec.cwd), *spec.argv],
+            _later(spec.env),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(writers, 1)),

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 from vernal_contract import decoding
 
+from vernal_worker.checkpoint.launch import bare
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Repository, Settings
 
@@ -153,7 +154,8 @@ def with_files(
 
 
 def fetch(settings: Settings, timeout: float, cancel: threading.Event) -> dict[str, str]:
-    """Get the files of `settings.repositories` with a process that ends before anything is frozen, and has the secrets.
+    """Get the files of `settings.repositories` with a process that ends before anything is frozen, and has the secrets
+    and none of process 1's capabilities.
     Returns directories by `Repository.where`.
 
     Raises:
@@ -161,8 +163,10 @@ def fetch(settings: Settings, timeout: float, cancel: threading.Event) -> dict[s
         InterruptedError: `cancel` was set.
     """
     wanted = {each.where: (each.name, each.revision) for each in settings.repositories}
-    command = [sys.executable, "-m", "vernal_worker.engine.fetch", json.dumps(wanted)]
-    environment = {**settings.environment, **settings.secrets}
+    command, environment = bare(
+        [sys.executable, "-m", "vernal_worker.engine.fetch", json.dumps(wanted)],
+        {**settings.environment, **settings.secrets},
+    )
     log.event("fetch", repositories=" ".join(each.name for each in settings.repositories))
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/", start_new_session=True

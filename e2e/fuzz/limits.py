@@ -86,8 +86,8 @@ def touched() -> Iterator[list[str]]:
 
 
 def outside(paths: list[str], *roots: Path) -> list[str]:
-    """Those of `paths` that lead out of all `roots`, directories on the way there followed where they are links. Without
-    relative ones: those are names below a directory's descriptor, as shutil.rmtree has them."""
+    """Those of `paths` that lead out of all `roots`, directories on the way there followed where they are links.
+    Without relative ones: those are names below a directory's descriptor, as shutil.rmtree has them."""
     real = [root.resolve() for root in roots]
     places = {
         path: Path(os.path.realpath(Path(path).parent), Path(path).name)

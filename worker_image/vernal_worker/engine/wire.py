@@ -30,10 +30,9 @@ _exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
 _OBJECT, _ENUM, _ARRAY, _TENSOR, _DTYPE, _IMAGE = 16, 17, 18, 19, 20, 21
 
 IMAGE_MODES = {
-    **{"1": 1, "L": 8, "LA": 16, "RGB": 24, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "HSV": 24, "I": 32, "F": 32},
-    "I;16": 16,
-}
-"""Of Pillow's images, those that are their pixels and nothing else: no palette."""
+    "1": 1, "L": 8, "LA": 16, "RGB": 24, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "HSV": 24, "I": 32, "F": 32, "I;16": 16
+}  # fmt: skip
+"""Bits of a pixel. Of Pillow's images, those that are their pixels and nothing else: no palette."""
 
 CLASSES = (
     "vllm.config.kv_events.KVEventsConfig",

@@ -57,7 +57,7 @@ unit: venv ## pure and property tests, the store, everything that needs neither 
 	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not s3 and not scenario and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
 
-fuzz: venv ## what others send or leave on storage, made wrong, against the code that reads it (80 min: ten a target; not part of make test)
+fuzz: venv ## what others send or leave on storage, made wrong, against the code that reads it (90 min: ten a target; not part of make test)
 	PYTHONPATH=operator/tests:e2e $(BIN)/python -m fuzz $(FUZZ)  # as in FUZZ="--target manifest --minutes 1"
 
 gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is skipped (5 min, vLLM for GPUs in PYTHON's environment)

@@ -86,7 +86,12 @@ def touched() -> Iterator[list[str]]:
 
 
 def outside(paths: list[str], *roots: Path) -> list[str]:
-    """Those of `paths` that lead out of all `roots`, directories on the way there followed where they are links."""
+    """Those of `paths` that lead out of all `roots`, directories on the way there followed where they are links.
+    Without relative ones: those are names below a directory's descriptor, as shutil.rmtree has them."""
     real = [root.resolve() for root in roots]
-    places = {path: Path(os.path.realpath(Path(path).parent), Path(path).name) for path in paths if "\0" not in path}
+    places = {
+        path: Path(os.path.realpath(Path(path).parent), Path(path).name)
+        for path in paths
+        if path.startswith("/") and "\0" not in path
+    }
     return [path for path, place in places.items() if not any(place.is_relative_to(root) for root in real)]

@@ -8,6 +8,7 @@ TARGETS = {
     "objects": ("operator/tests/plan/test_fuzz_objects.py", "CRD objects: parsed, planned, built"),
     "state": ("operator/tests/observe/test_fuzz_state.py", "what workers answer to GET /state, read by the operator"),
     "manifest": ("worker_image/tests/store/test_fuzz_manifest.py", "manifest.json, and the records beside it"),
+    "bucket": ("worker_image/tests/bucket/test_fuzz_bucket.py", "publications and pointers in a bucket"),
     "process": ("worker_image/tests/checkpoint/test_fuzz_process.py", "process.json of a checkpoint"),
     "control": ("worker_image/tests/control/test_fuzz_control.py", "the worker's control socket, both ends"),
     "admin": ("worker_image/tests/supervisor/test_fuzz_admin.py", "the worker's admin HTTP server"),

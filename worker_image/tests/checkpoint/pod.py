@@ -16,6 +16,7 @@ from typing import Any
 
 SHARED = Path("/run/shared")
 WORK = Path("/run/vernal-test")
+SIZES = "sizes.json"
 SOCKET = "/run/tree/subject.sock"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 SUBJECT = Path(__file__).with_name("subject.py")
@@ -61,6 +62,8 @@ class Agent:
         options.setdefault("criu", self.criu)
         options.setdefault("timeout", GUARD_SECONDS)
         result = freeze(self.tree, SHARED / name, work_dir=WORK, cancel=self.cancel, **options)
+        sizes = {path.name: path.stat().st_size for path in (SHARED / name).iterdir()}
+        (SHARED / name / SIZES).write_text(json.dumps(sizes))  # what a store's manifest keeps
         return {
             "timings": result.timings,
             "pids": result.pids,
@@ -77,7 +80,7 @@ class Agent:
         self._cancel_after(cancel_after)
         options.setdefault("criu", self.criu)
         options.setdefault("timeout", GUARD_SECONDS)
-        sizes = {path.name: path.stat().st_size for path in (SHARED / name).iterdir()}
+        sizes = json.loads((SHARED / name / SIZES).read_text())
         frozen = process.decode((SHARED / name / process.NAME).read_bytes(), sizes)
         result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
         self.tree = result.tree

@@ -28,6 +28,7 @@ kinds = st.sampled_from(
 dtypes = st.sampled_from(
     ["float32", "bfloat16", "bool", "quint8", "complex32", "uint8", "bits8", "load", "float8_e4m3fn"]
 )
+modes = st.sampled_from(["1", "RGB", "L", "I;16", "F", "P", "", "no mode"])
 classes = st.sampled_from(
     [
         "vllm.sampling_params.SamplingParams",
@@ -58,6 +59,8 @@ def extensions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.tuples(st.just(17), st.tuples(classes, scalars)),
         st.tuples(st.just(18), st.tuples(kinds, shapes, st.binary(max_size=16) | st.just(bytes(24)))),
         st.tuples(st.just(19), st.tuples(dtypes, shapes, st.binary(max_size=16) | st.just(bytes(24)))),
+        st.tuples(st.just(20), dtypes),
+        st.tuples(st.just(21), st.tuples(modes, shapes, st.binary(max_size=16) | st.just(bytes(24)))),
         st.tuples(st.integers(-128, 127), inner),
     )
     return contents.map(lambda content: Ext(content[0], encode(content[1])))
@@ -121,6 +124,7 @@ LENGTHS = [kind + b"\xff\xff\xff\xff" for kind in (b"\xdd", b"\xdf", b"\xc6", b"
 def test_a_message_is_refused_with_one_class_of_error(data: bytes) -> None:
     from vernal_worker.engine import wire
 
+    wire._classes()  # is to be imported once, and not within these bounds
     with bounded():
         for decode in (wire.engine_decoder(), wire.program_decoder()):
             try:

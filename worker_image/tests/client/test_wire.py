@@ -76,7 +76,7 @@ def test_images() -> None:
     from vernal_worker.engine import wire
 
     plain = PIL.Image.effect_noise((5, 3), 50)
-    for mode in sorted(wire.IMAGE_MODES - {"LA", "YCbCr", "HSV", "I;16"}):
+    for mode in sorted(wire.IMAGE_MODES.keys() - {"LA", "YCbCr", "HSV", "I;16"}):
         image = plain.convert("RGB").convert(mode)
         back = across({"multi_modal_data": {"image": [image]}})["multi_modal_data"]["image"][0]
         assert (back.mode, back.size, back.tobytes()) == (image.mode, image.size, image.tobytes())
@@ -197,6 +197,12 @@ def test_what_is_not_on_the_list_does_not_travel() -> None:
         (19, ["float32", [3], b"123"]),
         (19, ["float32", [2**62, 2**62], b""]),
         (19, [b"\xff", [1], b""]),
+        (20, "load"),
+        (21, ["RGB", [1, 1], b"12"]),
+        (21, ["RGB", [2**20, 2**20], b"123"]),
+        (21, ["1", [-1, -1], b"1"]),
+        (21, ["RGB", "1", b"123"]),
+        (21, ["no mode", [1, 1], b"1"]),
     ],
 )
 def test_what_cannot_be_made_of_a_message_is_one_class_of_error(code: int, content: Any) -> None:

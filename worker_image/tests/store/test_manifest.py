@@ -167,14 +167,21 @@ WRONG: dict[str, Any] = {
         with_files(identity=msgspec.structs.replace(IDENTITY, engine_args={"x": nested(300)})),
         "deeper than 64 levels",
     ),
-    "a file outside": (with_files(entry("../../outside", 5)), "is no file of an artifact"),
-    "an absolute path": (with_files(entry("/etc/shadow", 5)), "is no file of an artifact"),
-    "a path with a NUL": (with_files(entry("a\0b", 5)), "is no file of an artifact"),
-    "no name": (with_files(entry("", 0)), "is no file of an artifact"),
-    "the manifest itself": (with_files(entry("manifest.json", 5)), "is no file of an artifact"),
-    "a file twice": (with_files(entry("a", 5), entry("a", 7)), "is there twice"),
+    "a file outside": (with_files(entry("../../outside", 5)), "is no path below the artifact"),
+    "an absolute path": (with_files(entry("/etc/shadow", 5)), "is no path below the artifact"),
+    "a path with a NUL": (with_files(entry("a\0b", 5)), "is no path below the artifact"),
+    "no name": (with_files(entry("", 0)), "is no path below the artifact"),
+    "the manifest itself": (with_files(entry("manifest.json", 5)), "is no path below the artifact"),
+    "a file twice": (with_files(entry("a", 5), entry("a", 7)), "names a file twice"),
     "a size below zero": (with_files(FileEntry(path="a", size=-1, blake3=())), "0 digests for -1 bytes"),
-    "a digest too many": (with_files(FileEntry(path="a", size=1, blake3=("0", "1"))), "2 digests for 1 bytes"),
+    "a digest too many": (
+        with_files(FileEntry(path="a", size=1, blake3=("0" * 64, "1" * 64))),
+        "2 digests for 1 bytes",
+    ),
+    "a digest that is a path": (
+        with_files(FileEntry(path="a", size=1, blake3=("../" + "0" * 61,))),
+        "digest that is none",
+    ),
     "a size that lies": (with_files(FileEntry(path="a", size=2**62, blake3=("0",))), "1 digests for"),
 }
 

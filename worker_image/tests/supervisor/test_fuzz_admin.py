@@ -57,7 +57,7 @@ def served() -> tuple[Source, Any, int]:
     """A port that is served for the rest of this process. What the log says of failures is kept."""
     tell = log.failure
 
-    def failure(event: str, **fields: object) -> None:
+    def failure(event: str, /, **fields: object) -> None:
         failures.append((event, fields))
         tell(event, **fields)
 

@@ -1,7 +1,6 @@
 """What is published: a manifest, and which objects hold its pieces."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import msgspec
 from vernal_contract import decoding
@@ -13,7 +12,6 @@ from vernal_worker.bucket.objects import Objects
 from vernal_worker.store import layout, manifest
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import Manifest
-from vernal_worker.store.pieces import PIECE
 
 
 class _Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +57,6 @@ def load(objects: Objects, place: Place, publication: str, stage: str, signing_k
     content = manifest.decode(data, generation, signing_key)
     if (content.identity, content.host_tuple[: layout.HOST_DIGITS]) != (place.identity, place.host):
         raise _invalid(generation, "it is of another identity or host tuple")
-    _check_files(content)
     by_digest = {digest: keys.piece(digest, token) for token, digests in found.pieces.items() for digest in digests}
     for digest in wanted(content):
         if keys.read_piece(by_digest.get(digest, "")) is None:
@@ -70,25 +67,6 @@ def load(objects: Objects, place: Place, publication: str, stage: str, signing_k
 def wanted(content: Manifest) -> set[str]:
     """Digests of all its pieces."""
     return {digest for entry in content.files for digest in entry.blake3}
-
-
-def _check_files(content: Manifest) -> None:
-    generation = content.generation
-    for entry in content.files:
-        if not _is_below(entry.path):
-            raise _invalid(generation, f"{entry.path!r} is no path below the artifact")
-        if entry.size < 0 or len(entry.blake3) != -(-entry.size // PIECE):
-            raise _invalid(generation, f"{entry.path} has {len(entry.blake3)} digests for {entry.size} bytes")
-        if not all(map(layout.is_digest, entry.blake3)):
-            raise _invalid(generation, f"{entry.path} has a digest that is none")
-    if len({entry.path for entry in content.files}) < len(content.files):
-        raise _invalid(generation, "it names a file twice")
-
-
-def _is_below(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    usual = path == "/".join(parts) and "\0" not in path
-    return bool(parts) and usual and not path.startswith("/") and ".." not in parts and path != manifest.NAME
 
 
 def _invalid(generation: str, message: str) -> StoreError:

@@ -29,8 +29,10 @@ BEAT_SECONDS = 1.0
 _exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
 _OBJECT, _ENUM, _ARRAY, _TENSOR, _DTYPE, _IMAGE = 16, 17, 18, 19, 20, 21
 
-IMAGE_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"})
-"""Of Pillow's images, those that are their pixels and nothing else: no palette."""
+IMAGE_MODES = {
+    "1": 1, "L": 8, "LA": 16, "RGB": 24, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "HSV": 24, "I": 32, "F": 32, "I;16": 16
+}  # fmt: skip
+"""Bits of a pixel. Of Pillow's images, those that are their pixels and nothing else: no palette."""
 
 CLASSES = (
     "vllm.config.kv_events.KVEventsConfig",
@@ -349,7 +351,10 @@ def _from_ext(code: int, data: memoryview) -> Any:
         mode, size, buffer = content
         if mode not in IMAGE_MODES:
             raise ValueError(f"images of mode {mode!r} are not accepted")
-        return PIL.Image.frombytes(mode, tuple(size), buffer)
+        width, height = size
+        if width < 0 or height < 0 or (width * IMAGE_MODES[mode] + 7) // 8 * height != len(buffer):
+            raise ValueError(f"{len(buffer)} bytes are no image of {width}x{height}")  # which would be made first
+        return PIL.Image.frombytes(mode, (width, height), buffer)
     if code in (_OBJECT, _ENUM):
         name, fields = content
         if (cls := _classes().get(name)) is None or issubclass(cls, enum.Enum) is not (code == _ENUM):

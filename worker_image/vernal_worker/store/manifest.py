@@ -16,6 +16,7 @@ from vernal_contract import decoding
 from vernal_contract.identity import FORMAT_VERSION, HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 
+from vernal_worker.store import layout
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.pieces import count
 
@@ -94,11 +95,13 @@ def _wrong_file(files: Sequence[FileEntry]) -> str | None:
     for entry in files:
         parts = entry.path.split("/")
         if "\0" in entry.path or not {"", ".", ".."}.isdisjoint(parts) or entry.path == NAME:
-            return f"{entry.path!r} is no file of an artifact"
+            return f"{entry.path!r} is no path below the artifact"
         if entry.path in seen:
-            return f"{entry.path!r} is there twice"
+            return f"it names a file twice: {entry.path!r}"
         if entry.size < 0 or len(entry.blake3) != count(entry.size):
             return f"{entry.path!r} has {len(entry.blake3)} digests for {entry.size} bytes"
+        if not all(map(layout.is_digest, entry.blake3)):
+            return f"{entry.path!r} has a digest that is none"
         seen.add(entry.path)
     return None
 

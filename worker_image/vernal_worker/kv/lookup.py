@@ -25,7 +25,8 @@ NEAR = 16
 time: those of a prompt that is just being saved do not appear in order."""
 
 KNOWN_SECONDS = 10.0
-"""How long it is believed without asking that a block is there. Eviction begins with what was not used for longest."""
+"""How long it is remembered which blocks were there. One question, for the last of them, then tells whether they are:
+eviction begins at the end."""
 
 _MOST_KNOWN = 65_536  # keys: 10 MB
 _MOST_DOUBTED = 10_000
@@ -143,12 +144,16 @@ class Lookup:
 
     def doubt(self, lost: Iterable[bytes], behind: Iterable[bytes]) -> None:
         """`lost` could not be loaded: nothing is concluded about them any more. What comes `behind` is not known."""
+        self._forget(behind)
         with self._lock:
-            for key in behind:
-                self._known.pop(key, None)
             for key in lost:
                 if len(self._doubted) < _MOST_DOUBTED:
                     self._doubted.add(key)
+
+    def _forget(self, keys: Iterable[bytes]) -> None:
+        with self._lock:
+            for key in keys:
+                self._known.pop(key, None)
 
     def stop(self) -> None:
         self._workers.stop()
@@ -186,8 +191,11 @@ class Lookup:
             now = monotonic()
             low = sum(1 for _ in takewhile(lambda key: self._known.get(key, 0.0) > now, keys))
             doubted = [index for index, key in enumerate(keys) if key in self._doubted] if self._doubted else []
-        answer.say(rank, low)
         high = next((index for index in doubted if not there(index)), len(keys))
+        if low > 0 and not there(low - 1):
+            self._forget(keys[low - 1 :])
+            low, high = 0, min(high, low - 1)
+        answer.say(rank, low)
         sure = low
         if self._guess and high - low > NEAR:
             if not there(low):

@@ -207,7 +207,7 @@ SCHEMA = {
     "required": ["city", "warm"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}}
 MESSAGES = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Where is it warm?"}]
 COMPLETE: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
 CHAT: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}

@@ -10,7 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # for the helpers beside this
 from programs import Frozen, freeze_with_readme
 
-_WITHOUT_VLLM = {"test_api.py", "test_arguments.py", "test_gate.py", "test_settings.py"}
+_WITHOUT_VLLM = {"test_api.py", "test_arguments.py", "test_gate.py", "test_keeper.py", "test_settings.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

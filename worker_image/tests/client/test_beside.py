@@ -29,7 +29,7 @@ def test_everything_is_compared(report: dict[str, dict[str, Any]]) -> None:
     path = installed("v1/engine/async_llm.py")
     theirs = {*public(path, "AsyncLLM"), *assigned(path, "AsyncLLM")} - ELSEWHERE
     used = {name.removeprefix("call: ").partition(",")[0] for name in report["ours"] if name.startswith("call: ")}
-    assert len(theirs) > 60 and used == theirs
+    assert len(theirs) > 50 and used == theirs
 
 
 def test_methods_and_attributes(report: dict[str, dict[str, Any]]) -> None:

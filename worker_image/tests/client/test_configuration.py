@@ -37,6 +37,11 @@ def test_made_as_the_engine_makes_its_own(model: Path) -> None:
     assert config.model_config.max_model_len == ENGINE_ARGS["max_model_len"]
 
 
+def test_nothing_is_written_to_the_programs_output(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made(model, max_model_len=512)
+    assert capfd.readouterr().out == ""
+
+
 def test_the_programs_environment_shapes_the_next_engine_as_it_did_this_one(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """vLLM's configuration of the engine, in the program's process: what `AsyncLLM.vllm_config` is."""
 
+import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import vllm
+import vllm.logger
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from vernal_contract.config import WorkerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -51,8 +53,11 @@ def build(arguments: Mapping[str, Any]) -> Any:
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="vLLM", add_help=False))
     # The others are options of its server, which is the program's.
     known, _ = parser.parse_known_args(engine_args.options(arguments))
-    with environment_kept():
-        return AsyncEngineArgs.from_cli_args(known).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    args = AsyncEngineArgs.from_cli_args(known)
+    if (logging_config := getattr(args, "create_logging_config", None)) is not None:  # 0.26 has none
+        vllm.logger.configure_logging_if_needed(logging_config())
+    with environment_kept(), _quiet():
+        return args.create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 def complete(config: Any, facts: wire.Welcome) -> None:
@@ -97,6 +102,25 @@ def environment_kept() -> Iterator[None]:
                 os.environ[name] = before[name]
             else:
                 del os.environ[name]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What vLLM logs meanwhile in this thread, the engine's process logs, too, where the program wants it; here it
+    would come on the program's stdout."""
+    this = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != this or record.levelno >= logging.ERROR
+
+    handlers = logging.getLogger("vllm").handlers.copy()
+    for handler in handlers:
+        handler.addFilter(of_others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(of_others)
 
 
 def _shaping(variables: Mapping[str, str]) -> dict[str, str]:

@@ -178,14 +178,14 @@ class Keeper:
         return self._done()
 
     def _freeze(self, request: Freeze) -> Answer:
+        if (why := self._context.settings.unfreezable) is not None:
+            return Refused(Reason.HOST_UNSUPPORTED, why)
         if self._engine is None:
             return Refused(Reason.INTERNAL, "there is no engine")
         try:
             Path(request.store).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             return Refused(Reason.STORE_UNAVAILABLE, f"cannot make {request.store}: {error.strerror}")
-        if (why := self._context.settings.unfreezable) is not None:
-            return Refused(Reason.HOST_UNSUPPORTED, why)
         problem: Answer | None = None
         try:
             self._engine.client.close_api(CALL_TIMEOUT)

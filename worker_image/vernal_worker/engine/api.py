@@ -95,8 +95,7 @@ class ApiServer:
                     self._refuse(wire.number_of(data), error)
                 continue
             if isinstance(message, wire.Ask):
-                answer = wire.Metrics(self._metrics()) if message.metrics else self._welcome()
-                self._send(socket, peer, [answer])
+                self._tell(socket, peer, message)
             elif isinstance(message, wire.Hello):
                 await self._end_requests()
                 self._events.clear()
@@ -104,6 +103,14 @@ class ApiServer:
                 self._emit(self._welcome())
             elif peer == self._peer:
                 self._handle(message)
+
+    def _tell(self, socket: zmq.asyncio.Socket, peer: bytes, question: wire.Ask) -> None:
+        try:
+            answer = wire.Metrics(self._metrics()) if question.metrics else self._welcome()
+        except Exception:  # who asks waits for so long; the others are still served
+            _logger.exception("a question cannot be answered")
+            return
+        self._send(socket, peer, [answer])
 
     def _refuse(self, number: int | None, error: Exception) -> None:
         """Whoever waits for the answer to a message that is not understood is told; if nobody knows who, all are."""

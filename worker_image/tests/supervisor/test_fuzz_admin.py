@@ -61,7 +61,7 @@ def served() -> tuple[Source, Any, int]:
         failures.append((event, fields))
         tell(event, **fields)
 
-    log.failure = failure
+    log.failure = failure  # type: ignore[assignment]
     source, listener = Source(), socket.create_server(("127.0.0.1", 0))
     server = admin._Server(listener, source, TOKEN)
     threading.Thread(target=server.serve_forever, daemon=True).start()

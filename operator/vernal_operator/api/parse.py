@@ -16,7 +16,7 @@ from vernal_operator.api.pool import VLLMWorkerPoolSpec
 
 M = TypeVar("M", bound=Model)
 
-_MOST, _LONGEST = 10, 150  # problems, and characters of one, that a person is told of at once
+_MOST, _LONGEST = 10, 300  # problems, and characters of one, that a person is told of at once
 
 
 def parse_pool(raw: Mapping[str, Any]) -> tuple[VLLMWorkerPoolSpec | None, str]:
@@ -62,8 +62,8 @@ def _told(problems: Iterable[str]) -> str:
 
 
 def _printable(line: str) -> str:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: 2 * _LONGEST])
-    return shown if len(shown) <= 2 * _LONGEST else f"{shown[:_LONGEST]}...{shown[-_LONGEST:]}"
+    short = line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}...{line[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def _line(detail: ErrorDetails) -> str:

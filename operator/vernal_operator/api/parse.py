@@ -16,7 +16,7 @@ from vernal_operator.api.pool import VLLMWorkerPoolSpec
 
 M = TypeVar("M", bound=Model)
 
-_MOST, _LONGEST = 10, 150  # problems, and characters of one, that a person is told of at once
+_MOST, _LONGEST = 10, 16_000  # problems, and characters in all, that a person is told of at once
 
 
 def parse_pool(raw: Mapping[str, Any]) -> tuple[VLLMWorkerPoolSpec | None, str]:
@@ -56,14 +56,10 @@ def readable(status: Mapping[str, Any], model: type[Model]) -> dict[str, Any]:
 
 def _told(problems: Iterable[str]) -> str:
     """In one line, which a condition has room for whatever is in it."""
-    lines = list(dict.fromkeys(map(_printable, problems)))
+    lines = list(dict.fromkeys(problems))
     more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
-    return "; ".join(lines[:_MOST]) + more
-
-
-def _printable(line: str) -> str:
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: 2 * _LONGEST])
-    return shown if len(shown) <= 2 * _LONGEST else f"{shown[:_LONGEST]}...{shown[-_LONGEST:]}"
+    whole = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in "; ".join(lines[:_MOST]) + more)
+    return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST // 2]} ... {whole[-_LONGEST // 2 :]}"
 
 
 def _line(detail: ErrorDetails) -> str:

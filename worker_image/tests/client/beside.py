@@ -28,6 +28,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import async_llm
 
 PROMPT = "A worker that has served before"
+DRAWN = {"temperature": 1.0, "seed": 7}
 Case = Callable[[Any], Awaitable[Any]]
 
 
@@ -113,7 +114,7 @@ CALLS: dict[str, Case] = {
     "errored": lambda llm: _value(llm.errored),
     "finish_weight_update": lambda llm: llm.finish_weight_update(),
     "generate": lambda llm: generate(llm, greedy()),
-    "generate, several": lambda llm: generate(llm, greedy(n=2, logprobs=2, prompt_logprobs=1)),
+    "generate, several": lambda llm: generate(llm, greedy(n=2, logprobs=2, prompt_logprobs=1, **DRAWN)),
     "generate, differences": lambda llm: generate(llm, greedy(output_kind=RequestOutputKind.DELTA)),
     "generate, final": lambda llm: generate(llm, greedy(output_kind=RequestOutputKind.FINAL_ONLY)),
     "generate, tokens": lambda llm: generate(llm, greedy(), {"prompt_token_ids": [5, 9, 4]}),
@@ -207,7 +208,7 @@ SCHEMA = {
     "required": ["city", "warm"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
 MESSAGES = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Where is it warm?"}]
 COMPLETE: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
 CHAT: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
@@ -269,7 +270,8 @@ JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "weather", "schema
 REQUESTS: dict[str, Case] = {
     "models": lambda client: _models(client),
     "completion": complete,
-    "completion, several": lambda client: complete(client, n=2, logprobs=2, prompt=["x", PROMPT]),
+    "completion, several": lambda client: complete(client, n=2, logprobs=2, prompt=["x", PROMPT], **DRAWN),
+    "completion, several greedy ones": lambda client: complete(client, n=2),
     "completion, streamed": stream,
     "completion, echo": lambda client: complete(client, echo=True),
     "chat": chat,

@@ -41,8 +41,8 @@ def test_vllms_openai_server(report: dict[str, dict[str, Any]]) -> None:
     assert different(report, "server: ") == {}
     ours = {name.removeprefix("server: "): value for name, value in report["ours"].items()}
     for name in ("tool, named", "tool, required"):
-        _, ((function, arguments),), _, _ = ours[name]["returned"]
-        assert function == "weather" and json.loads(arguments)["city"] in ("Paris", "Rome")
+        _, calls, _, _ = ours[name]["returned"]
+        assert [function for function, _ in calls] == ["weather"]
     assert json.loads(ours["JSON schema"]["returned"][0]).keys() == {"city", "warm"}
     assert ours["completion, streamed"]["returned"][0] == ours["completion"]["returned"][0][0][1]
     assert ours["unknown model"]["raised"][0] == "NotFoundError"

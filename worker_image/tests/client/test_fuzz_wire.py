@@ -182,7 +182,7 @@ async def _converse(batches: list[bytes]) -> None:
                 await asyncio.sleep(0)
                 for batch in [*batches, wire.encoder()(wire.Batch([wire.Died("the end")], 0, 0))]:
                     await engine.send_multipart([peer, batch])
-                while not connection.dead:  # whatever it is answered with before
+                while connection.dead is None:  # whatever it is answered with before
                     with suppress(Exception):
                         await connection.call("check_health", (), {})
                 assert call.done() and not connection.busy

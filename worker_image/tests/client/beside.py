@@ -44,10 +44,13 @@ async def generate(llm: Any, params: SamplingParams, prompt: Any = PROMPT, **opt
     if params.output_kind is RequestOutputKind.DELTA:
         return ["".join(output.outputs[0].text for output in found), found[-1].finished]
     last = found[-1]
+    # Which of several come together depends on the reader.
+    latest = {completion.index: completion for output in found for completion in output.outputs}
+    outputs = [latest[index] for index in sorted(latest)]
     return {
         "request": [last.request_id, last.prompt, last.prompt_token_ids, last.finished, last.num_cached_tokens],
-        "outputs": [[o.index, o.text, list(o.token_ids), o.finish_reason, o.stop_reason] for o in last.outputs],
-        "logprobs": [_logprobs(o.logprobs) for o in last.outputs],
+        "outputs": [[o.index, o.text, list(o.token_ids), o.finish_reason, o.stop_reason] for o in outputs],
+        "logprobs": [_logprobs(o.logprobs) for o in outputs],
         "prompt_logprobs": _logprobs(last.prompt_logprobs),
     }
 

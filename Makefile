@@ -25,7 +25,7 @@ demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and 
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 # What is compiled comes before the lanes: beside them it takes 24 minutes instead of 8, and the longest lane waits for it.
-test: venv criu tools ## everything that can be checked on this machine (not measured whole since Kubernetes 1.37 came; each lane below by itself)
+test: venv criu tools ## everything that can be checked on this machine (TIMES)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)
@@ -91,7 +91,7 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
 
-autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (not measured yet)
+autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling
 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
@@ -148,7 +148,7 @@ dashboards-pictures: venv ## draw the Grafana dashboards over what is really exp
 docs-links: ## list the links of the documentation that lead outside; nothing is fetched
 	@PYTHONPATH=e2e $(PYTHON) -m docsite links
 
-quickstart: ## copy the quick start line by line from its page, and run it on the embedded cluster (not part of make test)
+quickstart: ## copy the quick start line by line from its page, and run it on the embedded cluster (6 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m docsite quickstart
 
 images: ## build the worker and operator images into the cache

@@ -39,7 +39,9 @@ async def begun(connection: Any) -> Any:
     return connection.start("r", "prompt", SamplingParams(), {})
 
 
-async def test_an_event_that_makes_no_sense_ends_all_that_wait(engine: Any, connection: Any) -> None:
+@pytest.mark.parametrize("last", ["an output", "the last output", "a pooled one"])
+async def test_an_event_that_makes_no_sense_ends_all_that_wait(engine: Any, connection: Any, last: str) -> None:
+    """Also the request that it is about, and that would be over with it."""
     from vernal_worker.engine import wire
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -47,7 +49,9 @@ async def test_an_event_that_makes_no_sense_ends_all_that_wait(engine: Any, conn
     queue = await begun(connection)
     call = asyncio.create_task(connection.call("check_health", (), {}))
     await asyncio.sleep(0)
-    nonsense = wire.Output(1, False, [], {"no_such_attribute": 1}, [1])
+    nonsense: Any = wire.Output(1, last == "the last output", [], {"no_such_attribute": 1}, [1])
+    if last == "a pooled one":
+        nonsense = wire.Pooled(1, {"no_such_attribute": 1})
     await engine.send_multipart([peer, wire.encoder()(wire.Batch([nonsense], 0, 0))])
     async with asyncio.timeout(GUARD_SECONDS):
         with pytest.raises(EngineDeadError, match="not understood"):

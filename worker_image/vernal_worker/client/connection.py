@@ -198,15 +198,17 @@ class Connection:
         self._fail(f"the engine's process has said nothing for {SILENT_BEATS * wire.BEAT_SECONDS:g} s")
 
     def _take(self, event: Any) -> None:
+        """What a request gets is put together before the request is forgotten: where that fails, it is told like all."""
         match event:
             case wire.Output():
                 if (stream := self._streams.get(event.number)) is not None:
-                    if event.finished:
-                        del self._streams[event.number]
                     stream.queue.put(stream.assembly.add(event))
+                    if event.finished:
+                        self._streams.pop(event.number, None)
             case wire.Pooled():
-                if (stream := self._streams.pop(event.number, None)) is not None:
+                if (stream := self._streams.get(event.number)) is not None:
                     stream.queue.put(pooled(event))
+                    self._streams.pop(event.number, None)
             case wire.Result():
                 self._answer(event.number, lambda answer: answer.set_result(event.value))
             case wire.Failed():
@@ -217,8 +219,9 @@ class Connection:
                 if isinstance(error, EngineDeadError):  # the engine itself notices within a second
                     self._fail(str(error))
             case wire.End():
-                if (stream := self._streams.pop(event.number, None)) is not None:
+                if (stream := self._streams.get(event.number)) is not None:
                     stream.queue.put(STREAM_FINISHED)
+                    self._streams.pop(event.number, None)
             case wire.Welcome():
                 if not self.welcome.done():
                     self.welcome.set_result(event)

@@ -198,7 +198,7 @@ class Connection:
         self._fail(f"the engine's process has said nothing for {SILENT_BEATS * wire.BEAT_SECONDS:g} s")
 
     def _take(self, event: Any) -> None:
-        """What a request gets is put together before the request is forgotten: where that fails, it is told like all."""
+        """What a request gets is put together before it is forgotten: where that fails, it is told like all."""
         match event:
             case wire.Output():
                 if (stream := self._streams.get(event.number)) is not None:

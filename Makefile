@@ -21,11 +21,11 @@ help: ## this list
 	@echo "$(MEASURED)"; echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
 
-demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 13 min, then 4 to 5)
+demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 15 min, then 4 to 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 # What is compiled comes before the lanes: beside them it takes 24 minutes instead of 8, and the longest lane waits for it.
-test: venv criu tools ## everything that can be checked on this machine (TIMES)
+test: venv criu tools ## everything that can be checked on this machine (40 min beside other work, with a cache; not measured alone; each lane below by itself)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)

@@ -116,6 +116,23 @@ def test_of_many_publishers_at_once_one_is_current(objects: Objects, make: MakeA
     assert current is not None and {generation for _, generation in outcomes} == {current.generation}
 
 
+@pytest.mark.parametrize("rest", [None, b"half"], ids=["gone", "cut short"])
+def test_a_piece_that_was_lost_is_sent_again(
+    objects: Objects, make: MakeArtifact, worker: Store, rest: bytes | None
+) -> None:
+    """The next publication of the same content does not take over what is not there any more."""
+    first, second = make({"both": b"content", "own": b"1"}), make({"both": b"content", "own": b"2"})
+    push(objects, first)
+    found = publications.load(objects, place_of(first), published(objects, first), "test")
+    key = found.objects[first.digests("both")[0]]
+    if rest is None:
+        objects.delete([key], "test")
+    else:
+        objects.put(key, rest, "test")
+    assert push(objects, second, may_replace=lambda generation: True).sent == 8
+    pull(objects, worker.root, place_of(second)).artifact.verify()
+
+
 def test_hosts_do_not_share_a_pointer(objects: Objects, make: MakeArtifact, worker: Store) -> None:
     here, there = make(), make(host=HostTuple(architecture="x86_64", cpu_features=(), kernel="6.12"))
     assert push(objects, here).outcome == push(objects, there).outcome == FreezeOutcome.PUBLISHED

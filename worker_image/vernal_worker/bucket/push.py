@@ -86,7 +86,7 @@ def push(
     for entry in content.files:
         wanted |= dict(zip(entry.blake3, pieces(entry.path, entry.size), strict=True))
     token, there = keys.new_token(), _published(objects)
-    where = {digest: there.get(digest) or keys.piece(digest, token) for digest in wanted}
+    where = {digest: there[digest] for digest in wanted.keys() & there.keys()}
     total, done, sent = sum(piece.length for piece in wanted.values()), [0], [0]
 
     def tick() -> None:
@@ -101,7 +101,8 @@ def push(
 
     def send(item: tuple[str, Piece]) -> None:
         digest, piece = item
-        if digest not in there:
+        if digest not in there or not _is_whole(objects, there[digest], piece):
+            where[digest] = keys.piece(digest, token)
             data = _read(artifact, piece)
             if blake3(data).hexdigest() != digest:
                 message = f"{artifact.path}/{piece} has other bytes than were written"
@@ -126,6 +127,12 @@ def _pushed(artifact: Artifact, current: Pointer | None, sent: int) -> Pushed:
     if current is None or current.generation == artifact.generation:
         return Pushed(FreezeOutcome.PUBLISHED, artifact.generation, sent)
     return Pushed(FreezeOutcome.PUBLISHED_BY_OTHER, current.generation, sent)
+
+
+def _is_whole(objects: Objects, key: str, piece: Piece) -> bool:
+    """What another publication says it has may have been lost since, and must not be lost for this one, too."""
+    found = objects.head(key, "push")
+    return found is not None and found.size == piece.length
 
 
 def _published(objects: Objects) -> dict[str, str]:

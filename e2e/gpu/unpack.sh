@@ -3,22 +3,30 @@
 #
 # PIECES holds what does not come with the machine: vllm-*.tar.xz (vLLM's package), whl/*.whl (what it needs),
 # criu.tar.xz (CRIU as e2e/images/criu.py brings it). Pieces may come one at a time: run it for each, then source
-# DEST/env.sh. Vernal's own code is copied to DEST/app, because a test's pod sees neither /tmp nor other mounts.
+# DEST/env.sh. All of it is in a virtual environment of its own over the machine's packages, as in an image: what a
+# worker finds by PYTHONPATH is read whole at each start.
 set -euo pipefail
 case ${1:---help} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac
 pieces=$(cd "$1" && pwd) root=$(cd "$(dirname "$0")/../.." && pwd) python=${PYTHON:-$(command -v python3)}
-mkdir -p "$2/site" "$2/deps" "$2/criu" "$2/app"; dest=$(cd "$2" && pwd)
-for archive in "$pieces"/vllm-*.tar.xz; do [ ! -e "$archive" ] || tar xJf "$archive" -C "$dest/site" & done
+mkdir -p "$2/criu"; dest=$(cd "$2" && pwd)
+if [ ! -d "$dest/venv" ]; then
+  machine=$("$python" -c 'import site; print("\n".join(site.getsitepackages()))')
+  "$python" -m venv --without-pip --system-site-packages "$dest/venv"
+  echo "$machine" > "$(echo "$dest"/venv/lib/python3*/site-packages)/machine.pth"
+fi
+site=$(echo "$dest"/venv/lib/python3*/site-packages)
+for archive in "$pieces"/vllm-*.tar.xz; do [ ! -e "$archive" ] || tar xJf "$archive" -C "$site" & done
 [ ! -e "$pieces/criu.tar.xz" ] || tar xJf "$pieces/criu.tar.xz" -C "$dest/criu" &
 [ ! -d "$pieces/whl" ] || "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-  --target "$dest/deps" "$pieces"/whl/*.whl &
+  --target "$site" "$pieces"/whl/*.whl &
 wait
-cp -r "$root"/contract/vernal_contract "$root"/worker_image/vernal_worker "$dest/app/"
+rm -rf "$site"/vernal_contract "$site"/vernal_worker
+cp -r "$root"/contract/vernal_contract "$root"/worker_image/vernal_worker "$site"
 # As an image has them: the GPU's kernels, and bytecode, without which a worker's first second is spent compiling.
-compgen -G "$dest/app/vernal_worker/checkpoint/cuda/*.cubin" > /dev/null \
-  || PYTHONPATH=$dest/app "$python" -m vernal_worker.checkpoint.cuda.compile &
-"$python" -m compileall -q -j 0 "$dest/app" "$dest/deps" "$dest/site" > "$dest/compile.log" 2>&1 || true
+compgen -G "$site/vernal_worker/checkpoint/cuda/*.cubin" > /dev/null \
+  || "$dest/venv/bin/python3" -m vernal_worker.checkpoint.cuda.compile &
+"$python" -m compileall -q -j 0 "$site" > "$dest/compile.log" 2>&1 || true
 wait
 cat > "$dest/env.sh" <<END
-export PYTHONPATH=$dest/app:$dest/site:$dest/deps:$root/e2e PYTHONUNBUFFERED=1 VERNAL_CRIU=$dest/criu/criu
+export PATH=$dest/venv/bin:\$PATH PYTHONUNBUFFERED=1 VERNAL_CRIU=$dest/criu/criu
 END

@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 README = Path(__file__).parents[2] / "vernal_worker/client/README.md"
 ENGINE_ARGS = {
@@ -40,11 +42,12 @@ class Frozen:
         return self.place / "program.py"
 
 
-def freeze_with_readme(place: Path) -> Frozen:
+def freeze_with_readme(place: Path, engine_args: Mapping[str, Any] = ENGINE_ARGS) -> Frozen:
+    """Run the README's program in `place`, on the model that is there."""
     (text,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     (place / "program.py").write_text(text)
     frozen = Frozen(place, "")
-    arguments = ("freeze", str(frozen.directory), str(frozen.model), json.dumps(ENGINE_ARGS))
+    arguments = ("freeze", str(frozen.directory), str(frozen.model), json.dumps(engine_args))
     return Frozen(place, run(frozen.program, *arguments))
 
 

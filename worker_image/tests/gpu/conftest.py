@@ -11,6 +11,7 @@ import pytest
 from vernal_worker.checkpoint.gpu import gpus
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))  # for worker_pod
+sys.path.insert(0, str(Path(__file__).parents[1] / "client"))  # for programs
 sys.path.insert(0, str(Path(__file__).parent))
 from gpu_pods import ENGINE, SHAPE, StartPod, machine_settings, mounted
 from worker_pod import WARM, Pod
@@ -37,20 +38,39 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_pod(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartPod]:
-    """Start a worker on a store; it is taken away at the end of the session, or by `Pod.end`."""
-    from images.criu import criu_path
+def model(work: Path) -> Path:
     from models.shapes import make_shape
 
-    logs, model, cache = tmp_path_factory.mktemp("logs"), work / f"model-{SHAPE}", work / "compile-cache"
-    make_shape(SHAPE, model)
-    cache.mkdir(exist_ok=True)
-    environment = machine_settings() | {
+    make_shape(SHAPE, work / f"model-{SHAPE}")
+    return work / f"model-{SHAPE}"
+
+
+@pytest.fixture(scope="session")
+def cache(work: Path) -> Path:
+    """What engines compile."""
+    (work / "compile-cache").mkdir(exist_ok=True)
+    return work / "compile-cache"
+
+
+@pytest.fixture(scope="session")
+def environment(cache: Path) -> dict[str, str]:
+    """An engine's."""
+    return machine_settings() | {
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }
+
+
+@pytest.fixture(scope="session")
+def start_pod(
+    model: Path, cache: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartPod]:
+    """Start a worker on a store; it is taken away at the end of the session, or by `Pod.end`."""
+    from images.criu import criu_path
+
+    logs = tmp_path_factory.mktemp("logs")
     pods: list[Pod] = []
     numbers = itertools.count(1)
 

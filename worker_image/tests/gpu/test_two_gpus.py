@@ -79,27 +79,19 @@ def test_a_cold_start_that_is_not_to_be_frozen_is_on_the_gpu_that_is_selected(wo
     pod.end()
 
 
-TWO: dict[str, Any] = {"tensorParallelSize": 2}
-
-
-@pytest.fixture(scope="module")
-def pair(work: Path, start_pod: StartPod) -> tuple[Path, list[int]]:
-    store = work / "store-pair"
+@pytest.mark.parametrize("spread", ["tensorParallelSize", "pipelineParallelSize"])
+def test_one_engine_on_both_in_either_order(spread: str, work: Path, start_pod: StartPod) -> None:
+    both, store = {spread: 2}, work / f"store-{spread}"
     store.mkdir()
-    pod = start_pod(store, engine_args=TWO)
-    state = pod.wait_ready()
-    assert state.freeze is not None and state.freeze.outcome == "Published", pod.log()
-    expected = tokens(pod)
-    pod.end()
-    return store, expected
-
-
-@pytest.mark.parametrize("order", ["0,1", "1,0"])
-def test_one_engine_on_both_in_either_order(pair: tuple[Path, list[int]], order: str, start_pod: StartPod) -> None:
-    store, expected = pair
-    pod = start_pod(store, engine_args=TWO, environment={"CUDA_VISIBLE_DEVICES": order})
-    state = pod.wait_ready()
-    assert state.start_mode == "Restored", pod.log()
-    print("order", order, "timings", state.timings)
-    assert tokens(pod) == expected
-    pod.end()
+    creator = start_pod(store, engine_args=both)
+    state = creator.wait_ready()
+    assert state.freeze is not None and state.freeze.outcome == "Published", creator.log()
+    expected = tokens(creator)
+    creator.end()
+    for order in ("0,1", "1,0"):
+        pod = start_pod(store, engine_args=both, environment={"CUDA_VISIBLE_DEVICES": order})
+        state = pod.wait_ready()
+        assert state.start_mode == "Restored", pod.log()
+        print(spread, "order", order, "timings", state.timings)
+        assert tokens(pod) == expected
+        pod.end()

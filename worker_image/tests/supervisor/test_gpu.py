@@ -6,7 +6,10 @@ import pytest
 from vernal_worker.supervisor.engine_args import unfreezable
 
 
-@pytest.mark.parametrize("arguments", [{}, {"tensor_parallel_size": 2}, {"distributed_executor_backend": "mp"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}, {"distributed_executor_backend": "mp"}],
+)
 def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
     assert unfreezable(arguments) is None
 
@@ -15,11 +18,12 @@ def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
     "arguments",
     [
         {"tensor_parallel_size": 4},
-        {"pipeline_parallel_size": 2},
+        {"pipeline_parallel_size": 4},
+        {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
         {"data_parallel_size": 2},
         {"distributed_executor_backend": "ray"},
     ],
 )
 def test_what_cannot_is_named(arguments: dict[str, Any]) -> None:
-    (name,) = arguments
-    assert f"engineArgs.{name}" in (unfreezable(arguments) or "")
+    for name in arguments:
+        assert f"engineArgs.{name}" in (unfreezable(arguments) or "")

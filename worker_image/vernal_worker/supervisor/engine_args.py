@@ -1,6 +1,7 @@
 """From a pool's engine arguments to the options of `vllm serve`: pure, without vLLM."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ from vernal_contract.engine_args import OWNED, canonical_name
 
 MOST_GPUS = 2
 """On how many GPUs an engine can be that is to be frozen."""
+
+_SPREAD = ("tensor_parallel_size", "pipeline_parallel_size")
+"""Arguments whose product is the number of GPUs of an engine."""
 
 _CONNECTORS = {
     "VernalSharedStorageConnector": "vernal_worker.kv.connector",
@@ -69,18 +73,12 @@ def unfreezable(arguments: Mapping[str, Any], *, on_gpus: bool = True) -> str | 
 
 
 def _unfreezable_on_gpus(arguments: Mapping[str, Any]) -> str | None:
-    most = {
-        "tensor_parallel_size": MOST_GPUS,
-        "pipeline_parallel_size": 1,
-        "data_parallel_size": 1,
-        "decode_context_parallel_size": 1,
-        "prefill_context_parallel_size": 1,
-    }
-    for name, limit in most.items():
-        if int(arguments.get(name, 1)) > limit:
-            return (
-                f"engineArgs.{name} is {arguments[name]}: up to {limit} can be frozen; set checkpoint.policy Disabled"
-            )
+    for name in ("data_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+        if int(arguments.get(name, 1)) > 1:
+            return f"engineArgs.{name} is {arguments[name]}: up to 1 can be frozen; set checkpoint.policy Disabled"
+    if gpus_used(arguments) > MOST_GPUS:
+        named = [f"engineArgs.{name} is {arguments[name]}" for name in _SPREAD if name in arguments]
+        return f"{' and '.join(named)}: up to {MOST_GPUS} GPUs can be frozen; set checkpoint.policy Disabled"
     if arguments.get("distributed_executor_backend", "mp") not in ("mp", "uni"):
         return "engineArgs.distributed_executor_backend must be mp for a checkpoint"
     return None
@@ -99,7 +97,7 @@ def several_gpus(arguments: Mapping[str, Any]) -> bool:
 
 def gpus_used(arguments: Mapping[str, Any]) -> int:
     """On how many GPUs an engine with these arguments (canonical) computes."""
-    return int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+    return math.prod(int(arguments.get(name, 1)) for name in _SPREAD)
 
 
 def options(arguments: Mapping[str, Any]) -> list[str]:

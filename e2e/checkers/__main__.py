@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from common.tools import ToolError, fail
+from images.tools import install
 
 from checkers import ensure
 
@@ -24,6 +25,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
+        # Before tests run: an installed package is another identity, for an engine that was frozen before.
+        install({"zsh": "zsh"}, "The plugin's completion is tried in zsh")
         programs = ensure()
     except ToolError as error:
         fail(error)

@@ -25,7 +25,7 @@ demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and 
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 # What is compiled comes before the lanes: beside them it takes 24 minutes instead of 8, and the longest lane waits for it.
-test: venv criu tools ## everything that can be checked on this machine (40 min beside other work, with a cache; not measured alone; each lane below by itself)
+test: venv criu tools ## everything that can be checked on this machine (29 min; first time 10 min more; each lane below by itself)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)

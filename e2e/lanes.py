@@ -10,13 +10,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
+
+from common.room import ensure_room
+from common.tools import ToolError, fail
 
 KEPT_LINES = 80
+ROOM = 8.0
+"""GiB, of checkpoints in temporary directories, the development environment beside."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,18 @@ class Lanes:
                 os.killpg(process.pid, signal.SIGINT)
 
 
+def main() -> int:
+    try:
+        ensure_room(Path(tempfile.gettempdir()), ROOM, "what tests freeze")
+    except ToolError as error:
+        fail(error)
+    return Lanes().run([argument.split() for argument in sys.argv[1:]])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] in (["-h"], ["--help"]):
         print(__doc__)
         sys.exit(0)
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    sys.exit(Lanes().run([argument.split() for argument in sys.argv[1:]]))
+    sys.exit(main())

@@ -146,10 +146,11 @@ def kubelet_config(state: State) -> str:
         "clusterDomain": "cluster.local",
         "maxPods": 250,
         "serializeImagePulls": False,
-        # No registry: an image that was collected could not be pulled again.
+        # No registry: an image that was collected, or evicted for, could not be pulled again, the sandbox's neither.
+        # So a disk that fills up ends no pod; `up` looks at it before.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%",
-                         "nodefs.inodesFree": "1%"},
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%",
+                         "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%"},
         "nodeStatusUpdateFrequency": "5s",
         "syncFrequency": "10s",
         "podLogsDir": f"{state.run}/pod-logs",

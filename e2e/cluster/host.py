@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.progress import say
+from common.room import ensure_room
 
 from cluster import proc
 from cluster.command import run
@@ -31,10 +32,11 @@ DIRECTORIES = (
 )  # fmt: skip
 NFT_TABLES = ("ip kube-proxy", "ip6 kube-proxy")
 CGROUP = "kubepods"
+ROOM = 6.0  # GiB; 5.4 were seen after the demo
 
 
 def preflight(state: State, running: set[str]) -> None:
-    """Raise ClusterError with what to do if a cluster cannot be started here.
+    """Raise ToolError with what to do if a cluster cannot be started here.
 
     `running` names the components that run already: their ports are not free, and that is right.
     """
@@ -45,6 +47,8 @@ def preflight(state: State, running: set[str]) -> None:
     # A Unix socket's address holds 107 characters, and this is our longest.
     if len(str(state.containerd_socket)) + len(".ttrpc") > 107:
         raise ClusterError(f"VERNAL_STATE is too long for Unix sockets in it: {state.root}")
+    if not running:
+        ensure_room(state.root, ROOM, "a node with its images and pods")
     for port, owner in PORTS.items():
         if owner.split()[0] not in running and not port_free(NODE_IP, port):
             raise ClusterError(

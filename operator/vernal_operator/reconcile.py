@@ -107,10 +107,10 @@ class Reconciler:
         outcome = self._actor.pool(
             key, snapshot.pool.uid, decisions, lambda refused: plan(replace(snapshot, refused=refused))
         )
-        if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
+        if outcome.told and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
             metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
         ended = renewal.ended(snapshot.pool.status, decisions.status)
-        if not outcome.errors and ended is not None:
+        if outcome.told and ended is not None:
             metrics.RENEWALS.labels(key.namespace, key.name, ended).inc()
         if decisions.poll:
             self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))

@@ -288,7 +288,9 @@ def _child(raw: _Child) -> ChildView:
     owned = next((record.fields_v1 for record in records), {})
     spec_hash = (meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, "")
     # Without any record it is applied anew: no record would read as "owned as a whole".
-    return ChildView(uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned)
+    return ChildView(
+        uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned, going=meta.deletion_timestamp is not None
+    )
 
 
 class _Conditions(_Json):
@@ -331,7 +333,7 @@ class SliceView(ChildView):
 def _slice(raw: _Slice) -> SliceView:
     seen, labels = _child(raw), raw.metadata.labels or {}
     return SliceView(
-        seen.uid, seen.spec_hash, seen.owned,
+        seen.uid, seen.spec_hash, seen.owned, seen.going,
         service=labels.get(names.LABEL_SERVICE, ""),
         for_waker=labels.get(names.LABEL_COMPONENT) == names.COMPONENT_WAKER,
         # Absent means ready, by the API's own word.
@@ -355,8 +357,9 @@ def _revision(raw: _Revision) -> RevisionView:
     meta, data = raw.metadata, raw.data if isinstance(raw.data, dict) else {}
     spec, config = (text if isinstance(text := data.get(name), str) else "" for name in ("spec", "config"))
     return RevisionView(
-        meta.name, meta.uid, (meta.labels or {}).get(names.LABEL_REVISION, ""), raw.revision, spec, config
-    )
+        meta.name, meta.uid, (meta.labels or {}).get(names.LABEL_REVISION, ""), raw.revision, spec, config,
+        going=meta.deletion_timestamp is not None,
+    )  # fmt: skip
 
 
 class _JobStatus(_Json):
@@ -368,11 +371,12 @@ class _Job(Raw):
 
 
 def _job(raw: _Job) -> JobView:
-    true = {c.type: c for c in raw.status.conditions or () if c.status == "True"}
+    going = raw.metadata.deletion_timestamp is not None
+    true = {c.type: c for c in raw.status.conditions or () if c.status == "True" and not going}
     failed = true.get("Failed")
     return JobView(
         name=raw.metadata.name, uid=raw.metadata.uid, succeeded="Complete" in true, failed=failed is not None,
-        message=(failed.message or failed.reason or "") if failed else "",
+        message=(failed.message or failed.reason or "") if failed else "", going=going,
     )  # fmt: skip
 
 

@@ -124,11 +124,13 @@ class ChildView:
     Attributes:
         spec_hash: the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one.
         owned: the fields that are still as they were applied, as `FieldsV1`; None if they were not looked at.
+        going: it is deleted already, and stays for as long as somebody's finalizer keeps it.
     """
 
     uid: str
     spec_hash: str
     owned: Mapping[str, Any] | None = None
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RevisionView:
-    """A ControllerRevision whose controller is the pool. `spec` and `config`: see `build.revision`."""
+    """A ControllerRevision whose controller is the pool. `spec` and `config`: see `build.revision`; `going`: see
+    `ChildView`.
+    """
 
     name: str
     uid: str
@@ -158,6 +162,7 @@ class RevisionView:
     number: int
     spec: str
     config: str
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +253,8 @@ class JobView:
     Attributes:
         message: why it failed.
         said: the termination message of its pod, of a checkpoint that it has removed; "" without one.
+        going: see `ChildView`. Then it has neither succeeded nor failed, whatever became of it: it is nobody's word any
+            more, and its name is free only when it is gone.
     """
 
     name: str
@@ -256,6 +263,7 @@ class JobView:
     failed: bool = False
     message: str = ""
     said: str = ""
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,9 +57,9 @@ def test_what_a_webhook_says_is_a_refusal_whatever_status_it_names(status: int) 
     """A 409 is not that the object is there, a 404 not that it is gone, a 503 not that the API server is down."""
     for sentence in ('admission webhook "x" denied the request: no', 'failed calling webhook "x": EOF'):
         found = error(sentence, status)
-        assert not any(
-            (found.passing, found.unavailable, found.conflict, found.not_found, found.outcome_unknown)
-        ), sentence
+        assert not any((found.passing, found.unavailable, found.conflict, found.not_found, found.outcome_unknown)), (
+            sentence
+        )
 
 
 class Clock:

@@ -31,9 +31,8 @@ def test_a_checkpoint_that_a_pool_turns_away_from_is_looked_at() -> None:
     lease = LeaseSettings(namespace="ns", name="lease", identity="me")
     controller = Controller(cast(Client, Nobody()), Settings(), lease, lambda by: None)
     view = Pool(
-        name="p", namespace="ns", uid="u", generation=1, spec=None, spec_error="", status={}, deletion_time=None,
-        finalizers=(),
-    )  # fmt: skip
+        name="p", namespace="ns", uid="u", generation=1, spec=None, spec_error="", status={}, deletion_time=None
+    )
     entry: Entry[Pool] = Entry("ns", "p", "u", 1, "", "", view)
     pools = controller._observer.pools
     for version, name in enumerate(("old", "new"), 1):

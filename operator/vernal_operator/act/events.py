@@ -60,7 +60,7 @@ class Recorder:
             self._said.pop(uid, None)
 
     def emit(self, key: Key, uid: str, events: Iterable[Event] = (), *, wait: bool = False) -> bool:
-        """Post what waits and then `events`, AT_ONCE of them at most; none with `wait`. The rest waits for the next call.
+        """Post what waits, then `events`: AT_ONCE of them at most, none with `wait`. The rest waits for the next call.
 
         True if nothing waits: all is posted, was there already, or is refused for good.
         """

@@ -13,14 +13,12 @@ from vernal_operator import nesting
 from vernal_operator.api.parse import parse_checkpoint, parse_pool, readable
 from vernal_operator.api.status import VLLMCheckpointStatus, VLLMWorkerPoolStatus
 from vernal_operator.kinds import (
-    AUTOSCALERS,
-    BUDGETS,
     CHECKPOINTS,
+    CHILDREN,
     JOBS,
     PODS,
     POOLS,
     REVISIONS,
-    SERVICES,
     SLICES,
     Kind,
 )
@@ -253,7 +251,7 @@ def _pool(raw: _Custom) -> Pool:
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, spec_error=why, status=readable(raw.status or {}, VLLMWorkerPoolStatus),
         deletion_time=_seconds(meta.deletion_timestamp),
-        finalizers=tuple(meta.finalizers or ()), renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
+        renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
 
 
@@ -263,8 +261,7 @@ def _checkpoint(raw: _Custom) -> CheckpointView:
     if spec is None:
         raise ValueError(why)
     return CheckpointView(
-        name=meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version,
-        generation=meta.generation, created=_seconds(meta.creation_timestamp) or 0.0,
+        name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, status=readable(raw.status or {}, VLLMCheckpointStatus),
         deletion_time=_seconds(meta.deletion_timestamp), finalizers=tuple(meta.finalizers or ()),
     )  # fmt: skip
@@ -388,8 +385,10 @@ PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
 POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
-CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
 SLICES_READER = Reader(SLICES, _Slice, _slice, _pool_label)
+CHILD_READERS = tuple(
+    SLICES_READER if kind is SLICES else Reader(kind, _Child, _child, _pool_label) for kind in CHILDREN
+)
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
@@ -397,6 +396,5 @@ READERS: tuple[Reader[Any], ...] = (
     CHECKPOINTS_READER,
     JOBS_READER,
     *CHILD_READERS,
-    SLICES_READER,
     REVISIONS_READER,
 )

@@ -41,7 +41,6 @@ class Pool:
     spec_error: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
-    finalizers: tuple[str, ...] = ()
     renew: str = ""  # the annotation vernal.dev/renew-checkpoint
 
 
@@ -102,9 +101,7 @@ class CheckpointView:
     name: str
     namespace: str
     uid: str
-    resource_version: str
     generation: int
-    created: float
     spec: VLLMCheckpointSpec
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, METRIC, POOL, Case, condition, pool
-from controlplane.webhook import unreachable, webhook
+from controlplane.webhook import PATIENCE_SECONDS, unreachable, webhook
+from patience import GUARD_SECONDS
 from vernal_contract import names
+from vernal_operator.client import ApiError
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
@@ -185,6 +187,29 @@ def test_a_webhook_for_pods_that_cannot_be_asked_is_told(api: ApiServer, case: C
         case.wait("three tries", lambda: len(refused(case)) >= 3)
         assert_backs_off(refused(case))
     case.wait("2 settled replicas", lambda: case.settled(2) and condition(case.get_pool(), "Degraded") == "False")
+
+
+def test_a_webhook_that_holds_a_write_up_is_no_silence_of_the_api_server(api: ApiServer, case: Case) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(pod: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        over.wait(GUARD_SECONDS)
+        return {"allowed": True}
+
+    body = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    with webhook(api, case.namespace, "Validating", answer):
+        try:
+            with pytest.raises(ApiError) as found:
+                client = case.client.unguarded(PATIENCE_SECONDS - 5)  # which is over before the webhook's time is
+                client._json("create", PODS, PODS.path(case.namespace), {"timeout": "1s"}, body)
+        finally:
+            over.set()
+    assert asked.is_set() and found.value.status >= 500 and not found.value.unavailable
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    assert {float(call.query["timeout"].rstrip("s")) < 15 for call in case.proxy.writes()} == {True}
 
 
 def test_a_webhook_for_services_that_cannot_be_asked_keeps_no_pod_from_being_made(api: ApiServer, case: Case) -> None:

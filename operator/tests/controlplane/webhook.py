@@ -15,6 +15,8 @@ from controlplane.cases import admin
 from vernal_operator.kinds import Kind
 
 GROUP = "admissionregistration.k8s.io"
+PATIENCE_SECONDS = 30
+"""For which the API server waits for a webhook: the longest that there is."""
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def _configured(
         "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "failurePolicy": "Fail",
+        "timeoutSeconds": PATIENCE_SECONDS,
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
     }

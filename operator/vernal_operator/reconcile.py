@@ -88,11 +88,8 @@ class Reconciler:
             calm = rounds > BURST_ROUNDS
             return "changed", Due(CALM_SECONDS if calm else AGAIN_SECONDS, not_before=calm)
         self._rounds.pop(key, None)
-        if outcome.waiting:
-            requeue_after = min(1.0, requeue_after or 1.0)
-        if outcome.retry_refused is not None:
-            return "refused", Due(min(outcome.retry_refused, requeue_after or outcome.retry_refused))
-        return "settled", Due(requeue_after)
+        moments = [m for m in (requeue_after, outcome.waiting, outcome.retry_refused) if m is not None]
+        return "settled" if outcome.retry_refused is None else "refused", Due(min(moments, default=None))
 
     def _pool(self, key: Key) -> tuple[Outcome, float | None] | None:
         uid = self._uid(key)

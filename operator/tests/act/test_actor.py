@@ -46,9 +46,9 @@ class Recorder:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def emit(self, key: Key, uid: str, events: Any, *, wait: bool = False) -> bool:
+    def emit(self, key: Key, uid: str, events: Any, *, wait: bool = False) -> float | None:
         self.said += [] if wait else [event.reason for event in events]
-        return not wait
+        return 1.0 if wait else None
 
 
 def run(writer: Writer, replicas: int) -> tuple[Any, Recorder]:
@@ -93,7 +93,7 @@ def test_an_api_server_that_is_not_there_is_asked_for_the_status_only(error: Api
     assert outcome.told and "Pod" not in [kind for kind, _ in writer.done]
     quiet = Writer(Service=error, status=error)
     outcome, recorder = run(quiet, 5)
-    assert len(outcome.errors) == 2 and not outcome.told and outcome.waiting and not recorder.said
+    assert len(outcome.errors) == 2 and not outcome.told and outcome.waiting == 1.0 and not recorder.said
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 504])

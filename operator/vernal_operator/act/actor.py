@@ -25,14 +25,14 @@ class Outcome:
         writes: calls that changed something, or found that the cache was behind: plan again.
         errors: what failed and may go better by itself; each was logged.
         told: the status was written.
-        waiting: an Event could not be posted yet.
+        waiting: seconds until Events that could not be posted yet may be; None if there are none.
         retry_refused: seconds until a write that is refused may be tried again; None if none is.
     """
 
     writes: int = 0
     errors: list[ApiError] = field(default_factory=list)
     told: bool = False
-    waiting: bool = False
+    waiting: float | None = None
     retry_refused: float | None = None
 
     @property
@@ -192,7 +192,7 @@ class _Steps:
             self(self._status, lambda: done.append(self._writer.status(self._key, status)))
         self.outcome.told = done == [True]
         due = (*events, *self.said) if status is None or self.outcome.told else self.said
-        self.outcome.waiting = not self._recorder.emit(self._key, self._uid, due, wait=self._down)
+        self.outcome.waiting = self._recorder.emit(self._key, self._uid, due, wait=self._down)
         return self.outcome
 
     def over(self) -> Outcome:

@@ -59,10 +59,11 @@ class Recorder:
         with self._lock:
             self._said.pop(uid, None)
 
-    def emit(self, key: Key, uid: str, events: Iterable[Event] = (), *, wait: bool = False) -> bool:
+    def emit(self, key: Key, uid: str, events: Iterable[Event] = (), *, wait: bool = False) -> float | None:
         """Post what waits, then `events`: AT_ONCE of them at most, none with `wait`. The rest waits for the next call.
 
-        True if nothing waits: all is posted, was there already, or is refused for good.
+        Returns when that may be, in seconds; None if nothing waits: all is posted, was there already, or is refused for
+        good.
         """
         with self._lock:
             said = self._said.setdefault(uid, _Said())
@@ -79,7 +80,7 @@ class Recorder:
                 said.settled[event.key] = None
                 if len(said.settled) > REMEMBERED:
                     said.settled.popitem(last=False)
-        return not said.waiting
+        return max(AT_ONCE / PER_SECOND, said.until - self._clock()) if said.waiting else None
 
     def _post(self, key: Key, uid: str, event: Event, said: _Said) -> bool:
         """Whether it is settled; if not, none is posted for a while."""

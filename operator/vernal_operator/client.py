@@ -5,6 +5,7 @@ where a repeated call would not be. Every call has a time-out and is counted (`m
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -32,8 +33,14 @@ _CONTENT_TYPES: dict[Verb, str] = {
     "jsonpatch": "application/json-patch+json",
 }
 _CONNECT_SECONDS = 5.0
+_SERVERS_SHARE = 0.8
+"""Of a write's time-out. The API server gives up first: where a webhook holds a write up, it says so, instead of being
+taken for one that is not there.
+"""
 _WRITES: frozenset[Verb] = frozenset(("create", "apply", "patch", "jsonpatch", "delete"))
 _NOT_LEADER = "NotLeader"
+_DENIED = re.compile(r"admission webhook \S+ denied")
+_NOT_ASKED = re.compile(r"failed calling webhook")
 
 
 class _Cause(msgspec.Struct):
@@ -87,13 +94,24 @@ class ApiError(Exception):
         self.causes = causes
 
     @property
+    def webhook(self) -> Literal["", "denied", "not asked"]:
+        """Whether it is an admission webhook that kept a write from being done.
+
+        Its status then says nothing: a webhook that denies names any from 400 on, and one that the API server could not
+        ask is an internal error (500) of the API server.
+        """
+        if _DENIED.search(self.sentence):
+            return "denied"
+        return "not asked" if _NOT_ASKED.search(self.sentence) else ""
+
+    @property
     def not_found(self) -> bool:
-        return self.status == 404
+        return self.status == 404 and not self.webhook
 
     @property
     def conflict(self) -> bool:
         """409: it exists already, or a precondition (uid, resourceVersion) does not hold."""
-        return self.status == 409
+        return self.status == 409 and not self.webhook
 
     @property
     def expired(self) -> bool:
@@ -103,7 +121,12 @@ class ApiError(Exception):
     @property
     def passing(self) -> bool:
         """It may go better the next time though nothing changes: overload, a crash, a lost connection."""
-        return self.status in (0, 408, 429) or self.status >= 500
+        return (self.status in (0, 408, 429) or self.status >= 500) and not self.webhook
+
+    @property
+    def unavailable(self) -> bool:
+        """The API server is not there, or wants to be left alone. Any other failure may be of this one call."""
+        return self.status in (0, 429, 503) and not self.webhook
 
     @property
     def namespace_terminating(self) -> bool:
@@ -113,7 +136,7 @@ class ApiError(Exception):
     @property
     def outcome_unknown(self) -> bool:
         """A write may have been done all the same."""
-        return (self.status == 0 and self.reason != _NOT_LEADER) or self.status >= 500
+        return (self.status == 0 and self.reason != _NOT_LEADER) or (self.status >= 500 and not self.webhook)
 
 
 def connect(connections: int = 32) -> "Client":
@@ -144,13 +167,18 @@ class Client:
         self._api = api
         self._timeout = timeout
         self._seconds_left: Callable[[], float] | None = None
+        self._ended: Callable[[], None] = lambda: None
 
     def guard(self, seconds_left: Callable[[], float]) -> None:
         """From now on no write is begun, and none is waited for, after `seconds_left()`."""
         self._seconds_left = seconds_left
 
+    def listen(self, ended: Callable[[], None]) -> None:
+        """From now on `ended` is called after each call, in the thread that made it, however the call ended."""
+        self._ended = ended
+
     def unguarded(self, timeout: float) -> "Client":
-        """The same way to the API server without the guard."""
+        """The same way to the API server, with no guard and no listener."""
         return Client(self._api, timeout)
 
     def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
@@ -228,11 +256,13 @@ class Client:
             headers["Content-Type"] = _CONTENT_TYPES.get(verb, "application/json")
         # Reads the token again where it rotates (service accounts, exec plugins).
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
-        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         code = 0
         left = self._seconds_left() if self._seconds_left is not None and verb in _WRITES else None
         if left is not None and left <= 0:
             raise ApiError(0, _NOT_LEADER, f"{what}: not sent: this operator does not hold the lease")
+        if verb in _WRITES:
+            query = {"timeout": f"{_SERVERS_SHARE * min(self._timeout, left or self._timeout):.3f}s", **(query or {})}
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
             response: urllib3.BaseHTTPResponse = self._api.rest_client.pool_manager.request(
                 method, url,
@@ -246,6 +276,7 @@ class Client:
             raise ApiError(0, type(error).__name__, f"{what}: no answer: {error}") from error
         finally:
             metrics.API_REQUESTS.labels(verb, kind.plural, str(code)).inc()
+            self._ended()
         try:
             if not 200 <= code < 300:
                 raise _refusal(what, response)

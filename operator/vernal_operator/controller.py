@@ -28,7 +28,7 @@ from vernal_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-STUCK_SECONDS = 300.0  # longer than any reconcile that still gets somewhere
+STUCK_SECONDS = 300.0  # longer than a reconcile that still gets somewhere is without the end of a call
 
 
 class Controller:
@@ -43,6 +43,7 @@ class Controller:
     ) -> None:
         self._leadership = Leadership(client, lease, won=self._led, lost=deposed)
         client.guard(lambda: self._leadership.seconds_left)
+        client.listen(self._lives)
         self._client, self._lease = client, lease
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers = Workers(settings.admin_port)
@@ -55,10 +56,10 @@ class Controller:
         self._references = References(self._observer, self._workers)
         self._reconciler = Reconciler(client, self._observer, self._workers, self._references, self._queue.add)
         self._threads = [
-            threading.Thread(target=self._work, args=(slot,), name=f"reconcile-{slot}", daemon=True)
+            threading.Thread(target=self._work, name=f"reconcile-{slot}", daemon=True)
             for slot in range(settings.threads)
         ]
-        self._busy: dict[int, tuple[Key, float]] = {}
+        self._busy: dict[int, tuple[Key, float]] = {}  # by thread; since when, or since its last call ended
         self._won = threading.Event()
         self._synced = threading.Event()
         self._stopped = threading.Event()
@@ -94,7 +95,7 @@ class Controller:
         """Why this process should be restarted; empty if it should not."""
         now = time.monotonic()
         stuck = [
-            f"reconciling {key} for {now - since:.0f} s"
+            f"reconciling {key}: no sign of life for {now - since:.0f} s"
             for key, since in list(self._busy.values())
             if now - since > STUCK_SECONDS
         ]
@@ -118,7 +119,7 @@ class Controller:
         """Begin to reconcile once the caches are complete: a plan from half of them would be wrong."""
         lease = self._lease
         elected = Event("Normal", "LeaderElected", f"{lease.identity} leads", f"leader/{lease.identity}")
-        Recorder(self._client).emit(Key(LEASES, lease.namespace, lease.name), "", elected)
+        Recorder(self._client).emit(Key(LEASES, lease.namespace, lease.name), "", (elected,))
         started = said = time.monotonic()
         while (missing := self._observer.unsynced) and not self._stopped.wait(0.02):
             if time.monotonic() - said > 10:
@@ -131,16 +132,23 @@ class Controller:
             thread.start()
         self._synced.set()
 
-    def _work(self, slot: int) -> None:
+    def _work(self) -> None:
+        me = threading.get_ident()
         while (key := self._queue.get()) is not None and self._leadership.wait(self._stopped):
-            self._busy[slot] = (key, time.monotonic())
+            self._busy[me] = (key, time.monotonic())
             try:
                 due = self._reconciler.reconcile(key)
                 if due.seconds is not None:
                     (self._queue.hold if due.not_before else self._queue.add_after)(key, due.seconds)
             finally:
-                del self._busy[slot]
+                del self._busy[me]
                 self._queue.done(key)
+
+    def _lives(self) -> None:
+        """A call to the API server has ended in this thread: on a slow one, many of them make a long reconcile."""
+        me = threading.get_ident()
+        if me in self._busy:
+            self._busy[me] = (self._busy[me][0], time.monotonic())
 
     # -- what is due when something changed ---
 

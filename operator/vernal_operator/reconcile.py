@@ -88,11 +88,8 @@ class Reconciler:
             calm = rounds > BURST_ROUNDS
             return "changed", Due(CALM_SECONDS if calm else AGAIN_SECONDS, not_before=calm)
         self._rounds.pop(key, None)
-        if outcome.waiting:
-            requeue_after = min(1.0, requeue_after or 1.0)
-        if outcome.retry_refused is not None:
-            return "refused", Due(min(outcome.retry_refused, requeue_after or outcome.retry_refused))
-        return "settled", Due(requeue_after)
+        moments = [m for m in (requeue_after, outcome.waiting, outcome.retry_refused) if m is not None]
+        return "settled" if outcome.retry_refused is None else "refused", Due(min(moments, default=None))
 
     def _pool(self, key: Key) -> tuple[Outcome, float | None] | None:
         uid = self._uid(key)
@@ -107,10 +104,10 @@ class Reconciler:
         outcome = self._actor.pool(
             key, snapshot.pool.uid, decisions, lambda refused: plan(replace(snapshot, refused=refused))
         )
-        if not outcome.errors and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
+        if outcome.told and "rejected" in (decisions.status or {}) and "rejected" not in snapshot.pool.status:
             metrics.ROLLBACKS.labels(key.namespace, key.name).inc()
         ended = renewal.ended(snapshot.pool.status, decisions.status)
-        if not outcome.errors and ended is not None:
+        if outcome.told and ended is not None:
             metrics.RENEWALS.labels(key.namespace, key.name, ended).inc()
         if decisions.poll:
             self._workers.ask(targets(self._observer, key, decisions.poll), lambda: self._answered(key))

@@ -24,6 +24,11 @@ SENTENCES = {
     'pods "p" is forbidden: minimum cpu usage per Pod is 1, but request is 100m': (403, "LimitRangeExceeded"),
     'admission webhook "deny.example.com" denied the request: no': (403, "AdmissionDenied"),
     'admission webhook "deny.example.com" denied the request: not like this': (422, "AdmissionDenied"),
+    'admission webhook "deny.example.com" denied the request without explanation': (503, "AdmissionDenied"),
+    'Internal error occurred: failed calling webhook "x.example.com": failed to call webhook: EOF': (
+        500,
+        "AdmissionUnavailable",
+    ),
     "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'x' with binding 'y' denied request: no": (
         403,
         "AdmissionDenied",
@@ -45,6 +50,16 @@ def pod(slot: int, image: str = "i") -> Subject:
 
 def error(sentence: str, status: int = 403, causes: tuple[str, ...] = ()) -> ApiError:
     return ApiError(status, "Forbidden", f"create /pods: {sentence}", sentence=sentence, causes=causes)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 422, 429, 500, 503])
+def test_what_a_webhook_says_is_a_refusal_whatever_status_it_names(status: int) -> None:
+    """A 409 is not that the object is there, a 404 not that it is gone, a 503 not that the API server is down."""
+    for sentence in ('admission webhook "x" denied the request: no', 'failed calling webhook "x": EOF'):
+        found = error(sentence, status)
+        assert not any((found.passing, found.unavailable, found.conflict, found.not_found, found.outcome_unknown)), (
+            sentence
+        )
 
 
 class Clock:

@@ -14,7 +14,7 @@ from controlplane.node import now
 from controlplane.proxy import Watches
 from controlplane.test_refusals import LIMITS
 from controlplane.webhook import patched, webhook
-from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, REVISIONS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
 
@@ -98,6 +98,32 @@ def test_what_others_write_beside_causes_no_call(
     assert {item["metadata"]["uid"] for kind in OBJECTS for item in case.items(kind)} == uids
     (found,) = case.items(POOLS)
     assert "example.com/Audited" in [c["type"] for c in found["status"]["conditions"]]
+
+
+def going(case: Case, kind: Kind) -> list[dict[str, Any]]:
+    return [item for item in case.items(kind) if item["metadata"].get("deletionTimestamp")]
+
+
+def test_what_a_stranger_s_finalizer_keeps_is_deleted_once(case: Case) -> None:
+    case.start()
+    rollout = {"revisionHistoryLimit": 0}
+    case.create(pool(replicas=1, autoscaling={"maxReplicas": 4, "metrics": [METRIC]}, rollout=rollout))
+    case.wait_settled(1)
+    kept = (AUTOSCALERS, REVISIONS)
+    for kind in kept:
+        (item,) = case.items(kind)
+        mine = {"metadata": {"finalizers": ["example.com/mine"]}}
+        case.client.patch(kind, case.namespace, item["metadata"]["name"], mine)
+    case.change(autoscaling=None, image="worker:2")
+    case.wait("both to be deleted", lambda: all(len(going(case, kind)) == 1 for kind in kept))
+    case.wait_settled(1)
+    case.assert_quiet(1)
+    for kind in kept:
+        (item,) = going(case, kind)
+        path = kind.path(case.namespace, item["metadata"]["name"])
+        assert [call.method for call in case.proxy.writes() if call.path == path].count("DELETE") == 1
+        case.client.patch(kind, case.namespace, item["metadata"]["name"], {"metadata": {"finalizers": None}})
+    assert not case.items(AUTOSCALERS) and len(case.items(REVISIONS)) == 1
 
 
 CHANGES: dict[str, tuple[Kind, dict[str, Any]]] = {

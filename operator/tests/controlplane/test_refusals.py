@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, METRIC, POOL, Case, condition, pool
-from controlplane.webhook import webhook
+from controlplane.webhook import PATIENCE_SECONDS, unreachable, webhook
+from patience import GUARD_SECONDS
 from vernal_contract import names
+from vernal_operator.client import ApiError
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, JOBS, PODS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
@@ -95,7 +97,7 @@ def degraded(case: Case) -> dict[str, Any]:
 
 def refused(case: Case, path: str = "/pods") -> list[float]:
     """When the API server refused a write."""
-    return [call.at for call in case.proxy.writes() if call.path.endswith(path) and call.status in (403, 422)]
+    return [call.at for call in case.proxy.writes() if call.path.endswith(path) and call.status in (403, 422, 500)]
 
 
 def shouts(case: Case, about: str) -> list[str]:
@@ -168,6 +170,57 @@ def test_a_webhook_that_denies_is_quoted(api: ApiServer, case: Case) -> None:
         deny.clear()
         case.wait_settled(1)
         assert degraded(case)["status"] == "False"
+
+
+def test_a_webhook_for_pods_that_cannot_be_asked_is_told(api: ApiServer, case: Case) -> None:
+    case.start()
+    case.create(pool(replicas=2))
+    case.wait_settled(2)
+    with unreachable(api, case.namespace, "pods"):
+        lost = case.items(PODS)[0]["metadata"]
+        case.client.delete(PODS, case.namespace, lost["name"], lost["uid"])
+        case.wait("the condition", lambda: degraded(case).get("reason") == "AdmissionUnavailable")
+        assert "failed calling webhook" in degraded(case)["message"]
+        case.wait("the status", lambda: case.get_pool()["status"]["readyReplicas"] == 1)
+        assert condition(case.get_pool(), "Ready") == "False"
+        case.wait("the Event", lambda: any(event["reason"] == "AdmissionUnavailable" for event in case.events()))
+        case.wait("three tries", lambda: len(refused(case)) >= 3)
+        assert_backs_off(refused(case))
+    case.wait("2 settled replicas", lambda: case.settled(2) and condition(case.get_pool(), "Degraded") == "False")
+
+
+def test_a_webhook_that_holds_a_write_up_is_no_silence_of_the_api_server(api: ApiServer, case: Case) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(pod: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        over.wait(GUARD_SECONDS)
+        return {"allowed": True}
+
+    body = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    with webhook(api, case.namespace, "Validating", answer):
+        try:
+            with pytest.raises(ApiError) as found:
+                client = case.client.unguarded(PATIENCE_SECONDS - 5)  # which is over before the webhook's time is
+                client._json("create", PODS, PODS.path(case.namespace), {"timeout": "1s"}, body)
+        finally:
+            over.set()
+    assert asked.is_set() and found.value.status >= 500 and not found.value.unavailable
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    assert {float(call.query["timeout"].rstrip("s")) < 15 for call in case.proxy.writes()} == {True}
+
+
+def test_a_webhook_for_services_that_cannot_be_asked_keeps_no_pod_from_being_made(api: ApiServer, case: Case) -> None:
+    with unreachable(api, case.namespace, "services"):
+        case.start()
+        case.create(pool(replicas=2))
+        case.wait("the condition", lambda: degraded(case).get("reason") == "AdmissionUnavailable")
+        case.wait("the pods", lambda: case.get_pool()["status"]["readyReplicas"] == 2)
+        assert not case.items(SERVICES)
+    case.wait("2 settled replicas", lambda: case.settled(2) and condition(case.get_pool(), "Degraded") == "False")
+    assert case.items(SERVICES)
 
 
 def test_a_namespace_that_is_terminating_gets_silence(case: Case) -> None:

@@ -1,7 +1,8 @@
-"""A real admission webhook on loopback, for the pods of one namespace."""
+"""Real admission webhooks on loopback, for one namespace."""
 
 import base64
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from controlplane.cases import admin
 from vernal_operator.kinds import Kind
 
 GROUP = "admissionregistration.k8s.io"
+PATIENCE_SECONDS = 30
+"""For which the API server waits for a webhook: the longest that there is."""
 
 
 @contextmanager
@@ -45,14 +48,34 @@ def webhook(
     context.load_cert_chain(api.pki / "apiserver.crt", api.pki / "apiserver.key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with _configured(api, namespace, sort, "pods", f"https://127.0.0.1:{server.server_port}/"):
+            yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def unreachable(api: ApiServer, namespace: str, resource: Literal["pods", "services"]) -> Iterator[None]:
+    """A webhook that must be asked about each that is created, and that nobody can ask."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with _configured(api, namespace, "Validating", resource, f"https://127.0.0.1:{port}/"):
+        yield
+
+
+@contextmanager
+def _configured(
+    api: ApiServer, namespace: str, sort: Literal["Validating", "Mutating"], resource: str, url: str
+) -> Iterator[None]:
     hook = {
-        "name": "pods.example.com",
-        "clientConfig": {
-            "url": f"https://127.0.0.1:{server.server_port}/",
-            "caBundle": base64.b64encode((api.pki / "ca.crt").read_bytes()).decode(),
-        },
-        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        "name": f"{resource}.example.com",
+        "clientConfig": {"url": url, "caBundle": base64.b64encode((api.pki / "ca.crt").read_bytes()).decode()},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "failurePolicy": "Fail",
+        "timeoutSeconds": PATIENCE_SECONDS,
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
     }
@@ -64,8 +87,6 @@ def webhook(
         yield
     finally:
         client.delete(kind, "", namespace, made["metadata"]["uid"])
-        server.shutdown()
-        server.server_close()
 
 
 def patched(*operations: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,21 @@ def test_groups_follow_labels() -> None:
     assert of.cache.group("ns", "h") == []
 
 
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from("ab"), st.sampled_from(["g", "h", ""]))))
+def test_what_a_namespace_holds_is_what_there_is_of_it(steps: list[tuple[str, str, str]]) -> None:
+    """An empty group: the object goes."""
+    cache: Cache[Any] = Cache(lambda old, new: None)
+    for version, (namespace, name, group) in enumerate(steps, 1):
+        if group:
+            cache.seen(Entry(namespace, name, f"uid-{name}", version, group, "", None))
+        else:
+            cache.gone(namespace, name, version)
+        for each in "xy":
+            there = {e.name: e for e in cache.entries() if e.namespace == each}
+            assert {e.name: e for e in cache.in_namespace(each)} == there
+            assert {e.name: e for g in "gh" for e in cache.group(each, g)} == there
+
+
 @given(st.data())
 def test_any_interleaving_of_watch_and_answers_ends_with_the_truth(data: st.DataObject) -> None:
     """One object is made, changed and deleted several times; the watch tells in order, answers come whenever after."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from vernal_operator.observe import views
+from vernal_operator.plan.model import JobView
 from vernal_operator.plan.times import epoch
 
 
@@ -125,6 +126,17 @@ def test_jobs(conditions: list[dict[str, str]], succeeded: bool, failed: bool, m
     entry = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
     assert entry is not None
     assert (entry.view.succeeded, entry.view.failed, entry.view.message) == (succeeded, failed, message)
+    meta |= {"deletionTimestamp": "2026-11-21T08:00:00Z"}
+    going = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
+    assert not entry.view.going and going is not None and going.view == JobView("j", "u", going=True)
+
+
+@pytest.mark.parametrize("reader", [*views.CHILD_READERS, views.REVISIONS_READER], ids=lambda r: r.kind.name)
+def test_what_a_foreign_finalizer_keeps_is_seen_to_go(reader: views.Reader[Any]) -> None:
+    meta: dict[str, Any] = {"name": "j", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    for more, expected in (({}, False), ({"deletionTimestamp": "2026-11-21T08:00:00Z"}, True)):
+        entry = reader.convert({"metadata": meta | more})
+        assert entry is not None and entry.view.going is expected
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ def test_a_job_of_before_it_was_used_again_does_not_count() -> None:
     used = seen(use(creator()), deletion_time=NOW - 5, finalizers=(FINALIZER,))
     used = again(used, plan_checkpoint(used), job=JobView("x-janitor", "old", succeeded=True))
     assert plan_checkpoint(used).remove == (ObjectRef("Job", "x-janitor", "old"),)
+    going = JobView("x-janitor", "old", going=True)
+    assert not plan_checkpoint(replace(used, job=going)).remove, "a foreign finalizer keeps it"
     unused = replace(used, users=(), workers=(), job=None)
+    assert not plan_checkpoint(replace(unused, job=going)), "its name is not free yet"
     done = plan_checkpoint(unused)
     assert done.finalizers is None and len(done.create) == 1
 

@@ -103,6 +103,8 @@ def test_children_follow_the_spec() -> None:
     assert [c["kind"] for c in changed.apply] == ["HorizontalPodAutoscaler"]
     dropped = plan(replace(seen, pool=pool(spec())))
     assert [(r.kind, r.name, r.uid) for r in dropped.remove] == [("HorizontalPodAutoscaler", "p", "u")]
+    going = {key: replace(view, going=True) for key, view in seen.children.items()}
+    assert not plan(replace(seen, pool=pool(spec()), children=going)).remove, "a foreign finalizer keeps it"
 
 
 def test_changes_that_no_pod_is_made_of_roll_nothing() -> None:

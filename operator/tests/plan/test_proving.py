@@ -285,6 +285,9 @@ def test_the_history_is_bounded_and_what_is_in_use_is_kept() -> None:
     assert [r.name for r in done.remove] == [views[0].name, views[3].name], (
         "2, 3 and 7 are in use; 5 and 6 are the latest"
     )
+    going = tuple(replace(view, going=view in (views[0], views[3], views[4])) for view in views)
+    again = plan(snapshot(now, ready(0, spec=specs[1]), draining, status=status, revisions=going))
+    assert not again.remove, "a foreign finalizer keeps 1, 4 and 5; only 6 is left of what nothing uses"
 
 
 def test_a_revision_that_is_the_newest_is_not_written_again() -> None:

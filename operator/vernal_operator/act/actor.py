@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from vernal_operator import metrics
 from vernal_operator.act.events import Recorder
-from vernal_operator.act.refusals import Refusals, Subject, reason
+from vernal_operator.act.refusals import STATUS, Refusals, Subject, reason
 from vernal_operator.act.writer import TakenError, Writer
 from vernal_operator.client import ApiError
 from vernal_operator.kinds import BY_NAME, CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
@@ -24,13 +24,15 @@ class Outcome:
     Attributes:
         writes: calls that changed something, or found that the cache was behind: plan again.
         errors: what failed and may go better by itself; each was logged.
-        waiting: an Event could not be posted yet.
+        told: the status was written.
+        waiting: seconds until Events that could not be posted yet may be; None if there are none.
         retry_refused: seconds until a write that is refused may be tried again; None if none is.
     """
 
     writes: int = 0
     errors: list[ApiError] = field(default_factory=list)
-    waiting: bool = False
+    told: bool = False
+    waiting: float | None = None
     retry_refused: float | None = None
 
     @property
@@ -79,7 +81,7 @@ class Actor:
             do(Subject.of("create", PODS.name, manifest), partial(writer.create, key, PODS, manifest, uid))
         if do.refused_otherwise():
             decisions = again(self.refused(key))
-        do.report(decisions.status, (*decisions.events, *do.said))
+        do.report(decisions.status, decisions.events)
         return do.over()
 
     def _delete(self, do: "_Steps", key: Key, pod: DeletePod) -> None:
@@ -130,7 +132,9 @@ class Actor:
 
 
 class _Steps:
-    """Runs writes one after the other, each for itself. Only a failure that is the API server's ends all."""
+    """Runs writes one after the other, each for itself: only an API server that is not there ends all, but the status,
+    which is tried whatever happened before.
+    """
 
     def __init__(self, key: Key, uid: str, writer: Writer, recorder: Recorder, refusals: Refusals) -> None:
         self.outcome = Outcome()
@@ -138,13 +142,17 @@ class _Steps:
         self._key, self._uid = key, uid
         self._writer, self._recorder, self._refusals = writer, recorder, refusals
         self._before = refusals.told(key)
-        self._wanted: set[Subject] = set()
+        self._status = Subject("apply", f"{key.kind.name}/{STATUS}", key.name, STATUS)
+        self._wanted: set[Subject] = {self._status}
+        self._failed: set[Hashable] = set()
         self._down = False
 
     def __call__(self, subject: Subject, step: Callable[[], object]) -> bool:
-        """Run one write, unless the API server is down or has refused it a moment ago. Whether it went through."""
+        """Run one write, unless the API server is down, or one alike has failed or was refused a moment ago. Whether it
+        went through.
+        """
         self._wanted.add(subject)
-        if self._down or self._refusals.holds(self._key, subject):
+        if self._down or subject.alike in self._failed or self._refusals.holds(self._key, subject):
             return False
         try:
             step()
@@ -152,7 +160,8 @@ class _Steps:
             self._refused(subject, error)
         except ApiError as error:
             if error.passing or error.conflict:
-                self._down = error.passing
+                self._down = error.unavailable
+                self._failed.add(subject.alike)
                 self.outcome.errors.append(error)
                 log.warning("%s: %s; it is tried again", self._key, error)
             else:
@@ -170,21 +179,20 @@ class _Steps:
 
     def refused_otherwise(self, *later: Subject) -> bool:
         """Whether something else is refused than was before; what is not wanted any more, `later` either, is not."""
-        if not self._down:
-            self._refusals.keep(self._key, self._wanted | set(later))
+        self._refusals.keep(self._key, self._wanted | set(later))
         return self._refusals.told(self._key) != self._before
 
     def report(self, status: Manifest | None, events: tuple[Event, ...]) -> Outcome:
-        """The status, then the Events; none of them about a status that could not be written."""
+        """The status, then the Events: those of the plan only if its status was written."""
+        self._down = False
         done: list[bool] = []
-        if status is not None:
-            subject = Subject("apply", f"{self._key.kind.name}/status", self._key.name, repr(status))
-            self(subject, lambda: done.append(self._writer.status(self._key, status)))
-        if status is None or done == [True]:
-            for event in events:
-                if self._down or not self._recorder.emit(self._key, self._uid, event):
-                    self.outcome.waiting = True
-                    break
+        if status is None:
+            self._refusals.accepted(self._key, self._status)
+        else:
+            self(self._status, lambda: done.append(self._writer.status(self._key, status)))
+        self.outcome.told = done == [True]
+        due = (*events, *self.said) if status is None or self.outcome.told else self.said
+        self.outcome.waiting = self._recorder.emit(self._key, self._uid, due, wait=self._down)
         return self.outcome
 
     def over(self) -> Outcome:
@@ -200,9 +208,9 @@ class _Steps:
             log.debug("%s: still refused: %s", self._key, error)
             return
         log.warning("%s: %s: %s; it is tried again ever more seldom", self._key, new.reason, error)
-        if subject.kind.endswith("/status"):  # the one refusal that no condition can tell
+        if subject == self._status:  # the one refusal that no condition can tell
             text = f"{subject.kind} cannot be written: {new.sentence}"
-            self._recorder.emit(self._key, self._uid, Event("Warning", new.reason, text, f"status/{new.reason}"))
+            self.said.append(Event("Warning", new.reason, text, f"status/{new.reason}"))
 
 
 def _deletion(kind: Kind, name: str, uid: str) -> Subject:

@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from vernal_contract import names
 
@@ -19,56 +21,88 @@ log = logging.getLogger(__name__)
 
 REPORTER = f"{names.GROUP}/operator"
 PER_SECOND, BURST = 10.0, 100.0
+AT_ONCE = 10
+"""Events that one call posts at most, so that a slow API server cannot hold a reconcile for minutes."""
+PAUSE_SECONDS = (1.0, 60.0)
+"""After an Event that could not be posted: at first, and at most."""
 REMEMBERED = 1000  # keys of one object; the oldest are forgotten, and the API server refuses their names again
 _NOTE = 1024  # bytes, the API's limit
 _NAME = 253
 
 
-class Recorder:
-    """Emits Events and remembers which. Thread-safe."""
+@dataclass(slots=True)
+class _Said:
+    """Of one object: keys of Events that are settled, those that wait, and when they may be posted."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    settled: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[str, Event] = field(default_factory=OrderedDict)
+    failures: int = 0  # in a row
+    until: float = 0.0
+
+
+class Recorder:
+    """Emits Events and remembers which. Thread-safe for different objects."""
+
+    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client, self._clock = client, clock
         self._lock = threading.Lock()
-        self._announced: dict[str, OrderedDict[str, None]] = {}
-        self._tokens, self._filled = BURST, time.monotonic()
+        self._said: dict[str, _Said] = {}
+        self._tokens, self._filled = BURST, clock()
 
     def announced(self, uid: str) -> frozenset[str]:
+        """Keys of Events about an object that need not be decided again."""
         with self._lock:
-            return frozenset(self._announced.get(uid, ()))
+            said = self._said.get(uid)
+            return frozenset((*said.settled, *said.waiting)) if said is not None else frozenset()
 
     def forget(self, uid: str) -> None:
         with self._lock:
-            self._announced.pop(uid, None)
+            self._said.pop(uid, None)
 
-    def emit(self, key: Key, uid: str, event: Event) -> bool:
-        """Post it. True if it is settled: posted, there already, or refused for good. False to try again
-        later.
+    def emit(self, key: Key, uid: str, events: Iterable[Event] = (), *, wait: bool = False) -> float | None:
+        """Post what waits, then `events`: AT_ONCE of them at most, none with `wait`. The rest waits for the next call.
+
+        Returns when that may be, in seconds; None if nothing waits: all is posted, was there already, or is refused for
+        good.
         """
-        if event.key in self.announced(uid):
-            return True
-        if not self._take_token():
-            return False
+        with self._lock:
+            said = self._said.setdefault(uid, _Said())
+            said.waiting |= {event.key: event for event in events if event.key not in said.settled}
+            while len(said.waiting) > REMEMBERED:
+                said.waiting.popitem(last=False)
+                metrics.EVENTS_DROPPED.labels("TooMany").inc()
+            due = [] if wait or self._clock() < said.until else list(said.waiting.values())[:AT_ONCE]
+        for event in due:
+            if not self._take_token() or not self._post(key, uid, event, said):
+                break
+            with self._lock:
+                del said.waiting[event.key]
+                said.settled[event.key] = None
+                if len(said.settled) > REMEMBERED:
+                    said.settled.popitem(last=False)
+        return max(AT_ONCE / PER_SECOND, said.until - self._clock()) if said.waiting else None
+
+    def _post(self, key: Key, uid: str, event: Event, said: _Said) -> bool:
+        """Whether it is settled; if not, none is posted for a while."""
         try:
             self._client.create(EVENTS, key.namespace, body(key, uid, event))
         except ApiError as error:
-            if error.passing:
+            if error.passing or error.webhook == "not asked":
+                first, longest = PAUSE_SECONDS
+                pause = min(longest, first * 2 ** min(16, said.failures))
+                said.failures, said.until = said.failures + 1, self._clock() + pause
                 log.warning("event %s on %s was not posted: %s; it is tried again", event.reason, key, error)
                 return False
             # 409: posted before, maybe by an earlier process. In a namespace that goes away nobody reads it.
             if not (error.conflict or error.namespace_terminating):
                 metrics.EVENTS_DROPPED.labels(error.reason).inc()
                 log.error("event %s on %s was refused: %s; check the operator's role", event.reason, key, error)
-        with self._lock:
-            keys = self._announced.setdefault(uid, OrderedDict())
-            keys[event.key] = None
-            if len(keys) > REMEMBERED:
-                keys.popitem(last=False)
+        said.failures = 0
         return True
 
     def _take_token(self) -> bool:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._tokens = min(BURST, self._tokens + (now - self._filled) * PER_SECOND)
             self._filled = now
             if self._tokens < 1:

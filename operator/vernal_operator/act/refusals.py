@@ -22,11 +22,15 @@ _REASONS = (
     (403, re.compile(r"exceeded quota:|failed quota:"), "QuotaExceeded"),
     (403, re.compile(r"violates PodSecurity"), "PodSecurityViolation"),
     (403, re.compile(r"(maximum|minimum) \S+ usage per|limit to request ratio per"), "LimitRangeExceeded"),
-    (None, re.compile(r"admission webhook \S+ denied|ValidatingAdmissionPolicy .* denied request"), "AdmissionDenied"),
+    (None, re.compile(r"ValidatingAdmissionPolicy .* denied request"), "AdmissionDenied"),
     (403, re.compile(r'^\S+ (".*" )?is forbidden: User ".*" cannot '), "Forbidden"),
     (422, re.compile(""), "InvalidObject"),
 )
 """The API server has one word, Forbidden, for most of them; which it is, only its sentence tells."""
+_WEBHOOK = {"denied": "AdmissionDenied", "not asked": "AdmissionUnavailable"}
+
+STATUS = "status"
+"""What is wanted of an object's status: refused for the same reasons whatever it holds, and told by no condition."""
 
 SILENT = "NamespaceTerminating"
 """Nothing is wrong, and nobody need be told: all goes with the namespace."""
@@ -55,6 +59,8 @@ def reason(error: ApiError | TakenError) -> str:
         return "NameTaken"
     if error.namespace_terminating or (error.not_found and error.sentence.startswith('namespaces "')):
         return SILENT
+    if error.webhook:
+        return _WEBHOOK[error.webhook]
     for status, pattern, word in _REASONS:
         if status in (None, error.status) and pattern.search(error.sentence):
             return word
@@ -116,9 +122,10 @@ class Refusals:
             self._held.pop(key, None)
 
     def told(self, key: Key) -> tuple[Refused, ...]:
-        """All that people are to be told of, in a fixed order."""
+        """All that conditions are to tell of, in a fixed order."""
         with self._lock:
-            found = [held.told for held in self._held.get(key, {}).values() if held.told.reason != SILENT]
+            of_key = self._held.get(key, {})
+            found = [held.told for index, held in of_key.items() if index != STATUS and held.told.reason != SILENT]
         return tuple(sorted(found, key=lambda one: (one.kind, one.name, one.verb)))
 
     def next(self, key: Key) -> float | None:

@@ -96,7 +96,7 @@ class Writer:
             return self._client.apply(kind, namespace, manifest)
         except ApiError as error:
             lists = {name: value for name, value in manifest.get("spec", {}).items() if isinstance(value, list)}
-            if error.status != 422 or not exists or not lists:
+            if error.status != 422 or error.webhook or not exists or not lists:
                 raise
         # Somebody put entries of his own in the place of ours: ports of a Service, say, of the same name. Applying adds
         # ours to them, which cannot stand there together; a merge patch replaces the list.

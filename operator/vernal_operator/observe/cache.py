@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,14 @@ Listener = Callable[[Entry[T] | None, Entry[T] | None], None]
 
 
 class Cache(Generic[T]):
-    """Entries by namespace and name, and by group. Thread-safe."""
+    """Entries by namespace and name, by namespace, and by group. Thread-safe."""
 
     def __init__(self, on_change: Listener[T]) -> None:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._groups: dict[tuple[str, str], dict[str, Entry[T]]] = {}
         self._by_name: dict[tuple[str, str], Entry[T]] = {}
+        self._namespaces: dict[str, dict[str, Entry[T]]] = {}
         self._seen_up_to = 0  # resourceVersion that the watch has reached
 
     # -- reading ---
@@ -66,7 +68,7 @@ class Cache(Generic[T]):
 
     def in_namespace(self, namespace: str) -> list[Entry[T]]:
         with self._lock:
-            return [entry for key, entry in self._by_name.items() if key[0] == namespace]
+            return list(self._namespaces.get(namespace, {}).values())
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -146,11 +148,17 @@ class Cache(Generic[T]):
         if old is not None and old.group != entry.group:
             self._drop(old)
         self._by_name[entry.namespace, entry.name] = entry
+        self._namespaces.setdefault(entry.namespace, {})[entry.name] = entry
         self._groups.setdefault((entry.namespace, entry.group), {})[entry.name] = entry
 
     def _drop(self, entry: Entry[T]) -> None:
         self._by_name.pop((entry.namespace, entry.name), None)
-        members = self._groups.get((entry.namespace, entry.group), {})
-        members.pop(entry.name, None)
-        if not members:
-            self._groups.pop((entry.namespace, entry.group), None)
+        _take(self._namespaces, entry.namespace, entry.name)
+        _take(self._groups, (entry.namespace, entry.group), entry.name)
+
+
+def _take(index: dict[K, dict[str, Entry[T]]], key: K, name: str) -> None:
+    members = index.get(key, {})
+    members.pop(name, None)
+    if not members:
+        index.pop(key, None)

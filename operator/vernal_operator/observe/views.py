@@ -13,14 +13,12 @@ from vernal_operator import nesting
 from vernal_operator.api.parse import parse_checkpoint, parse_pool, readable
 from vernal_operator.api.status import VLLMCheckpointStatus, VLLMWorkerPoolStatus
 from vernal_operator.kinds import (
-    AUTOSCALERS,
-    BUDGETS,
     CHECKPOINTS,
+    CHILDREN,
     JOBS,
     PODS,
     POOLS,
     REVISIONS,
-    SERVICES,
     SLICES,
     Kind,
 )
@@ -253,7 +251,7 @@ def _pool(raw: _Custom) -> Pool:
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, spec_error=why, status=readable(raw.status or {}, VLLMWorkerPoolStatus),
         deletion_time=_seconds(meta.deletion_timestamp),
-        finalizers=tuple(meta.finalizers or ()), renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
+        renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
 
 
@@ -263,8 +261,7 @@ def _checkpoint(raw: _Custom) -> CheckpointView:
     if spec is None:
         raise ValueError(why)
     return CheckpointView(
-        name=meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version,
-        generation=meta.generation, created=_seconds(meta.creation_timestamp) or 0.0,
+        name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
         spec=spec, status=readable(raw.status or {}, VLLMCheckpointStatus),
         deletion_time=_seconds(meta.deletion_timestamp), finalizers=tuple(meta.finalizers or ()),
     )  # fmt: skip
@@ -288,7 +285,9 @@ def _child(raw: _Child) -> ChildView:
     owned = next((record.fields_v1 for record in records), {})
     spec_hash = (meta.annotations or {}).get(names.ANNOTATION_SPEC_HASH, "")
     # Without any record it is applied anew: no record would read as "owned as a whole".
-    return ChildView(uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned)
+    return ChildView(
+        uid=meta.uid, spec_hash=spec_hash if owned else "", owned=owned, going=meta.deletion_timestamp is not None
+    )
 
 
 class _Conditions(_Json):
@@ -331,7 +330,7 @@ class SliceView(ChildView):
 def _slice(raw: _Slice) -> SliceView:
     seen, labels = _child(raw), raw.metadata.labels or {}
     return SliceView(
-        seen.uid, seen.spec_hash, seen.owned,
+        seen.uid, seen.spec_hash, seen.owned, seen.going,
         service=labels.get(names.LABEL_SERVICE, ""),
         for_waker=labels.get(names.LABEL_COMPONENT) == names.COMPONENT_WAKER,
         # Absent means ready, by the API's own word.
@@ -355,8 +354,9 @@ def _revision(raw: _Revision) -> RevisionView:
     meta, data = raw.metadata, raw.data if isinstance(raw.data, dict) else {}
     spec, config = (text if isinstance(text := data.get(name), str) else "" for name in ("spec", "config"))
     return RevisionView(
-        meta.name, meta.uid, (meta.labels or {}).get(names.LABEL_REVISION, ""), raw.revision, spec, config
-    )
+        meta.name, meta.uid, (meta.labels or {}).get(names.LABEL_REVISION, ""), raw.revision, spec, config,
+        going=meta.deletion_timestamp is not None,
+    )  # fmt: skip
 
 
 class _JobStatus(_Json):
@@ -368,11 +368,12 @@ class _Job(Raw):
 
 
 def _job(raw: _Job) -> JobView:
-    true = {c.type: c for c in raw.status.conditions or () if c.status == "True"}
+    going = raw.metadata.deletion_timestamp is not None
+    true = {c.type: c for c in raw.status.conditions or () if c.status == "True" and not going}
     failed = true.get("Failed")
     return JobView(
         name=raw.metadata.name, uid=raw.metadata.uid, succeeded="Complete" in true, failed=failed is not None,
-        message=(failed.message or failed.reason or "") if failed else "",
+        message=(failed.message or failed.reason or "") if failed else "", going=going,
     )  # fmt: skip
 
 
@@ -384,8 +385,10 @@ PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
 POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
-CHILD_READERS = tuple(Reader(kind, _Child, _child, _pool_label) for kind in (SERVICES, BUDGETS, AUTOSCALERS))
 SLICES_READER = Reader(SLICES, _Slice, _slice, _pool_label)
+CHILD_READERS = tuple(
+    SLICES_READER if kind is SLICES else Reader(kind, _Child, _child, _pool_label) for kind in CHILDREN
+)
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
@@ -393,6 +396,5 @@ READERS: tuple[Reader[Any], ...] = (
     CHECKPOINTS_READER,
     JOBS_READER,
     *CHILD_READERS,
-    SLICES_READER,
     REVISIONS_READER,
 )

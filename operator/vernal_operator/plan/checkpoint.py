@@ -23,7 +23,7 @@ def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     expires = retention.expires(status, snapshot)
     wait = None if expires is None or (due and not nodes) else retention.AGAIN_SECONDS if due else expires - now
     # A Job of before it was used again: its success says nothing about the files that were written since.
-    stale = snapshot.job if snapshot.users else None
+    stale = snapshot.job if snapshot.users and snapshot.job is not None and not snapshot.job.going else None
     return CheckpointDecisions(
         delete=ObjectRef("VLLMCheckpoint", view.name, view.uid) if due and not nodes else None,
         remove=() if stale is None else (ObjectRef("Job", stale.name, stale.uid),),

@@ -41,7 +41,6 @@ class Pool:
     spec_error: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
-    finalizers: tuple[str, ...] = ()
     renew: str = ""  # the annotation vernal.dev/renew-checkpoint
 
 
@@ -102,9 +101,7 @@ class CheckpointView:
     name: str
     namespace: str
     uid: str
-    resource_version: str
     generation: int
-    created: float
     spec: VLLMCheckpointSpec
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
@@ -124,11 +121,13 @@ class ChildView:
     Attributes:
         spec_hash: the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one.
         owned: the fields that are still as they were applied, as `FieldsV1`; None if they were not looked at.
+        going: it is deleted already, and stays for as long as somebody's finalizer keeps it.
     """
 
     uid: str
     spec_hash: str
     owned: Mapping[str, Any] | None = None
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RevisionView:
-    """A ControllerRevision whose controller is the pool. `spec` and `config`: see `build.revision`."""
+    """A ControllerRevision whose controller is the pool. `spec` and `config`: see `build.revision`; `going`: see
+    `ChildView`.
+    """
 
     name: str
     uid: str
@@ -158,6 +159,7 @@ class RevisionView:
     number: int
     spec: str
     config: str
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,8 @@ class JobView:
     Attributes:
         message: why it failed.
         said: the termination message of its pod, of a checkpoint that it has removed; "" without one.
+        going: see `ChildView`. Then it has neither succeeded nor failed, whatever became of it: it is nobody's word any
+            more, and its name is free only when it is gone.
     """
 
     name: str
@@ -256,6 +260,7 @@ class JobView:
     failed: bool = False
     message: str = ""
     said: str = ""
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from vernal_operator.build.children import children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.build.waker import waker_slice
-from vernal_operator.kinds import CHILDREN
 from vernal_operator.plan import backoff, conditions, hosts, polling, proving, renewal, rollout, startup, zero
 from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
@@ -35,7 +34,6 @@ AT_ONCE = 10
 a reconcile for minutes.
 """
 _SOONEST = 0.5
-_OWNED = frozenset(kind.name for kind in CHILDREN)
 
 
 def plan(snapshot: Snapshot) -> Decisions:
@@ -203,7 +201,7 @@ def _children(
     unwanted = [
         ObjectRef(key.kind, key.name, view.uid)
         for key, view in snapshot.children.items()
-        if key not in wanted and key.kind in _OWNED
+        if key not in wanted and not view.going
     ]
     return tuple(apply), tuple(unwanted)
 

@@ -134,7 +134,8 @@ def history(
         write = (controller_revision(owner, now.wanted, last + 1, data),)
     used = {now.wanted, now.current, snapshot.pool.status.get("currentRevision")}
     used |= {pod.revision for pod in snapshot.pods}
-    unused = sorted((view for view in snapshot.revisions if view.revision not in used), key=lambda view: view.number)
+    staying = (view for view in snapshot.revisions if view.revision not in used and not view.going)
+    unused = sorted(staying, key=lambda view: view.number)
     surplus = unused[: max(0, len(unused) - live.rollout.revision_history_limit)]
     return write, tuple(ObjectRef(KIND, view.name, view.uid) for view in surplus)
 

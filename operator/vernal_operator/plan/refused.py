@@ -10,6 +10,8 @@ NEXT_STEP = {
     "PodSecurityViolation": "run the pool in a namespace whose Pod Security level is privileged, or set "
     "spec.checkpoint.policy to Disabled",
     "AdmissionDenied": "ask who runs that admission policy or webhook, or change what it objects to",
+    "AdmissionUnavailable": "see why that admission webhook does not answer (kubectl get "
+    "validatingwebhookconfigurations,mutatingwebhookconfigurations names its Service), or ask who runs it",
     "InvalidObject": "correct the field that it names (spec.podTemplate.spec is where most of a pod comes from)",
     "NameTaken": "",  # the sentence is ours, and says it
     "Forbidden": "give the operator's service account that right (the chart's roles hold all that it needs)",

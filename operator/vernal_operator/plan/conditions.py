@@ -19,10 +19,10 @@ from vernal_operator.plan.model import Manifest, PodView, Refused
 from vernal_operator.plan.pods import MEANING, PodClass
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
+from vernal_operator.plan.texts import cut
 from vernal_operator.plan.times import stamp
 
 _MAX_NAMED = 3
-_LONGEST = 4096  # characters of a message
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,254}[A-Za-z0-9_])?")  # as the schema; a worker's word may be none
 
 
@@ -34,11 +34,6 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
-
-
-def _cut(message: str) -> str:
-    """What the schema takes, and what people read: workers' messages are part of it."""
-    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}..."
 
 
 def conditions(
@@ -57,7 +52,7 @@ def conditions(
                 "observedGeneration": generation,
                 "lastTransitionTime": last["lastTransitionTime"] if same else stamp(now),
                 "reason": verdict.reason if _REASON.fullmatch(verdict.reason) else "Unknown",
-                "message": _cut(verdict.message),
+                "message": cut(verdict.message),
             }
         )
     return out

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vernal_contract.config import CheckpointPolicy
@@ -168,6 +168,20 @@ def _renewing(spec: VLLMWorkerPoolSpec) -> str:
     return "one more pod makes a new checkpoint, as the annotation vernal.dev/renew-checkpoint asks"
 
 
+def with_waits(verdict: Verdict, pods: Census) -> Verdict:
+    """`progressing` with what starts wait for: they go on by themselves, or end with a reason of their own."""
+    waiting = [pod for pod in pods.alive if _waits(pod)]
+    if verdict.type != "Progressing" or verdict.status != "True" or not waiting:
+        return verdict
+    return replace(verdict, message=f"{verdict.message}; {_named(waiting)}: {_waits(waiting[0])}")
+
+
+def _waits(pod: PodView) -> str:
+    """What the start of its worker waits for, by the worker's own word; "" if it waits for nothing."""
+    waits = pod.worker is not None and not pod.ready and pod.worker.waiting_for
+    return f"the start waits for {waits}" if waits else ""
+
+
 # --- Degraded -----------------------------------------------------------------------------------------------
 
 
@@ -243,7 +257,7 @@ def _detail(pod: PodView) -> str:
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
     waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
-    return said or waits or f"not ready: see `kubectl logs {pod.name}`"
+    return said or _waits(pod) or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 
 def _named(pods: Sequence[PodView]) -> str:

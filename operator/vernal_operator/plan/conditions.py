@@ -254,10 +254,12 @@ def _detail(pod: PodView) -> str:
         return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
     if pod.restarts and pod.last_exit_code is not None:
         return str(farewell(pod))
+    if start := _waits(pod):
+        return start
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
     waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
-    return said or _waits(pod) or waits or f"not ready: see `kubectl logs {pod.name}`"
+    return said or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 
 def _named(pods: Sequence[PodView]) -> str:

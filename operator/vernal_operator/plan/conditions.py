@@ -250,12 +250,12 @@ def _detail(pod: PodView) -> str:
     """Why a pod is not ready, as far as one can see."""
     if pod.unschedulable:
         return pod.unschedulable
+    if (start := _waits(pod)) and not pod.restarts:  # else how it ended says more
+        return start
     if pod.gates:
         return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
     if pod.restarts and pod.last_exit_code is not None:
         return str(farewell(pod))
-    if start := _waits(pod):
-        return start
     worker = pod.worker
     said = worker.last_error if worker is not None and worker.last_error else ""
     waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""

@@ -20,6 +20,7 @@ import kubernetes
 from vernal_contract import names
 
 from vernal_operator import logs, probes
+from vernal_operator.api.overlay import CSI_DRIVERS
 from vernal_operator.client import Client, connect
 from vernal_operator.controller import Controller
 from vernal_operator.lease import LeaseSettings
@@ -130,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds=args.lease_seconds,
     )
     waker_namespace, _, waker = args.waker.rpartition("/")
+    CSI_DRIVERS.update(args.csi_driver)
     settings = Settings(
         namespace=args.namespace,
         threads=args.threads,
@@ -208,6 +210,14 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="[NS/]NAME",
         help="the Service of the waker, to which pools without workers lead (default: none, and no pool goes to zero)",
+    )
+    run_parser.add_argument(
+        "--csi-driver",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a CSI driver of which pools may have inline volumes, once for each; none by default, since such a "
+        "volume mounts whatever its attributes say",
     )
     run_parser.add_argument(
         "--watch-silence-seconds",

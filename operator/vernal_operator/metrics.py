@@ -42,7 +42,7 @@ WRITE_FAILURES = Counter(
 STATE_READS = Counter(
     "vernal_operator_worker_state_reads",
     "Reads of GET /state on workers, by result: ok, unreachable, timeout, refused, invalid; and doubted, of those that "
-    "are ok but whose identity is not that of its inputs.",
+    "are ok but whose identity is not that of its inputs, or not one that its pool made (these once a revision).",
     ["result"],
 )
 EVENTS_DROPPED = Counter(

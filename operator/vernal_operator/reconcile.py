@@ -95,7 +95,7 @@ class Reconciler:
         uid = self._uid(key)
         if uid is None:
             return None
-        found = pool_snapshot(self._observer, self._workers, key, time.time(), self._recorder.announced(uid))
+        found = pool_snapshot(self._observer, self._references.beliefs, key, time.time(), self._recorder.announced(uid))
         if found is None:
             return None
         snapshot = replace(found, refused=self._actor.refused(key))

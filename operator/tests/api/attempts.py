@@ -122,6 +122,11 @@ def _process_1() -> Iterator[Attempt]:
         "schema",
     )  # fmt: skip
     yield Attempt(
+        TRUSTED, "`VLLM_ATTENTION_BACKEND` from a ConfigMap",
+        {"env": [{"name": "VLLM_ATTENTION_BACKEND", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]},
+        "spec.env[].valueFrom cannot be set for a name that shapes the engine", "schema",
+    )  # fmt: skip
+    yield Attempt(
         PROCESS_1, "variables of a ConfigMap, whatever they are called",
         _worker(envFrom=[{"configMapRef": {"name": "c"}}]),
         f"{_P}.containers[worker].envFrom cannot be set: its names are not known here, and process 1 would get them",
@@ -334,7 +339,7 @@ def _images() -> Iterator[Attempt]:
     yield Attempt(
         FILES, "an inline CSI volume", _volume(csi={"driver": "nfs.csi.k8s.io", "volumeAttributes": {"server": "s"}}),
         "spec.podTemplate.spec.volumes: csi cannot be set for the driver nfs.csi.k8s.io: use a PersistentVolumeClaim, "
-        "or have it named in admissionPolicy.csiDrivers of the chart", "chart",
+        "or have it named in admissionPolicy.csiDrivers of the chart",
     )  # fmt: skip
 
 
@@ -342,14 +347,30 @@ def _trusted() -> Iterator[Attempt]:
     ours = "cannot be set: Vernal uses names of vernal.dev/"
     labels = {"podTemplate": {"metadata": {"labels": {"vernal.dev/pool": "other"}}}}
     yield Attempt(TRUSTED, "to be another pool's pod, by label", labels, f"vernal.dev/pool {ours}")
+    runtime = "cannot be set: the container runtime would take orders from it"
+    devices = "cannot be set: devices are asked for by spec.resources and spec.resourceClaims"
+    seccomp = "cannot be set: Vernal sets seccomp where CRIU needs it"
     for name, why in (
         ("vernal.dev/renew-checkpoint", ours),
         (
             "container.apparmor.security.beta.kubernetes.io/side",
             "cannot be set: Vernal sets AppArmor where CRIU needs it",
         ),
-        ("io.kubernetes.cri-o.Devices", "cannot be set: the container runtime would take orders from it"),
-        ("cdi.k8s.io/gpu", "cannot be set: devices are asked for by spec.resources and spec.resourceClaims"),
+        ("io.kubernetes.cri-o.Devices", runtime),
+        ("cdi.k8s.io/gpu", devices),
+        ("nvidia.cdi.k8s.io/gpu", devices),
+        ("vendor.example.cdi.k8s.io/gpu", devices),
+        ("io.kubernetes.cri.untrusted-workload", runtime),
+        ("irq-load-balancing.crio.io", runtime),
+        ("devices.nri.io/container.worker", runtime),
+        ("devices.nri.containerd.io/container.worker", runtime),
+        ("nri.example/x", runtime),
+        ("blockio.resources.beta.kubernetes.io/pod", runtime),
+        ("run.oci.hooks.stdout", runtime),
+        ("io.katacontainers.config.hypervisor.path", runtime),
+        ("dev.gvisor.spec.mount.x", runtime),
+        ("container.seccomp.security.alpha.kubernetes.io/worker", seccomp),
+        ("seccomp.security.alpha.kubernetes.io/pod", seccomp),
         ("sidecar.istio.io/userVolume", "cannot be set: Istio would mount what it names, the node's files too"),
         ("sidecar.istio.io/proxyImage", "cannot be set: Istio would run the image that it names"),
         ("config.linkerd.io/proxy-image", "cannot be set: Linkerd would run the image that it names"),

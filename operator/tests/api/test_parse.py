@@ -9,6 +9,7 @@ from api.attempts import ATTEMPTS, table
 from fuzz.documents import nested
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vernal_operator.api import overlay
 from vernal_operator.api.crd import KINDS, object_schema
 from vernal_operator.api.overlay import POD, Fields
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
@@ -200,6 +201,48 @@ def everyday_overlay() -> dict[str, Any]:
 def test_what_an_overlay_is_for() -> None:
     spec, error = parse_pool({"spec": GOOD | {"podTemplate": {"spec": everyday_overlay()}}})
     assert spec is not None, error
+
+
+def test_an_inline_csi_volume_of_a_driver_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the chart, to policy and operator alike: one must not take back what the other let in."""
+
+    def wrong(*drivers: str) -> str:
+        volumes = [{"name": f"v{number}", "csi": {"driver": driver}} for number, driver in enumerate(drivers)]
+        return parse_pool({"spec": GOOD | {"podTemplate": {"spec": {"volumes": volumes}}}})[1]
+
+    assert "for the driver a.example, b.example: use" in wrong("a.example", "b.example")
+    monkeypatch.setattr(overlay, "CSI_DRIVERS", {"a.example"})
+    assert wrong("a.example") == ""
+    assert "for the driver b.example: use" in wrong("a.example", "b.example")
+    for odd in ({"csi": {}}, {"csi": None}, {"csi": "x"}, {"csi": {"driver": ["a.example"]}}):
+        parse_pool({"spec": GOOD | {"podTemplate": {"spec": {"volumes": [{"name": "v"} | odd]}}}})
+
+
+def test_annotations_that_nobody_takes_orders_from() -> None:
+    names = (
+        "example.com/x",
+        "mycdi.k8s.io/x",
+        "k8s.io/x",
+        "nrify.io/x",
+        "prometheus.io/scrape",
+        "cdi.k8s.io.example.com/x",
+    )
+    annotations = dict.fromkeys(names, "x")
+    assert parse_pool({"spec": GOOD | {"podTemplate": {"metadata": {"annotations": annotations}}}})[1] == ""
+
+
+SHAPING = ("VLLM_ATTENTION_BACKEND", "NCCL_DEBUG", "CUDA_LAUNCH_BLOCKING", "HF_HUB_OFFLINE", "TZ")
+FREE = ("HF_TOKEN", "VLLM_API_KEY", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_VLLM_X")
+
+
+@pytest.mark.parametrize("source", ["secretKeyRef", "configMapKeyRef"])
+@pytest.mark.parametrize("name", [*SHAPING, *FREE])
+def test_what_shapes_the_engine_is_no_value_from_elsewhere(name: str, source: str) -> None:
+    """It would get it only after the thaw, when what it shapes is made, and the identity would not have it."""
+    entry = {"name": name, "valueFrom": {source: {"name": "n", "key": "k"}}}
+    error = parse_pool({"spec": GOOD | {"env": [entry]}})[1]
+    assert error.startswith("spec.env[].valueFrom cannot be set for a name that shapes") == (name in SHAPING)
+    assert parse_pool({"spec": GOOD | {"env": [{"name": name, "value": "x"}]}})[1] == ""
 
 
 def test_the_page_has_what_was_tried() -> None:

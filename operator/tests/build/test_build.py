@@ -1,5 +1,6 @@
 """What is built keeps the contract with the worker, with Kubernetes and with whoever trusts Vernal with a node."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +124,11 @@ def test_security(policy: str) -> None:
 
 def test_the_worker_gets_every_capability_that_its_doctor_asks_for() -> None:
     assert set(doctor.CAPABILITIES) <= set(CAPABILITIES)
+
+
+def test_the_page_says_what_each_capability_is_for() -> None:
+    page = (Path(__file__).parents[3] / "docs/security.md").read_text()
+    assert "\n".join(f"| `{name}` | {why} |" for name, why in CAPABILITIES.items()) in page
 
 
 def test_the_kv_store_is_mounted_where_the_worker_looks_for_it() -> None:

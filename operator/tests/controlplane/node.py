@@ -22,6 +22,7 @@ from vernal_contract.state import (
     Phase,
     StartMode,
     WorkerState,
+    decode,
     encode,
 )
 from vernal_operator.client import ApiError, Client
@@ -47,6 +48,8 @@ class Node:
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], str] = {}  # generation, by namespace and identity
         self._answers: dict[str, bytes] = {}  # address -> body
+        self.lies: dict[tuple[str, str], Callable[[WorkerState], WorkerState]] = {}
+        """What workers of a pool, by namespace and name, make of each answer."""
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
         self.reads = 0  # of all workers together
@@ -147,6 +150,10 @@ class Node:
         request = await reader.readuntil(b"\r\n\r\n")
         assert request.startswith(b"GET /state HTTP/1.1\r\n"), request
         body = self._answers[address]
+        if self.lies:
+            state = decode(body)
+            lie = self.lies.get((state.namespace, state.pool))
+            body = body if lie is None else encode(lie(state))
         self.reads += 1
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()

@@ -261,13 +261,15 @@ def test_roles_for_people(server: Server, api: ApiServer) -> None:
 
 
 def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
-    for settings in ((), (*EVERYTHING, "extraArgs={--lease-seconds=30}")):
+    drivers = "admissionPolicy.csiDrivers={a.example,b.example}"
+    for settings in ((), (*EVERYTHING, "extraArgs={--lease-seconds=30}", drivers)):
         (deployment,) = [d for d in rendered(server.helm, "vernal", *settings) if d["kind"] == "Deployment"]
         from vernal_operator.main import _parser
 
         arguments = _parser().parse_args(deployment["spec"]["template"]["spec"]["containers"][0]["args"])
         assert arguments.namespace == ("ml" if settings else None)
         assert arguments.lease_seconds == (30.0 if settings else 15.0)
+        assert arguments.csi_driver == (["a.example", "b.example"] if settings else []), "as its policy is told"
     assert re.fullmatch(r"\S+:\d+\.\d+\.\d+", deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 

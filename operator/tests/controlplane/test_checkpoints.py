@@ -1,8 +1,14 @@
 """Checkpoints against a real API server: a new one on demand, and one that is kept for a node."""
 
+import itertools
+from typing import Any
+
+import msgspec
 import pytest
 from controlplane.cases import POOL, Case, pool
 from vernal_contract import names
+from vernal_contract.identity import HostTuple, IdentityInputs
+from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
 from vernal_operator.api.pool import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.client import ApiError
@@ -37,6 +43,42 @@ def test_a_new_checkpoint_on_demand_rolls_nothing(case: Case) -> None:
     case.wait_settled(3)
     assert case.get_pool()["status"]["restoredReplicas"] >= 1, "the next pod thaws the new one"
     case.invariants.check()
+
+
+def test_a_neighbour_that_repeats_its_inputs_speaks_for_itself_alone(case: Case) -> None:
+    """It has them from the VLLMCheckpoint. It was read three times in 15 s, and the checkpoint was quarantined."""
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    (mine,) = case.items(CHECKPOINTS)
+    inputs = msgspec.convert(mine["spec"]["identityInputs"], IdentityInputs)
+    host = msgspec.convert(mine["spec"]["host"], HostTuple)
+    failure = RestoreFailure(generation="g1", stage="verify", reason="DigestMismatch", message="no")
+    reads = itertools.count()
+
+    def lie(state: WorkerState) -> WorkerState:
+        return msgspec.structs.replace(
+            state, identity=mine["spec"]["identity"], identity_inputs=inputs, host_tuple=mine["spec"]["hostTuple"],
+            host=host, artifact=None, freeze=None, restore_failures=[failure], start_id=f"made-up-{next(reads)}",
+            start_mode=StartMode.COLD, start_reason="DigestMismatch", phase=Phase.READY, uptime=0.0,
+        )  # fmt: skip
+
+    case.server.node.lies[case.namespace, "liar"] = lie
+    liar = pool(
+        replicas=3, engineArgs={"seed": 9}, checkpoint={"storage": {"claimName": "store"}, "restoreAttempts": 1}
+    )
+    case.create(liar | {"metadata": {"name": "liar"}})
+
+    def told() -> list[dict[str, Any]]:
+        return [event for event in case.events() if event["reason"] == "AnswerDoubted"]
+
+    case.wait("each of them to be doubted", lambda: len(told()) == 3)
+    assert {event["regarding"]["name"] for event in told()} == {"liar"}
+    assert "engineArgs.seed is None, not 9" in told()[0]["note"]
+    case.assert_quiet(1)
+    (after,) = case.items(CHECKPOINTS)
+    assert after["status"] == mine["status"], "nothing that they say counts"
+    assert len(told()) == 3, "once for each"
 
 
 def test_a_checkpoint_is_kept_for_a_node_that_fits_and_goes_with_it(case: Case) -> None:

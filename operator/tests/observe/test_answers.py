@@ -8,7 +8,7 @@ import pytest
 from fuzz.documents import nested
 from plan.factory import HOST_TUPLE, IDENTITY, creator, worker
 from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, RestoreFailure, encode
-from vernal_operator.observe.answers import LONGEST, MAX_BYTES, MOST, Reader
+from vernal_operator.observe.answers import LONGEST, LONGEST_WORD, MAX_BYTES, MOST, Reader
 
 OTHER = "f" * 64
 
@@ -59,8 +59,9 @@ def test_long_texts_and_lists_are_cut() -> None:
         )
     )
     assert len(state.restore_failures) == MOST and state.restore_failures[-1].message.startswith("8")
-    texts = [state.freeze.reason, state.freeze.message, state.last_error, state.start_message]
+    texts = [state.freeze.message, state.last_error, state.start_message]
     assert {len(text) for text in [*texts, *(f.message for f in state.restore_failures)]} == {LONGEST}
+    assert len(state.freeze.reason) == LONGEST_WORD
     assert len(state.timings) == MOST and "phase99" in state.timings
 
 

@@ -72,6 +72,7 @@ def test_a_pod_that_serves() -> None:
     view = found.view
     assert (found.address, view.node, view.running, view.ready) == ("10.0.0.7", "n1", True, True)
     assert view.ready_since == view.created + 60
+    assert view.container_started == view.created + 30
     assert (view.restarts, view.last_exit_code, view.last_exit_reason, view.waiting_reason) == (2, 137, "OOMKilled", "")
 
 

@@ -54,6 +54,12 @@ def ok(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
+def long_answer(size: int) -> bytes:
+    """One that could be read, of so many bytes."""
+    padding = size - len(STATE.replace(b"{", b'{"invented":"",', 1))
+    return STATE.replace(b"{", b'{"invented":"%s",' % (b"x" * padding), 1)
+
+
 @pytest.fixture
 def workers() -> Iterator[Workers]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -93,7 +99,8 @@ def test_an_answer_is_kept_with_its_time(workers: Workers) -> None:
         (ok(b"not json"),),
         (ok(STATE.replace(b'"r"', b'"\xff"')),),
         (ok(STATE.replace(b"{", b'{"invented":' + b"[" * 30_000 + b"]" * 30_000 + b",", 1)),),
-        (ok(b"x" * (MAX_BYTES + 1)),),
+        (ok(long_answer(MAX_BYTES + 1)),),
+        (ok(long_answer(MAX_BYTES * 2)),),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", STATE[:10]),
         (b"garbage\r\n\r\n",),
         (),
@@ -105,7 +112,8 @@ def test_an_answer_is_kept_with_its_time(workers: Workers) -> None:
         "no json",
         "no text",
         "no end",
-        "too large",
+        "one byte too large",
+        "twice as large",
         "cut off",
         "no http",
         "closed",
@@ -114,6 +122,10 @@ def test_an_answer_is_kept_with_its_time(workers: Workers) -> None:
 def test_what_is_no_answer_counts_as_asked(workers: Workers, data: tuple[bytes, ...]) -> None:
     answer = ask(workers, *data)
     assert answer.worker is None and answer.answered_at is None
+
+
+def test_the_largest_answer_is_read(workers: Workers) -> None:
+    assert ask(workers, ok(long_answer(MAX_BYTES))).worker is not None
 
 
 def test_a_redirect_is_not_followed(workers: Workers) -> None:

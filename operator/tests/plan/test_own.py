@@ -1,5 +1,6 @@
 """What others write beside is no difference; what others change of ours is one."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,14 @@ def fields(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return {f"f:{name}": fields(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return {f"k:{number}": fields(inner) for number, inner in enumerate(value)}
+        return {key(inner): fields(inner) | {".": {}} for inner in value}
     return {}
+
+
+def key(item: dict[str, Any]) -> str:
+    """As the API server names an item of a Service's ports, of an HPA's metrics and of owner references."""
+    keys = ("port", "protocol") if "port" in item else ("uid",) if "uid" in item else ("type",)
+    return f"k:{json.dumps({name: item[name] for name in keys}, separators=(',', ':'))}"
 
 
 def test_a_foreign_condition_of_a_pool_is_left_alone() -> None:
@@ -75,7 +82,32 @@ def test_a_child_that_lost_a_field_is_applied_again(lost: str) -> None:
             assert again["kind"] == key.kind
 
 
-def test_a_list_that_is_owned_as_a_whole_and_one_by_its_entries() -> None:
+PORT = {"name": "http", "port": 8000, "protocol": "TCP", "targetPort": "http"}
+PORTS = fields({"ports": [PORT]})
+
+
+def test_a_list_that_is_owned_as_a_whole_and_one_by_its_values() -> None:
     assert is_as_applied({"ports": [1, 2]}, {"f:ports": {}})
-    assert is_as_applied({"ports": [1, 2]}, {"f:ports": {"k:1": {}, "k:2": {}, ".": {}}})
-    assert not is_as_applied({"ports": [1, 2]}, {"f:ports": {"k:1": {}, ".": {}}})
+    assert is_as_applied({"finalizers": ["a", "b"]}, {"f:finalizers": {'v:"a"': {}, 'v:"b"': {}, ".": {}}})
+    assert not is_as_applied({"finalizers": ["a", "b"]}, {"f:finalizers": {'v:"a"': {}, 'v:"c"': {}, ".": {}}})
+
+
+def test_an_item_that_is_owned_by_its_key_is_looked_into() -> None:
+    """`kubectl edit` of a targetPort takes one field out of the record, and leaves the item."""
+    (name,) = PORTS["f:ports"]
+    assert is_as_applied({"ports": [PORT]}, PORTS)
+    for lost in ("f:targetPort", "f:name"):
+        less = {field: value for field, value in PORTS["f:ports"][name].items() if field != lost}
+        assert not is_as_applied({"ports": [PORT]}, {"f:ports": {name: less}}), lost
+
+
+def test_an_item_of_another_key_is_another() -> None:
+    assert not is_as_applied({"ports": [PORT | {"port": 9000}]}, PORTS)
+    assert not is_as_applied({"ports": [PORT | {"protocol": "UDP"}]}, PORTS)
+    assert not is_as_applied({"ports": [PORT, PORT | {"port": 9000}]}, PORTS)
+
+
+def test_a_key_that_is_left_out_is_the_api_servers_default() -> None:
+    port = {"name": "http", "port": 8000, "targetPort": "http"}
+    (name,) = PORTS["f:ports"]
+    assert is_as_applied({"ports": [port]}, {"f:ports": {name: fields(port) | {".": {}}}})

@@ -75,7 +75,7 @@ _VOLUME = (
     | _free("configMap", "secret", "downwardAPI", "emptyDir", "persistentVolumeClaim", "image")
     # What a new volume is, but not which of those that are there, nor of which other one it is a copy.
     | {"ephemeral": Fields({"volumeClaimTemplate": Fields(_free("metadata") | {"spec": Fields(_CLAIM)})})}
-    | _free("csi")  # of the drivers that the chart names (admissionPolicy.csiDrivers)
+    | _free("csi")  # of `CSI_DRIVERS`
     | {
         "projected": Fields(
             _free("defaultMode")
@@ -207,19 +207,46 @@ REFUSALS = (
     ),
 )
 
-ANNOTATIONS = {
-    f"{names.GROUP}/": f"Vernal uses names of {names.GROUP}/",
-    "container.apparmor.security.beta.kubernetes.io/": "Vernal sets AppArmor where CRIU needs it",
-    "io.kubernetes.cri-o.": "the container runtime would take orders from it",
-    "cdi.k8s.io/": "devices are asked for by spec.resources and spec.resourceClaims",
-    "sidecar.istio.io/userVolume": "Istio would mount what it names, the node's files too",  # and userVolumeMount
-    "sidecar.istio.io/proxyImage": "Istio would run the image that it names",
-    "config.linkerd.io/proxy-image": "Linkerd would run the image that it names",
-    "config.linkerd.io/init-image": "Linkerd would run the image that it names",
-    "config.linkerd.io/debug-image": "Linkerd would run the image that it names",
-    "vault.hashicorp.com/agent-image": "Vault's injector would run the image that it names",
+
+def _begins(text: str) -> str:
+    return f"^{text.replace('.', '[.]')}"
+
+
+def _of(domain: str) -> str:
+    """Names of a domain, and of those below it; and what is called like one, as some are."""
+    return f"^([^/]+[.])?{domain.replace('.', '[.]')}(/|$)"
+
+
+OURS = {_begins(f"{names.GROUP}/"): f"Vernal uses names of {names.GROUP}/"}
+"""What the labels of a pod must not be called, as a regular expression, and why."""
+_RUNTIME = "the container runtime would take orders from it"
+_DEVICES = "devices are asked for by spec.resources and spec.resourceClaims"
+ANNOTATIONS = OURS | {
+    _of("apparmor.security.beta.kubernetes.io"): "Vernal sets AppArmor where CRIU needs it",
+    _of("seccomp.security.alpha.kubernetes.io"): "Vernal sets seccomp where CRIU needs it",
+    _of("cdi.k8s.io"): _DEVICES,  # nvidia.cdi.k8s.io/ is heeded by NVIDIA's runtime
+    _begins("io.kubernetes.cri"): _RUNTIME,  # containerd's and CRI-O's own
+    _of("crio.io"): _RUNTIME,
+    _of("resources.beta.kubernetes.io"): _RUNTIME,  # classes of caches and disks
+    _begins("nri."): _RUNTIME,  # plugins of the runtime: devices, mounts, hooks
+    _of("nri.io"): _RUNTIME,
+    _of("nri.containerd.io"): _RUNTIME,
+    _begins("run.oci."): _RUNTIME,  # crun's, hooks among them
+    _begins("io.katacontainers."): _RUNTIME,  # which hypervisor to run, say
+    _begins("dev.gvisor."): _RUNTIME,
+    _begins("sidecar.istio.io/userVolume"): "Istio would mount what it names, the node's files too",  # userVolumeMount
+    _begins("sidecar.istio.io/proxyImage"): "Istio would run the image that it names",
+    _begins("config.linkerd.io/proxy-image"): "Linkerd would run the image that it names",
+    _begins("config.linkerd.io/init-image"): "Linkerd would run the image that it names",
+    _begins("config.linkerd.io/debug-image"): "Linkerd would run the image that it names",
+    _begins("vault.hashicorp.com/agent-image"): "Vault's injector would run the image that it names",
 }
-"""What annotations of a pod must not begin with, since others than Kubernetes take orders from them, and why."""
+"""The same of annotations, since others than Kubernetes take orders from them."""
+
+CSI_DRIVERS: set[str] = set()
+"""CSI drivers of which pools may have inline volumes. The program fills it before it reads a pool (`--csi-driver`); the
+chart hands the same list to its policy (admissionPolicy.csiDrivers).
+"""
 
 _CLAIM_INSTEAD = "use a PersistentVolumeClaim: which servers and disks may be mounted is an administrator's decision"
 _DISKS = ["awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "fc", "gcePersistentDisk", "glusterfs"]
@@ -281,11 +308,24 @@ NOT_LISTED = "it is not among the fields that a pool may set (docs/security.md l
 def problems(spec: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a podTemplate.spec, one line each, the field first."""
     yield from _object(ROOT, spec, POD)
+    yield from _inline(spec)
     for refusal in REFUSALS:
         for path in refusal.paths:
             for where, found in _ends(ROOT, spec, path):
                 if refusal.check(found):
                     yield f"{where} {refusal.said}"
+
+
+def _inline(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Inline CSI volumes of drivers that are not named: such a volume mounts whatever its attributes say."""
+    volumes = spec.get("volumes")
+    found = [v.get("csi") for v in (volumes if isinstance(volumes, list) else []) if isinstance(v, Mapping)]
+    drivers = [csi.get("driver") if isinstance(csi, Mapping) else None for csi in found if csi is not None]
+    if strange := [str(driver or "") for driver in drivers if not isinstance(driver, str) or driver not in CSI_DRIVERS]:
+        yield (
+            f"{ROOT}.volumes: csi cannot be set for the driver {', '.join(strange)}: use a PersistentVolumeClaim, or "
+            "have it named in admissionPolicy.csiDrivers of the chart"
+        )
 
 
 def _object(where: str, value: Mapping[str, Any], allowed: Fields) -> Iterator[str]:

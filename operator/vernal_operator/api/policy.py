@@ -7,7 +7,7 @@ from typing import Any
 
 from vernal_contract import names
 
-from vernal_operator.api.overlay import ANNOTATIONS, NOT_LISTED, POD, REFUSALS, ROOT, WHY, WORKER, Fields, Step
+from vernal_operator.api.overlay import ANNOTATIONS, NOT_LISTED, OURS, POD, REFUSALS, ROOT, WHY, WORKER, Fields, Step
 
 Policy = dict[str, Any]
 _Path = tuple[Step, ...]
@@ -24,8 +24,8 @@ def overlay_policy() -> Policy:
             {"name": "why", "expression": json.dumps(WHY, sort_keys=True)},
         ],
         "validations": [
-            _ours("labels", f"{names.GROUP}/", ANNOTATIONS[f"{names.GROUP}/"]),
-            *(_ours("annotations", prefix, why) for prefix, why in ANNOTATIONS.items()),
+            *(_ours("labels", pattern, why) for pattern, why in OURS.items()),
+            *(_ours("annotations", pattern, why) for pattern, why in ANNOTATIONS.items()),
             *(_named(path) for path, fields in _objects((), POD) if fields.named),
             *(_allowed(path, fields) for path, fields in _objects((), POD)),
             *(_allowed(path, fields) for path, fields in _objects(worker, WORKER) if id(fields) not in others),
@@ -38,10 +38,10 @@ def overlay_policy() -> Policy:
     }
 
 
-def _ours(field: str, prefix: str, why: str) -> Policy:
+def _ours(field: str, pattern: str, why: str) -> Policy:
     """Labels and annotations that are not the pool's to set, beside the overlay."""
     there = f"has(object.spec.podTemplate) && has(object.spec.podTemplate.metadata.{field})"
-    ours = f"object.spec.podTemplate.metadata.{field}.filter(k, k.startsWith('{prefix}'))"
+    ours = f"object.spec.podTemplate.metadata.{field}.filter(k, k.matches('{pattern}'))"
     said = json.dumps(f" cannot be set: {why}")
     return {
         "expression": f"!({there} && {ours}.size() > 0)",

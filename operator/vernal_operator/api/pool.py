@@ -1,5 +1,6 @@
 """VLLMWorkerPool: a pool of vLLM workers that thaw a checkpoint instead of starting."""
 
+import json
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy, KVTransferConfig, Verify, WeightsPlacement
+from vernal_contract.variables import KEPT, NEVER, TUNING, shapes
 
 from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.api.common import (
@@ -154,6 +156,13 @@ class EnvSource(Model):
     config_map_key_ref: KeyRef | None = Field(default=None, description="A key of a ConfigMap.")
 
 
+_SHAPES = (
+    f"(self.name.matches('^({'|'.join(TUNING)})') || self.name in {json.dumps(sorted(KEPT))}) "
+    f"&& !(self.name in {json.dumps(sorted(NEVER))})"
+)
+"""`shapes` of an environment variable, in CEL."""
+
+
 class EnvVar(Model):
     """A variable of the engine's environment."""
 
@@ -175,6 +184,15 @@ class EnvVar(Model):
             "spec.env[].name is one that would choose what process 1 runs, which gets what has valueFrom: use value",
             ".name",
         ),
+        Rule(
+            f"!has(self.valueFrom) || !({_SHAPES})",
+            lambda self: self.value_from is None or not shapes(self.name),
+            "spec.env[].valueFrom cannot be set for a name that shapes the engine (such as "
+            f"{', '.join(f'{prefix}*' for prefix in TUNING)}): it would get the value only after the thaw, and a "
+            "checkpoint would not be told apart by it: use value",
+            ".valueFrom",
+            "FieldValueForbidden",
+        ),
     )
     name: str = Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=253, description="Name of the variable.")
     value: str | None = Field(
@@ -185,7 +203,8 @@ class EnvVar(Model):
     value_from: EnvSource | None = Field(
         default=None,
         description="Take the value from a Secret or a ConfigMap. It reaches the engine after the thaw and "
-        "is never in a checkpoint.",
+        "is never in a checkpoint, so not for what shapes the engine, such as VLLM_* and NCCL_* (but VLLM_API_KEY "
+        "and HF_TOKEN).",
     )
 
 
@@ -505,7 +524,8 @@ class VLLMWorkerPoolSpec(Model):
         default=1,
         ge=0,
         description="How many workers. Leave it out where an autoscaler sets it through /scale, or each apply of the "
-        "manifest sets it back; the operator never writes it.",
+        "manifest sets it back. With autoscaling.minReplicas 0 the operator sets it to 0 when the pool has been idle "
+        "for autoscaling.idleSeconds, and the waker to 1 again, both through /scale; else nothing of Vernal writes it.",
     )
     image: str = Field(
         min_length=1, description="Worker image of Vernal's release. Its digest is part of the identity."

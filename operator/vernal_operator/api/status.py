@@ -155,7 +155,8 @@ class VLLMCheckpointStatus(Model):
     )
     counted: list[str] = Field(
         default=[],
-        description="Starts of live workers that restores and restoreFailures count already (pod uid/restarts).",
+        description="Starts of live workers that restores and restoreFailures count already: pod uid/start, or "
+        "pod uid/restarts.",
     )
     conditions: Conditions = Field(
         default=[], description="Ready, Failed and Quarantined, each with a one-word reason."

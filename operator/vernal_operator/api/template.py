@@ -5,13 +5,13 @@ must not hold. Where that is not installed, the operator does, when it reads a p
 reason `InvalidSpec` then holds the message.
 """
 
+import re
 from typing import Any
 
 from pydantic import Field, field_validator
-from vernal_contract import names
 
 from vernal_operator.api.common import FreeForm, Model, nested
-from vernal_operator.api.overlay import ANNOTATIONS, problems
+from vernal_operator.api.overlay import ANNOTATIONS, OURS, problems
 
 
 class PodTemplateMetadata(Model):
@@ -21,7 +21,7 @@ class PodTemplateMetadata(Model):
     @field_validator("labels")
     @classmethod
     def _no_label_of_ours(cls, value: dict[str, str]) -> dict[str, str]:
-        return _without(value, {f"{names.GROUP}/": ANNOTATIONS[f"{names.GROUP}/"]})
+        return _without(value, OURS)
 
     @field_validator("annotations")
     @classmethod
@@ -31,8 +31,8 @@ class PodTemplateMetadata(Model):
 
 def _without(value: dict[str, str], refused: dict[str, str]) -> dict[str, str]:
     for key in value:
-        for prefix, why in refused.items():
-            if key.startswith(prefix):
+        for pattern, why in refused.items():
+            if re.search(pattern, key):
                 raise ValueError(f"{key} cannot be set: {why}")
     return value
 

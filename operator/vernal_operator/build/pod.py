@@ -11,23 +11,25 @@ from vernal_operator.api.pool import EnvVar, KVTransferSpec, Storage, VLLMWorker
 from vernal_operator.build.meta import Manifest, Owner, pod_labels, pod_name
 from vernal_operator.build.overlay import merge
 
-CAPABILITIES = (
-    "CHECKPOINT_RESTORE",  # choose PIDs (clone3 set_tid), /proc/PID/map_files
-    "SYS_PTRACE",  # seize the tree
-    "SYS_ADMIN",  # mount namespace of the tree, PR_SET_MM, seccomp filters
-    "NET_ADMIN",  # sockets of the tree
-    "SYS_TIME",  # clock offsets of a thawed tree's time namespace
-    "SYS_CHROOT",
-    "SETPCAP",
-    "SETUID",
-    "SETGID",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "CHOWN",
-    "FOWNER",
-    "KILL",
-)
-"""What CRIU needs as root of a container that is not privileged."""
+CAPABILITIES = {
+    "CHECKPOINT_RESTORE": "a thawed process has the PID that it had (clone3 set_tid); /proc/PID/map_files",
+    "SYS_PTRACE": "CRIU seizes the tree, and writes memory of what is not its child",
+    "SYS_ADMIN": "the tree's mount namespace, PR_SET_MM, seccomp filters",
+    "NET_ADMIN": "sockets of the tree (TCP_REPAIR)",
+    "SYS_TIME": "a thawed tree's clocks go on where they stood: offsets of its time namespace",
+    "DAC_READ_SEARCH": "a file that is open and has no name any more gets one (linkat, CRIU's --link-remap)",
+    "SYS_CHROOT": "each restored process sets its root",
+    "SETPCAP": "to take capabilities from the engine for good",
+    "SETUID": "each restored process sets its user",
+    "SETGID": "and its groups",
+    "DAC_OVERRIDE": "models and volumes may belong to anybody; the engine keeps it",
+    "CHOWN": "files that travel with a checkpoint get their owner back",
+    "FOWNER": "and their mode and times",
+    "KILL": "to end processes of the tree, whoever's they are",
+}
+"""What CRIU needs as root of a container that is not privileged, and what for. The first six are none that containers
+have by default; the others are named since a runtime's default may be less.
+"""
 
 _THAW_SECONDS = 1800  # where a thaw may take as long as the size of its checkpoint makes it
 _SLACK_SECONDS = 60  # for what the worker's own time-outs do not cover, before the kubelet steps in

@@ -1,8 +1,8 @@
 """What is believed of a worker's answer, and how much of it is kept.
 
 A worker runs other people's code. What it says about itself is its own business; what it says about a checkpoint, which
-it may share with other pools, is taken only if its identity is the digest of what it says it consists of. Nothing that
-is kept grows with what is sent.
+it may share with other pools, is taken only if its identity is the digest of what it says it consists of (here), and if
+that can be so (`observe.beliefs`). Nothing that is kept grows with what is sent.
 """
 
 import hashlib
@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from vernal_contract import decoding
-from vernal_contract.state import FreezeReport, RestoreFailure, WorkerState, decode
+from vernal_contract.state import ArtifactRef, FreezeReport, RestoreFailure, WorkerState, decode
 
 MAX_BYTES = 64 << 10
 """Of an answer. A worker's is a few thousand; each byte of JSON may become twenty in memory."""
 LONGEST = 1000
 """Characters of a text that are kept."""
+LONGEST_WORD = 128
+"""Characters of a name or a reason: what an Event's reason may have."""
 MOST = 20
 """Failures, and phases of timings, that are kept: the last ones, and the longest ones."""
 _SHARED = 256
@@ -55,11 +57,11 @@ class Reader:
             ("hostTuple", parts.host_tuple, parts.host),
         ):
             if said is not None and said != _digest(part):
-                doubt(f"{name} is not the digest of what it names: the worker counts for no checkpoint")
-                return _trimmed(_stranger(state))
+                doubt(f"{name} is not the digest of what it names")
+                return _trimmed(stranger(state))
         if state.artifact is not None and state.artifact.identity != state.identity:
-            doubt("artifact.identity is not its identity: the worker counts for no checkpoint")
-            return _trimmed(_stranger(state))
+            doubt("artifact.identity is not its identity")
+            return _trimmed(stranger(state))
         if state.identity is not None:
             state.identity_inputs = self._shared(state.identity, state.identity_inputs)
         if state.host_tuple is not None:
@@ -80,7 +82,7 @@ def _digest(part: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(part, order="sorted")).hexdigest()
 
 
-def _stranger(state: WorkerState) -> WorkerState:
+def stranger(state: WorkerState) -> WorkerState:
     """The same worker, of which no checkpoint is known."""
     return msgspec.structs.replace(
         state, identity=None, identity_inputs=None, host_tuple=None, host=None, artifact=None, restore_failures=[]
@@ -89,26 +91,40 @@ def _stranger(state: WorkerState) -> WorkerState:
 
 def _trimmed(state: WorkerState) -> WorkerState:
     longest = sorted(state.timings.items(), key=lambda item: -item[1])[:MOST]
+    artifact = state.artifact
     return msgspec.structs.replace(
         state,
-        start_reason=_short(state.start_reason),
+        pod=_word(state.pod),
+        namespace=_word(state.namespace),
+        pool=_word(state.pool),
+        revision=_word(state.revision),
+        start_id=_word(state.start_id),
+        start_reason=_word(state.start_reason),
         start_message=_short(state.start_message),
+        waiting_for=_short(state.waiting_for),
         last_error=_short(state.last_error),
+        artifact=None if artifact is None else _artifact(artifact),
         freeze=None if state.freeze is None else _freeze(state.freeze),
         restore_failures=[_failure(failure) for failure in state.restore_failures[-MOST:]],
-        timings={name: seconds for name, seconds in state.timings.items() if (name, seconds) in longest},
+        timings={_word(name): seconds for name, seconds in longest},
+    )
+
+
+def _artifact(artifact: ArtifactRef) -> ArtifactRef:
+    return msgspec.structs.replace(
+        artifact, generation=_word(artifact.generation), host_tuple=_word(artifact.host_tuple)
     )
 
 
 def _freeze(report: FreezeReport) -> FreezeReport:
-    return msgspec.structs.replace(report, reason=_short(report.reason), message=_short(report.message))
+    return msgspec.structs.replace(report, reason=_word(report.reason), message=_short(report.message))
 
 
 def _failure(failure: RestoreFailure) -> RestoreFailure:
     return RestoreFailure(
-        generation=_short(failure.generation),
-        stage=_short(failure.stage),
-        reason=_short(failure.reason),
+        generation=_word(failure.generation),
+        stage=_word(failure.stage),
+        reason=_word(failure.reason),
         message=_short(failure.message),
     )
 
@@ -116,7 +132,11 @@ def _failure(failure: RestoreFailure) -> RestoreFailure:
 _Text = TypeVar("_Text", str, str | None)
 
 
-def _short(text: _Text) -> _Text:
-    if text is None or len(text) <= LONGEST:
+def _short(text: _Text, longest: int = LONGEST) -> _Text:
+    if text is None or len(text) <= longest:
         return text
-    return f"{text[: LONGEST - 3]}..."
+    return f"{text[: longest - 3]}..."
+
+
+def _word(text: _Text) -> _Text:
+    return _short(text, LONGEST_WORD)

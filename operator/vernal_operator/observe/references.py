@@ -7,7 +7,9 @@ a pod    by its worker's word: identity and host tuple
 from collections.abc import Iterator
 from typing import Any
 
+from vernal_operator.build.pod import store_user
 from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.observe.beliefs import Beliefs
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.workers import Workers
@@ -23,19 +25,26 @@ class References:
 
     def __init__(self, observer: Observer, workers: Workers) -> None:
         self._observer, self._workers = observer, workers
+        self.beliefs = Beliefs(observer, workers)
         self._unsure: set[Key] = set()
 
     # -- of a checkpoint ---
 
     def workers(self, checkpoint: CheckpointView) -> tuple[WorkerUse, ...]:
-        """Live pods of the namespace, of any pool, whose workers have it."""
-        spec = checkpoint.spec
+        """Live pods of the namespace, of any pool on the same claim and path, whose workers have it."""
+        spec, user = checkpoint.spec, store_user(checkpoint.namespace, checkpoint.spec.storage)
         return tuple(
             use
             for entry in self._observer.pods.in_namespace(checkpoint.namespace)
             if (use := self._use(entry)) is not None
             and (use.worker.identity, use.worker.host_tuple) == (spec.identity, spec.host_tuple)
+            and self.beliefs.user(entry) in (user, "")
         )
+
+    def live(self, namespace: str) -> frozenset[str]:
+        """Uids of live pods, of any pool."""
+        pods = self._observer.pods.in_namespace(namespace)
+        return frozenset(entry.uid for entry in pods if not is_over(entry.view.view))
 
     def pools(self, checkpoint: CheckpointView, workers: tuple[WorkerUse, ...]) -> list[Pool]:
         """Pools that use it: pods that they make thaw it, or one of `workers` is theirs."""
@@ -115,7 +124,7 @@ class References:
 
     def _use(self, entry: Entry[Any]) -> WorkerUse | None:
         view = entry.view.view
-        answer = self._workers.answer(entry.uid, view.restarts)
+        answer = self.beliefs.answer(entry)
         if is_over(view) or answer is None or answer.worker is None:
             return None
         return WorkerUse(
@@ -123,6 +132,7 @@ class References:
             pod=entry.name,
             pod_uid=entry.uid,
             restarts=view.restarts,
+            container_started=view.container_started,
             worker=answer.worker,
             answered_at=answer.answered_at or answer.polled_at,
         )

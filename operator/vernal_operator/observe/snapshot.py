@@ -8,11 +8,12 @@ from vernal_operator.api.pool import RetentionPolicy
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, Key
 from vernal_operator.observe import views
+from vernal_operator.observe.beliefs import Beliefs
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.references import References
 from vernal_operator.observe.views import SeenPod
-from vernal_operator.observe.workers import Target, Workers
+from vernal_operator.observe.workers import Target
 from vernal_operator.plan import retention
 from vernal_operator.plan.model import (
     CheckpointSnapshot,
@@ -27,7 +28,7 @@ from vernal_operator.plan.model import (
 
 
 def pool_snapshot(
-    observer: Observer, workers: Workers, key: Key, now: float, announced: frozenset[str]
+    observer: Observer, beliefs: Beliefs, key: Key, now: float, announced: frozenset[str]
 ) -> Snapshot | None:
     """The snapshot of a pool; None if there is no such pool."""
     found = observer.pools.get(key.namespace, key.name)
@@ -43,7 +44,7 @@ def pool_snapshot(
     return Snapshot(
         now=now,
         pool=found.view,
-        pods=tuple(_heard(entry, workers) for entry in labelled if entry.owner == found.uid),
+        pods=tuple(_heard(entry, beliefs) for entry in labelled if entry.owner == found.uid),
         taken_slots=frozenset(
             entry.view.view.slot for entry in labelled if entry.owner != found.uid and entry.view.view.slot >= 0
         ),
@@ -101,6 +102,7 @@ def checkpoint_snapshot(
         checkpoint=checkpoint,
         users=tuple(map(_pool_use, references.pools(checkpoint, using))),
         workers=using,
+        pods=references.live(key.namespace),
         workers_known=references.all_asked(key),
         siblings=references.siblings(checkpoint),
         fitting=references.fitting(checkpoint),
@@ -128,12 +130,13 @@ def checkpoint_snapshot(
 # --- pieces ---
 
 
-def _heard(entry: Entry[SeenPod], workers: Workers) -> PodView:
-    view = entry.view.view
-    answer = workers.answer(entry.uid, view.restarts)
+def _heard(entry: Entry[SeenPod], beliefs: Beliefs) -> PodView:
+    view, answer = entry.view.view, beliefs.answer(entry)
     if answer is None:
         return view
-    return replace(view, worker=answer.worker, answered_at=answer.answered_at, polled_at=answer.polled_at)
+    return replace(
+        view, worker=answer.worker, answered_at=answer.answered_at, polled_at=answer.polled_at, doubt=answer.doubt
+    )
 
 
 def _pool_use(pool: Pool) -> PoolUse:

@@ -127,9 +127,13 @@ class _Waiting(_Json):
     reason: str = ""
 
 
+class _Running(_Json):
+    started_at: datetime | None = None
+
+
 class _ContainerState(_Json):
     waiting: _Waiting | None = None
-    running: dict[str, Any] | None = None
+    running: _Running | None = None
     terminated: _Terminated | None = None
 
 
@@ -198,6 +202,7 @@ def _pod(raw: _Pod) -> SeenPod:
         phase=cast(PodPhase, status.phase),
         scheduled=raw.spec.node_name is not None,
         running=state.running is not None,
+        container_started=_seconds(state.running.started_at) if state.running else None,
         ready=is_ready,
         ready_since=_seconds(ready.last_transition_time) if ready and is_ready else None,
         deletion_time=_seconds(meta.deletion_timestamp),

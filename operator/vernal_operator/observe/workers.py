@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import aiohttp
 from vernal_contract import names
@@ -39,14 +38,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a container said last. `worker` is None as long as it never answered. Times: seconds since the
-    epoch.
+    """What a container said last, as far as it is believed: `doubt` says why some of it is not, "" if all is. `worker`
+    is None as long as it never answered. Times: seconds since the epoch.
     """
 
     restarts: int
     polled_at: float
     worker: WorkerState | None = None
     answered_at: float | None = None
+    doubt: str = ""
 
 
 class Workers:
@@ -106,10 +106,11 @@ class Workers:
 
     async def _ask(self, target: Target) -> None:
         result, state = "ok", None
+        doubts: list[str] = []
         try:
             async with self._places:
                 data = await self._get(target.address)
-            state = self._reader.read(data, partial(self._doubt, target))
+            state = self._reader.read(data, doubts.append)
         except TimeoutError:
             result = "timeout"
         except _RefusedError as error:
@@ -132,11 +133,15 @@ class Workers:
             if before is None or before.restarts != target.restarts:
                 before = Answer(target.restarts, now)
             answer = replace(before, polled_at=now)
-            self._answers[target.uid] = answer if state is None else replace(answer, worker=state, answered_at=now)
-
-    def _doubt(self, target: Target, what: str) -> None:
-        log.warning("pod %s: GET /state on %s: %s", target.pod, target.address, what)
-        metrics.STATE_READS.labels("doubted").inc()
+            if state is not None:
+                answer = replace(answer, worker=state, answered_at=now, doubt="; ".join(doubts))
+            self._answers[target.uid] = answer
+        if doubts:
+            metrics.STATE_READS.labels("doubted").inc()
+        if answer.doubt != before.doubt and answer.doubt:
+            log.warning(
+                "pod %s: GET /state on %s: %s: it counts for no checkpoint", target.pod, target.address, answer.doubt
+            )
 
     async def _get(self, address: str) -> bytes:
         if self._session is None:
@@ -149,11 +154,11 @@ class Workers:
         async with self._session.get(f"http://{host}:{self._port}/state", allow_redirects=False) as response:
             if response.status != 200:
                 raise _RefusedError(f"HTTP {response.status}")
-            data = await response.content.read(MAX_BYTES)
-            while not response.content.at_eof():
-                if len(data) > MAX_BYTES:
-                    raise _RefusedError(f"answer of more than {MAX_BYTES} bytes")
-                data += await response.content.read(MAX_BYTES)
+            data = b""
+            while len(data) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES + 1 - len(data))):
+                data += more
+            if len(data) > MAX_BYTES:
+                raise _RefusedError(f"answer of more than {MAX_BYTES} bytes")
             return data
 
     async def _close(self) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vernal_contract.config import CheckpointPolicy
@@ -19,10 +19,10 @@ from vernal_operator.plan.model import Manifest, PodView, Refused
 from vernal_operator.plan.pods import MEANING, PodClass
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
+from vernal_operator.plan.texts import cut
 from vernal_operator.plan.times import stamp
 
 _MAX_NAMED = 3
-_LONGEST = 4096  # characters of a message
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]{0,254}[A-Za-z0-9_])?")  # as the schema; a worker's word may be none
 
 
@@ -34,11 +34,6 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
-
-
-def _cut(message: str) -> str:
-    """What the schema takes, and what people read: workers' messages are part of it."""
-    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 3]}..."
 
 
 def conditions(
@@ -57,7 +52,7 @@ def conditions(
                 "observedGeneration": generation,
                 "lastTransitionTime": last["lastTransitionTime"] if same else stamp(now),
                 "reason": verdict.reason if _REASON.fullmatch(verdict.reason) else "Unknown",
-                "message": _cut(verdict.message),
+                "message": cut(verdict.message),
             }
         )
     return out
@@ -173,6 +168,20 @@ def _renewing(spec: VLLMWorkerPoolSpec) -> str:
     return "one more pod makes a new checkpoint, as the annotation vernal.dev/renew-checkpoint asks"
 
 
+def with_waits(verdict: Verdict, pods: Census) -> Verdict:
+    """`progressing` with what starts wait for: they go on by themselves, or end with a reason of their own."""
+    waiting = [pod for pod in pods.alive if _waits(pod)]
+    if verdict.type != "Progressing" or verdict.status != "True" or not waiting:
+        return verdict
+    return replace(verdict, message=f"{verdict.message}; {_named(waiting)}: {_waits(waiting[0])}")
+
+
+def _waits(pod: PodView) -> str:
+    """What the start of its worker waits for, by the worker's own word; "" if it waits for nothing."""
+    waits = pod.worker is not None and not pod.ready and pod.worker.waiting_for
+    return f"the start waits for {waits}" if waits else ""
+
+
 # --- Degraded -----------------------------------------------------------------------------------------------
 
 
@@ -241,6 +250,8 @@ def _detail(pod: PodView) -> str:
     """Why a pod is not ready, as far as one can see."""
     if pod.unschedulable:
         return pod.unschedulable
+    if (start := _waits(pod)) and not pod.restarts:  # else how it ended says more
+        return start
     if pod.gates:
         return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
     if pod.restarts and pod.last_exit_code is not None:

@@ -23,6 +23,8 @@ from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 
 Manifest = dict[str, Any]
+_STARTS_SECONDS = 60.0
+"""From a container's start to its process 1, and between the clocks of a node and the operator, at most."""
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 
@@ -52,6 +54,7 @@ class PodView:
         revision: the label `vernal.dev/revision`.
         slot: the label `vernal.dev/slot`; a terminating pod still holds it.
         running: the container `worker` runs now, so that its admin port may answer.
+        container_started: since when, by the node's clock; None while it does not run.
         ready_since: the Ready condition's lastTransitionTime while `ready`.
         deletion_time: metadata.deletionTimestamp, which is when the grace period ends, not when it began.
         deletion_cost: the annotation controller.kubernetes.io/pod-deletion-cost, 0 without it.
@@ -65,6 +68,7 @@ class PodView:
         worker: the last answer to GET /state of the container that runs now; None if there is none.
         answered_at: when `worker` was read.
         polled_at: when it was last asked, answer or not. A pod that does not answer is not asked for ever.
+        doubt: why what it said of checkpoints is left out of `worker`, "" if it is not.
     """
 
     name: str
@@ -76,6 +80,7 @@ class PodView:
     phase: PodPhase = "Pending"
     scheduled: bool = False
     running: bool = False
+    container_started: float | None = None
     ready: bool = False
     ready_since: float | None = None
     deletion_time: float | None = None
@@ -92,6 +97,7 @@ class PodView:
     worker: WorkerState | None = None
     answered_at: float | None = None
     polled_at: float | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,18 +233,21 @@ class WorkerUse:
     restarts: int
     worker: WorkerState
     answered_at: float
+    container_started: float | None = None
 
     @property
     def started(self) -> float:
-        """When the worker started. The latest start saw the store's current generation."""
-        return self.answered_at - self.worker.uptime
+        """When the worker started. The latest start saw the store's current generation.
+
+        By the worker's own word, but not later than its container could have started it.
+        """
+        said = self.answered_at - max(0.0, self.worker.uptime)
+        return said if self.container_started is None else min(said, self.container_started + _STARTS_SECONDS)
 
     @property
     def key(self) -> str:
-        """One start of one worker: what restores and failures are counted by.
-
-        By the worker's own word, because who asks an address does not know how often the container behind it has
-        been restarted at that moment.
+        """One start of one worker, by its own word: who asks an address does not know how often the container behind it
+        has been restarted at that moment.
         """
         return f"{self.pod_uid}/{self.worker.start_id or self.restarts}"
 
@@ -270,6 +279,7 @@ class CheckpointSnapshot:
     Attributes:
         users: pools of the namespace that refer to it.
         workers: live workers, of any pool, that report its identity and host tuple.
+        pods: uids of all live pods of the namespace's pools.
         workers_known: every running pod of every pool of the namespace was asked since this operator started;
             until then `users` and `workers` may lack some, and what they were counted for is kept.
         siblings: other checkpoints on the same claim and path.
@@ -287,6 +297,7 @@ class CheckpointSnapshot:
     checkpoint: CheckpointView
     users: tuple[PoolUse, ...] = ()
     workers: tuple[WorkerUse, ...] = ()
+    pods: frozenset[str] = frozenset()
     workers_known: bool = True
     siblings: tuple[CheckpointView, ...] = ()
     fitting: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """What of an object is Vernal's. Others may write beside it (conditions, labels, defaults): that is no difference."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -51,5 +52,19 @@ def is_as_applied(manifest: Any, owned: Mapping[str, Any]) -> bool:
             f"f:{name}" in owned and is_as_applied(value, owned[f"f:{name}"]) for name, value in manifest.items()
         )
     if isinstance(manifest, list):
-        return sum(name != "." for name in owned) >= len(manifest)
+        return all(_is_item_as_applied(item, owned) for item in manifest)
     return True
+
+
+def _is_item_as_applied(item: Any, owned: Mapping[str, Any]) -> bool:
+    """An item of a list whose items are owned each: `k:` and its keys as JSON, below which is what is owned of it, or
+    `v:` and the whole of it. Keys that the manifest leaves out are the API server's defaults.
+    """
+    if not isinstance(item, dict):
+        return any(name.startswith("v:") and json.loads(name[2:]) == item for name in owned)
+    return any(
+        name.startswith("k:")
+        and all(item.get(key, value) == value for key, value in json.loads(name[2:]).items())
+        and is_as_applied(item, inner)
+        for name, inner in owned.items()
+    )

@@ -89,7 +89,8 @@ def plan(snapshot: Snapshot) -> Decisions:
     reference = found.reference
     if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
         reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
-    status = pool_status(pool, after, pods, reference, failed, verdicts, now) | _known(listed, renewing)
+    verdicts_told = [conditions.with_waits(verdict, pods) for verdict in verdicts]
+    status = pool_status(pool, after, pods, reference, failed, verdicts_told, now) | _known(listed, renewing)
     poll, next_poll = polling.due(pods.alive, now)
     staying = pods.without({pod.uid for pod, _ in step.delete})
     to_zero = zero.zero(snapshot, staying, live.autoscaling, live.replicas)

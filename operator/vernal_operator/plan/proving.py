@@ -26,6 +26,7 @@ from vernal_operator.build.revision import KIND, controller_revision, revision_d
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import Manifest, ObjectRef, RevisionView, Snapshot
 from vernal_operator.plan.revision import content, restored, revision
+from vernal_operator.plan.texts import cut
 from vernal_operator.plan.times import epoch, not_ahead, stamp
 
 
@@ -106,7 +107,7 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
         f"{before.current}: correct the spec or revert it. To try the same again, change an annotation in "
         "spec.podTemplate.metadata"
     )
-    return replace(after, rejected={"revision": target, "time": stamp(now), "message": message}, since=None)
+    return replace(after, rejected={"revision": target, "time": stamp(now), "message": cut(message)}, since=None)
 
 
 # --- ControllerRevisions ------------------------------------------------------------------------------------

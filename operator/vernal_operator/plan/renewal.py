@@ -24,6 +24,7 @@ from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import Event, Manifest, PodView, Pool
 from vernal_operator.plan.pods import PodClass
 from vernal_operator.plan.polling import was_asked
+from vernal_operator.plan.texts import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Renewal:
 
     def status(self) -> Manifest:
         out = {"request": self.request, "replaces": list(self.replaces), "outcome": self.outcome}
-        return out | {"message": self.message}
+        return out | {"message": cut(self.message)}
 
     def makers(self, pods: Census) -> frozenset[str]:
         """Uids of live pods that were made under the request."""

@@ -75,10 +75,22 @@ def events(
     """What is worth an Event and was not announced."""
     out = _transitions(pool, status)
     for pod in alive:
+        out += _doubt(pod)
         since = pod.ready_since or pod.created
         if pod.worker is not None and now - since <= ANNOUNCE_SECONDS:
             out += _worker(pod)
     return [event for event in out if event.key not in announced]
+
+
+_DOUBTED = "use the worker image of the operator's release; if it is that, look into the pod, and delete it"
+
+
+def _doubt(pod: PodView) -> list[Event]:
+    """That what its worker says is not believed, whenever it says so."""
+    if not pod.doubt:
+        return []
+    text = f"what pod {pod.name} says of checkpoints is not believed ({pod.doubt}): {_DOUBTED}"
+    return [Event("Warning", "AnswerDoubted", text, f"{pod.uid}/{pod.restarts}/doubt")]
 
 
 _WORTH_SAYING = {

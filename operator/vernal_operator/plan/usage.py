@@ -7,6 +7,7 @@ from vernal_contract.reasons import About, Reason, about
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
 
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
+from vernal_operator.plan.counted import Counted
 from vernal_operator.plan.model import CheckpointSnapshot, Event, Manifest, WorkerUse
 from vernal_operator.plan.own import own_checkpoint_status
 from vernal_operator.plan.times import epoch, precise, stamp
@@ -16,16 +17,14 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
     """The whole status."""
     view, old = snapshot.checkpoint, own_checkpoint_status(snapshot.checkpoint.status)
     workers = sorted(snapshot.workers, key=lambda use: use.started)
-    seen = set(old.get("counted", []))
-    fresh = [use for use in workers if _has_started(use) and use.key not in seen]
+    counted = Counted(old.get("counted", []))
+    fresh = [use for use in workers if _has_started(use) and counted.lacks(use)]
     generation, since = _generation(workers, old)
     about = (use.worker.artifact for use in reversed(workers) if use.worker.artifact is not None)
     current = next((artifact for artifact in about if artifact.generation == generation), None)
-    failures = [f for use in fresh for f in use.worker.restore_failures]
     carried = int(old.get("generationFailures", 0)) if generation == old.get("generation") else 0
-    counted = [f for f in failures if f.generation == generation and _speaks_against_it(f.reason)]
     forgiven = _works_again(fresh, generation)
-    in_generation = 0 if forgiven else carried + len(counted)
+    in_generation = 0 if forgiven else carried + sum(_failed(use, generation) for use in fresh)
     status: Manifest = {
         "observedGeneration": view.generation,
         "generation": generation,
@@ -36,13 +35,13 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
         "files": current.files if current else old.get("files"),
         "timings": _timings(workers) or old.get("timings", {}),
         "restores": int(old.get("restores", 0)) + sum(_restored(use) for use in fresh),
-        "restoreFailures": int(old.get("restoreFailures", 0)) + len(failures),
+        "restoreFailures": int(old.get("restoreFailures", 0)) + sum(bool(use.worker.restore_failures) for use in fresh),
         "generationFailures": in_generation,
         "lastUsedTime": _last_used(fresh, snapshot) or old.get("lastUsedTime"),
         "usedBy": sorted(pool.name for pool in snapshot.users),
         "unusedSince": _unused_since(snapshot),
         "retention": _retention(snapshot) or old.get("retention"),
-        "counted": _counted(snapshot),
+        "counted": counted.after(snapshot, fresh),
     }
     verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
     status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)
@@ -70,9 +69,16 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.1f}GiB" if size >= 2**29 else f"{size / 2**30:.3f}GiB"
 
 
-def _speaks_against_it(reason: str) -> bool:
-    """Whether a thaw that failed for this reason counts against the artifact; one of a newer worker does not."""
-    return reason in set(Reason) and about(Reason(reason)) is About.ARTIFACT
+def _failed(use: WorkerUse, generation: str | None) -> bool:
+    """Whether a start failed to thaw a generation, for a reason that speaks against the artifact; one of a newer worker
+    does not. However many failures a start tells of, it thaws a generation once.
+    """
+    return any(
+        failure.generation == generation
+        and failure.reason in set(Reason)
+        and about(Reason(failure.reason)) is About.ARTIFACT
+        for failure in use.worker.restore_failures
+    )
 
 
 def _has_started(use: WorkerUse) -> bool:
@@ -84,19 +90,16 @@ def _restored(use: WorkerUse) -> bool:
     return use.worker.start_mode == StartMode.RESTORED
 
 
+def _thawed(use: WorkerUse, generation: str | None) -> bool:
+    artifact = use.worker.artifact
+    return _restored(use) and artifact is not None and artifact.generation == generation
+
+
 def _works_again(fresh: Sequence[WorkerUse], generation: str | None) -> bool:
     """Whether the last of the starts, in order, that tried to thaw this generation did: as workers do, one that works
     forgives those that failed before."""
     tried = [use for use in fresh if _restored(use) or use.worker.restore_failures]
-    last = tried[-1].worker if tried else None
-    return last is not None and last.artifact is not None and last.artifact.generation == generation
-
-
-def _counted(snapshot: CheckpointSnapshot) -> list[str]:
-    """Starts that the counters hold. Only of live pods: what is gone cannot be counted again."""
-    live = {use.key for use in snapshot.workers if _has_started(use)}
-    kept = set() if snapshot.workers_known else set(snapshot.checkpoint.status.get("counted", []))
-    return sorted(live | kept)
+    return bool(tried) and _thawed(tried[-1], generation)
 
 
 def _last_used(fresh: Sequence[WorkerUse], snapshot: CheckpointSnapshot) -> str | None:
@@ -137,13 +140,13 @@ def _retention(snapshot: CheckpointSnapshot) -> Manifest | None:
 
 
 def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: int, forgiven: bool) -> list[Verdict]:
-    attempts = min((pool.restore_attempts for pool in snapshot.users), default=None)
-    by_worker = _said_quarantined(snapshot)
+    attempts = _attempts(snapshot, generation)
+    by_worker = _said_quarantined(snapshot, generation)
     was = _condition(snapshot, "Quarantined")
     same = generation == snapshot.checkpoint.status.get("generation")
     tired = attempts is not None and failures >= attempts
     before = same and was.get("status") == "True"
-    quarantined = generation is not None and not forgiven and (tired or by_worker is not None or before)
+    quarantined = by_worker is not None or (generation is not None and not forgiven and (tired or before))
     reports = [use.worker.freeze for use in snapshot.workers if use.worker.freeze is not None]
     freeze = next((r for r in reports if r.outcome == FreezeOutcome.FAILED), None)
     if generation is None:
@@ -167,10 +170,33 @@ def _verdicts(snapshot: CheckpointSnapshot, generation: str | None, failures: in
     return [ready, failed, last]
 
 
-def _said_quarantined(snapshot: CheckpointSnapshot) -> str | None:
-    """What the last worker said that found it so, which knows when a new one is made; None if none did."""
-    found = [use for use in snapshot.workers if use.worker.start_reason == Reason.QUARANTINED]
-    return max(found, key=lambda use: use.started).worker.start_message if found else None
+def _attempts(snapshot: CheckpointSnapshot, generation: str | None) -> int | None:
+    """How many failures are too many: as many as each pool allows that failed to thaw this generation, or has thawed
+    it. A pool that gives up early gives it up for nobody who uses it with success.
+    """
+    concerned = {use.pool for use in snapshot.workers if _failed(use, generation) or _thawed(use, generation)}
+    allowed = [pool.restore_attempts for pool in snapshot.users if pool.name in concerned]
+    return max(allowed or [pool.restore_attempts for pool in snapshot.users], default=None)
+
+
+def _said_quarantined(snapshot: CheckpointSnapshot, generation: str | None) -> str | None:
+    """What the last worker said that found this generation so, which knows when a new one is made; None if none did.
+
+    A thaw that works forgives it. It speaks for its own pool: where others have thawed this generation, a worker of
+    each must have found so.
+    """
+    thawed = [use for use in snapshot.workers if _thawed(use, generation)]
+    last = max((use.started for use in thawed), default=float("-inf"))
+    found = [use for use in snapshot.workers if use.started > last and _finds_quarantined(use, generation)]
+    if not found or not {use.pool for use in thawed} <= {use.pool for use in found}:
+        return None
+    return max(found, key=lambda use: use.started).worker.start_message
+
+
+def _finds_quarantined(use: WorkerUse, generation: str | None) -> bool:
+    """Whether it found this generation so, and not one before, whose successor it may have made."""
+    said = use.worker.start_reason == Reason.QUARANTINED
+    return said and generation is not None and generation in use.worker.start_message
 
 
 def checkpoint_events(snapshot: CheckpointSnapshot, status: Manifest) -> list[Event]:

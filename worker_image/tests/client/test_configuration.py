@@ -46,7 +46,7 @@ def test_the_programs_environment_shapes_the_next_engine_as_it_did_this_one(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import vernal_worker.client.async_llm  # noqa: F401  # what imports set is another thing
-    from vernal_worker.supervisor.environment import KEPT, TUNING
+    from vernal_contract.variables import KEPT, TUNING
 
     def shaping() -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(TUNING)}
@@ -62,7 +62,7 @@ def test_a_vllm_config_that_the_program_made_makes_no_other_engine(
 ) -> None:
     import cv2  # noqa: F401  # vLLM imports it, and `settings.environment` takes care of what it sets
     from vernal_worker.client import configuration
-    from vernal_worker.supervisor.environment import KEPT, TUNING
+    from vernal_contract.variables import KEPT, TUNING
     from vllm import AsyncEngineArgs
 
     def shaping() -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 import vllm.logger
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from vernal_contract.config import WorkerConfig
+from vernal_contract.variables import KEPT, TUNING
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
@@ -20,7 +21,6 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vernal_worker.engine import wire
 from vernal_worker.supervisor import engine_args
 from vernal_worker.supervisor.engine_args import ArgumentError
-from vernal_worker.supervisor.environment import KEPT, TUNING
 
 _IMPORTED = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TRITON_CACHE_AUTOTUNING": "1"}
 """What vLLM sets when it is imported (`vllm/env_override.py`)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from vernal_contract import config
 from vernal_contract.reasons import Reason
+from vernal_contract.variables import TUNING
 
 from vernal_worker.client import arguments as engine_arguments
 from vernal_worker.client.host import EngineFailedError
@@ -14,7 +15,6 @@ from vernal_worker.client.messages import How
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.engine_args import ArgumentError, canonical
-from vernal_worker.supervisor.environment import TUNING
 
 _LIBRARIES = "LD_LIBRARY_PATH"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vernal_contract import names
 from vernal_contract.config import WorkerConfig
+from vernal_contract.variables import NEVER, shapes
 
 from vernal_worker.checkpoint.hostname import HOST_NAME
 from vernal_worker.control.protocol import PodIdentity
@@ -46,33 +46,6 @@ class RunPaths:
     def carried(self) -> tuple[Path, ...]:
         return (self.tmp, self.cache)
 
-
-KEPT = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "LANG",
-        "LC_ALL",
-        "TZ",
-        "LD_LIBRARY_PATH",
-        "LD_PRELOAD",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONDONTWRITEBYTECODE",
-        "VIRTUAL_ENV",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-    ]
-)
-"""Variables of the image that are passed on. A pool's pod template may set them as well, so they count towards the
-identity."""
-
-TUNING = ("VLLM_", "HF_", "TORCH", "OMP_", "MKL_", "KMP_", "TRITON_", "NCCL_", "GLOO_", "CUDA_")
-"""Prefixes of variables that are passed on and change what the engine is: they count towards the identity."""
-
-NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", names.ENV_ADMIN_TOKEN})
-"""Not passed on in spite of their prefix: they name this pod's devices, or are secret."""
 
 FORCED = {
     "DO_NOT_TRACK": "1",
@@ -120,7 +93,7 @@ class VariableError(ValueError):
 
 
 def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) -> dict[str, str]:
-    """The variables that shape the engine: the pool's own, and those of `KEPT` and `TUNING` that the container has.
+    """The variables that shape the engine: the pool's own, and those that the container has and `shapes`.
     `freezable`: whether the engine may be frozen at all.
 
     Raises:
@@ -133,9 +106,7 @@ def tuning(parent: Mapping[str, str], config: WorkerConfig, *, freezable: bool) 
         if name in forced:
             raise VariableError(f"engineEnv.{name} cannot be set: Vernal sets it to {forced[name]!r}")
     inherited = {
-        name: value
-        for name, value in parent.items()
-        if (name in KEPT or name.startswith(TUNING)) and name not in {*NEVER, *forced, *config.secret_env}
+        name: value for name, value in parent.items() if shapes(name) and name not in {*forced, *config.secret_env}
     }
     return dict(sorted({**inherited, **config.engine_env}.items()))
 

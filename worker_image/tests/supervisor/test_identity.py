@@ -105,6 +105,31 @@ def test_whatever_the_engine_loads_counts_by_content(model: Path, files: Path, f
     assert named(before, look()) == [field]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file", "field"),
+    [
+        (
+            {"loraModules": ['{"name":"a","path":"%s/adapter"}']},
+            "adapter/adapter_model.safetensors",
+            "lora_modules[0].path",
+        ),
+        ({"loraModules": '{"name":"a","path":"%s/adapter"}'}, "adapter/adapter_model.safetensors", "lora_modules.path"),
+        ({"speculativeConfig": '{"model":"%s/draft"}'}, "draft/model.safetensors", "speculative_config.model"),
+        ({"speculative-config.model": "%s/draft"}, "draft/model.safetensors", "speculative_config.model"),
+    ],
+)
+def test_what_is_named_in_json_text_counts_by_content(
+    model: Path, files: Path, arguments: dict[str, Any], file: str, field: str
+) -> None:
+    def place(value: Any) -> Any:
+        return [place(item) for item in value] if isinstance(value, list) else value.replace("%s", str(files))
+
+    given = {name: place(value) for name, value in arguments.items()}
+    before = inputs(model, engine_args=given)
+    (files / file).write_text("after!")
+    assert named(before, inputs(model, engine_args=given)) == [f"contents.engineArgs.{field}"]
+
+
 def test_an_adapter_in_the_form_of_the_command_line(files: Path) -> None:
     found = loaded({"lora_modules": [f"a={files / 'adapter'}"]}, {})
     assert found == {"engineArgs.lora_modules[0]": files / "adapter"}

@@ -316,7 +316,8 @@ def _limits(args: Namespace, spec: EngineSpec) -> Limits:
 
 
 def _parse(spec: EngineSpec) -> Namespace:
-    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs"))
+    # Not by a part of its name, by which the supervisor does not know an argument.
+    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs", allow_abbrev=False))
     arguments: Sequence[str] = (
         *("--model", spec.model),
         *("--served-model-name", *spec.served_model_names),

@@ -39,6 +39,7 @@ def test_a_full_store_does_not_harm_the_source(creator: Pod, cold_batch: dict[st
     state = pod.wait_ready()
     assert state.freeze is not None and state.freeze.outcome is FreezeOutcome.FAILED
     assert state.freeze.reason == "StoreFull", state.freeze
+    assert "canary" in state.timings, "it was quiet, so it was asked before it served"
     assert state.artifact is None and state.start_reason == "NoArtifact"
     assert pod.complete() == creator.complete()
     assert pod.files("/var/lib/vernal/store/staging") == []

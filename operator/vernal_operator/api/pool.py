@@ -306,8 +306,8 @@ class CheckpointSpec(Model):
     freeze_timeout_seconds: Seconds = Field(
         default=600,
         ge=1,
-        description="Longest time for each step of freezing and publishing; the worker then serves without. A big engine "
-        "gets more (120 s and 10 s for each GB of its memory), out of what the cold start left of "
+        description="Longest time for each step of freezing and publishing; the worker then serves without. A big "
+        "engine gets more (120 s and 10 s for each GB of its memory), out of what the cold start left of "
         "`startupTimeoutSeconds`. Seconds.",
     )
     warm_up_seconds: Seconds = Field(

@@ -62,7 +62,7 @@ def context(tmp_path: Path) -> Context:
 
 
 @pytest.fixture
-def speaking(tmp_path: Path) -> Iterator[Callable[[list[Canary]], tuple[Engine, list[str]]]]:
+def speaking(tmp_path: Path) -> Iterator[Callable[..., tuple[Engine, list[str]]]]:
     """A process, and the control socket's own server, which answers with these canaries and notes what it was told."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -71,7 +71,7 @@ def speaking(tmp_path: Path) -> Iterator[Callable[[list[Canary]], tuple[Engine, 
     assert process.stdout is not None and process.stderr is not None
     path = str(tmp_path / protocol.SOCKET_NAME)
 
-    def start(canaries: list[Canary]) -> tuple[Engine, list[str]]:
+    def start(canaries: list[Canary], unfreezable: str | None = None) -> tuple[Engine, list[str]]:
         told: list[str] = []
         answers = iter(canaries)
 
@@ -80,6 +80,10 @@ def speaking(tmp_path: Path) -> Iterator[Callable[[list[Canary]], tuple[Engine, 
             match command:
                 case protocol.RunCanary():
                     return next(answers)
+                case protocol.GetStatus():
+                    return protocol.EngineStatus(
+                        serving=protocol.Serving.CLOSED, in_flight=0, accepted_total=0, unfreezable=unfreezable
+                    )
                 case protocol.WarmUp():
                     return protocol.Warmed(seconds={})
             return protocol.Done()
@@ -110,7 +114,25 @@ def test_an_engine_whose_dump_failed_is_asked_before_it_serves(
                 creation.freeze(engine)
             assert harmed.value.reason is Reason.CANARY_MISMATCH
     asked = 1 if then is GOOD else 2  # oracle.TRIES
-    assert told == ["WarmUp", "RunCanary", "Quiesce", *["RunCanary"] * asked]
+    assert told == ["GetStatus", "WarmUp", "RunCanary", "Quiesce", *["RunCanary"] * asked]
     report = context.board.snapshot().freeze
     assert report is not None and report.outcome is FreezeOutcome.FAILED
     assert report.reason == (Reason.CRIU_MISSING if then is GOOD else Reason.CANARY_MISMATCH)
+
+
+def test_an_engine_that_is_never_frozen_is_not_prepared_for_it(
+    context: Context, speaking: Callable[..., tuple[Engine, list[str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    why = "its answers cannot be checked: its tasks are transcription"
+    engine, told = speaking([], why)
+    with Creation(context, Store(tmp_path / "store"), INPUTS, HOST) as creation:
+        creation.freeze(engine)
+    assert told == ["GetStatus"]
+    report = context.board.snapshot().freeze
+    assert report is not None
+    assert (report.outcome, report.reason, report.message) == (
+        FreezeOutcome.SKIPPED,
+        Reason.ENGINE_UNFREEZABLE,
+        why,
+    )

@@ -90,6 +90,9 @@ class Creation:
         board, stop = self._context.board, self._context.stop
         began = time.monotonic()
         try:
+            if (problem := engine.client.status(self._timeout).unfreezable) is not None:
+                self._skip(Reason.ENGINE_UNFREEZABLE, problem)
+                return
             if self._lease is None:
                 self._ask()
             if self._problem is not None:
@@ -97,9 +100,7 @@ class Creation:
             fresh = self._store.find(self._identity, self._host)
             holder = self._request.holder.pod if self._request.holder else None
             if (skip := choose.must_skip_freeze(fresh, holder, self._lease is not None)) is not None:
-                reason, message = skip
-                board.update(freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message))
-                log.event("freeze_skipped", reason=reason, message=message)
+                self._skip(*skip)
                 return
             board.phase(Phase.FREEZING)
             outcome = self._freeze(engine)
@@ -120,6 +121,10 @@ class Creation:
         seconds = time.monotonic() - began
         board.update(freeze=FreezeReport(outcome=outcome, seconds=round(seconds, 3)))
         log.event("frozen", outcome=outcome, seconds=seconds)
+
+    def _skip(self, reason: Reason, message: str) -> None:
+        self._context.board.update(freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message))
+        log.event("freeze_skipped", reason=reason, message=message, next_step=NEXT_STEP.get(reason))
 
     def _ask(self) -> None:
         try:

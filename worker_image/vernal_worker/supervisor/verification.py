@@ -49,7 +49,8 @@ class Verification:
         def run() -> None:
             try:
                 with board.timed("verify"):
-                    artifact.verify_files(first, timeout=timeout, cancel=cancel)
+                    if first:
+                        artifact.verify_files(first, timeout=timeout, cancel=cancel)
                     self._first.set()
                     artifact.verify(
                         level,

@@ -50,7 +50,7 @@ def canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     seen: dict[str, str] = {}
-    for name, value in sorted(arguments.items()):  # so that `a.b+` comes after `a.b`
+    for name, value in sorted(arguments.items(), key=lambda item: (item[0].endswith("+"), item[0])):
         spelt = name.removeprefix("--")
         if _NAME.fullmatch(spelt) is None:
             raise EngineArgumentError(f"engineArgs.{name} is no name of an argument")

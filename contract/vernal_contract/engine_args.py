@@ -29,7 +29,7 @@ OWNED: Final[dict[str, str]] = {
 _TEXT = frozenset(["chat_template", "served_model_name"])
 """Arguments whose text is a text for vLLM, too, where it looks like JSON."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\+?")
+_NAME = re.compile(r"[A-Za-z0-9_-]+((\.[A-Za-z0-9_-]+)+\+?)?")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])")
 _UNITS = "kmgt"
 

@@ -127,6 +127,7 @@ def _as_text(value: Any) -> str:
         ({"kvX.a": 1, "kv_x.a": 2}, r"engineArgs\.kv\w+\.a is there twice"),
         ({"x.a": 1, "x.a+": "b"}, r"engineArgs\.x\.a\+ is there twice"),
         ({"kvX.a": 1, "kv_x": {}}, r"engineArgs\.kv_x is there twice"),
+        ({"x+": 1}, r"engineArgs\.x\+ is no name"),
         ({"x..y": 1}, r"engineArgs\.x\.\.y is no name"),
         ({"lora_modules": ["a=/a", "--api-key=x"]}, r"engineArgs\.lora_modules.* begins with --"),
         ({"x": "[" * 100_000}, r"engineArgs\.x is nested too deeply"),

@@ -194,8 +194,8 @@ class Keeper:
                     self._engine, Store(Path(request.store), signing_key=self._context.settings.signing_key)
                 )
             except (ContentError, HubError) as error:
-                reason = Reason.CONTENT_UNREADABLE if isinstance(error, SourceError) else Reason.CONFIG_INVALID
-                problem = Refused(reason, f"what the engine loads cannot be read: {error}")
+                code = Reason.CONTENT_UNREADABLE if isinstance(error, SourceError) else Reason.CONFIG_INVALID
+                problem = Refused(code, f"what the engine loads cannot be read: {error}")
             except EngineHarmedError:
                 self._engine.destroy()
                 self._start.clean()

@@ -113,6 +113,10 @@ export VERNAL_CRIU=/run/criu
 """A setup that notes in a file whether CRIU began to restore and how it ended: with 0 once the processes run."""
 
 
+NAME, OTHER_NAME = b"VLLM::EngineCor", b"vllm::EngineCor"
+"""Of a process, which is kept beside its registers (`comm` in images/core.proto)."""
+
+
 def signed(store: Path) -> None:
     """The artifact as if its creator had had the key."""
     (current,) = store.glob("artifacts/*/*/current")
@@ -135,11 +139,10 @@ def test_an_engine_whose_registers_were_altered_never_runs(
     shutil.copytree(store, copy, symlinks=True, copy_function=os.link)
     if key is not None:
         signed(copy)
-    file = min(copy.glob("artifacts/*/*/current/process/criu/core-*.img"))
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
+    images = copy.glob("artifacts/*/*/current/process/criu/core-*.img")
+    file, data = next((file, data) for file in images if (NAME in (data := file.read_bytes())))
     file.unlink()
-    file.write_bytes(data)
+    file.write_bytes(data.replace(NAME, OTHER_NAME))  # which CRIU takes as gladly
     pod = start_pod(copy, setup=NOTED, environment={names.ENV_SIGNING_KEY: key.decode()} if key is not None else {})
     pod.wait_log("event=engine_start")
     (failure,) = pod.state().restore_failures

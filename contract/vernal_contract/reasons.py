@@ -18,6 +18,8 @@ class Reason(StrEnum):
     QUARANTINED = "Quarantined"
     RENEWAL_ASKED = "RenewalAsked"
     MODEL_UNRESOLVED = "ModelUnresolved"
+    CONTENT_UNREADABLE = "ContentUnreadable"
+    ENGINE_UNFREEZABLE = "EngineUnfreezable"
 
     # An artifact exists, yet does not fit or cannot be trusted.
     HOST_MISMATCH = "HostMismatch"
@@ -100,6 +102,8 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.HOST_UNSUPPORTED: "run `vernal-worker doctor` in the pod: it names what the host lacks",
     Reason.QUARANTINED: "the message says when a new checkpoint is made; `kubectl describe vck` shows the failures",
     Reason.MODEL_UNRESOLVED: "set spec.model.revision to a commit, or mount the model; check the hub and HF_TOKEN",
+    Reason.CONTENT_UNREADABLE: "the message names file and source: let nobody write there, or have it in the image",
+    Reason.ENGINE_UNFREEZABLE: "set spec.checkpoint.policy to Disabled: engines of this kind always start cold",
     Reason.HOST_MISMATCH: "run `vernal-worker diff` in the pod: it names the field that differs",
     Reason.MANIFEST_MISSING: "run `vernal-worker gc`; the next cold start makes a new checkpoint",
     Reason.MANIFEST_INVALID: "check the storage (`vernal-worker verify`); the next cold start makes a new checkpoint",

@@ -101,6 +101,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         f"the engine argument {name}": ({"engineArgs": {name: "x"}}, "cannot be set: a key in the arguments would be")
         for name in ("api-key", "apiKey")
     },
+    "an engine argument's part by a dotted name": (
+        {"engineArgs": {"apiKey.x+": "sesame"}},
+        "spec.engineArgs.apiKey.x+ cannot be set",
+    ),
+    "an engine argument as a whole and by parts": (
+        {"engineArgs": {"kvTransferConfig": {}, "kv_transfer_config.kv_connector": "C"}},
+        "spec.engineArgs.kv_transfer_config.kv_connector is there twice",
+    ),
+    "an option in a name": ({"engineArgs": {"seed=1 --port": 1}}, "spec.engineArgs.seed=1 --port is no name"),
     **{name: (one.fields, one.says) for name, one in ATTEMPTS.items() if one.by != "chart"},
 }
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
-from vernal_contract.engine_args import OWNED, canonical_name, spellings
+from vernal_contract.engine_args import OWNED, EngineArgumentError, canonical, spellings
 
 from vernal_operator.api.common import Rule
 
@@ -11,19 +11,16 @@ REFUSED = "Refused"
 """What the description of a field begins with that is declared only so that CEL can refuse it."""
 
 
-def _problem(name: str, canonical: str) -> str:
-    return f"spec.engineArgs.{name} cannot be set: {OWNED[canonical]}"
+def _problem(name: str) -> str:
+    return f"spec.engineArgs.{name} cannot be set: {OWNED[name]}"
 
 
 def _none_is_owned(arguments: dict[str, Any]) -> dict[str, Any]:
-    seen: dict[str, str] = {}
-    for name in arguments:
-        canonical = canonical_name(name)
-        if canonical in OWNED:
-            raise ValueError(_problem(name, canonical))
-        if canonical in seen:
-            raise ValueError(f"spec.engineArgs.{name} is there twice: as {seen[canonical]}, too")
-        seen[canonical] = name
+    """The worker would refuse the same."""
+    try:
+        canonical(arguments)
+    except EngineArgumentError as error:
+        raise ValueError(f"spec.{error}") from error
     return arguments
 
 
@@ -37,7 +34,7 @@ def _rules() -> list[dict[str, str]]:
         Rule(
             f"!({' || '.join(map(_cel, spellings(name)))})",
             None,
-            _problem(name, name),
+            _problem(name),
             f".{name}",
             "FieldValueForbidden",
         ).schema()

@@ -325,7 +325,9 @@ class CheckpointSpec(Model):
     freeze_timeout_seconds: Seconds = Field(
         default=600,
         ge=1,
-        description="Longest time to freeze and publish; the worker then serves without. Seconds.",
+        description="Longest time for each step of freezing and publishing; the worker then serves without. A big "
+        "engine gets more (120 s and 10 s for each GB of its memory), out of what the cold start left of "
+        "`startupTimeoutSeconds`. Seconds.",
     )
     warm_up_seconds: Seconds = Field(
         default=120,

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 SHARED = Path("/run/shared")
 WORK = Path("/run/vernal-test")
 SIZES = "sizes.json"
@@ -73,19 +75,35 @@ class Agent:
             "mounts": result.mounts,
         }
 
-    def thaw(self, name: str, cancel_after: float | None = None, **options: Any) -> Any:
+    def thaw(self, name: str, cancel_after: float | None = None, problem: str | None = None, **options: Any) -> Any:
+        """`problem`: what verification finds to be wrong."""
+        from vernal_contract.reasons import Reason
         from vernal_worker.checkpoint import process
+        from vernal_worker.checkpoint.errors import CheckpointError
         from vernal_worker.checkpoint.thaw import thaw
+
+        def verified() -> None:
+            tasks = [path for pid in frozen.ids for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+            self.states = [path.read_text().rpartition(")")[2].split()[0] for path in tasks]
+            if problem is not None:
+                raise CheckpointError(Reason.DIGEST_MISMATCH, "verify", problem)
 
         self._cancel_after(cancel_after)
         options.setdefault("criu", self.criu)
         options.setdefault("timeout", GUARD_SECONDS)
         sizes = json.loads((SHARED / name / SIZES).read_text())
         frozen = process.decode((SHARED / name / process.NAME).read_bytes(), sizes)
+        if not options.pop("memory", True):
+            frozen = msgspec.structs.replace(frozen, memory=())
+        options["verified"] = verified
         result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
         self.tree = result.tree
         self.output = ""
         return result.timings
+
+    def states_when_verified(self) -> list[str]:
+        """Of every thread of the last tree, when it was asked for (proc_pid_stat(5))."""
+        return self.states
 
     def _cancel_after(self, seconds: float | None) -> None:
         """No seconds: before it begins."""

@@ -132,6 +132,28 @@ def test_damaged_image(
     assert_cold_start_works(pod)
 
 
+@pytest.mark.parametrize("memory", [True, False], ids=["memory to fill", "all in CRIU's images"])
+def test_nothing_runs_before_it_is_verified(
+    pods: Any, pod_error: Any, image: Path, tmp_path: Path, memory: bool
+) -> None:
+    shutil.copytree(image, tmp_path / "image")
+    pod = pods()
+    with pytest.raises(pod_error, match=r"core-1\.img has other bytes") as e:
+        pod.thaw("image", problem="core-1.img has other bytes", memory=memory)
+    assert (e.value.reason, e.value.stage) == ("DigestMismatch", "verify")
+    states = pod.states_when_verified()
+    assert len(states) > 3 and set(states) == {"t"}, "CRIU holds each thread"
+    assert_cold_start_works(pod)
+
+
+def test_what_is_verified_runs(pods: Any, image: Path, tmp_path: Path) -> None:
+    shutil.copytree(image, tmp_path / "image")
+    pod = pods()
+    timings = pod.thaw("image")
+    assert 0 <= timings["verify_wait"] < timings["criu"]
+    assert pod.ask("state")
+
+
 def assert_cold_start_works(pod: Any) -> None:
     assert pod.ls("/dev/shm") == []
     assert pod.processes() == []

@@ -160,6 +160,37 @@ def test_drafts_tokenizers_and_adapters_are_known_by_commit_too(variables: dict[
     assert placed["lora_modules"] == ["a=/files/3", {"name": "b", "path": "/files/4"}]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where", "placed"),
+    [
+        (
+            {"speculativeConfig": '{"model":"org/draft"}'},
+            "speculative_config.model",
+            {"speculative_config": {"model": "/f"}},
+        ),
+        (
+            {"speculative_config.model": "org/draft"},
+            "speculative_config.model",
+            {"speculative_config": {"model": "/f"}},
+        ),
+        ({"specModel": "org/draft"}, "spec_model", {"spec_model": "/f"}),
+        (
+            {"loraModules": '{"name":"a","path":"org/draft"}'},
+            "lora_modules.path",
+            {"lora_modules": {"name": "a", "path": "/f"}},
+        ),
+        ({"loraModules": "a=org/draft"}, "lora_modules", {"lora_modules": "a=/f"}),
+    ],
+)
+def test_what_a_hub_has_is_known_however_it_is_written(
+    variables: dict[str, str], arguments: dict[str, Any], where: str, placed: dict[str, Any]
+) -> None:
+    found = hub.pin(settings(variables, FIRST, engine_args=arguments), variables)
+    assert [(each.where, each.revision) for each in found.repositories[1:]] == [(f"engineArgs.{where}", FIRST)]
+    files = hub.with_files(found.arguments, found.repositories, {f"engineArgs.{where}": "/f"})
+    assert placed.items() <= files.items()
+
+
 def test_a_gated_model_is_fetched_with_the_token(variables: dict[str, str]) -> None:
     found = hub.pin(settings(variables), variables)
     directories = hub.fetch(found, 120, threading.Event())

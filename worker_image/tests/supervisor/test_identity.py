@@ -11,6 +11,7 @@ from vernal_contract import names
 from vernal_contract.config import KVTransferConfig, ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import IdentityInputs, differences
 from vernal_worker.supervisor import identity, image
+from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import read_settings
 from vernal_worker.supervisor.loads import loaded
 
@@ -105,6 +106,31 @@ def test_whatever_the_engine_loads_counts_by_content(model: Path, files: Path, f
     assert named(before, look()) == [field]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file", "field"),
+    [
+        (
+            {"loraModules": ['{"name":"a","path":"%s/adapter"}']},
+            "adapter/adapter_model.safetensors",
+            "lora_modules[0].path",
+        ),
+        ({"loraModules": '{"name":"a","path":"%s/adapter"}'}, "adapter/adapter_model.safetensors", "lora_modules.path"),
+        ({"speculativeConfig": '{"model":"%s/draft"}'}, "draft/model.safetensors", "speculative_config.model"),
+        ({"speculative-config.model": "%s/draft"}, "draft/model.safetensors", "speculative_config.model"),
+    ],
+)
+def test_what_is_named_in_json_text_counts_by_content(
+    model: Path, files: Path, arguments: dict[str, Any], file: str, field: str
+) -> None:
+    def place(value: Any) -> Any:
+        return [place(item) for item in value] if isinstance(value, list) else value.replace("%s", str(files))
+
+    given = {name: place(value) for name, value in arguments.items()}
+    before = inputs(model, engine_args=given)
+    (files / file).write_text("after!")
+    assert named(before, inputs(model, engine_args=given)) == [f"contents.engineArgs.{field}"]
+
+
 def test_an_adapter_in_the_form_of_the_command_line(files: Path) -> None:
     found = loaded({"lora_modules": [f"a={files / 'adapter'}"]}, {})
     assert found == {"engineArgs.lora_modules[0]": files / "adapter"}
@@ -120,9 +146,46 @@ def test_words_and_places_that_nothing_is_loaded_from_are_no_content(files: Path
         "download_dir": str(files),
         "kv_transfer_config": {"kv_connector_extra_config": {"shared_storage_path": str(files)}},
         "chat_template": "{{ messages }}\n",
+        "profiler_config": {"torch_profiler_dir": str(files), "proton_profiler_dir": str(files)},
+        "compilation_config": {"cache_dir": str(files), "debug_dump_path": str(files), "local_cache_dir": str(files)},
     }
     variables = {"HF_HOME": str(files), "PATH": "/bin", "VLLM_CACHE_ROOT": str(files), "VLLM_X": "/"}
     assert loaded(arguments, variables) == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "counts"),
+    [
+        ("VLLM_TORCH_PROFILER_DIR", False),
+        ("VLLM_DEBUG_DUMP_PATH", False),
+        ("VLLM_RPC_BASE_PATH", False),
+        ("VLLM_XLA_CACHE_PATH", False),
+        ("NCCL_DEBUG_FILE", False),
+        ("NCCL_TOPO_DUMP_FILE", False),
+        ("NCCL_GRAPH_DUMP_FILE", False),
+        ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", False),
+        ("TORCH_COMPILE_DEBUG_DIR", False),
+        ("TORCH_LOGS_OUT", False),
+        ("TORCH_TRACE", False),
+        ("TORCHINDUCTOR_CONV_LOGGING_FILE", False),
+        ("TORCHELASTIC_ERROR_FILE", False),
+        ("TRITON_DUMP_DIR", False),
+        ("TRITON_REPRODUCER_PATH", False),
+        ("CUDA_COREDUMP_FILE", False),
+        ("CUDA_LOG_FILE", False),
+        ("MY_LOG_DIR", False),
+        ("VLLM_TUNED_CONFIG_FOLDER", True),
+        ("VLLM_LOGGING_CONFIG_PATH", True),
+        ("VLLM_MODEL_REDIRECT_PATH", True),
+        ("VLLM_NCCL_SO_PATH", True),
+        ("NCCL_PROFILER_PLUGIN", True),
+        ("NCCL_TOPO_FILE", True),
+        ("TRITON_OVERRIDE_DIR", True),
+    ],
+)
+def test_what_is_written_to_is_no_content(files: Path, variable: str, counts: bool) -> None:
+    """Each trace would make another identity."""
+    assert bool(loaded({}, {variable: str(files)})) is counts
 
 
 def test_a_cache_of_others_is_no_content(model: Path, files: Path) -> None:
@@ -150,9 +213,11 @@ def test_artifacts_of_another_signing_key_are_others_and_the_key_is_not_in_their
 def container(tmp_path: Path) -> dict[str, Any]:
     """A small image: its seal, its packages, its Python, Vernal's code."""
     site, code = tmp_path / "site-packages", tmp_path / "app"
-    for directory in (site / "vllm/models", site / "vllm-1.dist-info", site / "numpy", code):
+    packages = ("vllm/models", "vllm-1.dist-info", "numpy", "transformers/models/llama", "torch/include/share")
+    for directory in (*(site / name for name in packages), code):
         directory.mkdir(parents=True)
-    for file in (site / "vllm/models/llama.py", site / "six.py", code / "main.py", tmp_path / "status"):
+    deep = site / "transformers/models/llama/modeling_llama.py"
+    for file in (site / "vllm/models/llama.py", deep, site / "six.py", code / "main.py", tmp_path / "status"):
         file.write_text("before")
         os.utime(file, (1e9, 1e9))
     (tmp_path / "image-id").write_text("abc")
@@ -169,6 +234,9 @@ def container(tmp_path: Path) -> dict[str, Any]:
     [
         "site-packages/vllm/models/llama.py",  # patched in place
         "site-packages/vllm/models/new.py",
+        "site-packages/transformers/models/llama/modeling_llama.py",
+        "site-packages/torch/overrides.py",
+        "site-packages/xgrammar/",
         "site-packages/six.py",
         "site-packages/plugin.py",
         "site-packages/plugin-1.dist-info/",  # pip install
@@ -227,6 +295,32 @@ def test_the_versions_found_are_those_that_are_installed() -> None:
 
     found = image.installed_versions(("msgspec",), sys.path)
     assert found == {"msgspec": importlib.metadata.version("msgspec")}
+
+
+# --- what cannot be read, and what is slow ---
+
+
+def test_what_cannot_be_read_is_named_with_what_names_it(model: Path, tmp_path: Path) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "gone.py").symlink_to("/nonexistent")  # as if it went between listing and opening
+    with pytest.raises(SourceError, match=r"env\.PYTHONPATH\[0\]: .*gone\.py"):
+        inputs(model, {"PYTHONPATH": str(modules)})
+
+
+def test_a_model_that_cannot_be_read_is_another_error(model: Path) -> None:
+    (model / "gone.safetensors").symlink_to("/nonexistent")
+    with pytest.raises(ContentError, match=r"model: .*gone") as error:
+        inputs(model)
+    assert not isinstance(error.value, SourceError)
+
+
+def test_slow_sources_are_named_with_what_to_do() -> None:
+    assert identity.slow({"model": 9.0, "env.PYTHONPATH[0]": 0.4}, {}) is None, "the model is told of by itself"
+    names_ = {"env.PYTHONPATH[0]": Path("/opt/all"), "env.VLLM_X": Path("/x"), "a": Path("/a"), "b": Path("/b")}
+    took = {"model": 0.1, "a": 0.01, "b": 0.02, "env.VLLM_X": 0.05, "env.PYTHONPATH[0]": 1.7}
+    told = identity.slow(took, names_)
+    assert told == {"seconds": pytest.approx(1.78), "sources": "env.PYTHONPATH[0]=/opt/all 1.7 s, env.VLLM_X=/x 0.1 s"}
 
 
 def test_no_criu() -> None:

@@ -15,6 +15,22 @@ def test_allowance(size: int, configured: float | None, seconds: float) -> None:
     assert pace.allowance(size, configured) == seconds
 
 
+@pytest.mark.parametrize(
+    ("size", "configured", "left", "seconds"),
+    [
+        (0, 600, 1000, 600),
+        (140 * GB, 600, 1500, 1520),
+        (140 * GB, 600, 500, 1100),  # longer, nobody waits for the worker
+        (140 * GB, 600, -5, 600),
+        (140 * GB, 9000, 0, 9000),
+    ],
+)
+def test_a_freeze_that_is_big_may_take_longer_than_the_pool_says(
+    size: int, configured: float, left: float, seconds: float
+) -> None:
+    assert pace.for_freeze(size, configured, left) == seconds
+
+
 def test_storage_that_keeps_up_is_waited_for_and_one_that_cannot_make_it_is_not() -> None:
     assert pace.hopeless(GB, 16 * GB, elapsed=30, left=500) is None
     problem = pace.hopeless(GB, 16 * GB, elapsed=30, left=400) or ""

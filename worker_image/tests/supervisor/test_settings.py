@@ -15,6 +15,7 @@ from vernal_contract.config import (
     WorkerConfig,
     encode,
 )
+from vernal_contract.engine_args import canonical_name
 from vernal_worker.checkpoint.gpu import Gpus
 from vernal_worker.supervisor import engine_args, environment
 from vernal_worker.supervisor.context import ConfigError, Settings, read_settings
@@ -58,6 +59,83 @@ def test_options() -> None:
     assert engine_args.options(arguments) == [
         *("--a", "--no-b", "--c-d", "5", "--e", "1", "x", "--f", '{"k": 1}', "--g", "text", "--h", "0.5")
     ]
+
+
+TEXTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "an object": ({"speculativeConfig": ' {"model":"/draft"}'}, {"speculative_config": {"model": "/draft"}}),
+    "an item": ({"loraModules": ['{"name":"a","path":"/a"}']}, {"lora_modules": [{"name": "a", "path": "/a"}]}),
+    "a list, which options would take apart": ({"allowedOrigins": '["*"]'}, {"allowed_origins": [["*"]]}),
+    "a template": ({"chatTemplate": "{{ messages }}"}, {"chat_template": "{{ messages }}"}),
+    "half an object": ({"x": ['{"a":', "[1"]}, {"x": ['{"a":', "[1"]}),
+    "dotted": ({"kvTransferConfig.kv_connector": "C"}, {"kv_transfer_config": {"kv_connector": "C"}}),
+    "dotted, several and deep": (
+        {"--speculative-config.model": "/d", "speculative_config.a.B": 2, "speculative_config.a.c": None},
+        {"speculative_config": {"model": "/d", "a": {"B": 2}}},
+    ),
+    "dotted, as vLLM reads them": (
+        {"x.a": "3", "x.b": '{"c":1}', "x.d": "80g", "x.e": "1.5K", "x.f": "2M", "x.g": "true", "x.h": "text"},
+        {"x": {"a": 3, "b": {"c": 1}, "d": 80 * 10**9, "e": "1.5K", "f": 2 << 20, "g": True, "h": "text"}},
+    ),
+    "dotted, one after the other": ({"x.a+": "b,c", "x.a": ["a"]}, {"x": {"a": ["a", "b", "c"]}}),
+}
+"""Arguments, and what they are."""
+
+
+@pytest.mark.parametrize(("given", "found"), TEXTS.values(), ids=TEXTS)
+def test_what_is_written_as_text_is_what_it_says(given: dict[str, Any], found: dict[str, Any]) -> None:
+    assert engine_args.canonical(given) == found
+
+
+def _read_by_vllm(arguments: list[str], parser: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "half an object"])
+def test_vllm_reads_the_same_from_the_options(name: str) -> None:
+    """Compared with what its parser makes of the arguments as they were given, for options that take JSON."""
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    for option in ("speculative-config", "kv-transfer-config", "allowed-origins", "x"):
+        parser.add_argument(f"--{option}", type=json.loads)
+    parser.add_argument("--lora-modules", type=json.loads, nargs="*")
+    parser.add_argument("--chat-template")
+    given, _ = TEXTS[name]
+    raw: list[str] = []
+    for argument, value in given.items():
+        if value is not None:
+            root, dot, rest = argument.partition(".")
+            flag = f"--{canonical_name(root)}{dot}{rest}"
+            raw += [flag, *(map(str, value) if isinstance(value, list) and not dot else [_as_text(value)])]
+    if "x.a+" in given:  # vLLM appends in the order of the command line, which a mapping has not
+        raw = ["--x.a", '["a"]', "--x.a+", "b,c"]
+    assert _read_by_vllm(engine_args.options(engine_args.canonical(given)), parser) == _read_by_vllm(raw, parser)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"model.x": "y"}, r"engineArgs\.model\.x cannot be set"),
+        ({"api_key.0+": "sesame"}, r"engineArgs\.api_key\.0\+ cannot be set"),
+        ({"port=1": True}, r"engineArgs\.port=1 is no name"),
+        ({"x": 1, "x.y": 2}, r"engineArgs\.x\.y is there twice"),
+        ({"x.y": 1, "x.y.z": 2}, r"engineArgs\.x\.y\.z is there twice"),
+        ({"kvX.a": 1, "kv_x.a": 2}, r"engineArgs\.kv\w+\.a is there twice"),
+        ({"x.a": 1, "x.a+": "b"}, r"engineArgs\.x\.a\+ is there twice"),
+        ({"kvX.a": 1, "kv_x": {}}, r"engineArgs\.kv_x is there twice"),
+        ({"x+": 1}, r"engineArgs\.x\+ is no name"),
+        ({"x..y": 1}, r"engineArgs\.x\.\.y is no name"),
+        ({"lora_modules": ["a=/a", "--api-key=x"]}, r"engineArgs\.lora_modules.* begins with --"),
+        ({"x": "[" * 100_000}, r"engineArgs\.x is nested too deeply"),
+    ],
+)
+def test_ways_around_the_names_are_refused(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        settings(engine_args=arguments)
 
 
 def test_the_model_is_its_path_and_served_under_its_name(tmp_path: Path) -> None:
@@ -268,6 +346,18 @@ def test_connectors_of_others_are_refused_by_name_and_ours_is_not() -> None:
     raw = settings(engine_args={"kvTransferConfig": {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}})
     assert raw.unfreezable is not None and "LMCacheConnectorV1" in raw.unfreezable
     assert settings(kv_transfer=KVTransferConfig(path="/kv")).unfreezable is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kvTransferConfig": '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'},
+        {"kvTransferConfig.kv_connector": "NixlConnector"},
+        {"--kv_transfer_config.kv_connector": "NixlConnector"},
+    ],
+)
+def test_connectors_of_others_are_refused_however_they_are_written(arguments: dict[str, Any]) -> None:
+    assert "NixlConnector" in (settings(engine_args=arguments).unfreezable or "")
 
 
 def test_compilers_keep_what_they_make_where_it_travels_with_the_checkpoint() -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from vernal_contract import names
+from vernal_contract.identity import digest
 from vernal_contract.reasons import Reason
+from vernal_worker.store import manifest
 from vernal_worker.store.artifact import Artifact, load
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import FileEntry
+from vernal_worker.supervisor.identity import _key_id
 from worker_pod import Pod
 
 StartPod = Callable[..., Pod]
@@ -90,3 +94,61 @@ def test_the_description_of_the_processes_is_verified_before_it_is_acted_upon(
     assert (failure.stage, failure.reason) == ("verify", Reason.DIGEST_MISMATCH)
     assert "process.json" in failure.message
     assert Path(other).name in pod.files("/dev/shm")
+
+
+KEY = b"sesame"
+NOTED = r"""
+cat > /run/criu <<END
+#!/bin/sh
+case " \$* " in *" restore "*) ;; *) exec $VERNAL_CRIU "\$@" ;; esac
+echo begun >> /run/restored
+$VERNAL_CRIU "\$@"
+code=\$?
+echo "exit code \$code" >> /run/restored
+exit \$code
+END
+chmod 755 /run/criu
+export VERNAL_CRIU=/run/criu
+"""
+"""A setup that notes in a file whether CRIU began to restore and how it ended: with 0 once the processes run."""
+
+
+NAME, OTHER_NAME = b"VLLM::EngineCor", b"vllm::EngineCor"
+"""Of a process, which is kept beside its registers (`comm` in images/core.proto)."""
+
+
+def signed(store: Path) -> None:
+    """The artifact as if its creator had had the key."""
+    (current,) = store.glob("artifacts/*/*/current")
+    artifact = current.resolve()
+    found = load(artifact).manifest
+    inputs = msgspec.structs.replace(found.identity_inputs, signing_key=_key_id(KEY))
+    other = msgspec.structs.replace(found, identity=digest(inputs), identity_inputs=inputs)
+    (artifact / "manifest.json").unlink()
+    (artifact / "manifest.json").write_bytes(manifest.encode(other, KEY))
+    place = artifact.parents[1]
+    place.rename(place.with_name(other.identity[: len(place.name)]))
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["without a key", "with a key"])
+def test_an_engine_whose_registers_were_altered_never_runs(
+    creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path, key: bytes | None
+) -> None:
+    """Registers and credentials are in an image that CRIU takes as it is. With a key it does not even see it."""
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy, symlinks=True, copy_function=os.link)
+    if key is not None:
+        signed(copy)
+    images = copy.glob("artifacts/*/*/current/process/criu/core-*.img")
+    file, data = next((file, data) for file in images if (NAME in (data := file.read_bytes())))
+    file.unlink()
+    file.write_bytes(data.replace(NAME, OTHER_NAME))  # which CRIU takes as gladly
+    pod = start_pod(copy, setup=NOTED, environment={names.ENV_SIGNING_KEY: key.decode()} if key is not None else {})
+    pod.wait_log("event=engine_start")
+    (failure,) = pod.state().restore_failures
+    assert (failure.stage, failure.reason) == ("verify", Reason.DIGEST_MISMATCH)
+    assert file.name in failure.message
+    noted = Path(f"/proc/{pod.init}/root/run/restored")
+    text = noted.read_text() if noted.exists() else ""
+    assert "exit code 0" not in text
+    assert key is None or not text

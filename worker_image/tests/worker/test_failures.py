@@ -39,6 +39,7 @@ def test_a_full_store_does_not_harm_the_source(creator: Pod, cold_batch: dict[st
     state = pod.wait_ready()
     assert state.freeze is not None and state.freeze.outcome is FreezeOutcome.FAILED
     assert state.freeze.reason == "StoreFull", state.freeze
+    assert "canary" in state.timings, "it was quiet, so it was asked before it served"
     assert state.artifact is None and state.start_reason == "NoArtifact"
     assert pod.complete() == creator.complete()
     assert pod.files("/var/lib/vernal/store/staging") == []
@@ -127,10 +128,12 @@ def _starts_cold(pod: Pod, reason: str) -> None:
 
 
 def test_wrong_arguments_are_an_error_that_names_them(start_pod: StartPod, tmp_path: Path) -> None:
-    pod = start_pod(tmp_path, engine_args={"noSuchArgument": 1}, checkpoint={"policy": "Disabled"})
+    wrong = {"noSuchArgument": 1, "tensorParallel": 1}  # a part of a name is none
+    pod = start_pod(tmp_path, engine_args=wrong, checkpoint={"policy": "Disabled"})
     assert pod.wait() == ExitCode.ENGINE_START_FAILED
     last = pod.log().splitlines()[-1]
     assert "reason=EngineStartFailed" in last and "--no-such-argument" in last
+    assert "--tensor-parallel " in last
 
 
 def test_a_configuration_that_is_wrong_is_refused_at_once(start_pod: StartPod, tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ CASES: dict[Reason, Case] = {
 NOT_ON_THIS_WAY = {
     Reason.RESTORED: "no failure",
     Reason.MODEL_UNRESOLVED: "needs a model from a hub: test_contents.py",
+    Reason.CONTENT_UNREADABLE: "no thaw is tried: supervisor/test_steps.py",
+    Reason.ENGINE_UNFREEZABLE: "of a freeze",
     Reason.STORE_FULL: "of a freeze: a thaw writes nothing to the store",
     Reason.STORE_READ_ONLY: "of a freeze: a thaw writes nothing to the store",
     Reason.LEASE_HELD: "of a freeze",

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ KILL_TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class ThawResult:
-    """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds `memory`), `memory`,
-    `total`."""
+    """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds the next two),
+    `memory`, `verify_wait` (for `verified`), `total`."""
 
     tree: ProcessTree
     timings: dict[str, float]
@@ -39,6 +39,7 @@ def thaw(
     work_dir: Path,
     cancel: threading.Event | None = None,
     digests: Digests | None = None,
+    verified: Callable[[], None] = lambda: None,
 ) -> ThawResult:
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
 
@@ -54,6 +55,8 @@ def thaw(
         cancel: set it from another thread to give up.
         digests: of the files of memory (`images.MEMORY`), which are read here and nowhere else; None to trust the
             storage. All other files are the caller's to verify.
+        verified: returns when they are. Called when every process is there and none runs yet; what it raises ends them
+            before they do, and is raised here.
 
     Raises:
         CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
@@ -80,7 +83,7 @@ def thaw(
     try:
         patience.run(lambda: carry.lay(frozen.files, image_dir / process.DATA, patience.check))
         timings["files"] = time.monotonic() - started
-        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, timings)
+        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, verified, timings)
     except BaseException as e:
         left = _kill(ids)
         carry.remove(carry.contents(roots) - before)
@@ -100,6 +103,7 @@ def _restore(
     work_dir: Path,
     patience: Patience,
     digests: Digests | None,
+    verified: Callable[[], None],
     timings: dict[str, float],
 ) -> ProcessTree:
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
@@ -108,7 +112,7 @@ def _restore(
     run: Criu | None = None
     try:
         with Hook(work_dir, "pre-resume") as hook:
-            script = ("--action-script", str(hook.script)) if frozen.memory else ()
+            script = ("--action-script", str(hook.script))
             images = ("--images-dir", str(image_dir / process.IMAGES))
             run = Criu(
                 program,
@@ -117,7 +121,7 @@ def _restore(
                 work_dir=work_dir,
                 inherit=writers,
             )
-            _wait(run, hook, frozen, image_dir, patience, digests, timings)
+            _wait(run, hook, frozen, image_dir, patience, digests, verified, timings)
         return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
     except BaseException:
         if run is not None:
@@ -135,13 +139,15 @@ def _wait(
     image_dir: Path,
     patience: Patience,
     digests: Digests | None,
+    verified: Callable[[], None],
     timings: dict[str, float],
 ) -> None:
-    """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory."""
-    filled = not frozen.memory
-    while (code := run.wait(TICK, -1 if filled else hook.asked)) is None:
+    """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory, and wait until
+    all that they are made of is verified."""
+    answered = False
+    while (code := run.wait(TICK, -1 if answered else hook.asked)) is None:
         patience.check()
-        if not filled and hook.is_asked():
+        if not answered and hook.is_asked():
             before = time.monotonic()
             try:
                 patience.run(lambda: fill(frozen.memory, image_dir, digests, patience.check))
@@ -149,12 +155,15 @@ def _wait(
                 message = f"{e.filename or image_dir}: {e.strerror}"
                 raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e
             timings["memory"] = time.monotonic() - before
-            filled = True
+            before = time.monotonic()
+            patience.run(verified)
+            timings["verify_wait"] = time.monotonic() - before
+            answered = True
             hook.answer(GO)
     if code != 0:
         raise run.failure(Reason.CRIU_RESTORE_FAILED)
-    if not filled:
-        raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask for the memory that it left out")
+    if not answered:
+        raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask before it let the processes run")
 
 
 def _kill(ids: set[int]) -> set[int]:

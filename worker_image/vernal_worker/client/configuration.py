@@ -50,7 +50,7 @@ def build(arguments: Mapping[str, Any]) -> Any:
         ArgumentError: vLLM does not take an argument.
         Exception: what vLLM raises when a value is not possible.
     """
-    parser = AsyncEngineArgs.add_cli_args(_Parser(prog="vLLM", add_help=False))
+    parser = AsyncEngineArgs.add_cli_args(_Parser(prog="vLLM", add_help=False, allow_abbrev=False))
     # The others are options of its server, which is the program's.
     known, _ = parser.parse_known_args(engine_args.options(arguments))
     args = AsyncEngineArgs.from_cli_args(known)

@@ -35,7 +35,7 @@ from vernal_worker.store.store import Store
 from vernal_worker.supervisor import gpu, hub, identity, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
-from vernal_worker.supervisor.contents import ContentError
+from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
 from vernal_worker.supervisor.creation import Creation, EngineHarmedError
 from vernal_worker.supervisor.engine import Engine
@@ -194,7 +194,8 @@ class Keeper:
                     self._engine, Store(Path(request.store), signing_key=self._context.settings.signing_key)
                 )
             except (ContentError, HubError) as error:
-                problem = Refused(Reason.CONFIG_INVALID, f"the model cannot be read: {error}")
+                code = Reason.CONTENT_UNREADABLE if isinstance(error, SourceError) else Reason.CONFIG_INVALID
+                problem = Refused(code, f"what the engine loads cannot be read: {error}")
             except EngineHarmedError:
                 self._engine.destroy()
                 self._start.clean()

@@ -216,6 +216,7 @@ class EngineStatus(Answer, frozen=True, kw_only=True, tag="status"):
     accepted_total: int
     errored: str | None = None  # why vLLM cannot serve any more
     load: Load = Load()
+    unfreezable: str | None = None  # why it cannot be frozen, if its arguments do not say so already
 
 
 class Canary(Answer, frozen=True, kw_only=True, tag="canary", forbid_unknown_fields=True):

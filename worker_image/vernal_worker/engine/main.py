@@ -61,6 +61,7 @@ class _Commands:
                     accepted_total=self._gate.accepted_total,
                     errored=self._engine.errored,
                     load=self._engine.load(self._gate.in_flight, self._gate.idle_seconds),
+                    unfreezable=self._engine.unfreezable,
                 )
             case protocol.RunCanary():
                 return await self._engine.canary()

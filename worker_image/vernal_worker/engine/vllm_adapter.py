@@ -38,7 +38,7 @@ from vernal_worker.control.protocol import (
     StoredRank,
     Weights,
 )
-from vernal_worker.engine import load_signals, process, worker_extension
+from vernal_worker.engine import load_signals, process, unfreezable, worker_extension
 from vernal_worker.engine.connections import Limits
 
 try:
@@ -53,7 +53,6 @@ except ModuleNotFoundError:  # 0.26
 _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
 _CANARY_ANSWER_TOKENS = 8
-_POOLING_TASKS = ("embed", "classify", "score", "token_embed", "token_classify", "encode")  # the last three: per token
 _CANARY_VALUES = 1024
 _MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
@@ -76,6 +75,8 @@ class Engine:
     """What the model can be asked for, in vLLM's words."""
     sleeps: bool
     """Whether vLLM's sleep mode is on: GPU memory can be dropped and come back at the same addresses."""
+    unfreezable: str | None
+    """Why it cannot be frozen, if its arguments do not say so already."""
     _weights: Weights | None = None
     """Where the weights are while the engine has no GPU memory; None while it is awake."""
 
@@ -190,8 +191,8 @@ class Engine:
         Raises:
             RuntimeError: it has no task that token ids can be given to.
         """
-        if (task := next((task for task in _POOLING_TASKS if task in self.tasks), None)) is None:
-            raise RuntimeError(f"there is no way to check this model's answers: its tasks are {', '.join(self.tasks)}")
+        if (task := next((task for task in unfreezable.POOLING_TASKS if task in self.tasks), None)) is None:
+            raise RuntimeError(unfreezable.unchecked(self.tasks))
         values: list[float] = []
         async for output in self.llm.encode(
             TokensPrompt(prompt_token_ids=prompt), PoolingParams(task=task), request_id=f"vernal-canary-{number}"
@@ -268,13 +269,30 @@ async def load(spec: EngineSpec) -> Engine:
     tasks = await llm.get_supported_tasks()
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    sleeps = llm.model_config.enable_sleep_mode and not current_platform.is_cpu()
     return Engine(
         llm=llm,
         app=app,
         seed=args.seed if "--seed" in spec.serve_arguments else None,
-        sleeps=llm.model_config.enable_sleep_mode and not current_platform.is_cpu(),
+        sleeps=sleeps,
         limits=_limits(args, spec),
         tasks=tuple(tasks),
+        unfreezable=unfreezable.unchecked(tasks) or (await _loses_scales(llm) if sleeps else None),
+    )
+
+
+async def _loses_scales(llm: AsyncLLM) -> str | None:
+    """See `unfreezable.loses_scales`."""
+    config = llm.vllm_config
+    return unfreezable.loses_scales(
+        str(config.cache_config.cache_dtype),
+        resets=any(await llm.collective_rpc("vernal_resets_scales")),
+        calculated=bool(getattr(config.cache_config, "calculate_kv_scales", False)),
+        quantization=[
+            getattr(config.model_config.hf_config, "quantization_config", None),
+            getattr(config.model_config.hf_config, "compression_config", None),
+            vars(config.quant_config) if config.quant_config is not None else None,
+        ],
     )
 
 
@@ -316,7 +334,8 @@ def _limits(args: Namespace, spec: EngineSpec) -> Limits:
 
 
 def _parse(spec: EngineSpec) -> Namespace:
-    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs"))
+    # Not by a part of its name, by which the supervisor does not know an argument.
+    parser = make_arg_parser(FlexibleArgumentParser(prog="engineArgs", allow_abbrev=False))
     arguments: Sequence[str] = (
         *("--model", spec.model),
         *("--served-model-name", *spec.served_model_names),

@@ -42,8 +42,9 @@ class WorkerExtension:
         """All ranks at the same time; needed after `vernal_quiesce` if there are several on GPUs."""
         hook.connect()
 
-    # The next three on a GPU only. `rank` is vLLM's.
+    # The next four on a GPU only. These two are vLLM's.
     rank: int
+    model_runner: Any
 
     def vernal_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
         """See `weights.save.save`."""
@@ -51,6 +52,10 @@ class WorkerExtension:
         from vernal_worker.engine.weights.save import save
 
         return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
+
+    def vernal_resets_scales(self) -> bool:
+        """Whether waking up sets the scales of an FP8 KV cache to 1: vLLM 0.26."""
+        return hasattr(self.model_runner, "init_fp8_kv_scales")
 
     def vernal_adopt(self, socket: str, copies: bool) -> None:
         """See `weights.adopt.begin`."""

@@ -54,6 +54,11 @@ def unresolved(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
     return _no_checkpoint(policy, Reason.MODEL_UNRESOLVED, problem)
 
 
+def unreadable(policy: CheckpointPolicy, problem: str) -> Cold | GiveUp:
+    """Something besides the model cannot be read, so it is not known what would be frozen."""
+    return _no_checkpoint(policy, Reason.CONTENT_UNREADABLE, problem)
+
+
 def from_lookup(lookup: Lookup) -> Thaw | Cold:
     """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease, and if one may
     be made already in the place of one that was given up."""

@@ -40,6 +40,10 @@ class ContentError(Exception):
     """Something that the engine loads cannot be read; the message names it."""
 
 
+class SourceError(ContentError):
+    """It is not the model, so that the engine may come up without it."""
+
+
 class Digester:
     """Makes digests. `contents`: None to read every byte."""
 

@@ -10,6 +10,7 @@ from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase
 
+from vernal_worker.checkpoint import procfs
 from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
@@ -65,6 +66,9 @@ class Creation:
         self._request: LeaseRequest = store.lease(identity, shared, Owner(pod=pod.name, node=pod.node))
         self._lease: Lease | None = None
         self._problem: StoreError | None = None
+        self._was_quiet = False
+        self._size = 0
+        """Bytes of the engine's memory, GPUs and all: of more a freeze writes nothing."""
 
     def __enter__(self) -> "Creation":
         """Ask for the lease now, so that others that start meanwhile need not prepare for a freeze, and so
@@ -86,6 +90,9 @@ class Creation:
         board, stop = self._context.board, self._context.stop
         began = time.monotonic()
         try:
+            if (problem := engine.client.status(self._timeout).unfreezable) is not None:
+                self._skip(Reason.ENGINE_UNFREEZABLE, problem)
+                return
             if self._lease is None:
                 self._ask()
             if self._problem is not None:
@@ -93,9 +100,7 @@ class Creation:
             fresh = self._store.find(self._identity, self._host)
             holder = self._request.holder.pod if self._request.holder else None
             if (skip := choose.must_skip_freeze(fresh, holder, self._lease is not None)) is not None:
-                reason, message = skip
-                board.update(freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message))
-                log.event("freeze_skipped", reason=reason, message=message)
+                self._skip(*skip)
                 return
             board.phase(Phase.FREEZING)
             outcome = self._freeze(engine)
@@ -117,6 +122,10 @@ class Creation:
         board.update(freeze=FreezeReport(outcome=outcome, seconds=round(seconds, 3)))
         log.event("frozen", outcome=outcome, seconds=seconds)
 
+    def _skip(self, reason: Reason, message: str) -> None:
+        self._context.board.update(freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=reason, message=message))
+        log.event("freeze_skipped", reason=reason, message=message, next_step=NEXT_STEP.get(reason))
+
     def _ask(self) -> None:
         try:
             self._lease = self._request.try_acquire()
@@ -132,15 +141,15 @@ class Creation:
                 engine.client.warm_up(seconds)
         with board.timed("oracle"):
             expected = engine.client.canary(self._timeout)
+        self._size = self._held(engine)
         staging: Staging = self._store.stage(self._identity, self._host)
-        blobs: dict[str, list[str]] = {}
         try:
-            with write_back(staging.dir, skip=[staging.dir / PROCESS / IMAGES]):
-                if self._gpu is None:
-                    self._quiesce(engine, Weights.IN_HOST_MEMORY)
-                    self._dump(engine, staging)
-                else:
-                    blobs = self._freeze_on_gpu(engine, staging, self._gpu)
+            try:
+                blobs = self._write(engine, staging)
+            except (StoreError, CheckpointError, ControlError) as error:
+                if self._was_quiet and not (isinstance(error, CheckpointError) and not error.tree_intact):
+                    self._check_answers(engine, expected)  # it is to serve, checkpoint or not
+                raise
             self._check_answers(engine, expected)
             staging.write(ORACLE, msgspec.json.encode(expected))
             with board.timed("publish"):
@@ -149,7 +158,7 @@ class Creation:
                     lease=self._lease,
                     timings=board.snapshot().timings,
                     blobs=blobs,
-                    timeout=self._timeout,
+                    timeout=self._by_size,
                     cancel=cancel,
                 )
         finally:
@@ -158,11 +167,29 @@ class Creation:
         board.update(artifact=publication.artifact.ref(), host_tuple=manifest.host_tuple, host=manifest.host)
         return publication.outcome
 
+    def _held(self, engine: Engine) -> int:
+        """Bytes of memory that the engine has."""
+        size = sum(map(procfs.resident, engine.tree.members()))
+        return size + (self._gpu.used() if self._gpu is not None else 0)
+
+    def _write(self, engine: Engine, staging: Staging) -> dict[str, list[str]]:
+        """Returns the files that may be shared. The engine is awake again.
+
+        Raises: as `_freeze_on_gpu`.
+        """
+        with write_back(staging.dir, skip=[staging.dir / PROCESS / IMAGES]):
+            if self._gpu is not None:
+                return self._freeze_on_gpu(engine, staging, self._gpu)
+            self._quiesce(engine, Weights.IN_HOST_MEMORY)
+            self._dump(engine, staging)
+            return {}
+
     def _quiesce(self, engine: Engine, weights: Weights) -> None:
         """Raises: EngineHarmedError: it did not say that it is quiet: then it may become so at any later time."""
+        self._was_quiet = True
         try:
             with self._context.board.timed("quiesce"):
-                engine.client.quiesce(self._timeout, weights)
+                engine.client.quiesce(self._by_size, weights)
         except ControlError as error:
             raise EngineHarmedError(*_explained(error)) from error
 
@@ -173,14 +200,14 @@ class Creation:
         """
         try:
             with self._context.board.timed("store_weights"):
-                stored = gpu.store(engine, staging, self._timeout)
+                stored = gpu.store(engine, staging, self._by_size)
         except (TimedOutError, UnreachableError) as error:
             # It may still be writing, and whoever waits for its worker processes waits too.
             raise EngineHarmedError(*_explained(error)) from error
         self._quiesce(engine, stored.weights)
         try:
             with self._context.board.timed("cuda_suspend"):
-                on = gpu.suspend(engine.tree, stored, self._timeout)
+                on = gpu.suspend(engine.tree, stored, self._by_size)
         except CheckpointError as error:
             if error.tree_intact:
                 self._wake(engine, staging, gpu, stored, None)
@@ -233,13 +260,20 @@ class Creation:
     def _timeout(self) -> float:
         return self._context.settings.config.checkpoint.freeze_timeout_seconds
 
+    @property
+    def _by_size(self) -> float:
+        """For what writes the engine's memory, or waits for its size."""
+        left = self._context.settings.config.startup_timeout_seconds
+        left -= self._context.board.snapshot().timings.get("engine_start", 0.0)
+        return pace.for_freeze(self._size, self._timeout, left)
+
     def _dump(self, engine: Engine, staging: Staging) -> None:
         settings = self._context.settings
         result = freeze(
             engine.tree,
             staging.dir / PROCESS,
             criu=settings.criu,
-            timeout=settings.config.checkpoint.freeze_timeout_seconds,
+            timeout=self._by_size,
             work_dir=settings.paths.criu,
             cancel=self._context.stop.signalled,
             carry=(SHM, *settings.paths.carried),

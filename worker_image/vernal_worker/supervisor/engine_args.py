@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vernal_contract import engine_args as contract
 from vernal_contract.config import KVTransferConfig, WorkerConfig
-from vernal_contract.engine_args import OWNED, canonical_name
 
 MOST_GPUS = 2
 """On how many GPUs an engine can be that is to be frozen."""
@@ -26,21 +26,15 @@ class ArgumentError(ValueError):
 
 
 def canonical(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Names in snake_case, None left out: equal arguments, however they are spelt, give equal checkpoints.
+    """`vernal_contract.engine_args.canonical`: equal arguments, however they are written, give equal checkpoints.
 
     Raises:
-        ArgumentError: an argument is Vernal's own, or is there twice in two spellings.
+        ArgumentError: an argument is Vernal's own, is there twice, or is none.
     """
-    result: dict[str, Any] = {}
-    for name, value in arguments.items():
-        key = canonical_name(name)
-        if key in OWNED:
-            raise ArgumentError(f"engineArgs.{name} cannot be set: {OWNED[key]}")
-        if key in result:
-            raise ArgumentError(f"engineArgs.{name} is there twice, in two spellings")
-        if value is not None:
-            result[key] = value
-    return dict(sorted(result.items()))
+    try:
+        return contract.canonical(arguments)
+    except contract.EngineArgumentError as error:
+        raise ArgumentError(str(error)) from error
 
 
 def engine_arguments(config: WorkerConfig) -> dict[str, Any]:

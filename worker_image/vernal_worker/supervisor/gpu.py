@@ -109,6 +109,12 @@ class Gpu:
 
     # --- freezing ---
 
+    def used(self) -> int:
+        """Bytes of the GPUs that the engine is on and others may be; 0 if nobody can tell."""
+        room = self._look()
+        taken = [total - free for total, free in zip(room.total, room.free, strict=False)]
+        return sum(taken[: self.context.settings.gpus_used])
+
     def store(self, engine: Engine, staging: Staging, timeout: float) -> "Stored":
         """Write the weights to files of `staging`, if they are to be outside of the image. The engine is as before.
 

@@ -66,12 +66,15 @@ def repositories(settings: Settings) -> Iterator[Repository]:
     ]
     if isinstance(draft, Mapping):
         named.append(("speculative_config.model", draft.get("model"), draft.get("revision")))
+    named.append(("spec_model", arguments.get("spec_model"), None))
     adapters = arguments.get("lora_modules", [])
-    for number, adapter in enumerate(adapters if isinstance(adapters, list) else [adapters]):
+    several = isinstance(adapters, list)
+    for number, adapter in enumerate(adapters if several else [adapters]):
+        where = f"lora_modules[{number}]" if several else "lora_modules"
         if isinstance(adapter, Mapping):
-            named.append((f"lora_modules[{number}].path", adapter.get("path"), None))
+            named.append((f"{where}.path", adapter.get("path"), None))
         elif isinstance(adapter, str):
-            named.append((f"lora_modules[{number}]", adapter.partition("=")[2], None))
+            named.append((where, adapter.partition("=")[2], None))
     for where, name, revision in named:
         if isinstance(name, str) and "/" in name and _NAME.fullmatch(name) and not Path("/", name).exists():
             yield Repository(f"engineArgs.{where}", name, revision)

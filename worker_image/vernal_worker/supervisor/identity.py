@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vernal_contract.config import WeightsPlacement
 from vernal_contract.identity import IdentityInputs
@@ -17,13 +19,19 @@ from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import hub, image, log
-from vernal_worker.supervisor.contents import Digester, Tick
+from vernal_worker.supervisor.contents import ContentError, Digester, SourceError, Tick
 from vernal_worker.supervisor.context import Context, Settings, StoppedError
 from vernal_worker.supervisor.gpu import placement
 from vernal_worker.supervisor.loads import loaded
 
 MODEL = "model"
 """The model's name among `IdentityInputs.contents`."""
+
+SLOW_STEP = (
+    "install Python packages into the image, where their versions, sizes and times are looked at and not each byte"
+)
+_SLOW_SECONDS = 0.5
+_NAMED, _NAMED_SECONDS = 3, 0.05
 
 
 def gather(
@@ -42,7 +50,7 @@ def gather(
         tick: called now and then while files are read; raises to give up.
 
     Raises:
-        ContentError: something that the engine loads cannot be read.
+        ContentError: the model cannot be read; SourceError: something else that the engine loads.
     """
     config, arguments = settings.config, settings.arguments
     versions = image.installed_versions(("vllm", "torch"), sys.path)
@@ -51,10 +59,20 @@ def gather(
     sources = loaded(arguments, settings.shaping)
     if config.model.path is not None:
         sources[MODEL] = Path(config.model.path)
-    digests = {name: digester.digest(path) for name, path in sorted(sources.items())}
+    digests: dict[str, str] = {}
+    took: dict[str, float] = {}
+    for name, path in sorted(sources.items()):
+        began = time.monotonic()
+        try:
+            digests[name] = digester.digest(path)
+        except ContentError as error:
+            raise (ContentError if name == MODEL else SourceError)(f"{name}: {error}") from error
+        took[name] = time.monotonic() - began
     digests |= {each.where: f"commit {each.revision}" for each in settings.repositories}
     if digester.read:
         log.event("contents_read", bytes=digester.read, message="files that the store did not know")
+    if (told := slow(took, sources)) is not None:
+        log.event("contents_slow", **told, message="read at each start", next_step=SLOW_STEP)
     return IdentityInputs(
         image_id=image.fingerprint(versions),
         engine_args=dict(arguments),
@@ -69,6 +87,17 @@ def gather(
         signing_key=_key_id(settings.signing_key),
         versions=versions,
     )
+
+
+def slow(took: Mapping[str, float], sources: Mapping[str, Path]) -> dict[str, Any] | None:
+    """What to say of sources besides the model that hold each start up: seconds in all, and which take most of them.
+    None if they do not. `took`: seconds by name."""
+    others = {name: seconds for name, seconds in took.items() if name != MODEL}
+    if (total := sum(others.values())) <= _SLOW_SECONDS:
+        return None
+    largest = sorted(others, key=lambda name: -others[name])[:_NAMED]
+    told = [f"{name}={sources[name]} {others[name]:.1f} s" for name in largest if others[name] >= _NAMED_SECONDS]
+    return {"seconds": total, "sources": ", ".join(told)}
 
 
 def _key_id(key: bytes | None) -> str | None:

@@ -12,15 +12,26 @@ _NOT_LOADED = frozenset(
         "download_dir",
         "ec_transfer_config",
         "kv_transfer_config",  # a cache, whose blocks say themselves what they are
+        "compilation_config.cache_dir",
+        "compilation_config.debug_dump_path",
+        "compilation_config.local_cache_dir",
         "model",  # is looked at by itself
+        "profiler_config.proton_profiler_dir",
+        "profiler_config.torch_profiler_dir",
         "root_path",
         "served_model_name",
     ]
 )
-"""Arguments whose values may look like paths, and are none or of something that does not make the answers."""
+"""Arguments, or parts of them, whose values may look like paths, and are none or of something that does not make the
+answers: caches, and what is written."""
 
-_NOT_CONTENT = re.compile(r".*(CACHE|HOME|ROOT|TMP|BASE_PATH|_DIR_OUT).*|PATH|LD_LIBRARY_PATH|SSL_.*|VIRTUAL_ENV")
-"""Variables with directories that are caches, or are looked into for programs and libraries of the image."""
+_NOT_CONTENT = re.compile(
+    r".*(CACHE|HOME|ROOT|TMP|BASE_PATH|_DIR_OUT).*"
+    r"|.*(PROFIL|DUMP|TRACE|DEBUG|ERROR|REPRODUCER)\w*_(DIR|PATH|FILE|FOLDER)|.*(LOG|LOGS|LOGGING)_(DIR|PATH|FILE|FOLDER|OUT)"
+    r"|TORCH_TRACE|PATH|LD_LIBRARY_PATH|SSL_.*|VIRTUAL_ENV"
+)
+"""Variables with directories that are caches, with what is written (traces, dumps, logs), or with what is looked into
+for programs and libraries of the image."""
 
 _SEVERAL = {"PYTHONPATH": ":", "LD_PRELOAD": "[: ]"}
 """Variables with several paths, and what stands between them."""
@@ -35,6 +46,8 @@ def loaded(arguments: Mapping[str, Any], variables: Mapping[str, str]) -> dict[s
     for name, value in arguments.items():
         if name not in _NOT_LOADED:
             for where, text in _texts(f"engineArgs.{name}", value):
+                if where.removeprefix("engineArgs.") in _NOT_LOADED:
+                    continue
                 # A LoRA adapter is NAME=PATH.
                 for candidate in dict.fromkeys((text, text.partition("=")[2])):
                     if (path := _path(candidate)) is not None:

@@ -1,4 +1,4 @@
-"""How long a thaw may take: as long as the size of its artifact makes it, as long as the storage keeps up. Pure."""
+"""How long a thaw or a freeze may take: as long as its size makes it, a thaw as long as the storage keeps up. Pure."""
 
 BASE_SECONDS = 120.0
 """For all of it but reading."""
@@ -13,6 +13,12 @@ JUDGED_AFTER = 20.0
 def allowance(size: int, configured: float | None) -> float:
     """Seconds for a thaw of `size` bytes; `configured`: what the pool says, if it does."""
     return configured if configured is not None else BASE_SECONDS + size / LEAST_RATE
+
+
+def for_freeze(size: int, configured: float, left: float) -> float:
+    """Seconds for each step of a freeze of `size` bytes: what the pool says, or more for what is big. `left`: seconds
+    that the cold start has left of its own, which whoever waits for the worker allows, too."""
+    return max(configured, min(allowance(size, None), configured + left))
 
 
 def hopeless(done: int, size: int, elapsed: float, left: float) -> str | None:

@@ -18,7 +18,7 @@ from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import choose, identity, log, recovery
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
-from vernal_worker.supervisor.contents import ContentError
+from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
@@ -84,7 +84,7 @@ class Steps:
     def choose(self) -> Thaw | Cold | GiveUp:
         """Whether there is a checkpoint that fits.
 
-        Raises: StartError: what the engine loads cannot be read; StoppedError.
+        Raises: StartError: the model cannot be read; StoppedError.
         """
         if self._policy is CheckpointPolicy.DISABLED:
             return choose.disabled()
@@ -95,6 +95,8 @@ class Steps:
             return choose.unsupported(self._policy, self._settings.unfreezable)
         try:
             self._settings, wanted = identity.find_out(self._context, self.store)
+        except SourceError as error:
+            return choose.unreadable(self._policy, f"what the engine loads cannot be read: {error}")
         except ContentError as error:
             raise StartError(Reason.CONFIG_INVALID, f"what the engine loads cannot be read: {error}") from error
         except HubError as error:

@@ -103,6 +103,7 @@ class _Attempt:
             checkpoint.verify,
             self._board,
             except_content=[*gpus.weight_files(on), *(f"{PROCESS}/{name}" for name in memory.of)],
+            first=self._before_criu(),
             timeout=self._left,
             cancel=self._context.stop.signalled,
         )
@@ -120,6 +121,14 @@ class _Attempt:
             self._check_answers(engine, expected)
         return engine
 
+    def _before_criu(self) -> list[str]:
+        """Files that are verified before CRIU, which has capabilities, sees them. With a signing key others may be able
+        to write them; without one, whoever can does not need CRIU for what he wants."""
+        if self._settings.signing_key is None:
+            return []
+        paths = [Path(entry.path) for entry in self._artifact.manifest.files]
+        return [str(path) for path in paths if path.is_relative_to(f"{PROCESS}/{process.IMAGES}")]
+
     def _look(self) -> tuple[OnGpu | None, Canary]:
         """The artifact has the files that it should have, and what the small ones say."""
         self._artifact.verify(Verify.SIZES)  # says which is missing
@@ -133,6 +142,9 @@ class _Attempt:
         frozen = process.decode(data, self._artifact.sizes(PROCESS))
         process.confine(frozen, (SHM, *self._settings.paths.carried))
         leftovers.make_room_for(frozen)
+        if self._settings.signing_key is not None:
+            with self._board.timed("verify_first"):
+                verification.wait_first()
         result = thaw(
             self._artifact.path / PROCESS,
             frozen,
@@ -141,9 +153,9 @@ class _Attempt:
             work_dir=self._settings.paths.criu,
             cancel=verification.give_up,
             digests=memory,
+            verified=verification.finish,
         )
         self.engine = self._workspace.engine(result.tree)
-        verification.finish()
         for name, seconds in result.timings.items():
             if name != "total":
                 self._board.timing(name, seconds)

@@ -1,4 +1,4 @@
-"""Looking at every byte of an artifact while CRIU already restores from it."""
+"""Looking at every byte of an artifact while CRIU already restores from it, and before any of it runs."""
 
 import threading
 import time
@@ -16,7 +16,8 @@ _LATE_SECONDS = 2.0
 
 
 class Verification:
-    """Runs on a thread of its own from the constructor on. Nothing may be ready before `finish` returns."""
+    """Runs on a thread of its own from the constructor on. No process of the artifact may run before `finish`
+    returns."""
 
     def __init__(
         self,
@@ -25,15 +26,18 @@ class Verification:
         board: Board,
         *,
         except_content: Collection[str],
+        first: Collection[str] = (),
         timeout: float,
         cancel: threading.Event,
     ) -> None:
-        """The arguments are those of `Artifact.verify`; how long it took becomes timing `verify`."""
+        """The arguments are those of `Artifact.verify`; how long it took becomes timing `verify`. `first`: files whose
+        bytes are looked at before those of all others, for `wait_first`."""
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self.give_up = _Either(cancel)
         """Set when `cancel` is, or when something is wrong: then there is no use in going on with the thaw."""
         self._error: BaseException | None = None
+        self._first = threading.Event()
 
         began = time.monotonic()
 
@@ -45,15 +49,34 @@ class Verification:
         def run() -> None:
             try:
                 with board.timed("verify"):
+                    if first:
+                        artifact.verify_files(first, timeout=timeout, cancel=cancel)
+                    self._first.set()
                     artifact.verify(
-                        level, except_content=except_content, timeout=timeout, cancel=cancel, on_progress=progress
+                        level,
+                        except_content={*except_content, *first},
+                        timeout=timeout,
+                        cancel=cancel,
+                        on_progress=progress,
                     )
             except BaseException as error:
                 self._error = error
                 self.give_up.set()
+                self._first.set()
 
         self._thread = threading.Thread(target=run, name="verify", daemon=True)
         self._thread.start()
+
+    def wait_first(self) -> None:
+        """Wait until the files that come first were looked at.
+
+        Raises:
+            StoreError: see `Artifact.verify_files`.
+        """
+        if not self._first.wait(self._left):
+            raise self._slow()
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> None:
         """Wait until everything was looked at.
@@ -71,11 +94,15 @@ class Verification:
 
     def _wait(self) -> BaseException | None:
         """It minds its time-out itself, unless the storage does not let it."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()) + _LATE_SECONDS)
-        if self._thread.is_alive():
-            message = f"the storage has not answered for {self._timeout:g} s"
-            return StoreError(Reason.STORE_SLOW, "verify", message)
-        return self._error
+        self._thread.join(self._left)
+        return self._slow() if self._thread.is_alive() else self._error
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic()) + _LATE_SECONDS
+
+    def _slow(self) -> StoreError:
+        return StoreError(Reason.STORE_SLOW, "verify", f"the storage has not answered for {self._timeout:g} s")
 
 
 class _Either(threading.Event):

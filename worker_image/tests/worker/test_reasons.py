@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_contract.identity import digest
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import StartMode
@@ -216,3 +216,19 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     assert f"stage={case.stage} reason={reason}" in line and "next_step=" in line
     assert f'vernal_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
     assert [p for p in pod.processes().values() if "VLLM" in p] == [], "nothing of the failed thaw is left"
+
+
+def test_an_artifact_that_is_deleted_during_the_thaw_is_missing(
+    creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path
+) -> None:
+    """Whoever comes upon the gap: here it is CRIU, after everything was verified."""
+    artifact = linked_copy(store, tmp_path / "store")
+    pod = start_pod(tmp_path / "store", setup=HOLD_CRIU)
+    pod.wait_log("phase=Thawing")
+    until("everything verified", lambda: "verify" in pod.state().timings, more=pod.log)
+    until("CRIU is called", lambda: any("/run/criu restore" in each for each in pod.processes().values()))
+    shutil.rmtree(artifact)
+    pod.release_criu()
+    pod.wait_log("event=engine_start")
+    (failure,) = pod.state().restore_failures
+    assert (failure.stage, failure.reason) == ("verify", Reason.FILE_MISSING), failure

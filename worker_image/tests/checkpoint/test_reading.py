@@ -63,9 +63,7 @@ def test_memory_is_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
-def test_a_file_of_memory_that_cannot_be_read(
-    tmp_path: Path, damage: Callable[[Path], None], reason: Reason
-) -> None:
+def test_a_file_of_memory_that_cannot_be_read(tmp_path: Path, damage: Callable[[Path], None], reason: Reason) -> None:
     (tmp_path / NAME).write_bytes(CONTENT)
     damage(tmp_path / NAME)
     with pytest.raises(CheckpointError) as error:

@@ -87,9 +87,9 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, bel
     """
     _check_room([entry for entry in entries if _is_wanted(entry, below)])
     with reading("files", data.name):
-        source = open(data, "rb", buffering=0)
+        fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with source:
+        with open(fd, "rb", buffering=0) as source:
             for entry in entries:
                 tick()
                 path = Path(entry.path)

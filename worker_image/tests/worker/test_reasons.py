@@ -228,7 +228,7 @@ def test_an_artifact_that_is_deleted_during_the_thaw_is_missing(
     pod = start_pod(tmp_path / "store", setup=HOLD_CRIU)
     pod.wait_log("phase=Thawing")
     until("everything verified", lambda: "verify" in pod.state().timings, more=pod.log)
-    until("CRIU is called", lambda: any("/run/criu restore" in each for each in pod.processes().values()))
+    pod.wait_criu()
     shutil.rmtree(artifact)
     pod.release_criu()
     pod.wait_log("event=engine_start")

@@ -246,6 +246,14 @@ class Pod:
         """Let what is held go on."""
         Path(f"/proc/{self.init}/root{HELD}").unlink(missing_ok=True)
 
+    def wait_criu(self) -> None:
+        """Wait until a thaw is held by `HOLD_CRIU`."""
+        until(
+            "CRIU to be called",
+            lambda: any("/run/criu restore" in command for command in self.processes().values()),
+            more=self.log,
+        )
+
     def release_criu(self) -> None:
         """Let what `HOLD_CRIU` holds go on."""
         Path(f"/proc/{self.init}/root/run/criu-held").unlink()

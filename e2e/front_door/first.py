@@ -102,4 +102,4 @@ def _twice(pod: Pod, kind: str, path: str, body: Any) -> Row:
             return Row(refused=status)
         if status != 200:
             raise RuntimeError(f"{kind}: HTTP {status}: {answer.decode(errors='replace')}")
-    return Row(*times)
+    return Row(times[0], times[1])

@@ -57,10 +57,9 @@ class Report:
 def of_the_good(good: Mapping[str, Any]) -> list[str]:
     """What clients lost. `good`: what they printed."""
     problems = [f"lost: {what}: {count}" for what, count in good.get("outcome", {}).items() if what != "whole"]
-    whole = good.get("whole", [])
-    return problems + [f"client {number} got nothing" for number, count in enumerate(whole) if not count] + (
-        [] if whole else ["no client got anything"]
-    )  # fmt: skip
+    if not (whole := good.get("whole", [])):
+        problems.append("no client got anything")
+    return problems + [f"client {number} got nothing" for number, count in enumerate(whole) if not count]
 
 
 def of_the_bad(bad: Mapping[str, Any], kinds: Iterable[str]) -> list[str]:
@@ -79,9 +78,7 @@ def of_what_is_left(before: Measured, after: Measured) -> list[str]:
         if after.megabytes[name] > size * MEMORY_GROWTH:
             problems.append(f"{name} grew from {size:.0f} to {after.megabytes[name]:.0f} MB")
         if after.descriptors[name] > before.descriptors[name]:
-            problems.append(
-                f"{name} has {after.descriptors[name]} descriptors, {before.descriptors[name]} before"
-            )  # fmt: skip
+            problems.append(f"{name} has {after.descriptors[name]} descriptors, {before.descriptors[name]} before")
     return problems
 
 

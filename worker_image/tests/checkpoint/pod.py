@@ -232,11 +232,6 @@ class Agent:
         ok, why = doctor.supported(criu=self.criu, **options)
         return [ok, why, time.perf_counter() - before]
 
-    def last_pid(self) -> int:
-        from vernal_worker.checkpoint import pids
-
-        return int(pids.LAST_PID.read_text())
-
     def checks(self, **options: Any) -> Any:
         from vernal_worker.checkpoint import doctor
 

@@ -7,7 +7,7 @@ _EPILOG = """\
 as root:
   make venv criu && export PYTHONPATH=e2e
   .venv/bin/python -m front_door soak --minutes 5        # exits with 1 if a client lost something or something is left
-  .venv/bin/python -m front_door first                   # the table in docs/front-door.md
+  .venv/bin/python -m front_door first                   # a table; exits with 0 whatever it says: it is no test
 """
 
 

@@ -1,6 +1,7 @@
 """Clients that do something wrong, in a process inside the worker's network: `python -m front_door.bad PID SECONDS`.
 
-Each kind runs on a thread of its own, over and over. Prints how often as one line of JSON at the end.
+Each kind runs on a thread of its own, over and over. Prints one line of JSON at the end: by kind, how often, how many
+connections it made, and what went wrong with the client itself, with which it exits with 1.
 """
 
 import contextlib
@@ -20,8 +21,14 @@ SERVING, ADMIN = 8000, 9100
 PATIENCE = 120.0
 
 
+_kind = threading.local()
+connected: Counter[str] = Counter()
+
+
 def connect(port: int = SERVING) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    connected[_kind.name] += 1
+    return connection
 
 
 def post(body: bytes, path: str = "/v1/completions", length: int | None = None) -> bytes:
@@ -151,22 +158,27 @@ def main() -> None:
     pid, seconds = int(sys.argv[1]), float(sys.argv[2])
     enter_network(pid)
     done: Counter[str] = Counter()
+    failed: dict[str, str] = {}
     until = time.monotonic() + seconds
 
     def again(number: int, kind: Callable[[random.Random], None]) -> None:
-        draw = random.Random(number)
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError):  # what the worker does to them is what they are for
-                kind(draw)
-            done[kind.__name__] += 1
-            time.sleep(0.1)
+        draw, _kind.name = random.Random(number), kind.__name__
+        try:
+            while time.monotonic() < until:
+                with contextlib.suppress(OSError):  # what the worker does to them is what they are for
+                    kind(draw)
+                done[kind.__name__] += 1
+                time.sleep(0.1)
+        except Exception as error:
+            failed[kind.__name__] = repr(error)
 
     threads = [threading.Thread(target=again, args=pair) for pair in enumerate(KINDS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps(done), flush=True)
+    print(json.dumps({"done": done, "connected": connected, "failed": failed}), flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

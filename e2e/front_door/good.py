@@ -1,11 +1,10 @@
 """Well-behaved clients, in a process of their own inside the worker's network: `python -m front_door.good PID SECONDS`.
 
-Each uses the `openai` package as people do, keeps its connections for a minute, and judges every answer. Prints one
-line of JSON at the end.
+Each uses the `openai` package as people do, has connections of its own, which it keeps for a minute, and judges every
+answer by the first to the same question. Prints one line of JSON at the end.
 """
 
 import json
-import os
 import random
 import sys
 import threading
@@ -33,27 +32,25 @@ def enter_network(pid: int) -> None:
 def main() -> None:
     pid, seconds = int(sys.argv[1]), float(sys.argv[2])
     enter_network(pid)
-    import httpx2  # what openai is built on
-    import openai
-
-    http = httpx2.Client(limits=httpx2.Limits(keepalive_expiry=KEPT_SECONDS), timeout=600.0, trust_env=False)
-    client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none", max_retries=0, http_client=http)
     prompts = [f"A worker that has served {word}" for word in ("before", "many", "few", "none")]
-    expected = {prompt: _complete(client, prompt) for prompt in prompts}
+    kinds: list[Callable[..., str]] = [_complete, _stream, _chat, _chat_stream, _logprobs]
+    first = _client()
+    expected = {(ask, prompt): ask(first, prompt) for ask in (_complete, _chat) for prompt in prompts}
     outcome: Counter[str] = Counter()
+    whole = [0] * CLIENTS
     slowest = [0.0]
     until = time.monotonic() + seconds
 
     def one(number: int) -> None:
-        draw = random.Random(number)
-        kinds: list[Callable[..., str]] = [_complete, _stream, _chat, _chat_stream, _logprobs]
+        client, draw = _client(), random.Random(number)
         while time.monotonic() < until:
             prompt, kind = draw.choice(prompts), draw.choice(kinds)
             began = time.monotonic()
             try:
                 text = kind(client, prompt)
-                whole = text == expected[prompt] if kind in (_complete, _stream, _logprobs) else bool(text)
-                outcome["whole" if whole else f"other text, {kind.__name__}"] += 1
+                same = text == expected[_chat if kind in (_chat, _chat_stream) else _complete, prompt]
+                outcome["whole" if same else f"other text, {kind.__name__}"] += 1
+                whole[number] += same
             except Exception as error:
                 outcome[f"{type(error).__name__}: {error} ({error.__cause__!r}), {kind.__name__}"] += 1
             slowest[0] = max(slowest[0], time.monotonic() - began)
@@ -64,7 +61,16 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps({"outcome": outcome, "slowest": round(slowest[0], 1), "pid": os.getpid()}), flush=True)
+    print(json.dumps({"outcome": outcome, "whole": whole, "slowest": round(slowest[0], 1)}), flush=True)
+
+
+def _client() -> object:
+    """One with a pool of connections of its own."""
+    import httpx2  # what openai is built on
+    import openai
+
+    http = httpx2.Client(limits=httpx2.Limits(keepalive_expiry=KEPT_SECONDS), timeout=600.0, trust_env=False)
+    return openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none", max_retries=0, http_client=http)
 
 
 def _complete(client: object, prompt: str, **more: object) -> str:
@@ -88,7 +94,7 @@ def _stream(client: object, prompt: str) -> str:
 def _chat(client: object, prompt: str) -> str:
     messages = [{"role": "user", "content": prompt}]
     answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=16, temperature=0)  # type: ignore[attr-defined]
-    return str(answer.choices[0].finish_reason)
+    return f"{answer.choices[0].message.content} ({answer.choices[0].finish_reason})"
 
 
 def _chat_stream(client: object, prompt: str) -> str:
@@ -96,8 +102,12 @@ def _chat_stream(client: object, prompt: str) -> str:
     stream = client.chat.completions.create(  # type: ignore[attr-defined]
         model="tiny", messages=messages, max_tokens=16, temperature=0, stream=True
     )
-    reasons = [event.choices[0].finish_reason for event in stream if event.choices]
-    return str(reasons[-1] or "")
+    text, reason = "", None
+    for event in stream:
+        if event.choices:
+            text += event.choices[0].delta.content or ""
+            reason = event.choices[0].finish_reason or reason
+    return f"{text} ({reason})"
 
 
 if __name__ == "__main__":

@@ -5,68 +5,56 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.progress import say
 from shutdown.workers import Workers
-from worker_pod import Pod
+from worker_pod import WARM, Pod
 
-WARM_SECONDS = 45.0
-"""Of the good and the bad together, before the first measurement: pools, caches and threads are then as large as they
-get."""
+from front_door import bad, verdict
+from front_door.verdict import Measured, Report
+
+WARM_SECONDS, WARM_PART = 45.0, 1 / 6
+"""Of the good and the bad together, before the first measurement (the longer of the two; a part of the minutes): pools,
+caches and threads are then as large as they get."""
+
+SAMPLE_SECONDS = 5.0
+"""Between two looks at memory."""
 
 QUIET_SECONDS = 600.0
 """Against a hang: until every connection and request of the bad ones is gone."""
 
-MEMORY_GROWTH = 1.15
+LAST_STREAMS, LAST_TOKENS = 4, 300
+"""What is under way when the worker is told to stop."""
 
+NAMES = {
+    "-m vernal_worker ": "supervisor",
+    "vernal_worker.engine.main": "API server",
+    "EngineCore": "EngineCore",
+    "VLLM::Worker": "Worker",
+}
 
-@dataclass(frozen=True)
-class Measured:
-    """Of a worker at rest: MB of memory that is not a file's, and descriptors, by process."""
-
-    megabytes: dict[str, float]
-    descriptors: dict[str, int]
-
-
-@dataclass
-class Report:
-    minutes: float
-    good: dict[str, Any] = field(default_factory=dict)
-    bad: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    before: Measured | None = None
-    after: Measured | None = None
-    closed: list[str] = field(default_factory=list)
-
-    def render(self) -> str:
-        lines = [
-            f"{self.minutes:g} minutes; 8 clients: {self.good}",
-            f"beside them, how often: {self.bad}",
-            *self.closed,
-        ]
-        if self.before and self.after:
-            lines += ["", "| process | MB before | MB after | descriptors before | after |", "|---|---|---|---|---|"]
-            for name, size in self.before.megabytes.items():
-                lines.append(
-                    f"| {name} | {size:.0f} | {self.after.megabytes[name]:.0f} | {self.before.descriptors[name]} "
-                    f"| {self.after.descriptors[name]} |"
-                )
-        return "\n".join([*lines, "", *(self.problems or ["nothing lost, nothing left"])])
+Samples = list[tuple[float, dict[str, float]]]
 
 
 def run(made: Workers, minutes: float) -> Report:
-    made.make_checkpoint(setup="ulimit -n 1024")  # as in many containers: a burst may use that up
+    same: dict[str, Any] = {"checkpoint": WARM, "keep_alive_seconds": 120.0}  # as a pool has it
+    made.make_checkpoint(setup="ulimit -n 1024", **same)  # as in many containers: a burst may use that up
     say("a worker thaws")
-    pod = made.thawed(drain={"propagation_seconds": 2.0, "timeout_seconds": 20.0, "grace_period_seconds": 60.0})
+    # Only what is lost ends a request: no time is too short for a slow machine.
+    pod = made.thawed(
+        drain={"propagation_seconds": 2.0, "timeout_seconds": 600.0, "grace_period_seconds": 660.0}, **same
+    )
     report = Report(minutes)
-    say("warming up, good and bad")
-    _together(pod, WARM_SECONDS)
+    warming = max(WARM_SECONDS, minutes * 60 * WARM_PART)
+    say(f"{warming:.0f} s of warming up, good and bad")
+    _together(pod, warming, Report(minutes), [])
     report.before = _at_rest(pod)
     say(f"{minutes:g} minutes, good and bad")
-    report.good, report.bad = _together(pod, minutes * 60)
+    samples: Samples = []
+    _together(pod, minutes * 60, report, samples)
+    report.slopes = verdict.slopes(samples)
     say("done; waiting for rest")
     report.after = _at_rest(pod)
     report.closed = [
@@ -74,44 +62,63 @@ def run(made: Workers, minutes: float) -> Report:
         for line in pod.ask("GET", "/metrics")[1].decode().splitlines()
         if line.startswith("vernal_http_connections_closed_total")
     ]
-    _judge(pod, report)
+    _judge(pod, report, report.before, report.after)
     return report
 
 
-def _judge(pod: Pod, report: Report) -> None:
-    assert report.before and report.after
-    outcome = report.good.get("outcome", {})
-    report.problems += [f"lost: {what}: {count}" for what, count in outcome.items() if what != "whole"]
-    if not outcome.get("whole"):
-        report.problems.append("no client got anything")
-    for name, size in report.before.megabytes.items():
-        if report.after.megabytes[name] > size * MEMORY_GROWTH:
-            report.problems.append(f"{name} grew from {size:.0f} to {report.after.megabytes[name]:.0f} MB")
-        if report.after.descriptors[name] > report.before.descriptors[name]:
-            report.problems.append(f"{name} has more descriptors than before")
+def _judge(pod: Pod, report: Report, before: Measured, after: Measured) -> None:
+    report.problems += verdict.of_the_good(report.good)
+    report.problems += verdict.of_the_bad(report.bad, (kind.__name__ for kind in bad.KINDS))
+    report.problems += verdict.of_what_is_left(before, after)
     for path in ("/readyz", "/livez"):
         if (status := pod.admin(path)[0]) != 200:
             report.problems.append(f"{path}: {status}")
-    for word in ("Traceback", "thread_failed", "restart"):
-        if lines := [line for line in pod.log().splitlines() if word in line]:
-            report.problems.append(f"{len(lines)} lines with {word!r} in {pod.log_path}, the first: {lines[0]}")
+    say("it is told to stop, under load")
+    report.problems += _stop(pod)
+    report.problems += verdict.of_the_log(pod.log())
+
+
+def _stop(pod: Pod) -> list[str]:
+    """SIGTERM while requests are under way: they end whole, and so does the worker."""
+    body = {"prompt": "the last", "max_tokens": LAST_TOKENS}
+    streams = [pod.stream(**body) for _ in range(LAST_STREAMS)]
+    for stream in streams:
+        next(stream.events())
     pod.signal()
+    ends = [stream.rest()[1] for stream in streams]
+    problems = [f"a stream that was under way ended with {end}" for end in ends if end != ["[DONE]"]]
     if (code := pod.wait()) != 0:
-        report.problems.append(f"the worker exited with {code}")
+        problems.append(f"the worker exited with {code}")
+    return problems
 
 
-def _together(pod: Pod, seconds: float) -> tuple[dict[str, Any], dict[str, int]]:
-    running = [
-        subprocess.Popen(
+def _together(pod: Pod, seconds: float, report: Report, samples: Samples) -> None:
+    """The good and the bad for so long; fills in what they say, and what memory was meanwhile.
+
+    Raises:
+        RuntimeError: one of them said nothing.
+    """
+    began = time.monotonic()
+    running = {
+        kind: subprocess.Popen(
             [sys.executable, "-m", f"front_door.{kind}", str(pod.init), str(seconds)],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
         for kind in ("good", "bad")
-    ]
-    good, bad = (json.loads(process.communicate()[0] or "{}") for process in running)
-    return good, bad
+    }
+    processes = _processes(pod)
+    while any(process.poll() is None for process in running.values()):
+        time.sleep(SAMPLE_SECONDS)
+        samples.append((time.monotonic() - began, {name: _megabytes(pid) for name, pid in processes.items()}))
+    said = {kind: (process.communicate()[0], process.returncode) for kind, process in running.items()}
+    for kind, (text, code) in said.items():
+        if not text:
+            raise RuntimeError(f"front_door.{kind} exited with {code} and said nothing")
+        if code != 0:
+            report.problems.append(f"front_door.{kind} exited with {code}")
+    report.good, report.bad = (json.loads(said[kind][0]) for kind in ("good", "bad"))
 
 
 def _at_rest(pod: Pod) -> Measured:
@@ -125,23 +132,19 @@ def _at_rest(pod: Pod) -> Measured:
         if time.monotonic() > deadline:
             raise RuntimeError(f"the worker does not come to rest: {line}, {pod.state().in_flight} requests")
         time.sleep(1)
-    found = Measured({}, {})
-    for pid, command in pod.processes().items():
-        name = next((name for key, name in NAMES.items() if key in command), None)
-        if name is not None:
-            found.megabytes[name] = _anonymous(pid) / 1e6
-            found.descriptors[name] = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return found
+    found = _processes(pod)
+    return Measured(
+        {name: _megabytes(pid) for name, pid in found.items()},
+        {name: len(list(Path(f"/proc/{pid}/fd").iterdir())) for name, pid in found.items()},
+    )
 
 
-NAMES = {
-    "-m vernal_worker ": "supervisor",
-    "vernal_worker.engine.main": "API server",
-    "EngineCore": "EngineCore",
-    "VLLM::Worker": "Worker",
-}
+def _processes(pod: Pod) -> dict[str, int]:
+    named = [(key, pid) for pid, command in pod.processes().items() for key in NAMES if key in command]
+    return {NAMES[key]: pid for key, pid in named}
 
 
-def _anonymous(pid: int) -> float:
+def _megabytes(pid: int) -> float:
+    """Of memory that is not a file's: private, shared and swapped out."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return float(fields["RssAnon"].split()[0]) * 1024
+    return sum(float(fields[name].split()[0]) for name in ("RssAnon", "RssShmem", "VmSwap")) * 1024 / 1e6

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from patience import until
 from vernal_contract import names
 from vernal_worker.supervisor.exits import ExitCode
 from worker_pod import HOLD_CRIU, Pod
@@ -164,7 +163,7 @@ def engine_does_not_exit(thawed: Thawed, found: Findings) -> None:
 def signal_in_thaw(start_pod: StartPod, store: Path, found: Findings) -> None:
     before = contents(store)
     pod = start_pod(store, setup=HOLD_CRIU)
-    until("CRIU to be started", lambda: "sleep infinity " in pod.processes().values(), more=pod.log)
+    pod.wait_criu()
     seconds, code = _stop(pod)
     good = code == 0 and "phase=Thawing" in pod.log() and "phase=Ready" not in pod.log() and contents(store) == before
     found.add("starting", good, f"in a thaw: exit {code} after {seconds:.1f} s, the store is as it was")

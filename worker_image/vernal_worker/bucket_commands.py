@@ -1,9 +1,10 @@
 """`vernal-worker bucket`: checkpoints between a store and a bucket. Each returns the process's exit code."""
 
 import argparse
+import sys
 from collections.abc import Callable
 
-from vernal_contract.reasons import Reason
+from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.bucket import collect as collecting
 from vernal_worker.bucket import keys, pointer, publications
@@ -17,7 +18,7 @@ from vernal_worker.supervisor.exits import ExitCode
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Raises: CommandError."""
+    """Raises: CommandError, StoreError."""
     command: Callable[[Objects, argparse.Namespace], int] = {
         "ls": ls, "push": push, "pull": pull, "rm": rm, "gc": gc
     }[arguments.action]  # fmt: skip
@@ -25,10 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         objects = Objects(arguments.url, endpoint=arguments.endpoint, region=arguments.region)
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, str(error)) from error
-    try:
-        return command(objects, arguments)
-    except StoreError as error:
-        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+    return command(objects, arguments)
 
 
 def ls(objects: Objects, arguments: argparse.Namespace) -> int:
@@ -59,23 +57,31 @@ def ls(objects: Objects, arguments: argparse.Namespace) -> int:
 
 
 def push(objects: Objects, arguments: argparse.Namespace) -> int:
-    """Publish the store's artifacts in the bucket."""
-    found = readable(arguments)
+    """Publish the store's artifacts in the bucket; those that are damaged are named, and the others go on."""
+    found, bad = readable(arguments)
     for artifact in found:
-        done = publish(
-            objects,
-            artifact,
-            may_replace=lambda generation: bool(arguments.replace),
-            on_progress=show_progress,
-        )
-        name = f"{artifact.manifest.identity}/{artifact.manifest.host_tuple}"
+        name = f"{artifact.manifest.identity}/{artifact.manifest.host_tuple}/{artifact.generation}"
+        try:
+            done = publish(
+                objects,
+                artifact,
+                may_replace=lambda generation: bool(arguments.replace),
+                on_progress=show_progress,
+            )
+        except StoreError as error:
+            if about(error.reason) is not About.ARTIFACT:
+                raise
+            print(f"{name}: not published, {error.reason}: {error.message}", file=sys.stderr)
+            bad += 1
+            continue
         if done.generation == artifact.generation:
-            print(f"{name}/{artifact.generation}: current, {done.sent / 1e6:.0f} MB sent")
+            print(f"{name}: current, {done.sent / 1e6:.0f} MB sent")
         else:
-            print(f"{name}/{artifact.generation}: not published, {done.generation} is current; --replace puts it aside")
-    if not found:
-        print("no artifacts")
-    return ExitCode.OK
+            print(f"{name}: not published, {done.generation} is current; --replace puts it aside", file=sys.stderr)
+            bad += 1
+    if not found and not bad:
+        print("no artifacts", file=sys.stderr)
+    return ExitCode.INTERNAL if bad or not found else ExitCode.OK
 
 
 def pull(objects: Objects, arguments: argparse.Namespace) -> int:

@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         sys.exit(run())
     parsed = _parser().parse_args(arguments)
+    if parsed.command == "gc":
+        _refuse_what_would_be_ignored(parsed)
     from vernal_worker import commands
+    from vernal_worker.store.errors import StoreError
+    from vernal_worker.supervisor.exits import ExitCode
 
     if parsed.command == "bucket":
         from vernal_worker import bucket_commands
@@ -72,15 +76,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     except commands.CommandError as error:
         print(error, file=sys.stderr)
         sys.exit(int(error.code))
+    except StoreError as error:
+        print(f"{error.reason}: {error.message}", file=sys.stderr)
+        sys.exit(int(ExitCode.INTERNAL))
 
 
-def _exit_codes() -> str:
+def _refuse_what_would_be_ignored(gc: argparse.Namespace) -> None:
+    """A full `gc` must not run in place of what was meant."""
+    for name, needed in (("host", "identity"), ("user", "identity"), ("patience", "identity"), ("known", "user")):
+        if getattr(gc, name) is not None and not getattr(gc, needed):
+            gc.parser.error(f"argument --{name}: says nothing without --{needed}")
+
+
+def _exit_codes(of: str = "") -> str:
+    """Of `run`, of another command, or of all."""
     from vernal_worker.supervisor import exits
 
+    tables = {"run": exits.MEANING, "the other commands": exits.COMMAND_MEANING}
+    if of:
+        tables = {"": tables["run" if of == "run" else "the other commands"]}
     lines: list[str] = []
-    for title, meaning in (("run", exits.MEANING), ("the other commands", exits.COMMAND_MEANING)):
-        lines += [f"exit codes of {title}:", *(f"  {int(code):2}  {text}" for code, text in meaning.items())]
+    for title, meaning in tables.items():
+        lines += [f"exit codes{f' of {title}' if title else ''}:"]
+        lines += [f"  {int(code):2}  {text}" for code, text in meaning.items()]
     return "\n".join(lines)
+
+
+def _verb(subparsers: Any, name: str, **options: Any) -> argparse.ArgumentParser:
+    """A command, whose help ends with its exit codes."""
+    made: argparse.ArgumentParser = subparsers.add_parser(
+        name, epilog=_exit_codes(name), formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+    made.set_defaults(parser=made)
+    return made
 
 
 def _seconds(text: str) -> float:
@@ -102,6 +130,15 @@ def _beginning(text: str) -> str:
     return text
 
 
+def _known(text: str) -> list[str]:
+    from vernal_worker.store import usage
+
+    try:
+        return usage.keys(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
@@ -116,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", help="run a worker as VERNAL_CONFIG says (the default)")
+    _verb(commands, "run", help="run a worker as VERNAL_CONFIG says (the default)")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument(
         "--store",
@@ -128,19 +165,21 @@ def _parser() -> argparse.ArgumentParser:
     picked.add_argument(
         "--identity", metavar="HEX", type=_beginning, help="only artifacts whose identity starts so; default: all"
     )
-    commands.add_parser("inspect", parents=[store, picked], help="list the store's artifacts: what, when, how big")
-    commands.add_parser(
+    _verb(commands, "inspect", parents=[store, picked], help="list the store's artifacts: what, when, how big")
+    _verb(
+        commands,
         "verify",
         parents=[store, picked],
         help="check every byte of the artifacts; 1 if one is damaged or cannot be read",
     )
-    commands.add_parser(
+    _verb(
+        commands,
         "diff",
         parents=[store],
         help="say in which fields this worker and this host differ from the artifacts, and so what splits a fleet;"
         " 1 if none fits",
     )
-    gc = commands.add_parser("gc", parents=[store], help="delete what nobody can need any more")
+    gc = _verb(commands, "gc", parents=[store], help="delete what nobody can need any more")
     gc.add_argument(
         "--identity",
         metavar="HEX",
@@ -149,10 +188,11 @@ def _parser() -> argparse.ArgumentParser:
         "reads or makes one at the moment",
     )
     gc.add_argument("--host", metavar="HEX", type=_identity, help="of this host tuple only (64 hex digits)")
-    gc.add_argument("--user", metavar="NAME", default="", help="who lets go of them; `du` shows who uses what")
+    gc.add_argument("--user", metavar="NAME", help="who lets go of them; `du` shows who uses what")
     gc.add_argument(
         "--known",
         metavar="HEX/HEX,...",
+        type=_known,
         help=f"name artifacts that only --user uses and that are none of these (identity/host tuple); default: "
         f"{names.ENV_KNOWN}, which the operator sets",
     )
@@ -168,12 +208,11 @@ def _parser() -> argparse.ArgumentParser:
         "--patience",
         metavar="SECONDS",
         type=_seconds,
-        default=0.0,
-        help="with --identity: wait so long for who is at work (default %(default)g)",
+        help="with --identity: wait so long for who is at work (default 0)",
     )
-    du = commands.add_parser("du", parents=[store], help="say how big what in the store is and who holds it")
+    du = _verb(commands, "du", parents=[store], help="say how big what in the store is and who holds it")
     du.add_argument("-o", "--output", choices=["text", "json"], default="text", help="default: %(default)s")
-    doctor = commands.add_parser("doctor", help="say whether this host can freeze and thaw, and what to do if not")
+    doctor = _verb(commands, "doctor", help="say whether this host can freeze and thaw, and what to do if not")
     doctor.add_argument(
         "--store", metavar="PATH", type=_path, help="look at this file system instead: can it hold a store?"
     )
@@ -182,11 +221,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.ArgumentParser) -> None:
-    bucket = commands.add_parser(
+    bucket = _verb(
+        commands,
         "bucket",
         help="checkpoints between the store and a bucket: to keep them, or to have them in another cluster",
         description=_BUCKET,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = bucket.add_subparsers(dest="action", required=True, metavar="ACTION")
     there = argparse.ArgumentParser(add_help=False)
@@ -198,14 +237,17 @@ def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.
         "--identity", metavar="HEX", type=_identity, required=True, help="64 hex digits, `ls` shows them"
     )
     named.add_argument("--host", metavar="HEX", type=_identity, help="of this host tuple only (64 hex digits)")
-    actions.add_parser("ls", parents=[there, picked], help="list what is current; 1 if something cannot be read")
-    push = actions.add_parser("push", parents=[there, store, picked], help="publish the store's artifacts")
-    push.add_argument("--replace", action="store_true", help="also where another artifact is current")
-    actions.add_parser(
-        "pull", parents=[there, store, named], help="bring artifacts into the store, and make them current"
+    _verb(actions, "ls", parents=[there, picked], help="list what is current; 1 if something cannot be read")
+    push = _verb(
+        actions,
+        "push",
+        parents=[there, store, picked],
+        help="publish the store's artifacts; 1 if one cannot be read or is not published, or there is none",
     )
-    actions.add_parser("rm", parents=[there, named], help="let nobody find artifacts any more; `gc` deletes them later")
-    gc = actions.add_parser("gc", parents=[there], help="delete what nobody can need any more; safe at any time")
+    push.add_argument("--replace", action="store_true", help="also where another artifact is current")
+    _verb(actions, "pull", parents=[there, store, named], help="bring artifacts into the store, and make them current")
+    _verb(actions, "rm", parents=[there, named], help="let nobody find artifacts any more; `gc` deletes them later")
+    gc = _verb(actions, "gc", parents=[there], help="delete what nobody can need any more; safe at any time")
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted and why, and delete nothing")
     gc.add_argument(
         "--grace",

@@ -1,5 +1,5 @@
 """The commands of `vernal-worker` that look after checkpoints. Each returns the process's exit code, of
-`vernal_worker.supervisor.exits.COMMAND_MEANING`."""
+`vernal_worker.supervisor.exits.COMMAND_MEANING`, or raises `CommandError` or `StoreError`, which `cli` says."""
 
 import argparse
 import os
@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from vernal_contract import names, orphans
 from vernal_contract.identity import differences, misfits
+from vernal_contract.reasons import Reason
 
 from vernal_worker.check import Check
 from vernal_worker.store import layout, manifest, usage
@@ -91,20 +93,20 @@ def diff(arguments: argparse.Namespace) -> int:
     try:
         settings = read_settings(os.environ)
     except ConfigError as error:
-        print(f"{error}\nRun it in a worker's container, where {names.ENV_CONFIG} is set.", file=sys.stderr)
-        return 2
+        hint = f"run it in a worker's container, where {names.ENV_CONFIG} is set"
+        raise CommandError(ExitCode.CONFIG_INVALID, f"{error}; {hint}") from error
     try:
         wanted = identity.gather(
             hub.pin(settings), gpu.placement(settings.config), contents=Contents(store_root(arguments))
         )
     except (ContentError, HubError) as error:
-        print(f"what the engine loads is not known: {error}", file=sys.stderr)
-        return 2
+        raise CommandError(ExitCode.INTERNAL, f"what the engine loads is not known: {error}") from error
     here = host.host_tuple()
     fits = False
-    artifacts = readable(arguments)
+    artifacts, _ = readable(arguments)
     for artifact in artifacts:
-        inputs, host_fields = manifest.fields((artifact.path / manifest.NAME).read_bytes())
+        with guard("find"):
+            inputs, host_fields = manifest.fields((artifact.path / manifest.NAME).read_bytes())
         strange = set(host_fields) - set(msgspec.to_builtins(artifact.manifest.host))
         lines = [
             *differences(inputs, wanted),
@@ -117,52 +119,64 @@ def diff(arguments: argparse.Namespace) -> int:
             print(f"  {line}")
     if not artifacts:
         print("no artifacts")
-    return 0 if fits else 1
+    return ExitCode.OK if fits else ExitCode.INTERNAL
 
 
 def gc(arguments: argparse.Namespace) -> int:
     """Delete what nobody needs."""
-    store = Store(store_root(arguments), user=arguments.user)
+    known = _known(arguments)
+    store = Store(store_root(arguments), user=arguments.user or "")
     identity, host = arguments.identity or "", arguments.host or ""
-    try:
-        if identity and not arguments.dry_run:
-            return _remove(store, identity, host, arguments)
-        grace = GRACE if arguments.grace is None else arguments.grace
-        found = store.gc(grace=grace, dry=arguments.dry_run)
-        for garbage in found:
-            verb = "would delete" if arguments.dry_run else "deleted"
-            print(f"{verb} {garbage.path}: {garbage.why}, {garbage.bytes} bytes")
-        if not found:
-            print("nothing to delete")
-        if identity:
-            with guard("gc"):
-                print(usage.text(usage.look(store.root, identity, host)))
-    except StoreError as error:
-        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+    if identity:
+        with guard("gc"):
+            if not layout.key_directories(store.root, identity, host):
+                print(f"nothing of identity {identity}{' and that host tuple' if host else ''} is in {store.root}")
+        if not arguments.dry_run:
+            return _remove(store, identity, host, known, arguments)
+    grace = GRACE if arguments.grace is None else arguments.grace
+    found = store.gc(grace=grace, dry=arguments.dry_run)
+    for garbage in found:
+        verb = "would delete" if arguments.dry_run else "deleted"
+        print(f"{verb} {garbage.path}: {garbage.why}, {garbage.bytes} bytes")
+    if not found:
+        print("nothing to delete")
+    if identity:
+        with guard("gc"):
+            print(usage.text(usage.look(store.root, identity, host)))
+        _tell_orphans(store, known)
     return ExitCode.OK
 
 
-def _remove(store: Store, identity: str, host: str, arguments: argparse.Namespace) -> int:
-    there = layout.key_directories(store.root, identity, host)
-    done = store.remove(identity, host, grace=arguments.grace, patience=arguments.patience)
-    if not there:
-        print(f"nothing of identity {identity} is in {store.root}")
+def _known(arguments: argparse.Namespace) -> list[str] | None:
+    """What the operator knows; None if this is not its janitor, or it is not told in words that are known here."""
+    if not arguments.user or arguments.known is not None:
+        return cast("list[str] | None", arguments.known)
+    if (text := os.environ.get(names.ENV_KNOWN)) is None:
+        return None
+    try:
+        return usage.keys(text)
+    except ValueError as error:
+        print(f"{names.ENV_KNOWN}: {error}; orphans are not named", file=sys.stderr)  # an operator of another release
+        return None
+
+
+def _remove(store: Store, identity: str, host: str, known: list[str] | None, arguments: argparse.Namespace) -> int:
+    done = store.remove(identity, host, grace=arguments.grace, patience=arguments.patience or 0.0)
     print(f"freed {done.bytes / 1e6:.0f} MB")
     for line in done.kept:
         print(f"kept {line}")
-    _tell_orphans(store, arguments)
+    _tell_orphans(store, known)
     for line in done.busy:
         print(f"put off: {line}; run it again when that has ended", file=sys.stderr)
     return ExitCode.INTERNAL if done.busy else ExitCode.OK
 
 
-def _tell_orphans(store: Store, arguments: argparse.Namespace) -> None:
+def _tell_orphans(store: Store, known: list[str] | None) -> None:
     """For people, and in the termination message for the operator."""
-    known = os.environ.get(names.ENV_KNOWN) if arguments.known is None else arguments.known
-    if known is None or not arguments.user:
+    if known is None:
         return
     with guard("gc"):
-        found = usage.orphans(store.root, arguments.user, set(filter(None, known.split(","))), GRACE)
+        found = usage.orphans(store.root, store.user, known, GRACE)
     for orphan in found:
         print(f"orphan {orphan.identity}/{orphan.host_tuple}/{orphan.generation}: {orphan.bytes} bytes")
     if found and TERMINATION_LOG.exists():
@@ -175,11 +189,8 @@ def _tell_orphans(store: Store, arguments: argparse.Namespace) -> None:
 def du(arguments: argparse.Namespace) -> int:
     """Say who holds what."""
     root = store_root(arguments)
-    try:
-        with guard("find"):
-            found = usage.look(root)
-    except StoreError as error:
-        raise CommandError(ExitCode.INTERNAL, f"{error.reason}: {error.message}") from error
+    with guard("find"):
+        found = usage.look(root)
     print(msgspec.json.format(msgspec.json.encode(found)).decode() if arguments.output == "json" else usage.text(found))
     return ExitCode.OK
 
@@ -245,31 +256,46 @@ def _found(arguments: argparse.Namespace) -> list[Artifact | Broken]:
 
     Raises:
         CommandError: see `store_root`; an identity was asked for, and there is nothing of it.
+        StoreError: the store cannot be read.
     """
     root, prefix = store_root(arguments), getattr(arguments, "identity", None) or ""
     found: list[Artifact | Broken] = []
-    for current in sorted(root.glob(f"{layout.ARTIFACTS}/{prefix}*/*/{layout.CURRENT}")):
-        directory = current.parent / (layout.pointer(current.parent) or current.name)
+    with guard("find"):
+        keys = [each for each in layout.key_directories(root) if each.parent.name.startswith(prefix)]
+    for key in keys:
+        place = key / layout.CURRENT
         try:
-            found.append(load(directory))
+            with guard("find"):
+                if not _is_there(place):
+                    continue  # nothing is current
+                if (generation := layout.pointer(key)) is None:
+                    raise StoreError(Reason.MANIFEST_MISSING, "find", "it is no link to a generation")
+                place = key / generation
+                found.append(load(place))
         except StoreError as error:
-            found.append(Broken(directory, f"{error.reason}: {error.message}"))
-        except OSError as error:
-            found.append(Broken(directory, f"it cannot be read: {error}"))
+            found.append(Broken(place, f"{error.reason}: {error.message}"))
     if prefix and not found:
         raise CommandError(ExitCode.INTERNAL, f"nothing of identity {prefix} is in {root}")
     return found
 
 
-def readable(arguments: argparse.Namespace) -> list[Artifact]:
-    """Those that can be read; the others are named on stderr."""
-    good: list[Artifact] = []
-    for artifact in _found(arguments):
+def _is_there(path: Path) -> bool:
+    """Whatever it leads to."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def readable(arguments: argparse.Namespace) -> tuple[list[Artifact], int]:
+    """Those that can be read, and how many cannot: these are named on stderr."""
+    found = _found(arguments)
+    good = [artifact for artifact in found if isinstance(artifact, Artifact)]
+    for artifact in found:
         if isinstance(artifact, Broken):
             print(f"{artifact.path}: {artifact.why}", file=sys.stderr)
-        else:
-            good.append(artifact)
-    return good
+    return good, len(found) - len(good)
 
 
 def show_progress(done: int, total: int) -> None:

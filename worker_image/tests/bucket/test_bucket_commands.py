@@ -1,10 +1,12 @@
 """`vernal-worker bucket` as people use it."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_worker import cli
 from vernal_worker.store.artifact import Artifact
@@ -76,11 +78,41 @@ def test_another_artifact_is_kept_unless_it_is_to_be_replaced(
     first, second = make({"a": b"1"}), make({"a": b"2"})
     run("push", *at, "--store", first.path.parents[3])
     kept = run("push", *at, "--store", second.path.parents[3])
-    assert kept.returncode == 0 and f"not published, {first.generation} is current; --replace" in kept.stdout
+    assert kept.returncode == ExitCode.INTERNAL
+    assert f"not published, {first.generation} is current; --replace" in kept.stderr
     if at[0].startswith("s3:"):  # a folder knows no condition
         replaced = run("push", *at, "--store", second.path.parents[3], "--replace")
         assert f"{second.generation}: current" in replaced.stdout, replaced
         assert second.generation in run("ls", *at).stdout
+
+
+def test_a_push_of_nothing_is_not_well(run: Run, at: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("push", *at, "--store", tmp_path / "empty")
+    assert done.returncode == ExitCode.INTERNAL and "no artifacts" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["manifest", "file", "generation"])
+def test_a_push_goes_on_without_what_is_damaged(
+    run: Run, at: list[str], make: Callable[..., Artifact], damage: str
+) -> None:
+    bad = make({"a": b"1"})
+    root = bad.path.parents[3]
+    staging = Store(root).stage(bad.manifest.identity_inputs, replace(bad.manifest.host, kernel="another"))
+    (staging.dir / "a").write_bytes(b"2")
+    good = staging.publish(created_by="test").artifact
+    if damage == "generation":
+        shutil.rmtree(bad.path)
+    else:
+        path = bad.path / ("manifest.json" if damage == "manifest" else "a")
+        path.chmod(0o600)
+        path.write_bytes(b"0")
+    done = run("push", *at, "--store", root)
+    assert done.returncode == ExitCode.INTERNAL, done
+    assert str(bad.generation) in done.stderr and "Traceback" not in done.stderr
+    assert f"{good.generation}: current" in done.stdout
+    listed = run("ls", *at).stdout
+    assert good.generation in listed and bad.generation not in listed
 
 
 @pytest.mark.parametrize(
@@ -92,6 +124,12 @@ def test_another_artifact_is_kept_unless_it_is_to_be_replaced(
         (["pull", "memory:///"], "--identity"),
         (["pull", "memory:///", "--identity", "abc"], "64 hex digits"),
         (["gc", "memory:///", "--grace", "-1"], "number of seconds"),
+        (["push"], "URL"),
+        (["push", ""], "URL"),
+        (["push", "nonsense"], "nonsense"),
+        (["push", "memory:///", "--identity", "XYZ"], "hex digits"),
+        (["push", "memory:///", "--store", "/nonexistent/store"], "there is no store at /nonexistent/store"),
+        (["push", "memory:///", "--store", "/proc/self"], "is no store"),
         ([], "ACTION"),
     ],
 )

@@ -27,6 +27,16 @@ def test_healthy_host(pods: Any) -> None:
     assert min(times) < 0.020
 
 
+def test_a_pod_that_has_just_thawed(pods: Any) -> None:
+    source = pods()
+    source.launch()
+    source.freeze("image")
+    pod = pods()
+    pod.thaw("image")
+    assert failed(pod) == {}
+    assert pod.supported()[:2] == [True, ""]
+
+
 @pytest.mark.parametrize("dropped", sorted(set(CAPABILITIES) - {"SYS_ADMIN", "NET_ADMIN"}))
 def test_each_capability(pods: Any, dropped: str) -> None:
     pod = pods("setpriv", "--bounding-set", f"-{dropped.lower()}")

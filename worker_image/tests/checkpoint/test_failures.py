@@ -110,8 +110,8 @@ def truncate(path: Path) -> None:
     ("name", "damage", "reason"),
     [
         ("process.json", truncate, "ManifestInvalid"),
-        ("files.bin", Path.unlink, "ShmFailed"),
-        ("files.bin", truncate, "ShmFailed"),
+        ("files.bin", Path.unlink, "FileMissing"),
+        ("files.bin", truncate, "FileSizeMismatch"),
         ("criu/pstree.img", flip, "CriuRestoreFailed"),
         ("criu/inventory.img", truncate, "CriuRestoreFailed"),
         ("criu/pages-1.img", truncate, "ThawTimeout"),  # CRIU waits for ever: the store finds it before
@@ -203,7 +203,7 @@ def test_shared_memory_in_the_way_or_too_small(pods: Any, pod_error: Any, image:
 def test_thaw_given_up_at_any_moment(pods: Any, pod_error: Any, image: Path, tmp_path: Path, how: str) -> None:
     shutil.copytree(image, tmp_path / "image")
     pod = pods()
-    expected = {"cancel": "ThawGivenUp", "timeout": "ThawTimeout"}[how]
+    expected = {"cancel": ["ThawGivenUp"], "timeout": ["ThawTimeout", "StoreSlow"]}[how]  # that while it reads
     given_up, whole = 0, pod.thaw("image")["total"]
     pod.kill()
     pod.sh("rm -f /dev/shm/* /run/tree/*")
@@ -213,7 +213,7 @@ def test_thaw_given_up_at_any_moment(pods: Any, pod_error: Any, image: Path, tmp
             pod.thaw("image", **({"cancel_after": after} if how == "cancel" else {"timeout": after}))
         except pod_error as e:
             given_up += 1
-            assert e.reason == expected, str(e)
+            assert e.reason in expected, str(e)
         else:
             pod.kill()
             pod.sh("rm -f /dev/shm/*")

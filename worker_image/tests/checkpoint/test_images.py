@@ -112,4 +112,4 @@ def test_large_memory_comes_from_its_own_file(pods: Any, pod_error: Any, frozen_
     os.truncate(tmp_path / "image" / memory.file, 1 << 20)
     with pytest.raises(pod_error, match="ends early") as caught:
         pods().thaw("image")
-    assert (caught.value.reason, caught.value.stage) == ("CriuRestoreFailed", "memory")
+    assert (caught.value.reason, caught.value.stage) == ("FileSizeMismatch", "memory")

@@ -31,6 +31,19 @@ def test_a_sparse_file_needs_the_room_of_a_full_one(tmp_path: Path, monkeypatch:
     assert small.stat().st_size == 1 << 20
 
 
+def test_what_is_not_laid_back_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a thaw that failed of a small /dev/shm, the compiled kernels are of use all the same."""
+    monkeypatch.setattr(carry, "SHM", tmp_path / "shm")
+    for place in ("shm", "cache"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "data").touch()
+    info = os.statvfs(tmp_path)
+    large = sparse(tmp_path / "shm" / "psm_1", info.f_frsize * info.f_blocks * 2)
+    kernel = sparse(tmp_path / "cache" / "kernel.so", 4096)
+    carry.lay([large, kernel], tmp_path / "data", lambda: None, below=tmp_path / "cache")
+    assert Path(kernel.path).stat().st_size == 4096 and not Path(large.path).exists()
+
+
 def test_other_places_need_no_room_for_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carry, "SHM", tmp_path / "shm")
     (tmp_path / "shm").mkdir()

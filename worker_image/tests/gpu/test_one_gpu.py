@@ -88,7 +88,7 @@ def test_missing_weights_are_found_before_anything_starts(
 
 def test_a_stop_during_a_thaw_leaves_nothing_behind(creator: Pod, store: Path, start_pod: StartPod) -> None:
     pod = start_pod(store, setup=HOLD_CRIU)
-    until("CRIU to be started", lambda: "sleep infinity " in pod.processes().values(), more=pod.log)
+    pod.wait_criu()
     pod.signal()
     assert pod.wait() == 0, pod.log()
     again = start_pod(store)

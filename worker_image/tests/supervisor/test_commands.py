@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,8 +191,17 @@ def test_diff_of_what_a_newer_worker_made(run: Run, worker: WorkerConfig) -> Non
     assert (done.returncode, fields(done)) == (1, [["invented", "strange"]]), done.stdout
 
 
-def test_diff_needs_a_configuration(run: Run, store: Path) -> None:
-    assert run("diff", "--store", store, **{names.ENV_CONFIG: ""}).returncode == 2
+@pytest.mark.parametrize("text", ["", "{", '{"pool": 7}'])
+def test_diff_needs_a_configuration(run: Run, store: Path, text: str) -> None:
+    done = run("diff", "--store", store, **{names.ENV_CONFIG: text})
+    assert done.returncode == ExitCode.CONFIG_INVALID and names.ENV_CONFIG in done.stderr
+
+
+def test_diff_when_what_the_engine_loads_cannot_be_read(run: Run, worker: WorkerConfig, tmp_path: Path) -> None:
+    publish(worker)
+    (tmp_path / "model/shard.safetensors").symlink_to("gone")
+    done = run("diff", **{names.ENV_CONFIG: encode(worker)})
+    assert done.returncode == ExitCode.INTERNAL and "not known" in done.stderr, done
 
 
 def test_gc_removes_an_identity(run: Run, store: Path) -> None:
@@ -203,8 +213,9 @@ def test_gc_removes_an_identity(run: Run, store: Path) -> None:
     done = run("gc", "--store", store, "--identity", digest(INPUTS), "--host", digest(HOST), "--grace", "0")
     assert done.returncode == 0 and "freed 5 MB" in done.stdout
     assert not list(store.glob("artifacts/*/*/current"))
-    done = run("gc", "--store", store, "--identity", digest(INPUTS))
-    assert done.returncode == 0 and "nothing of identity" in done.stdout, "a janitor may come twice"
+    for dry in ([], ["--dry-run"]):
+        done = run("gc", "--store", store, "--identity", digest(INPUTS), *dry)
+        assert done.returncode == 0 and "nothing of identity" in done.stdout, "a janitor may come twice"
 
 
 def test_gc_names_what_no_checkpoint_object_is_of(run: Run, store: Path, tmp_path: Path) -> None:
@@ -225,8 +236,13 @@ def test_gc_names_what_no_checkpoint_object_is_of(run: Run, store: Path, tmp_pat
     done = run(*command, "--grace", "0", **{names.ENV_KNOWN: key})
     named = [line.split("/")[1] for line in done.stdout.splitlines() if line.startswith("orphan ")]
     assert (done.returncode, named) == (0, [digest(lost)[:16]]), done.stdout + done.stderr
+    for flag, expected in (("", 2), (key, 1)):  # the known one, too, if nothing is known
+        told = run(*command, "--known", flag, "--dry-run")
+        assert told.returncode == 0 and told.stdout.count("orphan ") == expected, told
     quiet = run(*command)
     assert "orphan" not in quiet.stdout, "who is not told what is known cannot tell"
+    junk = run(*command, **{names.ENV_KNOWN: "what a later operator writes"})
+    assert junk.returncode == 0 and "orphan " not in junk.stdout and names.ENV_KNOWN in junk.stderr
 
 
 def test_gc_puts_off_what_is_read(run: Run, store: Path) -> None:
@@ -297,6 +313,12 @@ WRONG = [
     ("inspect", "--store", ""),
     ("doctor", "--store", ""),
     ("gc", "--host", "abc"),
+    ("gc", "--host", "0" * 64),
+    ("gc", "--patience", "5"),
+    ("gc", "--user", "u"),
+    ("gc", "--identity", "0" * 64, "--known", ""),
+    ("gc", "--identity", "0" * 64, "--user", "u", "--known", "junk"),
+    ("gc", "--identity", "0" * 64, "--user", "u", "--known", "0" * 64),
     ("no-such-command",),
     ("run", "now"),
 ]
@@ -307,6 +329,8 @@ def test_a_wrong_command_line_is_refused(run: Run, store: Path, arguments: tuple
     done = run(*arguments, *(("--store", store) if "--store" not in arguments and arguments[0] in "gc inspect" else ()))
     assert done.returncode == ExitCode.USAGE, done
     assert "error: " in done.stderr and "Traceback" not in done.stderr
+    if (flag := next((each for each in reversed(arguments) if each.startswith("--")), None)) is not None:
+        assert flag in done.stderr, "it names the flag"
     assert list(store.glob("artifacts/*/*/current"))
 
 
@@ -343,10 +367,17 @@ def test_a_manifest_that_cannot_be_read(run: Run, store: Path, command: str, dam
     assert reason in done.stdout and "no artifacts" not in done.stdout and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "gc"])
+VERBS = (
+    *("inspect", "verify", "diff", "gc", "du"),
+    *("bucket push memory:///", f"bucket pull memory:/// --identity {'0' * 64}"),
+)
+"""Those that look at a worker's store."""
+
+
+@pytest.mark.parametrize("command", VERBS)
 @pytest.mark.parametrize("text", ["{", '{"pool": 7}', "[]"])
 def test_a_wrong_configuration_is_an_error_and_no_traceback(run: Run, command: str, text: str) -> None:
-    done = run(command, **{names.ENV_CONFIG: text})
+    done = run(*command.split(), **{names.ENV_CONFIG: text})
     assert done.returncode == ExitCode.CONFIG_INVALID
     assert names.ENV_CONFIG in done.stderr and "Traceback" not in done.stderr
 
@@ -360,6 +391,54 @@ def test_the_exit_codes_are_in_the_code_the_help_and_the_docs(run: Run) -> None:
     for code, meaning in COMMAND_MEANING.items():
         assert f"{int(code):2}  {meaning}" in text
         assert f"| {int(code)} | {meaning} |" in docs
+
+
+HELP = [*VERBS, "run", "doctor", "bucket ls", "bucket rm", "bucket gc", "bucket"]
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_each_commands_help_has_its_exit_codes(run: Run, command: str) -> None:
+    words = [word for word in command.split()[:2] if "-" not in word and ":" not in word]
+    text = run(*words, "--help").stdout
+    meaning = MEANING if words == ["run"] else COMMAND_MEANING
+    for code, why in meaning.items():
+        assert f"{int(code):2}  {why}" in text
+    assert text.count("exit codes") == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+@pytest.mark.parametrize("how", ["deleted", "no link", "unreadable", "leads nowhere"])
+def test_what_is_current_and_cannot_be_read(run: Run, store: Path, command: str, how: str) -> None:
+    """It is there, and not well: never "no artifacts"."""
+    (current,) = store.glob("artifacts/*/*/current")
+    other = Store(store).stage(INPUTS, HostTuple(architecture="x86_64", cpu_features=(), kernel="7"))
+    (other.dir / "memory.img").write_bytes(b"y")
+    other.publish(created_by="default/pod-2")
+    if how == "deleted":
+        shutil.rmtree(current.resolve())
+    elif how == "unreadable":
+        (current / "manifest.json").unlink()
+        (current / "manifest.json").symlink_to("/proc/self/mem")  # EIO: nothing is mapped at address 0
+    else:
+        current.unlink()
+        current.write_text("x") if how == "no link" else current.symlink_to("20260101T000000Z-00000000")
+    done = run(command, "--store", store)
+    assert done.returncode == ExitCode.INTERNAL and "Traceback" not in done.stderr
+    assert ("StoreUnavailable" if how == "unreadable" else "ManifestMissing") in done.stdout, done
+    assert "default/pod-2" in done.stdout or ": good" in done.stdout, "the other one is well"
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "gc", "du"])
+def test_a_directory_that_may_not_be_read_is_not_called_empty(store: Path, command: str) -> None:
+    """Root may read everything, unless it has no capabilities to."""
+    (directory,) = store.glob("artifacts/*")
+    directory.chmod(0)
+    without = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"]
+    command_line = [*without, sys.executable, "-m", "vernal_worker", command, "--store", str(store)]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=GUARD_SECONDS, check=False)
+    directory.chmod(0o700)
+    assert done.returncode == ExitCode.INTERNAL, done
+    assert str(directory) in done.stderr and "Permission denied" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_doctor_says_what_is_missing(run: Run) -> None:

@@ -1,5 +1,7 @@
 """A thawed worker's front door, with clients as nobody wants them."""
 
+import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,18 @@ def test_nothing_compiles_in_a_thawed_worker(thawed: Thawed) -> None:
     for kind, (path, body) in warm.requests("tiny", []).items():
         assert pod.ask("POST", path, body)[0] in (200, 400, 404), kind
     assert compiled(pod) == before
+
+
+def test_the_warm_up_does_not_choose_the_grammars_backend(thawed: Thawed) -> None:
+    """vLLM has one backend in a process's life, of the first request that wants one: `auto` finds for each schema one
+    that obeys all of it. A plain start obeys this one, with guidance; xgrammar, which warms up, ignores a `maxLength`
+    beside a pattern."""
+    schema = {"type": "string", "pattern": "^[a-j]+$", "maxLength": 3}
+    body = {"model": "tiny", "prompt": "a word:", "max_tokens": 64, "temperature": 1.0, "seed": 1, "n": 16}
+    status, answer = thawed().ask("POST", "/v1/completions", body | {"structured_outputs": {"json": schema}})
+    assert status == 200, answer
+    found = [json.loads(choice["text"]) for choice in json.loads(answer)["choices"]]
+    assert len(found) == 16 and all(re.fullmatch("[a-j]{1,3}", word) for word in found), found
 
 
 def test_idle_connections_outlive_the_usual_pools(thawed: Thawed) -> None:

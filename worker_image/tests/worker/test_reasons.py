@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_contract.identity import digest
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import StartMode
@@ -148,7 +148,9 @@ CASES: dict[Reason, Case] = {
     Reason.STORE_SLOW: Case(stage="verify", times=(0.0,)),
     Reason.SHM_FAILED: Case(stage="shm", setup="mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm", checkpoint=SIZES),
     Reason.CRIU_RESTORE_FAILED: Case(change("process/criu/inventory.img", blank), "criu", checkpoint=SIZES),
-    Reason.THAW_TIMEOUT: Case(stage="criu", setup=HOLD_CRIU, checkpoint=SIZES, times=(1.0,)),
+    Reason.THAW_TIMEOUT: Case(
+        stage="criu", setup=HOLD_CRIU, checkpoint={**SIZES, "restore_attempts": 10}, times=(1.0, 8.0, 30.0, 120.0)
+    ),
     Reason.ENGINE_UNRESPONSIVE: Case(
         stopped, "resume", checkpoint={**SIZES, "restore_attempts": 10}, times=(8.0, 30.0, 120.0, 500.0)
     ),
@@ -200,7 +202,7 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
         pod.wait_log("event=engine_start")  # cold: the reason is on the board by now
         if (state := pod.state()).start_reason == reason or seconds == case.times[-1]:
             break
-        assert state.start_reason == Reason.THAW_TIMEOUT, pod.log()
+        assert state.start_reason in (Reason.THAW_TIMEOUT, Reason.STORE_SLOW), pod.log()
         pod.end()
     log = pod.log()
     metrics = pod.admin("/metrics")[1].decode()
@@ -218,3 +220,19 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     assert f"stage={case.stage} reason={reason}" in line and "next_step=" in line
     assert f'vernal_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
     assert [p for p in pod.processes().values() if "VLLM" in p] == [], "nothing of the failed thaw is left"
+
+
+def test_an_artifact_that_is_deleted_during_the_thaw_is_missing(
+    creator: Pod, store: Path, start_pod: StartPod, tmp_path: Path
+) -> None:
+    """Whoever comes upon the gap: here it is CRIU, after everything was verified."""
+    artifact = linked_copy(store, tmp_path / "store")
+    pod = start_pod(tmp_path / "store", setup=HOLD_CRIU)
+    pod.wait_log("phase=Thawing")
+    until("everything verified", lambda: "verify" in pod.state().timings, more=pod.log)
+    pod.wait_criu()
+    shutil.rmtree(artifact)
+    pod.release_criu()
+    pod.wait_log("event=engine_start")
+    (failure,) = pod.state().restore_failures
+    assert (failure.stage, failure.reason) == ("verify", Reason.FILE_MISSING), failure

@@ -44,13 +44,14 @@ HELD = "/tmp/held"
 HOLD_CRIU = r"""
 cat > /run/criu <<END
 #!/bin/sh
-case " \$* " in *" restore "*) exec sleep infinity ;; esac
+case " \$* " in *" restore "*) while [ -e /run/criu-held ]; do sleep 0.1; done ;; esac
 exec $VERNAL_CRIU "\$@"
 END
 chmod 755 /run/criu
+touch /run/criu-held
 export VERNAL_CRIU=/run/criu
 """
-"""A setup with which a thaw gets as far as CRIU, and no further."""
+"""A setup with which a thaw gets as far as CRIU, and no further until `Pod.release_criu`."""
 
 # For machines without iproute2: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)).
 _LOOPBACK_UP = (
@@ -244,6 +245,18 @@ class Pod:
     def release(self) -> None:
         """Let what is held go on."""
         Path(f"/proc/{self.init}/root{HELD}").unlink(missing_ok=True)
+
+    def wait_criu(self) -> None:
+        """Wait until a thaw is held by `HOLD_CRIU`."""
+        until(
+            "CRIU to be called",
+            lambda: any("/run/criu restore" in command for command in self.processes().values()),
+            more=self.log,
+        )
+
+    def release_criu(self) -> None:
+        """Let what `HOLD_CRIU` holds go on."""
+        Path(f"/proc/{self.init}/root/run/criu-held").unlink()
 
     def in_flight(self) -> int:
         """Requests that the worker has accepted and not answered."""

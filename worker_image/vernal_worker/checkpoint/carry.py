@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from vernal_contract.reasons import Reason
 
-from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.errors import CheckpointError, ends_early, reading
 
 LINK_REMAP = "link_remap."
 """How CRIU names the links that it makes for files which are open under a name that is gone
@@ -23,7 +23,7 @@ LINK_REMAP = "link_remap."
 
 SHM = Path("/dev/shm")  # noqa: S108
 
-_CHUNK = 8 << 20
+_CHUNK, _PIECE = 8 << 20, 1 << 20
 
 
 class Carried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,20 +82,27 @@ def lay(entries: Sequence[Carried], data: Path, tick: Callable[[], None], *, bel
     """Make what `collect` took, or only what was below a directory. A directory that is there already is kept as it is.
 
     Raises:
-        CheckpointError: `SHM_FAILED`: a file is there already, or there is no room. What was made so far is left.
+        CheckpointError: `SHM_FAILED`: a file is there already, or there is no room; what `errors.reading` makes of
+            `data` if it cannot be read, and `FILE_SIZE_MISMATCH`. What was made so far is left.
     """
-    _check_room(entries)
+    _check_room([entry for entry in entries if _is_wanted(entry, below)])
+    with reading("files", data.name):
+        fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with open(data, "rb", buffering=0) as source:
+        with open(fd, "rb", buffering=0) as source:
             for entry in entries:
                 tick()
                 path = Path(entry.path)
-                if below is not None and not path.is_relative_to(below):
+                if not _is_wanted(entry, below):
                     source.seek(sum(length for _, length in entry.extents), os.SEEK_CUR)
                 elif not (stat.S_ISDIR(entry.mode) and path.is_dir() and not path.is_symlink()):
                     _make(entry, path, source.fileno(), tick)
     except OSError as e:
         raise _failed("cannot lay back", e) from e
+
+
+def _is_wanted(entry: Carried, below: Path | None) -> bool:
+    return below is None or Path(entry.path).is_relative_to(below)
 
 
 def _check_room(entries: Sequence[Carried]) -> None:
@@ -189,14 +196,23 @@ def _make(entry: Carried, path: Path, source: int, tick: Callable[[], None]) -> 
 
 def _fill(entry: Carried, fd: int, source: int, tick: Callable[[], None]) -> None:
     os.ftruncate(fd, entry.size)
-    for offset, length in entry.extents:
-        os.lseek(fd, offset, os.SEEK_SET)
-        left = length
-        while left:
+    for start, length in entry.extents:
+        done = 0
+        while done < length:
             tick()
-            if not (sent := os.sendfile(fd, source, None, min(_CHUNK, left))):
-                raise OSError(errno.EIO, "data of carried files ends early", entry.path)
-            left -= sent
+            with reading("files", f"the data of {entry.path}"):  # apart: sendfile(2) does not say whose error it is
+                data = os.read(source, min(_PIECE, length - done))
+            if not data:
+                raise ends_early("files", f"the data of {entry.path}")
+            _write(fd, data, start + done)
+            done += len(data)
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        done = os.pwrite(fd, left, offset)
+        left, offset = left[done:], offset + done
 
 
 def _failed(what: str, e: OSError) -> CheckpointError:

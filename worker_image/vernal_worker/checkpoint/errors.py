@@ -1,4 +1,7 @@
-"""The one exception of this package."""
+"""The one exception of this package, and what an image's storage did to become one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vernal_contract.reasons import Reason
 
@@ -30,3 +33,23 @@ class CheckpointError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason} in stage {self.stage}: {self.message}"
+
+
+@contextmanager
+def reading(stage: str, file: str) -> Iterator[None]:
+    """Around what only reads a file of an image: an `OSError` there speaks of the storage.
+
+    Raises:
+        CheckpointError: `FILE_MISSING`, `STORE_UNAVAILABLE` (anything else, such as EIO and ESTALE).
+    """
+    try:
+        yield
+    except OSError as e:
+        if isinstance(e, FileNotFoundError):
+            raise CheckpointError(Reason.FILE_MISSING, stage, f"{file} is missing") from e
+        raise CheckpointError(Reason.STORE_UNAVAILABLE, stage, f"{file}: {e.strerror or e}") from e
+
+
+def ends_early(stage: str, file: str) -> CheckpointError:
+    """A file of an image that is shorter than what was written."""
+    return CheckpointError(Reason.FILE_SIZE_MISMATCH, stage, f"{file} ends early")

@@ -4,7 +4,6 @@ Bytes are digested on their way, so that a thaw reads them once.
 """
 
 import ctypes
-import errno
 import os
 import threading
 from array import array
@@ -17,7 +16,7 @@ from pathlib import Path
 from blake3 import blake3
 from vernal_contract.reasons import Reason
 
-from vernal_worker.checkpoint.errors import OTHER_BYTES, CheckpointError
+from vernal_worker.checkpoint.errors import OTHER_BYTES, CheckpointError, ends_early, reading
 from vernal_worker.checkpoint.images import PAGE, Memory
 from vernal_worker.parallel import for_each
 
@@ -65,15 +64,16 @@ def fill(memories: Sequence[Memory], directory: Path, digests: Digests | None, t
         tick: called now and then; may raise to give up.
 
     Raises:
-        OSError: a file cannot be read, is too short, or a process's memory is not as it was.
-        CheckpointError: `DIGEST_MISMATCH`; the message names the file.
+        CheckpointError: stage `memory`; the message names the file: `DIGEST_MISMATCH`; what `errors.reading` makes of a
+            file that cannot be read; `CRIU_RESTORE_FAILED`: a process's memory is not as it was.
     """
     given_up = threading.Event()
     threads = min(len(os.sched_getaffinity(0)), _MOST_THREADS)
     with ExitStack() as stack:
         stretches: list[Stretch] = []
         for memory in memories:
-            fd = os.open(directory / memory.file, os.O_RDONLY | os.O_CLOEXEC)
+            with reading("memory", memory.file):
+                fd = os.open(directory / memory.file, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             stretches += _stretches(memory, fd, digests)
         stretches.sort(key=lambda stretch: -stretch.size)  # so that no thread begins a long one when others are done
@@ -129,11 +129,12 @@ def _fill(stretch: Stretch, given_up: threading.Event) -> None:
         view = memoryview(buffer)[: _size(runs)]
         done = 0
         while done < len(view):
-            count = os.preadv(stretch.fd, [view[done:]], offset + done)
+            with reading("memory", stretch.file):
+                count = os.preadv(stretch.fd, [view[done:]], offset + done)
             if given_up.is_set():  # the storage hung meanwhile
                 return
             if count == 0:
-                raise OSError(errno.EIO, "ends early", stretch.file)
+                raise ends_early("memory", stretch.file)
             done += count
         if stretch.digest is not None:
             hasher.update(view)
@@ -158,7 +159,7 @@ def _write(pid: int, buffer: bytearray, runs: Sequence[tuple[int, int]]) -> None
     )
     if written != size:
         reason = os.strerror(ctypes.get_errno()) if written < 0 else f"{written} of {size} bytes"
-        raise OSError(ctypes.get_errno() or errno.EFAULT, f"writing memory: {reason}", f"process {pid}")
+        raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", f"writing memory of process {pid}: {reason}")
 
 
 _local = threading.local()

@@ -60,8 +60,10 @@ def thaw(
 
     Raises:
         CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
-            PID is taken, `memory`), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled). Whatever came up is
-            killed and reaped, every PID of the tree is free, and the files laid are removed.
+            PID is taken, `memory` if it cannot be written), `SHM_FAILED`, `THAW_TIMEOUT`, `THAW_GIVEN_UP` (cancelled);
+            of files that are read here (stages `files` and `memory`) `FILE_MISSING`, `FILE_SIZE_MISMATCH`,
+            `STORE_UNAVAILABLE`, `STORE_SLOW` (time was up meanwhile). Whatever came up is killed and reaped, every PID
+            of the tree is free, and the files laid are removed.
     """
     started = time.monotonic()
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
@@ -81,7 +83,7 @@ def thaw(
     before = carry.contents(roots)
     timings: dict[str, float] = {}
     try:
-        patience.run(lambda: carry.lay(frozen.files, image_dir / process.DATA, patience.check))
+        _read(patience, "files", lambda: carry.lay(frozen.files, image_dir / process.DATA, patience.check))
         timings["files"] = time.monotonic() - started
         tree = _restore(program, image_dir, frozen, work_dir, patience, digests, verified, timings)
     except BaseException as e:
@@ -149,11 +151,7 @@ def _wait(
         patience.check()
         if not answered and hook.is_asked():
             before = time.monotonic()
-            try:
-                patience.run(lambda: fill(frozen.memory, image_dir, digests, patience.check))
-            except OSError as e:
-                message = f"{e.filename or image_dir}: {e.strerror}"
-                raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", message) from e
+            _read(patience, "memory", lambda: fill(frozen.memory, image_dir, digests, patience.check))
             timings["memory"] = time.monotonic() - before
             before = time.monotonic()
             patience.run(verified)
@@ -164,6 +162,16 @@ def _wait(
         raise run.failure(Reason.CRIU_RESTORE_FAILED)
     if not answered:
         raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask before it let the processes run")
+
+
+def _read(patience: Patience, stage: str, work: Callable[[], None]) -> None:
+    """Do what waits for nothing but the image's storage: so if time is up meanwhile, it was that."""
+    try:
+        patience.run(work)
+    except CheckpointError as e:
+        if e.reason is Reason.THAW_TIMEOUT:
+            raise CheckpointError(Reason.STORE_SLOW, stage, f"reading was {e.message}") from e
+        raise
 
 
 def _kill(ids: set[int]) -> set[int]:

@@ -67,7 +67,9 @@ class _Commands:
                 return await self._engine.canary()
             case protocol.WarmUp():
                 self._check_closed()
-                return protocol.Warmed(seconds=await warm.run(self._engine.app, command.seconds))
+                took = await warm.run(self._engine.app, command.seconds)
+                await self._engine.forget_grammars()
+                return protocol.Warmed(seconds=took)
             case protocol.StoreWeights():
                 self._check_closed()
                 return protocol.Stored(ranks=await self._engine.store_weights(command.directory, command.piece))

@@ -85,6 +85,10 @@ class Engine:
         """Why the engine cannot serve any more."""
         return str(self.llm.dead_error) if self.llm.errored else None
 
+    async def forget_grammars(self) -> None:
+        """Leave the choice of a backend for structured output to the first request that comes now."""
+        await self.llm.engine_core.call_utility_async("vernal_forget_grammars")
+
     async def store_weights(self, directory: str, piece: int) -> list[StoredRank]:
         """Write the weights to files in a directory, with a digest for each `piece` bytes.
 

@@ -83,6 +83,17 @@ QUALIFIED_NAME = f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}"
 class EngineCoreExtension(WorkerExtension):
     """What EngineCore gets."""
 
+    structured_output_manager: Any  # these two are vLLM's
+    scheduler: Any
+
+    def vernal_forget_grammars(self) -> None:
+        """Let the next request for structured output choose the backend, as in a process that had none: vLLM keeps the
+        first one's for good, whatever a later schema needs. What the backends have loaded stays loaded."""
+        manager = self.structured_output_manager
+        manager.backend = None
+        if not self.scheduler.has_unfinished_requests():  # else it is in use
+            manager._grammar_bitmask = None  # of the backend's width
+
     def vernal_unshield(self) -> None:
         """vLLM's shutdown speaks to EngineCore through SIGTERM. Workers need none: they see their death pipe
         close."""
@@ -102,13 +113,16 @@ def _keep_awake(core: Any) -> None:
         time.sleep(_WAKE_SECONDS)
 
 
+_UTILITIES = ("vernal_release", "vernal_quiesce", "vernal_resume", "vernal_unshield", "vernal_forget_grammars")
+
+
 def install_in_engine_core() -> None:
     """Give this process's EngineCore the extension's methods, as utilities that its client can call by
     name."""
     from vllm.v1.engine.core import EngineCore
 
     _watch_weights(EngineCore)
-    for name in ("vernal_release", "vernal_quiesce", "vernal_resume", "vernal_unshield"):
+    for name in _UTILITIES:
         setattr(EngineCore, name, getattr(EngineCoreExtension, name))
 
 

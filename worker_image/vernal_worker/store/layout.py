@@ -88,8 +88,18 @@ def key_directories(root: Path, identity: str = "", host: str = "") -> list[Path
         identity_directory(root, identity)
     if host and not _DIGEST.fullmatch(host):
         raise ValueError(f"not a host tuple (64 hex digits): {host!r}")
-    found = root.glob(f"{ARTIFACTS}/{identity or '*'}/{host[:16] or '*'}")
-    return sorted(p for p in found if _HOST.fullmatch(p.name) and _DIGEST.fullmatch(p.parent.name) and p.is_dir())
+    artifacts = root / ARTIFACTS
+    below = [artifacts / name for name in ([identity] if identity else _names(artifacts)) if _DIGEST.fullmatch(name)]
+    found = [directory / name for directory in below for name in _names(directory) if _HOST.fullmatch(name)]
+    return sorted(p for p in found if (not host or p.name == host[:HOST_DIGITS]) and p.is_dir())
+
+
+def _names(directory: Path) -> list[str]:
+    """Of what is in it; of nothing, nothing. `Path.glob` says that also of what may not be read."""
+    try:
+        return [path.name for path in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def pointer(key_directory: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Who holds what in a store: for people and, as JSON, for programs."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -12,6 +13,8 @@ from vernal_worker.store import collect, layout
 from vernal_worker.store.fs import newest
 from vernal_worker.store.lease import holder
 from vernal_worker.store.reading import readers, users
+
+_KEY = re.compile(rf"[0-9a-f]{{64}}/[0-9a-f]{{{layout.HOST_DIGITS},64}}")
 
 
 class GenerationUse(msgspec.Struct, frozen=True, rename="camel"):
@@ -104,6 +107,19 @@ def look(root: Path, identity: str = "", host: str = "") -> Usage:
     ]
     total, inodes = size(root)
     return Usage(total, inodes, artifacts, blobs, stagings, leases)
+
+
+def keys(text: str) -> list[str]:
+    """Of artifacts, as janitors are told them: identity/host tuple, with commas between. No text, no keys.
+
+    Raises:
+        ValueError: something is none.
+    """
+    found = [key for key in text.split(",") if key]
+    for key in found:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no identity and host tuple (64 hex digits, a slash, 16 to 64)")
+    return found
 
 
 def orphans(root: Path, user: str, known: Collection[str], grace: float) -> list[GenerationUse]:

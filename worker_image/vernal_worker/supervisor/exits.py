@@ -41,9 +41,9 @@ MEANING: dict[ExitCode, str] = {
 
 COMMAND_MEANING: dict[ExitCode, str] = {
     ExitCode.OK: "done, and all is well",
-    ExitCode.INTERNAL: "done, and something is not well: an artifact is damaged, missing or does not fit, or the host "
-    "lacks something; or the store cannot be used",
+    ExitCode.INTERNAL: "done, and something is not well: an artifact is damaged, missing, not published or does not "
+    "fit, or the host lacks something; or the store or the bucket cannot be used",
     ExitCode.USAGE: "wrong command line, or there is no store at that path",
-    ExitCode.CONFIG_INVALID: "`VERNAL_CONFIG` is wrong",
+    ExitCode.CONFIG_INVALID: "`VERNAL_CONFIG` is wrong, or missing where it is needed",
 }
 """Of the other commands."""

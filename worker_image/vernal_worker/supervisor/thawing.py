@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from vernal_contract import decoding
 from vernal_contract.config import Verify
-from vernal_contract.reasons import Reason
+from vernal_contract.reasons import About, Reason, about
 from vernal_contract.state import Phase, StartMode
 
 from vernal_worker.checkpoint import process
@@ -29,6 +29,11 @@ from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.verification import Verification
 from vernal_worker.supervisor.workspace import Workspace
+
+_LOOK_SECONDS = 10.0
+"""For a look at the names and sizes of an artifact's files."""
+
+_OF_FILES = (Reason.DIGEST_MISMATCH, Reason.FILE_MISSING, Reason.FILE_SIZE_MISMATCH)
 
 
 class ThawError(Exception):
@@ -69,7 +74,20 @@ class Thawing:
             cause = attempt.verification.problem() if attempt.verification is not None else None
             if (failure := _as_failure(attempt.stage, cause or error, attempt.wanted)) is None:
                 raise
-            raise failure from error
+            raise self._missing(artifact, failure.reason) or failure from error
+
+    def _missing(self, artifact: Artifact, reason: Reason) -> ThawError | None:
+        """The reason behind `reason`, if somebody has deleted the artifact meanwhile: CRIU, the driver and NFS (ESTALE,
+        as for an export that was made anew) have other names for it."""
+        if reason is Reason.STORE_SLOW or about(reason) not in (About.NODE, About.STORAGE):
+            return None
+        look = Touch(_LOOK_SECONDS, self._context.stop.signalled)
+        try:
+            look("verify", lambda: artifact.verify(Verify.SIZES))
+        except StoreError as error:
+            if error.reason is Reason.FILE_MISSING:
+                return ThawError(error.stage, error.reason, error.message)
+        return None
 
 
 class _Attempt:
@@ -190,7 +208,7 @@ def _as_failure(stage: str, error: BaseException, wanted: tuple[int, ...]) -> Th
                 stage = "shm"
             elif error.stage == "weights":
                 stage = "weights"
-            elif error.reason is Reason.DIGEST_MISMATCH:
+            elif error.reason in _OF_FILES:
                 stage = "verify"
             return ThawError(stage, error.reason, error.message, wanted=wanted)
         case ControlError():

@@ -1,0 +1,103 @@
+"""What reading an image's files comes to when the storage fails: never the node's or the tree's fault."""
+
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vernal_contract.reasons import About, Reason, about
+from vernal_worker.checkpoint import carry
+from vernal_worker.checkpoint.carry import Carried
+from vernal_worker.checkpoint.criu import Patience
+from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.images import PAGE, Memory
+from vernal_worker.checkpoint.memory import fill
+from vernal_worker.checkpoint.thaw import _read
+
+NAME = "memory-400.bin"
+CONTENT = bytes(range(256)) * (4 * PAGE // 256)
+
+
+class Target:
+    """Memory of this process, to be filled from a file."""
+
+    def __init__(self) -> None:
+        from ctypes import addressof, c_char
+
+        self.pages = mmap.mmap(-1, len(CONTENT))
+        self.address = addressof(c_char.from_buffer(self.pages))
+
+    def fill(self, directory: Path, address: int | None = None, tick: Callable[[], None] = lambda: None) -> None:
+        runs = ((address or self.address, len(CONTENT) // PAGE),)
+        fill([Memory(pid=os.getpid(), file=NAME, runs=runs)], directory, None, tick)
+
+
+def nothing(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, PAGE)
+
+
+def error_of_input(path: Path) -> None:
+    """A file whose reading ends in EIO: nothing is mapped at address 0."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+DAMAGE = [
+    (nothing, Reason.FILE_MISSING),
+    (cut, Reason.FILE_SIZE_MISMATCH),
+    (error_of_input, Reason.STORE_UNAVAILABLE),
+]
+
+
+def test_memory_is_filled(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    target = Target()
+    target.fill(tmp_path)
+    assert target.pages[:] == CONTENT
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE)
+def test_a_file_of_memory_that_cannot_be_read(tmp_path: Path, damage: Callable[[Path], None], reason: Reason) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    damage(tmp_path / NAME)
+    with pytest.raises(CheckpointError) as error:
+        Target().fill(tmp_path)
+    assert (error.value.reason, error.value.stage) == (reason, "memory") and NAME in error.value.message
+
+
+def test_memory_that_cannot_be_written_is_the_restored_trees(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    with pytest.raises(CheckpointError, match="writing memory") as error:
+        Target().fill(tmp_path, address=PAGE)
+    assert error.value.reason is Reason.CRIU_RESTORE_FAILED
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE)
+def test_carried_files_that_cannot_be_read(tmp_path: Path, damage: Callable[[Path], None], reason: Reason) -> None:
+    data, place = tmp_path / "files.bin", tmp_path / "laid"
+    data.write_bytes(CONTENT)
+    damage(data)
+    size = len(CONTENT)
+    entry = Carried(
+        path=str(place), mode=stat.S_IFREG | 0o600, uid=os.getuid(), gid=os.getgid(), mtime_ns=0, size=size,
+        extents=((0, size),),
+    )  # fmt: skip
+    with pytest.raises(CheckpointError) as error:
+        carry.lay([entry], data, lambda: None)
+    assert (error.value.reason, error.value.stage) == (reason, "files")
+
+
+def test_storage_that_hangs_is_slow_and_nothing_else(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)  # nobody writes to it: opening it waits
+    patience = Patience(0.2, None, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
+    with pytest.raises(CheckpointError) as error:
+        _read(patience, "memory", lambda: Target().fill(tmp_path, tick=patience.check))
+    assert (error.value.reason, error.value.stage) == (Reason.STORE_SLOW, "memory")
+    assert about(error.value.reason) is About.STORAGE, "no artifact is retired for it"
+    os.close(os.open(tmp_path / NAME, os.O_RDWR | os.O_NONBLOCK))  # whoever waits gets an empty file

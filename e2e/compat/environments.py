@@ -16,7 +16,8 @@ VERSIONS = ("0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0")
 """The last patch of every minor from the oldest that is supported on; the newest is the development environment's."""
 
 PINS = ROOT / "constraints" / "compat"
-PACKAGES = ("contract", "worker_image")
+PACKAGES = ("contract", "worker_image", "e2e", "worker_image/tests/worker")
+"""Not on PYTHONPATH: what a worker finds there is part of its identity, and these change while one works on them."""
 WORKER = ("blake3>=1.0", "obstore>=0.8", "msgspec>=0.19", "httptools")
 """What a worker needs besides vLLM."""
 

@@ -39,7 +39,9 @@ def main(work: Path) -> dict[str, object]:
         before = answers(creator)
         thawed = start("thawed")
         state = thawed.wait_ready()
-        found["thaw"] = f"{state.start_mode} {state.start_reason}".strip()
+        found["thaw"] = (
+            state.start_mode if state.start_mode == "Restored" else f"{state.start_mode}: {state.start_reason}"
+        )
         found["equal"] = answers(thawed) == before
     except AssertionError as error:
         found["failed"] = str(error)[-2000:]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -109,7 +110,7 @@ def ensure(directory: Path) -> None:
         if _read(stamp) == key:
             return
         stamp.unlink(missing_ok=True)
-        _install(directory)
+        install(directory, constraints("dev"), PACKAGES)
         stamp.write_text(key)
     say(f"environment ready: {directory}/bin/python")
 
@@ -126,17 +127,23 @@ def _read(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def _install(directory: Path) -> None:
+def install(directory: Path, pins: Path, packages: Sequence[str]) -> Path:
+    """Make a Python environment: what the file `pins` names, and these packages of the checkout as they lie
+    in the tree. Returns the path of its Python.
+
+    Raises:
+        ToolError: packages cannot be installed.
+    """
     again = "Check the network and pip's configuration, then run this again: what was downloaded is kept."
     python = directory / "bin" / "python"
     with step(f"Python environment in {directory} (2 min; 4 with downloads of 1 GB)"):
         if not python.exists() or _version(python) != sys.version:
             run([uv(), "venv", "--clear", "--python", sys.executable, directory], again, uv_environment())
-        sync: list[str | Path] = [uv(), "pip", "sync", "--python", python, constraints("dev")]
-        run(sync, again, uv_environment())
+        run([uv(), "pip", "sync", "--python", python, pins], again, uv_environment())
         run([python, ROOT / "worker_image" / "vllm_cpu.py"], "Please report this.")
         site = Path(_output(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
-        (site / "vernal.pth").write_text("".join(f"{ROOT / name}\n" for name in PACKAGES))
+        (site / "vernal.pth").write_text("".join(f"{ROOT / name}\n" for name in packages))
+    return python
 
 
 def _version(python: Path) -> str | None:

@@ -44,11 +44,16 @@ from vernal_worker.engine.connections import Limits
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.launchers.launcher import validate_api_server_args
 except ModuleNotFoundError:  # 0.26
     from vllm.entrypoints.openai.api_server import build_app, init_app_state, validate_api_server_args
-    from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
+try:
+    from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
+except ModuleNotFoundError:
+    try:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args  # 0.32
+    except ModuleNotFoundError:  # 0.26
+        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12

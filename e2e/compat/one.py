@@ -1,0 +1,55 @@
+"""One version: `PYTHON -m compat.one DIRECTORY`, with the Python of that version's environment.
+
+A worker starts and freezes itself, another one thaws it, and both answer alike. The last line is what came of it, as
+JSON.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from images.criu import criu_path
+from models.tiny import make_tiny_model
+from worker_pod import Pod
+
+PROMPTS = ("A worker that has served before", "Freeze it once", "0, 1, 2, 3")
+
+
+def main(work: Path) -> dict[str, object]:
+    model, store = work / "model", work / "store"
+    store.mkdir(parents=True, exist_ok=True)
+    make_tiny_model(model)
+    found: dict[str, object] = {"vllm": version("vllm"), "torch": version("torch")}
+    pods: list[Pod] = []
+
+    def start(name: str) -> Pod:
+        pods.append(Pod(name, work / f"{name}.log", store, model, criu_path()))
+        return pods[-1]
+
+    def answers(pod: Pod) -> list[str]:
+        return [pod.complete(prompt, logprobs=2) for prompt in PROMPTS]
+
+    try:
+        creator = start("creator")
+        state = creator.wait_ready()
+        found["freeze"] = (
+            f"{state.freeze.outcome} {state.freeze.reason}".strip() if state.freeze else state.start_reason
+        )
+        before = answers(creator)
+        thawed = start("thawed")
+        state = thawed.wait_ready()
+        found["thaw"] = (
+            state.start_mode if state.start_mode == "Restored" else f"{state.start_mode}: {state.start_reason}"
+        )
+        found["equal"] = answers(thawed) == before
+    except AssertionError as error:
+        found["failed"] = str(error)[-2000:]
+    finally:
+        for pod in pods:
+            pod.end()
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

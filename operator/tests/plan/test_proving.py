@@ -221,6 +221,81 @@ def test_when_the_clock_does_not_run(why: str) -> None:
     assert done.status.get("provingSince") == (stamp(NOW) if why == "of another revision" else None)
 
 
+def half_way(*pods: PodView, available: int = 1, since: float | None = NOW - 100, **fields: Any) -> Snapshot:
+    """A roll from worker:1 to worker:bad whose first new pod works. `available`: how many did at the last plan."""
+    seen = rolling(*pods, **({"replicas": 4} | fields))
+    status = seen.pool.status | {"updatedAvailableReplicas": available}  # type: ignore[operator]
+    if since is None:
+        del status["provingSince"]
+    else:
+        status["provingSince"] = stamp(since)
+    return replace(seen, pool=replace(seen.pool, status=status))
+
+
+def works(slot: int, **fields: Any) -> PodView:
+    return ready(slot, spec=spec(image="worker:bad"), **fields)
+
+
+OLDS = tuple(ready(i) for i in range(3))
+
+
+def test_a_roll_that_stalls_after_its_first_pod_is_rejected_too() -> None:
+    pods = (*OLDS, works(3), stuck(4))
+    early = plan(half_way(*pods, since=NOW - DEADLINE + 1))
+    assert early.requeue_after == 1 and not early.create and not early.delete
+    assert condition(early.status, "Progressing") == ("True", "RollingOut")
+    assert early.status is not None and stamp(NOW + 1) in str(early.status["conditions"]), "it is told until when"
+    seen = half_way(*pods, since=NOW - DEADLINE)
+    done = plan(seen)
+    assert not done.create and not done.delete, "written down first"
+    assert condition(done.status, "Progressing") == ("False", "ProgressDeadlineExceeded")
+    assert condition(done.status, "Degraded") == ("True", "ProgressDeadlineExceeded")
+    [event] = [event for event in done.events if event.reason == "ProgressDeadlineExceeded"]
+    for word in ("1 of 4", "ImagePullBackOff", stuck(4).name, A, "revert"):
+        assert word in event.message
+    then = plan(after(seen, done))
+    assert made(then) == [A] and [d.name for d in then.delete] == [stuck(4).name]
+    end = plan(after(replace(seen, pods=(*OLDS, ready(5), works(3))), done))
+    assert [(d.name, d.reason) for d in end.delete] == [(works(3).name, "RolledBack")], "though it works"
+
+
+def test_one_more_pod_that_is_available_is_progress() -> None:
+    grown = plan(half_way(*OLDS, works(3), works(4), since=NOW - 2 * DEADLINE))
+    assert grown.status is not None and "rejected" not in grown.status and "provingSince" not in grown.status
+    assert grown.status["updatedAvailableReplicas"] == 2
+    then = plan(half_way(*OLDS[1:], works(3), works(4), stuck(5), available=2, since=None))
+    assert then.status is not None and then.status["provingSince"] == stamp(NOW), "for the next one"
+    fewer = plan(half_way(*OLDS, works(3), stuck(4), available=2))
+    assert fewer.status is not None and fewer.status["provingSince"] == stamp(NOW - 100), "one that is lost is none"
+
+
+def test_a_drain_that_a_roll_waits_for_takes_none_of_its_time() -> None:
+    draining = replace(ready(0), deletion_time=NOW + 7200, ready=False)
+    waits = plan(half_way(draining, *OLDS[1:], works(3), works(4), available=2, since=None))
+    assert not waits.create and waits.status is not None and "provingSince" not in waits.status
+    both = plan(half_way(draining, *OLDS[1:], works(3), stuck(4), since=None))
+    assert both.status is not None and both.status["provingSince"] == stamp(NOW)
+
+
+def test_while_a_roll_stalls_what_is_lost_or_wanted_is_made_of_the_old_revision() -> None:
+    assert made(plan(half_way(*OLDS[1:], works(3), stuck(4)))) == [A]
+    assert made(plan(half_way(*OLDS, works(3), stuck(4), replicas=10))) == [A] * 6
+    assert made(plan(half_way(works(3), stuck(4)))) == [A] * 3, "when the last old pod goes, too"
+
+
+def test_a_revision_is_not_current_before_there_are_as_many_pods_of_it_as_are_wanted() -> None:
+    """Else there were nothing to make missing pods of, and nothing to go back to."""
+    for pods, current in (([works(3), stuck(4)], A), ([works(i) for i in range(4)], revision(spec(image="worker:bad")))):
+        done = plan(half_way(*pods))
+        assert done.status is not None and done.status["currentRevision"] == current
+
+
+def test_a_roll_none_of_whose_pods_can_be_made_any_more_ends() -> None:
+    done = plan(half_way(*OLDS, works(3), since=NOW - DEADLINE))
+    assert done.status is not None and "rejected" in done.status
+    assert "no further pod" in done.status["rejected"]["message"]
+
+
 def test_the_deadline_that_is_given_counts() -> None:
     rollout = {"progressDeadlineSeconds": 60}
     for since, given_up in ((59, False), (60, True)):

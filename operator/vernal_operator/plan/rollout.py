@@ -11,17 +11,23 @@ Always
 
 Held                                                            Released
     new wanted = 1 (as many as there are, while paused)             new wanted = R
-    old wanted = min(R - P, C - max(new wanted, new))               old wanted = 0
+    old wanted = min(R - P, C - max(new wanted, new))               old wanted = 0, but
+                                                                    old ones are made while there are less than F - P
 
 So a roll that is held keeps the whole capacity, follows changes of scale with old pods, and leaves the first new pod
 its place; and one whose proof is lost half-way is filled up with old pods again. It is hard where there is no place:
 with S = 0, and with S > 0 where no node has a GPU left for the surge. There the first new pod takes an old one's place,
 if U allows it.
 
+One that is released is held to the floor: F pods are available or of the revision that is known to work, before a new
+one more is made. New pods that do not become available, on some nodes only say, are never more than S + U; and what is
+lost meanwhile, or wanted by a change of scale, is made of what works. In a roll that goes well this costs a start more
+for an old pod that is lost.
+
 A step tries in this order; what an earlier one takes is not there for a later one:
     trim    new pods above R go (above R + 1 while one makes a new checkpoint, which is not trimmed)
     clear   old pods that are of no revision to go back to, and never were ready, go
-    fill    old pods are made up to old wanted, where there is a fallback to make them of
+    fill    old pods are made up to old wanted, or to what the floor lacks, where there is a fallback to make them of
     grow    new pods are made up to new wanted
     replace old pods above old wanted go, those that are not ready first
 """
@@ -114,7 +120,8 @@ def step(pods: Census, limits: Bounds, rules: Rules, now: float) -> Step:
 
     new_wanted, old_wanted = _wanted(left, limits, rules)
     room = limits.ceiling - len(pods.alive) - len(pods.draining)
-    fill = max(0, min(old_wanted - len(left.old), room)) if rules.can_fill else 0
+    old_made = max(old_wanted, limits.floor - pods.available(left.new))  # what is replaced down to is never less
+    fill = max(0, min(old_made - len(left.old), room)) if rules.can_fill else 0
     grow = max(0, min(new_wanted - len(pods.new), room - fill))
 
     replace = _replace(left, limits, old_wanted, now)

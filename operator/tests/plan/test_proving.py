@@ -254,7 +254,8 @@ def test_a_roll_that_stalls_after_its_first_pod_is_rejected_too() -> None:
     for word in ("1 of 4", "ImagePullBackOff", stuck(4).name, A, "revert"):
         assert word in event.message
     then = plan(after(seen, done))
-    assert made(then) == [A] and [d.name for d in then.delete] == [stuck(4).name]
+    assert not made(then) and [d.name for d in then.delete] == [stuck(4).name], "in whose place an old one comes"
+    assert made(plan(after(replace(seen, pods=pods[:-1]), done))) == [A]
     end = plan(after(replace(seen, pods=(*OLDS, ready(5), works(3))), done))
     assert [(d.name, d.reason) for d in end.delete] == [(works(3).name, "RolledBack")], "though it works"
 

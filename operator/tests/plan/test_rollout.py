@@ -237,6 +237,19 @@ TABLES: dict[str, tuple[Roll, Rows]] = {
             ("2+0 -0 | 1+1", ""),
         ],
     ),
+    "too many new pods that do not work, after a change of scale": (
+        Roll(
+            Bounds(4, 1, 0),
+            [*olds(1), ready(9, revision=NEW), *(pending(i, revision=NEW, scheduled=True) for i in (6, 7, 8))],
+            works=False,
+        ),
+        [
+            ("1+0 -0 | 1+3", "2 of 4 serve, and the places are taken"),
+            ("1+0 -2 | 1+1", "two of them go"),
+            ("1+2 -0 | 1+1", "for two of the old revision"),
+            ("3+0 -0 | 1+1", ""),
+        ],
+    ),
     "scaled from 3 to 10 while the new revision starts": (
         Roll(Bounds(3, 1, 0), olds(3), start=2, works=False, scale={2: Bounds(10, 1, 0)}),
         [

@@ -146,11 +146,13 @@ def progressing(
         return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
     if held and spec.rollout.paused:
         return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true: set it to false to go on")
-    if at.fallback is not None and at.deadline is not None:
+    if held and at.fallback is not None and at.deadline is not None:
         message = f"missing pods are made of {at.fallback.revision} until one of {at.wanted} is proven"
         return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")
-    if pods.old:
-        return Verdict(kind, "True", "RollingOut", f"{count} pods of the new revision, {len(pods.old)} of old ones")
+    if pods.old or (at.fallback is not None and not held):
+        message = f"{count} pods of the new revision, {pods.available(pods.new)} of them available, {len(pods.old)} of "
+        next_one = "" if at.deadline is None else f"; the next one has until {stamp(at.deadline)} to be available"
+        return Verdict(kind, "True", "RollingOut", f"{message}old ones{next_one}")
     if renewing:
         return Verdict(kind, "True", "RenewingCheckpoint", _renewing(spec))
     if count > spec.replicas:
@@ -225,7 +227,7 @@ def worst(pods: Census, among: Sequence[PodView]) -> tuple[str, str] | None:
 
 
 def what_failed(pods: Census) -> str:
-    """Why no new pod is proven, in a few words."""
+    """Why no further new pod is available, in a few words."""
     fault = worst(pods, pods.new)
     if fault is not None:
         return f"{fault[0]}: {fault[1]}"
@@ -234,7 +236,8 @@ def what_failed(pods: Census) -> str:
     settling = pods.among(pods.new, PodClass.SETTLING)
     if settling:
         return f"{_named(settling)}: ready for less than spec.rollout.minReadySeconds"
-    return f"{_named(pods.new)}: {_detail(pods.new[0])}"
+    starting = [pod for pod in pods.new if not pods.meaning(pod).ready]
+    return f"{_named(starting)}: {_detail(starting[0])}" if starting else "there is no further pod of it"
 
 
 def _detail(pod: PodView) -> str:

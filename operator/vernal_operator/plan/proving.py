@@ -43,7 +43,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a pool stands between two revisions."""
+    """Where a pool stands between two revisions. `available`: pods of wanted, at the last plan."""
 
     wanted: str
     current: str | None
@@ -99,18 +99,17 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
     """What is true of it after a look at the pods. Acted upon from the next plan on."""
     spec, target = before.target.spec, before.target.revision
     available = pods.available(pods.new)
-    seen = replace(before, available=available if target == before.wanted else 0)
     if proven and not pods.old and (before.fallback is None or available >= spec.replicas):
-        return replace(seen, current=target, fallback=None, since=None)
+        return replace(before, current=target, fallback=None, since=None)
     if before.fallback is None or spec.rollout.paused or spec.replicas == 0:
-        return replace(seen, since=None)
-    if proven and available > before.available:
-        return replace(seen, since=None)
-    since = before.since if proven or not before.available else None
-    if since is None and proven and available == len(pods.new) and pods.draining:
-        return replace(seen, since=None)  # what drains has the next one's place
+        return replace(before, since=None)
+    if available > before.available:
+        return replace(before, since=None)
+    since = before.since if available or not before.available else None
+    if since is None and 0 < available == len(pods.new) and pods.draining:
+        return replace(before, since=None)  # what drains has the next one's place
     whole = float(int(now))
-    after = replace(seen, since=whole if since is None else not_ahead(since, whole))
+    after = replace(before, since=whole if since is None else not_ahead(since, whole))
     if after.deadline is None or now < after.deadline:
         return after
     failed = "was not proven" if not proven else f"has {available} of {spec.replicas} pods available and got no more"

@@ -28,12 +28,14 @@ def pool_status(
 ) -> Manifest:
     """The whole status."""
     restored, cold = _starts(pool, pods)
+    updated = [pod for pod in pods.alive if pod.revision == at.wanted]
     status: Manifest = at.status() | {
         "observedGeneration": pool.generation,
         "selector": selector(pool.name),
         "replicas": len(pods.alive),
         "readyReplicas": pods.ready(pods.alive),
-        "updatedReplicas": sum(pod.revision == at.wanted for pod in pods.alive),
+        "updatedReplicas": len(updated),
+        "updatedAvailableReplicas": pods.available(updated),
         "restoredReplicas": restored,
         "coldStartedReplicas": cold,
         "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),

@@ -395,8 +395,33 @@ def test_pods_that_fail_together_count_once() -> None:
     done = plan(snapshot(wanted, failed(0), failed(1), failed(2)))
     assert len(done.create) == 3
     assert done.status is not None and done.status["failedPods"] == [
-        {"revision": A, "count": 1, "lastTime": stamp(NOW)}
+        {"revision": A, "count": 1, "lastTime": stamp(NOW), "lastCreated": stamp(NOW - 100)}
     ]
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, -20.0, 0.0, 20.0, 7200.0])
+def test_failures_in_a_row_are_counted_however_the_operator_s_clock_is_set(ahead: float) -> None:
+    """A kubelet refuses each pod within seconds; `created` is the API server's clock, `now` the operator's."""
+    seen, counts = snapshot(spec(), revisions=(kept(spec()),)), []
+    for number in range(4):
+        made = NOW + 5.0 * number
+        pod = failed(number, created=made)
+        done = plan(replace(seen, pods=(pod,), now=made + 1 + ahead))
+        seen = after(seen, done)
+        again = plan(replace(seen, pods=(pod,), now=made + 2 + ahead))  # it is not gone yet
+        seen = after(seen, again)
+        counts.append(seen.pool.status["failedPods"][0]["count"])
+    assert counts == [1, 2, 3, 4]
+
+
+def test_pods_that_were_there_when_one_failed_count_with_it_though_they_are_found_later() -> None:
+    wanted = spec(replicas=2)
+    older, younger = failed(0, created=NOW - 900), failed(1, created=NOW - 300)
+    alive = replace(ready(1), created=NOW - 300)
+    seen = snapshot(wanted, older, alive, revisions=(kept(wanted),))
+    seen = after(seen, plan(seen))
+    later = plan(replace(seen, pods=(younger,), now=NOW + 3))
+    assert later.status is not None and [entry["count"] for entry in later.status["failedPods"]] == [1]
 
 
 def test_failures_are_forgotten_and_hold_back_no_other_revision() -> None:
@@ -439,5 +464,5 @@ def test_time_that_was_noted_ahead_of_the_clock_counts_from_now_on() -> None:
     assert done.status is not None and done.status["provingSince"] == stamp(NOW)
     assert done.requeue_after is not None and done.requeue_after <= DEADLINE
     entry = {"revision": A, "count": 5, "lastTime": stamp(NOW + 3600)}
-    (kept,) = failures([entry], (), (A,), NOW)
+    (kept,) = failures([entry], (), (), (A,), NOW)
     assert kept == entry | {"lastTime": stamp(NOW)}

@@ -246,7 +246,7 @@ TABLES: dict[str, tuple[Roll, Rows]] = {
         [
             ("1+0 -0 | 1+3", "2 of 4 serve, and the places are taken"),
             ("1+0 -2 | 1+1", "two of them go"),
-            ("1+2 -0 | 1+1", "for two of the old revision"),
+            ("1+2 -2 | 1+1", "for two of the old revision"),
             ("3+0 -0 | 1+1", ""),
         ],
     ),

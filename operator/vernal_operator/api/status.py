@@ -74,6 +74,11 @@ class FailedPods(Model):
     revision: str = Field(description="Revision of the pods.")
     count: int = Field(description="How many times in a row a pod failed that was made after the one before had.")
     last_time: AwareDatetime = Field(description="When the last one was found.")
+    last_created: AwareDatetime | None = Field(
+        default=None,
+        description="When the youngest pod that was there then had been made, by the API server's clock. A failed pod "
+        "that was made later counts anew.",
+    )
 
 
 class VLLMWorkerPoolStatus(Model):

@@ -25,7 +25,16 @@ from vernal_operator.kinds import (
     Kind,
 )
 from vernal_operator.observe.cache import Entry
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool, RevisionView
+from vernal_operator.plan.model import (
+    CheckpointView,
+    ChildView,
+    ContainerView,
+    JobView,
+    PodPhase,
+    PodView,
+    Pool,
+    RevisionView,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -137,6 +146,7 @@ class _ContainerState(_Json):
 
 class _Container(_Json):
     name: str
+    ready: bool = False
     restart_count: int = 0
     state: _ContainerState | None = None
     last_state: _ContainerState | None = None
@@ -163,6 +173,7 @@ class _PodStatus(_Json):
     phase: str = "Pending"
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
     conditions: list[_Condition] | None = None
+    init_container_statuses: list[_Container] | None = None
     container_statuses: list[_Container] | None = None
 
 
@@ -190,6 +201,8 @@ def _pod(raw: _Pod) -> SeenPod:
     ready, scheduled = conditions.get("Ready"), conditions.get("PodScheduled")
     is_ready = ready is not None and ready.status == "True"
     refused = scheduled is not None and scheduled.status == "False" and scheduled.reason == "Unschedulable"
+    worker_ended = container is not None and container.restart_count > 0 and ended is not None
+    beside = None if is_ready else _beside(status, worker_ended=worker_ended)
     view = PodView(
         name=meta.name,
         uid=meta.uid,
@@ -213,8 +226,28 @@ def _pod(raw: _Pod) -> SeenPod:
         last_exit_code=ended.exit_code if ended else None,
         last_exit_reason=ended.reason if ended else "",
         last_exit_message=ended.message if ended else "",
+        beside=beside,
     )
     return SeenPod(view, status.pod_ip)
+
+
+_IN_TURN = ("", "PodInitializing", "ContainerCreating")
+
+
+def _beside(status: _PodStatus, *, worker_ended: bool) -> ContainerView | None:
+    """See `PodView.beside`. The API server sorts containers that are no init containers by name."""
+    others = [c for c in status.container_statuses or () if c.name != names.CONTAINER_WORKER]
+    for container in (*(status.init_container_statuses or ()), *(others if not worker_ended else ())):
+        state, last = container.state or _ContainerState(), container.last_state or _ContainerState()
+        ended = state.terminated or last.terminated
+        waits_for = state.waiting.reason if state.waiting else ""
+        if container.ready or (ended is None and waits_for in _IN_TURN):
+            continue
+        return ContainerView(
+            container.name, waits_for, container.restart_count,
+            ended.exit_code if ended else None, ended.reason if ended else "", ended.message if ended else "",
+        )  # fmt: skip
+    return None
 
 
 def _integer(text: str | None, default: int) -> int:

@@ -16,7 +16,7 @@ from vernal_operator.plan.census import Census
 from vernal_operator.plan.checkpoints import Checkpoints
 from vernal_operator.plan.farewell import farewell
 from vernal_operator.plan.model import Manifest, PodView, Refused
-from vernal_operator.plan.pods import MEANING, PodClass
+from vernal_operator.plan.pods import MEANING, PodClass, at_fault, has_ended
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 from vernal_operator.plan.times import stamp
@@ -246,11 +246,13 @@ def _detail(pod: PodView) -> str:
         return pod.unschedulable
     if pod.gates:
         return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
-    if pod.restarts and pod.last_exit_code is not None:
+    if has_ended(pod):
         return str(farewell(pod))
-    worker = pod.worker
+    worker, waits_for = pod.worker, at_fault(pod).waiting_reason
+    if pod.beside is not None and waits_for:
+        return f"container {pod.beside.name}: {waits_for}: see `kubectl describe pod {pod.name}`"
     said = worker.last_error if worker is not None and worker.last_error else ""
-    waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
+    waits = f"{waits_for}: see `kubectl describe pod {pod.name}`" if waits_for else ""
     return said or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 

@@ -286,7 +286,8 @@ def test_while_a_roll_stalls_what_is_lost_or_wanted_is_made_of_the_old_revision(
 
 def test_a_revision_is_not_current_before_there_are_as_many_pods_of_it_as_are_wanted() -> None:
     """Else there were nothing to make missing pods of, and nothing to go back to."""
-    for pods, current in (([works(3), stuck(4)], A), ([works(i) for i in range(4)], revision(spec(image="worker:bad")))):
+    new = revision(spec(image="worker:bad"))
+    for pods, current in (([works(3), stuck(4)], A), ([works(i) for i in range(4)], new)):
         done = plan(half_way(*pods))
         assert done.status is not None and done.status["currentRevision"] == current
 

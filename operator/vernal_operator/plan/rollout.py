@@ -21,8 +21,8 @@ if U allows it.
 
 One that is released is held to the floor: F pods are available or of the revision that is known to work, before a new
 one more is made. New pods that do not become available, on some nodes only say, are never more than S + U: those that
-a change of scale leaves above that go. What is lost meanwhile, or wanted by a change of scale, is made of what works. In a roll that goes well this costs a start more
-for an old pod that is lost.
+a change of scale leaves above that go. What is lost meanwhile, or wanted by a change of scale, is made of what works.
+In a roll that goes well this costs one more start for an old pod that is lost.
 
 A step tries in this order; what an earlier one takes is not there for a later one:
     trim    new pods above R go (above R + 1 while one makes a new checkpoint, which is not trimmed)

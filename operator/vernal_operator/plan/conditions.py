@@ -94,10 +94,11 @@ def checkpoint_ready(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints)
     workers = [pod.worker for pod in pods.new if pod.worker is not None]
     if any(worker.phase == Phase.FREEZING for worker in workers):
         return Verdict(kind, "False", "Freezing", "the first worker is being frozen")
-    settled = [pod.worker for pod in pods.new if pod.ready and heard(pod) is Heard.READY and pod.worker]
+    serving = [pod for pod in pods.new if pods.meaning(pod).ready]
+    settled = [pod.worker for pod in serving if heard(pod) is Heard.READY and pod.worker]
     if settled:
         return _why_none(settled)
-    silent = [pod for pod in pods.new if pod.ready and heard(pod) is Heard.SILENCE]
+    silent = [pod for pod in serving if heard(pod) is Heard.SILENCE]
     if silent:
         message = f"{_named(silent)} did not answer on the admin port: check that the operator can reach it"
         return Verdict(kind, "Unknown", "WorkerUnreachable", message)
@@ -191,7 +192,7 @@ def degraded(pods: Census, at: Standing, found: Checkpoints, refused: Sequence[R
         return Verdict("Degraded", "True", *fault)
     if refused:
         return Verdict("Degraded", "True", refused[0].reason, refusals.sentence(refused))
-    doubted = [pod for pod in pods.alive if pod.ready and _failed_to_thaw(pod, found)]
+    doubted = [pod for pod in pods.alive if pods.meaning(pod).ready and _failed_to_thaw(pod, found)]
     if doubted and doubted[0].worker is not None:
         failure = doubted[0].worker.restore_failures[-1]
         lines = [

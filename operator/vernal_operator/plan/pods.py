@@ -1,8 +1,8 @@
 """What a pod is: one class for each pod, and one table of what each class means.
 
 A pod is classified once a plan, in `census`: whether it counts, serves, holds a GPU or is at fault is decided here.
-Its fields are read elsewhere for other questions: why it is not ready (`conditions`, `farewell`), whether its worker can
-be asked and has answered (`polling`, `startup`, `rollout`), how old it is beside others (`scale`, `startup`,
+Its fields are read elsewhere for other questions: why it is not ready (`conditions`, `farewell`), whether its worker
+can be asked and has answered (`polling`, `startup`, `rollout`), how old it is beside others (`scale`, `startup`,
 `backoff`). Where there is no census, in `observe` and in `proving` for a pool whose status was lost, a pod serves if it
 is ready and not on its way out.
 """

@@ -122,9 +122,12 @@ def test_a_sidecar_that_crashes() -> None:
     not_ready = [{"type": "Ready", "status": "False"}]
     view = seen(pod(phase="Running", conditions=not_ready, containerStatuses=[side, worker])).view
     assert view.beside is not None and view.beside.name == "side" and view.running and not view.restarts
-    worker_too = container("worker", restarts=1, waiting={"reason": "CrashLoopBackOff"}, last=ended)
-    view = seen(pod(phase="Running", conditions=not_ready, containerStatuses=[side, worker_too])).view
-    assert view.beside is None, "the worker's own words tell more"
+    for worker_too in (
+        container("worker", restarts=1, waiting={"reason": "CrashLoopBackOff"}, last=ended),
+        container("worker", waiting={"reason": "ImagePullBackOff"}),
+    ):
+        view = seen(pod(phase="Running", conditions=not_ready, containerStatuses=[side, worker_too])).view
+        assert view.beside is None, "the worker's own words tell more"
 
 
 def test_nothing_is_wrong_beside_a_worker_that_starts() -> None:

@@ -201,8 +201,6 @@ def _pod(raw: _Pod) -> SeenPod:
     ready, scheduled = conditions.get("Ready"), conditions.get("PodScheduled")
     is_ready = ready is not None and ready.status == "True"
     refused = scheduled is not None and scheduled.status == "False" and scheduled.reason == "Unschedulable"
-    worker_ended = container is not None and container.restart_count > 0 and ended is not None
-    beside = None if is_ready else _beside(status, worker_ended=worker_ended)
     view = PodView(
         name=meta.name,
         uid=meta.uid,
@@ -226,7 +224,7 @@ def _pod(raw: _Pod) -> SeenPod:
         last_exit_code=ended.exit_code if ended else None,
         last_exit_reason=ended.reason if ended else "",
         last_exit_message=ended.message if ended else "",
-        beside=beside,
+        beside=None if is_ready else _beside(status),
     )
     return SeenPod(view, status.pod_ip)
 
@@ -234,15 +232,17 @@ def _pod(raw: _Pod) -> SeenPod:
 _IN_TURN = ("", "PodInitializing", "ContainerCreating")
 
 
-def _beside(status: _PodStatus, *, worker_ended: bool) -> ContainerView | None:
-    """See `PodView.beside`. The API server sorts containers that are no init containers by name."""
-    others = [c for c in status.container_statuses or () if c.name != names.CONTAINER_WORKER]
-    for container in (*(status.init_container_statuses or ()), *(others if not worker_ended else ())):
+def _beside(status: _PodStatus) -> ContainerView | None:
+    """See `PodView.beside`."""
+    rest = sorted(status.container_statuses or (), key=lambda c: c.name != names.CONTAINER_WORKER)
+    for container in (*(status.init_container_statuses or ()), *rest):
         state, last = container.state or _ContainerState(), container.last_state or _ContainerState()
         ended = state.terminated or last.terminated
         waits_for = state.waiting.reason if state.waiting else ""
         if container.ready or (ended is None and waits_for in _IN_TURN):
             continue
+        if container.name == names.CONTAINER_WORKER:
+            return None  # its own words tell more
         return ContainerView(
             container.name, waits_for, container.restart_count,
             ended.exit_code if ended else None, ended.reason if ended else "", ended.message if ended else "",

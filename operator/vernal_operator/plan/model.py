@@ -75,8 +75,8 @@ class PodView:
         restarts: of the container `worker`. What follows is forgotten when it grows.
         last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
         last_exit_message: the termination message: what the worker said last, or the end of its log.
-        beside: while the pod is not ready, the first other container, init containers before the rest, that waits for
-            anything but its turn, or has ended and is not ready. Not one that comes after a worker that has ended.
+        beside: while the pod is not ready, the first container that waits for anything but its turn, or has ended and
+            is not ready: of init containers, the worker and the rest, in this order. None if that is the worker.
         worker: the last answer to GET /state of the container that runs now; None if there is none.
         answered_at: when `worker` was read.
         polled_at: when it was last asked, answer or not. A pod that does not answer is not asked for ever.

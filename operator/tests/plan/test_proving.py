@@ -195,7 +195,7 @@ def test_the_same_revision_gets_another_try_after_another() -> None:
 def test_a_revision_that_works_is_never_rejected_late() -> None:
     new = spec(image="worker:2")
     done = plan(rolling(ready(0), ready(1), ready(2, spec=new), to="worker:2", since=NOW - 10 * DEADLINE))
-    assert done.status is not None and "rejected" not in done.status and "provingSince" not in done.status
+    assert done.status is not None and "rejected" not in done.status and done.status["provingSince"] == stamp(NOW)
     assert len(done.delete) == 1
 
 
@@ -262,8 +262,8 @@ def test_a_roll_that_stalls_after_its_first_pod_is_rejected_too() -> None:
 
 def test_one_more_pod_that_is_available_is_progress() -> None:
     grown = plan(half_way(*OLDS, works(3), works(4), since=NOW - 2 * DEADLINE))
-    assert grown.status is not None and "rejected" not in grown.status and "provingSince" not in grown.status
-    assert grown.status["updatedAvailableReplicas"] == 2
+    assert grown.status is not None and "rejected" not in grown.status
+    assert (grown.status["updatedAvailableReplicas"], grown.status["provingSince"]) == (2, stamp(NOW))
     then = plan(half_way(*OLDS[1:], works(3), works(4), stuck(5), available=2, since=None))
     assert then.status is not None and then.status["provingSince"] == stamp(NOW), "for the next one"
     fewer = plan(half_way(*OLDS, works(3), stuck(4), available=2))
@@ -272,7 +272,7 @@ def test_one_more_pod_that_is_available_is_progress() -> None:
 
 def test_a_drain_that_a_roll_waits_for_takes_none_of_its_time() -> None:
     draining = replace(ready(0), deletion_time=NOW + 7200, ready=False)
-    waits = plan(half_way(draining, *OLDS[1:], works(3), works(4), available=2, since=None))
+    waits = plan(half_way(draining, *OLDS[1:], works(3), works(4), available=2))
     assert not waits.create and waits.status is not None and "provingSince" not in waits.status
     both = plan(half_way(draining, *OLDS[1:], works(3), stuck(4), since=None))
     assert both.status is not None and both.status["provingSince"] == stamp(NOW)

@@ -11,7 +11,7 @@ Each is written before it is acted upon, so an operator that dies in between goe
 
 * A revision of which no further pod becomes available for progressDeadlineSeconds, though one is wanted, is rejected:
   the first, its proof, or any other. The clock starts anew with each, and when proof is lost that there was. It does
-  not run while the roll is paused or no pod is wanted, and does not begin while a roll waits for a drain.
+  not run while the roll is paused, waits for a drain, or no pod is wanted.
 * Wanted becomes current when as many pods of it are available as are wanted, and no other pod is left.
 * A rejection ends when the spec asks for another revision, the old one included.
 * Without a ControllerRevision to go back to (of a pool that has never been up, say) nothing is rejected.
@@ -103,11 +103,10 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
         return replace(before, current=target, fallback=None, since=None)
     if before.fallback is None or spec.rollout.paused or spec.replicas == 0:
         return replace(before, since=None)
-    if available > before.available:
-        return replace(before, since=None)
-    since = before.since if available or not before.available else None
-    if since is None and 0 < available == len(pods.new) and pods.draining:
+    if 0 < available == len(pods.new) and pods.draining:
         return replace(before, since=None)  # what drains has the next one's place
+    anew = available > before.available or (not available and before.available)
+    since = None if anew else before.since
     whole = float(int(now))
     after = replace(before, since=whole if since is None else not_ahead(since, whole))
     if after.deadline is None or now < after.deadline:

@@ -309,6 +309,12 @@ class Invariants(threading.Thread):
         if len(ready) < self.fewest_ready:
             self.broken.append(f"{len(ready)} ready pods, at least {self.fewest_ready} wanted")
 
+    def knows(self, pods: list[dict[str, Any]]) -> bool:
+        """Whether this, and nothing older, is what was seen last: what is expected from now on holds of it."""
+        seen = dict(self._pods)
+        versions = {uid: pod["metadata"]["resourceVersion"] for uid, pod in seen.items()}
+        return versions == {pod["metadata"]["uid"]: pod["metadata"]["resourceVersion"] for pod in pods}
+
     def check(self) -> None:
         broken = list(self.broken)
         for call in self._case.proxy.writes():

@@ -241,13 +241,15 @@ def _hang(bench: Bench, namespace: str, seed: int) -> int:
 
 
 def _outage(bench: Bench, namespace: str, seed: int) -> int:
-    """From some write on everything is answered 503, until the lease has been refused for longer than it is held.
+    """From some write on everything is answered 503, until the lease has been refused for longer than it is held; from
+    the second turn on for minutes, in which the operator's pauses are at their longest.
 
     With odd seeds the operator is killed meanwhile, and has to start against 503.
     """
     scenario = _scenario(seed)
     chosen = Chosen(bench.reference(scenario), f"outage {seed}")
     down, refused = False, 0
+    enough = _REFUSED_LEASES if seed < len(ALL) else _MANY_REFUSED_LEASES
     with Case(bench.server, namespace, f"--lease-seconds={_LEASE_SECONDS}", patience=bench.patience) as case:
 
         def calls(index: int, call: Call) -> Fault | None:
@@ -258,18 +260,18 @@ def _outage(bench: Bench, namespace: str, seed: int) -> int:
             if not down:
                 return None
             refused += call.is_lease
-            down = refused < _REFUSED_LEASES
-            kill = seed % 2 and refused == _REFUSED_LEASES // 2 and call.is_lease and case.operator is not None
+            down = refused < enough
+            kill = seed % 2 and refused == enough // 2 and call.is_lease and case.operator is not None
             return Fault(status=503, retry_after=seed % 3 or None, then=case.operator.kill if kill else lambda: None)
 
         run(case, scenario, calls)
-        go(case, lambda case: lambda: refused >= _REFUSED_LEASES)
+        go(case, lambda case: lambda: refused >= enough)
         judge(case, bench.reference(scenario).picture, starts=1 + seed % 2)
         return case.proxy.injected
 
 
 _LEASE_SECONDS = 5
-_REFUSED_LEASES = 12
+_REFUSED_LEASES, _MANY_REFUSED_LEASES = 12, 150
 """About one comes each second."""
 
 
@@ -361,7 +363,7 @@ CLASSES: tuple[FaultClass, ...] = (
     FaultClass(
         "no-answer", "a write is done, and its answer never comes", _times(2), _hang
     ),
-    FaultClass("outage", "503 to everything for longer than the lease is held", _times(2), _outage),
+    FaultClass("outage", "503 to everything for longer than the lease is held, or for minutes", _times(2), _outage),
     FaultClass(
         "watch-silent", "watches show nothing and do not end", _times(2),
         _watches(_spoiled(Watches(silent=True), times=2), "--watch-silence-seconds=3"),

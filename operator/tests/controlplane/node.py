@@ -30,6 +30,8 @@ from vernal_operator.kinds import JOBS, PODS, Kind
 
 UNPULLABLE = "worker:unpullable"
 """An image that no registry has."""
+SINGLE = "worker:single"
+"""An image that is pulled for the first pod of a namespace alone, as if for one node."""
 
 BINDINGS = Kind("", "v1", "Binding", "bindings")
 HOST = HostTuple(architecture="x86_64", cpu_features=(), kernel="6.18")
@@ -96,7 +98,8 @@ class Node:
                 "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
             }
             self._client._json("create", PODS, PODS.path(namespace, name, "binding"), None, binding)
-            if _worker(pod)["image"] == UNPULLABLE:
+            image = _worker(pod)["image"]
+            if image == UNPULLABLE or (image == SINGLE and not self._first(f"{namespace} {image}", "pull")):
                 self._status(pod, None, ready=False)
                 return
             self._serve(address, self._state(pod, ready=False))

@@ -1,4 +1,6 @@
-"""Every class of faults in every scenario, once: what `make fault-matrix` does at length."""
+"""Every class of faults in every scenario, once, two operators in one and one walk: what `make fault-matrix` does at
+length.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +11,8 @@ from controlplane.faults import CLASSES, WATCHED_KINDS, Bench, FaultClass
 from controlplane.matrix import Matrix
 from controlplane.proxy import Watches
 from controlplane.scenarios import ALL
+from controlplane.second import TWO
+from controlplane.walks import WALKS
 from vernal_operator.observe.informer import PAUSE_SECONDS
 
 pytestmark = pytest.mark.apiserver
@@ -26,7 +30,8 @@ def test_every_class_in_every_scenario(server: Server, say: Callable[[str], None
     bench = Bench(server)
     bench.prepare("faults")
     matrix = Matrix(bench, say=lambda text: None)
-    red = matrix.run([(of, seed) for of in CLASSES if of.name != "killed-before" for seed in seeds(of, bench)])
+    jobs = [(of, seed) for of in CLASSES if of.name != "killed-before" for seed in seeds(of, bench)]
+    red = matrix.run([(WALKS, 0), (TWO, 2), *jobs])
     say(matrix.table())
     assert not red, "\n".join(matrix.failure(result) for result in red)
 

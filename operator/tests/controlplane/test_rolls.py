@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from controlplane.cases import Case, condition, pool
-from controlplane.node import UNPULLABLE
+from controlplane.node import SINGLE, UNPULLABLE
 from controlplane.scenarios import (
     Step,
     break_image,
@@ -72,6 +72,41 @@ def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], 
     status = case.get_pool()["status"]
     assert [number for number, _ in kept] == [1, 2, 3]
     assert kept[0][1] == before and kept[2][1] == status["currentRevision"] == status["updateRevision"]
+    case.invariants.check()
+
+
+def test_an_image_of_which_only_the_first_pod_works(case: Case) -> None:
+    def serve(ready: int, *wanted: str) -> None:
+        def probe() -> bool:
+            pods = [pod for pod in case.items(PODS) if "deletionTimestamp" not in pod["metadata"]]
+            return images(case) == sorted(wanted) and sum(condition(pod, "Ready") == "True" for pod in pods) == ready
+
+        case.wait(f"{ready} of {wanted} to serve", probe)
+
+    case.invariants.most = 4
+    case.start()
+    case.create(pool(replicas=3))
+    case.wait_settled(3)
+    case.invariants.fewest_ready = 2  # one is lost
+    before = case.get_pool()["status"]["currentRevision"]
+    case.change(image=SINGLE, rollout={"progressDeadlineSeconds": 86400})
+    serve(3, SINGLE, SINGLE, "worker:1", "worker:1")
+    lost = next(pod for pod in case.items(PODS) if pod["spec"]["containers"][0]["image"] == "worker:1")
+    case.client.delete(PODS, case.namespace, lost["metadata"]["name"], lost["metadata"]["uid"])
+    gone = lost["metadata"]["uid"]
+    case.wait("the lost pod to go", lambda: gone not in {pod["metadata"]["uid"] for pod in case.items(PODS)})
+    serve(3, SINGLE, SINGLE, "worker:1", "worker:1")
+    case.invariants.most = 6
+    case.change(replicas=5)
+    serve(5, SINGLE, SINGLE, *["worker:1"] * 4)
+    assert condition(case.get_pool(), "Progressing") == "True"
+    case.assert_quiet(2)
+    case.change(rollout={"progressDeadlineSeconds": 1})
+    serve(5, *["worker:1"] * 5)
+    case.assert_quiet(2)
+    status = case.get_pool()["status"]
+    assert status["currentRevision"] == before != status["rejected"]["revision"]
+    assert "1 of 5 pods available" in status["rejected"]["message"]
     case.invariants.check()
 
 

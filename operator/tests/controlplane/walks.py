@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from controlplane.cases import METRIC, Case, Server, pool
+from controlplane.cases import METRIC, Case, Server, condition, pool
 from controlplane.faults import Bench, Calls, FaultClass, judge, without_history
 from controlplane.node import UNPULLABLE
 from controlplane.proxy import Call, Fault, Watches
 from controlplane.scenarios import go
+from vernal_operator.api.parse import parse_pool
 from vernal_operator.client import ApiError
 from vernal_operator.kinds import BUDGETS, CHECKPOINTS, JOBS, PODS, POOLS, SERVICES, Kind
+from vernal_operator.plan.rollout import bounds
 
 RUNS, STEPS = 40, 8
 TRIALS, SHRINK_SECONDS = 24, 600.0
@@ -112,6 +114,8 @@ def walk(server: Server, namespace: str, steps: list[Step], calls: Calls, patien
         case = stack.enter_context(Case(server, namespace, patience=patience))
         case.start()
         go(case, _create(pool(replicas=1)))
+        case.wait("the first pod to be seen", lambda: case.invariants.knows(case.items(PODS)))
+        _expect(case, only=True)
         case.proxy.fault = lambda call: calls(call.index, call)
         for step in steps:
             go(case, lambda case, step=step: _take(case, step))  # type: ignore[misc]
@@ -137,6 +141,8 @@ def _create(manifest: dict[str, Any]) -> Callable[[Case], Callable[[], bool]]:
 def _take(case: Case, step: Step) -> Callable[[], bool]:
     lost: dict[str, Kind] = {"lose a pod": PODS, "lose the Service": SERVICES, "lose the budget": BUDGETS}
     if step.what in lost:
+        if step.what == "lose a pod":  # one that is ready, perhaps
+            case.invariants.fewest_ready = max(0, case.invariants.fewest_ready - 1)
         _lose(case, lost[step.what])
     elif step.what == "kill the operator":
         case.restart()
@@ -144,8 +150,32 @@ def _take(case: Case, step: Step) -> Callable[[], bool]:
         case.proxy.set_watches(Watches(error=410))
         case.proxy.set_watches(Watches())
     else:
-        case.change(**{step.what: step.value})
+        _change(case, **{step.what: step.value})
     return (lambda: _answered(case)) if step.wait else (lambda: True)
+
+
+def _change(case: Case, **spec: Any) -> None:
+    """Change the spec. Until that is answered the operator may go by the one before."""
+    _expect(case, **spec)
+    case.change(**spec)
+
+
+def _expect(case: Case, *, only: bool = False, **changed: Any) -> None:
+    """Have surge and floor checked at every event, by the spec as it will be; and by those before, unless `only` it
+    counts any more.
+    """
+    spec = case.get_pool()["spec"]
+    rollout = spec.get("rollout", {}) | changed.get("rollout", {})
+    parsed, error = parse_pool({
+        "spec": spec | {
+            "replicas": changed.get("replicas", spec["replicas"]),
+            "rollout": {name: value for name, value in rollout.items() if value is not None},
+        }
+    })  # fmt: skip
+    assert parsed is not None, error
+    limits, expected = bounds(parsed.replicas, parsed.rollout), case.invariants
+    expected.most = limits.ceiling if only else max(expected.most, limits.ceiling)
+    expected.fewest_ready = limits.floor if only else min(expected.fewest_ready, limits.floor)
 
 
 def _lose(case: Case, kind: Kind) -> None:
@@ -164,14 +194,20 @@ def _answered(case: Case) -> bool:
     unreachable = spec["image"] == UNPULLABLE or spec["rollout"].get("paused") or "rejected" in found.get("status", {})
     if unreachable:
         return bool(found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"])
-    return case.settled(spec["replicas"])
+    if not case.settled(spec["replicas"]):
+        return False
+    pods = case.items(PODS)
+    whole = all(condition(pod, "Ready") == "True" and "deletionTimestamp" not in pod["metadata"] for pod in pods)
+    if whole and case.invariants.knows(pods):  # nothing that was before is still to be seen
+        _expect(case, only=True)
+    return True
 
 
 def _mend(case: Case) -> Callable[[], bool]:
     """A spec that can be reached."""
     spec = case.get_pool()["spec"]
     image = {"image": "worker:1"} if spec["image"] == UNPULLABLE else {}
-    case.change(**MEND, **image, replicas=max(1, spec["replicas"]))  # without any there may be no checkpoint
+    _change(case, **MEND, **image, replicas=max(1, spec["replicas"]))  # without any there may be no checkpoint
     return lambda: case.settled(case.get_pool()["spec"]["replicas"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from vernal_operator.observe import views
-from vernal_operator.plan.model import JobView
+from vernal_operator.plan.model import ContainerView, JobView
 from vernal_operator.plan.times import epoch
 
 
@@ -82,6 +82,69 @@ def test_a_container_that_crashes() -> None:
     status = {"name": "worker", "restartCount": 4, "state": waiting, "lastState": ended}
     view = seen(pod(phase="Running", containerStatuses=[status])).view
     assert (view.running, view.waiting_reason, view.last_exit_code) == (False, "CrashLoopBackOff", 1)
+
+
+def container(name: str, ready: bool = False, restarts: int = 0, **state: Any) -> dict[str, Any]:
+    last = {"lastState": {"terminated": state.pop("last")}} if "last" in state else {}
+    return {"name": name, "ready": ready, "restartCount": restarts, "state": state, **last}
+
+
+INITIALIZING = container("worker", waiting={"reason": "PodInitializing"})
+RUNNING = {"startedAt": "2026-11-21T08:00:30Z"}
+
+
+def test_an_init_container_whose_image_cannot_be_pulled() -> None:
+    inits = [
+        container("first", ready=True, terminated={"exitCode": 0, "reason": "Completed"}),
+        container("weights", waiting={"reason": "ImagePullBackOff"}),
+        container("last", waiting={"reason": "PodInitializing"}),
+    ]
+    view = seen(pod(phase="Pending", initContainerStatuses=inits, containerStatuses=[INITIALIZING])).view
+    assert view.beside == ContainerView("weights", waiting_reason="ImagePullBackOff")
+    assert (view.restarts, view.running) == (0, False)
+
+
+def test_an_init_container_that_crashes() -> None:
+    ended = {"exitCode": 3, "reason": "Error", "message": "no such bucket"}
+    for status in (
+        container("weights", restarts=4, waiting={"reason": "CrashLoopBackOff"}, last=ended),
+        container("weights", restarts=4, terminated=ended),
+        container("weights", restarts=4, running=RUNNING, last=ended),
+    ):
+        view = seen(pod(phase="Pending", initContainerStatuses=[status], containerStatuses=[INITIALIZING])).view
+        assert view.beside is not None and (view.beside.name, view.beside.restarts) == ("weights", 4)
+        assert (view.beside.last_exit_code, view.beside.last_exit_message) == (3, "no such bucket")
+
+
+def test_a_sidecar_that_crashes() -> None:
+    ended = {"exitCode": 1, "reason": "Error"}
+    side = container("side", restarts=2, waiting={"reason": "CrashLoopBackOff"}, last=ended)
+    worker = container("worker", ready=True, running=RUNNING)
+    not_ready = [{"type": "Ready", "status": "False"}]
+    view = seen(pod(phase="Running", conditions=not_ready, containerStatuses=[side, worker])).view
+    assert view.beside is not None and view.beside.name == "side" and view.running and not view.restarts
+    for worker_too in (
+        container("worker", restarts=1, waiting={"reason": "CrashLoopBackOff"}, last=ended),
+        container("worker", waiting={"reason": "ImagePullBackOff"}),
+    ):
+        view = seen(pod(phase="Running", conditions=not_ready, containerStatuses=[side, worker_too])).view
+        assert view.beside is None, "the worker's own words tell more"
+
+
+def test_nothing_is_wrong_beside_a_worker_that_starts() -> None:
+    ended = {"exitCode": 1, "reason": "Error"}
+    statuses = {
+        "initContainerStatuses": [
+            container("done", ready=True, restarts=1, terminated={"exitCode": 0}, last=ended),
+            container("mesh", ready=True, restarts=1, running=RUNNING, last=ended),
+            container("at work", running=RUNNING),
+        ],
+        "containerStatuses": [container("side", waiting={"reason": "PodInitializing"}), INITIALIZING],
+    }
+    assert seen(pod(phase="Pending", **statuses)).view.beside is None
+    side = container("side", restarts=9, waiting={"reason": "CrashLoopBackOff"}, last=ended)
+    ready = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T08:01:00Z"}]
+    assert seen(pod(phase="Running", conditions=ready, containerStatuses=[side])).view.beside is None
 
 
 def test_nulls_are_absent_and_odd_labels_no_error() -> None:

@@ -70,6 +70,7 @@ class World:
     checkpoints: dict[str, CheckpointView] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
     bad_revisions: set[str] = field(default_factory=set)
+    single_revisions: set[str] = field(default_factory=set)  # one pod of each works: one node has the driver, say
     answers: dict[str, PodView] = field(default_factory=dict)  # what the operator heard, by pod uid
     history: list[dict[str, PodView]] = field(default_factory=list)
     published: dict[str, str] = field(default_factory=dict)  # generation by revision
@@ -81,6 +82,7 @@ class World:
     wanted_since: float = START
     rollbacks: int = 0
     unheard: int = 0  # renewals that have failed
+    most_idle: int = 0  # new pods that do not work, at the widest limits there were
 
     def __post_init__(self) -> None:
         self.raw = {
@@ -171,9 +173,10 @@ class World:
         )
         self._change(pod, ready=True, ready_since=self.now)
 
-    def disturb(self, sort: str) -> None:
-        """Something happens to a pod that nobody asked for."""
+    def disturb(self, sort: str, but: str = "") -> None:
+        """Something happens to a pod that nobody asked for: any but those of the revision `but`."""
         alive = [p for p in self.pods.values() if p.view.deletion_time is None and p.view.phase != "Failed"]
+        alive = [p for p in alive if p.view.revision != but]
         if not alive:
             return
         pod = self.random.choice(alive)
@@ -337,10 +340,29 @@ class World:
             view,
             labels=labels,
             avoids=frozenset(told.get(ENV_RENEW, "").split(",")) - {""},
-            broken=view.revision in self.bad_revisions,
+            broken=view.revision in self.bad_revisions or self._place_is_taken(view.revision),
             silent=not self.calm and self.random.random() < 0.1,
             refused=not self.calm and self.random.random() < 0.05,
         )
+
+    def _place_is_taken(self, revision: str) -> bool:
+        """Whether it has a pod that works, and no second one does."""
+        there = [pod for pod in self.pods.values() if pod.view.revision == revision]
+        return revision in self.single_revisions and any(not pod.broken for pod in there)
+
+    def check_capacity(self, seconds: float = 400.0) -> None:
+        """Given time to start what was made, but not enough for a roll to be given up, the floor is kept."""
+        limits, until = bounds(self.spec.replicas, self.spec.rollout), self.now + seconds
+        while self.now < until:
+            if not self.reconcile().poll:
+                self.tick(20.0)
+        self.reconcile()
+        assert "rejected" not in self.status, "the walk took too long"
+        alive = [p for p in self.pods.values() if p.view.deletion_time is None and p.view.phase != "Failed"]
+        assert sum(p.view.ready for p in alive) >= limits.floor, f"capacity decays: {self.describe()}"
+        self.most_idle = max(self.most_idle, limits.surge + limits.unavailable)
+        idle = sum(p.broken for p in alive)
+        assert idle <= self.most_idle, f"more and more pods that do not work: {self.describe()}"
 
     # --- how it ends ------------------------------------------------------------------------------------------
 
@@ -353,11 +375,17 @@ class World:
         self.calm = True
         self.capacity = 99
         before = self.status.get("currentRevision")
-        sick = self.revision in self.bad_revisions and before not in (None, self.revision) and self.spec.replicas > 0
-        self.bad_revisions = {self.revision} if sick else set()
+        rolling = before not in (None, self.revision)
+        bad = rolling and self.revision in self.bad_revisions and self.spec.replicas > 0
+        single = rolling and self.revision in self.single_revisions and self.spec.replicas > 1
+        sick = bad or single
+        self.bad_revisions = {self.revision} if bad else set()
+        self.single_revisions = {self.revision} if single else set()
+        working = [pod for pod in self.pods.values() if pod.view.revision == self.revision and pod.view.ready]
         for pod in self.pods.values():
             pod.silent = pod.refused = False
             pod.broken = pod.view.revision in self.bad_revisions
+            pod.broken |= single and pod.view.revision == self.revision and pod not in working[:1]
             if pod.broken and pod.view.ready:
                 self._change(pod, ready=False, ready_since=None)
         self.edit(rollout={key: value for key, value in self.raw.get("rollout", {}).items() if key != "paused"})
@@ -371,6 +399,7 @@ class World:
         if not rejected:
             return
         self.bad_revisions.clear()
+        self.single_revisions.clear()
         if self.random.random() < 0.5:
             self.edit(image="worker:fixed")
         else:
@@ -390,7 +419,7 @@ class World:
             if not decisions and decisions.requeue_after is None and not self._busy():
                 return
             if not decisions.poll:
-                self.tick(100.0 if self.bad_revisions else 20.0)  # on to the deadline
+                self.tick(100.0 if self.bad_revisions or self.single_revisions else 20.0)  # on to the deadline
         raise AssertionError(f"not settled after {rounds} rounds: {self.describe()}")
 
     def _check_end(self, wanted: str) -> None:
@@ -458,6 +487,8 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
     assert len({v.uid for v in victims}) == len(victims)
     assert all(v.deletion_time is None for v in victims), "deleted twice"
     gone = {v.uid for v in victims}
+    stalled = {d.uid for d in decisions.delete if d.reason == "Stalled"}
+    assert not any(v.ready for v in victims if v.uid in stalled)
 
     def available(pod: PodView) -> bool:
         return pod.ready and snapshot.now >= (pod.ready_since or 0.0) + spec.rollout.min_ready_seconds
@@ -477,7 +508,11 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
         if not held_back and len(made) < AT_ONCE and not _was_rejected(world, decisions):
             assert total >= min(limits.replicas, limits.ceiling), "missing pods are made of the old revision"
         assert not (spec.rollout.paused and target in made), "a new pod while paused"
-    _check_rejection(world, snapshot, decisions, any(available(p) for p in new))
+    if target != current and known is not None and target in made:
+        trusted = sum(available(p) for p in new) + sum(p.uid not in gone for p in old) + made.count(str(current))
+        held_back = status.get("failedPods") or any(p.phase == "Failed" for p in snapshot.pods)
+        assert trusted >= limits.floor or held_back, "a pod that may not work in the place of one that does"
+    _check_rejection(world, snapshot, decisions, sum(available(p) for p in new))
     assert not (rolled_back and world.revision in made), "a pod of a rejected revision"
     written = {m["metadata"]["name"] for m in decisions.apply} | set(world.revisions)
     assert all(f"p-{name}" in written for name in made), "a pod of a revision that nobody keeps"
@@ -486,7 +521,8 @@ def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
 
     debris = {p.uid for p in old if p.revision != current and not p.ready}
     for group in (new, [p for p in old if p.uid not in debris]):
-        went, stayed = [p for p in group if p.uid in gone], [p for p in group if p.uid not in gone]
+        went = [p for p in group if p.uid in gone - stalled]
+        stayed = [p for p in group if p.uid not in gone]
         if renewing and group is new and len(went) != len(alive):  # who makes the new checkpoint may stay
             stayed = [p for p in stayed if p.renew != world.renew]
         _check_order(snapshot.now, went, stayed, available)
@@ -497,11 +533,12 @@ def _was_rejected(world: World, decisions: Decisions) -> bool:
     return decisions.status is not None and "rejected" in decisions.status and "rejected" not in world.status
 
 
-def _check_rejection(world: World, snapshot: Snapshot, decisions: Decisions, proof: bool) -> None:
+def _check_rejection(world: World, snapshot: Snapshot, decisions: Decisions, working: int) -> None:
     if not _was_rejected(world, decisions):
         return
     world.rollbacks += 1
-    assert not proof, "a revision was rejected that works"
+    assert working < world.spec.replicas, "a revision was rejected that works"
+    assert working <= world.status.get("updatedAvailableReplicas", 0), "a roll was ended that goes on"
     assert snapshot.now >= world.wanted_since + deadline_seconds(world.spec) - 1, "rejected too early"
     assert not world.spec.rollout.paused and world.spec.replicas
     assert not decisions.create and not decisions.delete, "acted upon before it was written down"

@@ -195,7 +195,7 @@ def test_the_same_revision_gets_another_try_after_another() -> None:
 def test_a_revision_that_works_is_never_rejected_late() -> None:
     new = spec(image="worker:2")
     done = plan(rolling(ready(0), ready(1), ready(2, spec=new), to="worker:2", since=NOW - 10 * DEADLINE))
-    assert done.status is not None and "rejected" not in done.status and "provingSince" not in done.status
+    assert done.status is not None and "rejected" not in done.status and done.status["provingSince"] == stamp(NOW)
     assert len(done.delete) == 1
 
 
@@ -219,6 +219,83 @@ def test_when_the_clock_does_not_run(why: str) -> None:
     done = plan(seen)
     assert done.status is not None and "rejected" not in done.status
     assert done.status.get("provingSince") == (stamp(NOW) if why == "of another revision" else None)
+
+
+def half_way(*pods: PodView, available: int = 1, since: float | None = NOW - 100, **fields: Any) -> Snapshot:
+    """A roll from worker:1 to worker:bad whose first new pod works. `available`: how many did at the last plan."""
+    seen = rolling(*pods, **({"replicas": 4} | fields))
+    status = seen.pool.status | {"updatedAvailableReplicas": available}  # type: ignore[operator]
+    if since is None:
+        del status["provingSince"]
+    else:
+        status["provingSince"] = stamp(since)
+    return replace(seen, pool=replace(seen.pool, status=status))
+
+
+def works(slot: int, **fields: Any) -> PodView:
+    return ready(slot, spec=spec(image="worker:bad"), **fields)
+
+
+OLDS = tuple(ready(i) for i in range(3))
+
+
+def test_a_roll_that_stalls_after_its_first_pod_is_rejected_too() -> None:
+    pods = (*OLDS, works(3), stuck(4))
+    early = plan(half_way(*pods, since=NOW - DEADLINE + 1))
+    assert early.requeue_after == 1 and not early.create and not early.delete
+    assert condition(early.status, "Progressing") == ("True", "RollingOut")
+    assert early.status is not None and stamp(NOW + 1) in str(early.status["conditions"]), "it is told until when"
+    seen = half_way(*pods, since=NOW - DEADLINE)
+    done = plan(seen)
+    assert not done.create and not done.delete, "written down first"
+    assert condition(done.status, "Progressing") == ("False", "ProgressDeadlineExceeded")
+    assert condition(done.status, "Degraded") == ("True", "ProgressDeadlineExceeded")
+    [event] = [event for event in done.events if event.reason == "ProgressDeadlineExceeded"]
+    for word in ("1 of 4", "ImagePullBackOff", stuck(4).name, A, "revert"):
+        assert word in event.message
+    then = plan(after(seen, done))
+    assert not made(then) and [d.name for d in then.delete] == [stuck(4).name], "in whose place an old one comes"
+    assert made(plan(after(replace(seen, pods=pods[:-1]), done))) == [A]
+    end = plan(after(replace(seen, pods=(*OLDS, ready(5), works(3))), done))
+    assert [(d.name, d.reason) for d in end.delete] == [(works(3).name, "RolledBack")], "though it works"
+
+
+def test_one_more_pod_that_is_available_is_progress() -> None:
+    grown = plan(half_way(*OLDS, works(3), works(4), since=NOW - 2 * DEADLINE))
+    assert grown.status is not None and "rejected" not in grown.status
+    assert (grown.status["updatedAvailableReplicas"], grown.status["provingSince"]) == (2, stamp(NOW))
+    then = plan(half_way(*OLDS[1:], works(3), works(4), stuck(5), available=2, since=None))
+    assert then.status is not None and then.status["provingSince"] == stamp(NOW), "for the next one"
+    fewer = plan(half_way(*OLDS, works(3), stuck(4), available=2))
+    assert fewer.status is not None and fewer.status["provingSince"] == stamp(NOW - 100), "one that is lost is none"
+
+
+def test_a_drain_that_a_roll_waits_for_takes_none_of_its_time() -> None:
+    draining = replace(ready(0), deletion_time=NOW + 7200, ready=False)
+    waits = plan(half_way(draining, *OLDS[1:], works(3), works(4), available=2))
+    assert not waits.create and waits.status is not None and "provingSince" not in waits.status
+    both = plan(half_way(draining, *OLDS[1:], works(3), stuck(4), since=None))
+    assert both.status is not None and both.status["provingSince"] == stamp(NOW)
+
+
+def test_while_a_roll_stalls_what_is_lost_or_wanted_is_made_of_the_old_revision() -> None:
+    assert made(plan(half_way(*OLDS[1:], works(3), stuck(4)))) == [A]
+    assert made(plan(half_way(*OLDS, works(3), stuck(4), replicas=10))) == [A] * 6
+    assert made(plan(half_way(works(3), stuck(4)))) == [A] * 3, "when the last old pod goes, too"
+
+
+def test_a_revision_is_not_current_before_there_are_as_many_pods_of_it_as_are_wanted() -> None:
+    """Else there were nothing to make missing pods of, and nothing to go back to."""
+    new = revision(spec(image="worker:bad"))
+    for pods, current in (([works(3), stuck(4)], A), ([works(i) for i in range(4)], new)):
+        done = plan(half_way(*pods))
+        assert done.status is not None and done.status["currentRevision"] == current
+
+
+def test_a_roll_none_of_whose_pods_can_be_made_any_more_ends() -> None:
+    done = plan(half_way(*OLDS, works(3), since=NOW - DEADLINE))
+    assert done.status is not None and "rejected" in done.status
+    assert "no further pod" in done.status["rejected"]["message"]
 
 
 def test_the_deadline_that_is_given_counts() -> None:
@@ -322,8 +399,33 @@ def test_pods_that_fail_together_count_once() -> None:
     done = plan(snapshot(wanted, failed(0), failed(1), failed(2)))
     assert len(done.create) == 3
     assert done.status is not None and done.status["failedPods"] == [
-        {"revision": A, "count": 1, "lastTime": stamp(NOW)}
+        {"revision": A, "count": 1, "lastTime": stamp(NOW), "lastCreated": stamp(NOW - 100)}
     ]
+
+
+@pytest.mark.parametrize("ahead", [-7200.0, -20.0, 0.0, 20.0, 7200.0])
+def test_failures_in_a_row_are_counted_however_the_operator_s_clock_is_set(ahead: float) -> None:
+    """A kubelet refuses each pod within seconds; `created` is the API server's clock, `now` the operator's."""
+    seen, counts = snapshot(spec(), revisions=(kept(spec()),)), []
+    for number in range(4):
+        made = NOW + 5.0 * number
+        pod = failed(number, created=made)
+        done = plan(replace(seen, pods=(pod,), now=made + 1 + ahead))
+        seen = after(seen, done)
+        again = plan(replace(seen, pods=(pod,), now=made + 2 + ahead))  # it is not gone yet
+        seen = after(seen, again)
+        counts.append(seen.pool.status["failedPods"][0]["count"])
+    assert counts == [1, 2, 3, 4]
+
+
+def test_pods_that_were_there_when_one_failed_count_with_it_though_they_are_found_later() -> None:
+    wanted = spec(replicas=2)
+    older, younger = failed(0, created=NOW - 900), failed(1, created=NOW - 300)
+    alive = replace(ready(1), created=NOW - 300)
+    seen = snapshot(wanted, older, alive, revisions=(kept(wanted),))
+    seen = after(seen, plan(seen))
+    later = plan(replace(seen, pods=(younger,), now=NOW + 3))
+    assert later.status is not None and [entry["count"] for entry in later.status["failedPods"]] == [1]
 
 
 def test_failures_are_forgotten_and_hold_back_no_other_revision() -> None:
@@ -366,5 +468,5 @@ def test_time_that_was_noted_ahead_of_the_clock_counts_from_now_on() -> None:
     assert done.status is not None and done.status["provingSince"] == stamp(NOW)
     assert done.requeue_after is not None and done.requeue_after <= DEADLINE
     entry = {"revision": A, "count": 5, "lastTime": stamp(NOW + 3600)}
-    (kept,) = failures([entry], (), (A,), NOW)
+    (kept,) = failures([entry], (), (), (A,), NOW)
     assert kept == entry | {"lastTime": stamp(NOW)}

@@ -31,7 +31,7 @@ class Roll:
     plans.
 
     Attributes:
-        works: pods of the new revision become ready.
+        works: pods of the new revision become ready. A number: only so many of them, the first ones.
         lose: before which plan a ready old pod goes, and its node with it.
         scale: before which plan there are other limits.
         rules: what is not as `rules` has it.
@@ -41,7 +41,7 @@ class Roll:
     pods: list[PodView]
     start: int = 1
     drain: int = 1
-    works: bool = True
+    works: bool | int = True
     lose: tuple[int, ...] = ()
     scale: dict[int, Bounds] = field(default_factory=dict)
     rules: dict[str, object] = field(default_factory=dict)
@@ -73,7 +73,12 @@ class Roll:
         return f"{left} | {new}+{len(there.new) - new}"
 
     def _starts(self, pod: PodView) -> bool:
-        return not pod.ready and pod.deletion_time is None and (self.works or pod.revision != NEW)
+        if pod.ready or pod.deletion_time is not None:
+            return False
+        if pod.revision != NEW or isinstance(self.works, bool):
+            return pod.revision != NEW or bool(self.works)
+        working = sum(one.ready and one.revision == NEW for one in self.pods)
+        return working < self.works and pod is next(one for one in self.pods if one.revision == NEW and not one.ready)
 
     def _in_transition(self) -> bool:
         return any(pod.deletion_time is not None or self._starts(pod) for pod in self.pods)
@@ -182,6 +187,67 @@ TABLES: dict[str, tuple[Roll, Rows]] = {
             ("0+2 -0 | 0+1", "so is the last: no second pod of a revision that is not proven"),
             ("1+1 -0 | 0+1", ""),
             ("2+0 -0 | 0+1", ""),
+        ],
+    ),
+    "the first new pod works and the second does not; then old pods are lost": (
+        Roll(Bounds(4, 1, 0), olds(4), works=1, lose=(6, 9)),
+        [
+            ("4+0 -0 | 0+0", "the image changed"),
+            ("4+0 -0 | 0+1", "the surge"),
+            ("3+0 -1 | 1+0", "proven"),
+            ("3+0 -0 | 1+1", "the second crashes, on another node, say"),
+            ("2+1 -0 | 1+1", "an old pod was lost: made again of the old revision"),
+            ("3+0 -0 | 1+1", "4 serve again"),
+            ("2+1 -0 | 1+1", "and so is the next one"),
+            ("3+0 -0 | 1+1", ""),
+        ],
+    ),
+    "the first new pod works and the second does not; then the pool is scaled to 10, and to 2": (
+        Roll(Bounds(4, 1, 0), olds(4), works=1, scale={6: Bounds(10, 1, 0), 9: Bounds(2, 1, 0)}),
+        [
+            ("4+0 -0 | 0+0", "the image changed"),
+            ("4+0 -0 | 0+1", "the surge"),
+            ("3+0 -1 | 1+0", "proven"),
+            ("3+0 -0 | 1+1", "the second crashes"),
+            ("3+6 -0 | 1+1", "six that are known to work, and no second pod that may not"),
+            ("9+0 -0 | 1+1", "10 serve"),
+            ("1+0 -8 | 1+1", "2 serve"),
+            ("1+0 -0 | 1+1", ""),
+        ],
+    ),
+    "no surge: the second new pod does not work, and an old one is lost": (
+        Roll(Bounds(4, 0, 1), olds(4), works=1, lose=(8,)),
+        [
+            ("4+0 -0 | 0+0", "the image changed"),
+            ("3+0 -1 | 0+0", "one may be unavailable"),
+            ("3+0 -0 | 0+1", ""),
+            ("2+0 -1 | 1+0", "proven"),
+            ("2+0 -0 | 1+1", "the second crashes: 3 serve, which is the floor"),
+            ("1+1 -0 | 1+1", "an old pod was lost"),
+            ("2+0 -0 | 1+1", "made again: 3 serve"),
+        ],
+    ),
+    "a new pod that worked is lost while the roll stalls": (
+        Roll(
+            Bounds(3, 1, 0), [*olds(1), ready(8, revision=NEW), pending(6, revision=NEW, uid="stuck")], works=False
+        ),
+        [
+            ("1+0 -0 | 1+1", "two new ones had worked, and one of them is gone"),
+            ("1+1 -0 | 1+1", "the roll goes back by one pod, for what is known to work"),
+            ("2+0 -0 | 1+1", ""),
+        ],
+    ),
+    "too many new pods that do not work, after a change of scale": (
+        Roll(
+            Bounds(4, 1, 0),
+            [*olds(1), ready(9, revision=NEW), *(pending(i, revision=NEW, scheduled=True) for i in (6, 7, 8))],
+            works=False,
+        ),
+        [
+            ("1+0 -0 | 1+3", "2 of 4 serve, and the places are taken"),
+            ("1+0 -2 | 1+1", "two of them go"),
+            ("1+2 -2 | 1+1", "for two of the old revision"),
+            ("3+0 -0 | 1+1", ""),
         ],
     ),
     "scaled from 3 to 10 while the new revision starts": (

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from plan.factory import condition, failed_creator, ready, snapshot, spec, starting, worker
+from plan.factory import NOW, condition, failed_creator, pending, ready, snapshot, spec, starting, worker
 from plan.test_retention import again, failing, seen, use
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, WorkerState
 from vernal_operator.api.status import Condition
 from vernal_operator.plan import plan, plan_checkpoint
+from vernal_operator.plan.model import ContainerView
 
 
 def test_a_worker_that_was_drained_by_hand_is_replaced() -> None:
@@ -46,6 +47,31 @@ def test_no_answer_makes_a_status_that_is_refused(reason: str) -> None:
         for entry in status["conditions"]:
             Condition.model_validate(entry)  # the schema's own pattern and lengths
             assert len(entry["message"]) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason", "words"),
+    [
+        (ContainerView("weights", "ImagePullBackOff"), "ImagePullFailed", ("ImagePullBackOff", "describe pod")),
+        (ContainerView("weights", "CreateContainerConfigError"), "ContainerConfigInvalid", ("describe pod",)),
+        (
+            ContainerView("weights", "CrashLoopBackOff", 4, 3, "Error", "a\nno such bucket\n"),
+            "Crashing",
+            ("exit code 3 (Error)", "no such bucket", "-c weights --previous"),
+        ),
+        (ContainerView("weights", "", 0, 3, "Error"), "Crashing", ("exit code 3",)),
+        (ContainerView("weights", "", 1, 137, "OOMKilled"), "OutOfMemory", ("spec.podTemplate",)),
+    ],
+)
+def test_what_is_wrong_beside_the_worker_is_told_at_once(
+    beside: ContainerView, reason: str, words: tuple[str, ...]
+) -> None:
+    for pod in (pending(0, scheduled=True, waiting_reason="PodInitializing"), starting(0)):
+        status = plan(snapshot(spec(), replace(pod, created=NOW - 1, beside=beside))).status
+        assert condition(status, "Degraded") == ("True", reason)
+        [message] = [c["message"] for c in (status or {})["conditions"] if c["type"] == "Degraded"]
+        assert f"pod {pod.name}: container weights: " in message
+        assert all(word in message for word in words), message
 
 
 def replace_error(state: WorkerState) -> WorkerState:

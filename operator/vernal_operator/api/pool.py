@@ -383,8 +383,9 @@ class RolloutSpec(Model):
     progress_deadline_seconds: Seconds | None = Field(
         default=None,
         ge=1,
-        description="How long a new revision may be without a pod that has been ready for minReadySeconds; it is then "
-        "rejected, and the pool goes back to the revision before. By default as long as a worker may take to start "
+        description="How long a roll may make no progress: until the first pod of the new revision has been ready for "
+        "minReadySeconds, and from each further one to the next. The revision is then rejected, and the pool goes back "
+        "to the one before. By default as long as a worker may take to start "
         "at all (startupTimeoutSeconds and, with checkpoints, what a freeze, a thaw and a wait for GPU memory take) "
         "plus minReadySeconds. Seconds.",
     )

@@ -74,6 +74,11 @@ class FailedPods(Model):
     revision: str = Field(description="Revision of the pods.")
     count: int = Field(description="How many times in a row a pod failed that was made after the one before had.")
     last_time: AwareDatetime = Field(description="When the last one was found.")
+    last_created: AwareDatetime | None = Field(
+        default=None,
+        description="When the youngest pod that was there then had been made, by the API server's clock. A failed pod "
+        "that was made later counts anew.",
+    )
 
 
 class VLLMWorkerPoolStatus(Model):
@@ -83,16 +88,17 @@ class VLLMWorkerPoolStatus(Model):
     update_revision: str | None = Field(default=None, description="Revision that the spec asks for.")
     current_revision: str | None = Field(
         default=None,
-        description="Revision that proved itself last, when all pods were of it. Until updateRevision is proven, "
-        "missing pods are made of it, and the pool goes back to it if updateRevision is rejected.",
+        description="Revision that proved itself last, when all pods were of it and available. Until updateRevision "
+        "is proven, and where its pods do not become available, missing pods are made of it; the pool goes back to it "
+        "if updateRevision is rejected.",
     )
     proving_since: AwareDatetime | None = Field(
         default=None,
-        description="Since when updateRevision has been without a pod that counts as proof; "
-        "spec.rollout.progressDeadlineSeconds runs from then.",
+        description="Since when no further pod of updateRevision has become available, the first, which is its proof, "
+        "or another one, though one is wanted; spec.rollout.progressDeadlineSeconds runs from then.",
     )
     rejected: RejectedRevision | None = Field(
-        default=None, description="updateRevision, if it did not prove itself in time and the pool went back."
+        default=None, description="updateRevision, if its roll made no progress in time and the pool went back."
     )
     failed_pods: Annotated[list[FailedPods], extension(list_type="map", list_map_keys=["revision"])] = Field(
         default=[], description="Failed pods by revision; the more in a row, the later the next pod is made."
@@ -101,6 +107,11 @@ class VLLMWorkerPoolStatus(Model):
     replicas: int = Field(default=0, description="Pods that are neither terminating nor failed.")
     ready_replicas: int = Field(default=0, description="Those that are ready.")
     updated_replicas: int = Field(default=0, description="Those of updateRevision.")
+    updated_available_replicas: int = Field(
+        default=0,
+        description="Those of updateRevision that have been ready for spec.rollout.minReadySeconds. When they become "
+        "more, a roll makes progress.",
+    )
     restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
     cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")
     checkpoint: CheckpointReference | None = Field(default=None, description="The checkpoint that new pods thaw.")

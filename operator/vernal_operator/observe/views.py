@@ -23,7 +23,16 @@ from vernal_operator.kinds import (
     Kind,
 )
 from vernal_operator.observe.cache import Entry
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, PodPhase, PodView, Pool, RevisionView
+from vernal_operator.plan.model import (
+    CheckpointView,
+    ChildView,
+    ContainerView,
+    JobView,
+    PodPhase,
+    PodView,
+    Pool,
+    RevisionView,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -139,6 +148,7 @@ class _ContainerState(_Json):
 
 class _Container(_Json):
     name: str
+    ready: bool = False
     restart_count: int = 0
     state: _ContainerState | None = None
     last_state: _ContainerState | None = None
@@ -165,6 +175,7 @@ class _PodStatus(_Json):
     phase: str = "Pending"
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
     conditions: list[_Condition] | None = None
+    init_container_statuses: list[_Container] | None = None
     container_statuses: list[_Container] | None = None
 
 
@@ -216,8 +227,30 @@ def _pod(raw: _Pod) -> SeenPod:
         last_exit_code=ended.exit_code if ended else None,
         last_exit_reason=ended.reason if ended else "",
         last_exit_message=ended.message if ended else "",
+        beside=None if is_ready else _beside(status),
     )
     return SeenPod(view, status.pod_ip)
+
+
+_IN_TURN = ("", "PodInitializing", "ContainerCreating")
+
+
+def _beside(status: _PodStatus) -> ContainerView | None:
+    """See `PodView.beside`."""
+    rest = sorted(status.container_statuses or (), key=lambda c: c.name != names.CONTAINER_WORKER)
+    for container in (*(status.init_container_statuses or ()), *rest):
+        state, last = container.state or _ContainerState(), container.last_state or _ContainerState()
+        ended = state.terminated or last.terminated
+        waits_for = state.waiting.reason if state.waiting else ""
+        if container.ready or (ended is None and waits_for in _IN_TURN):
+            continue
+        if container.name == names.CONTAINER_WORKER:
+            return None  # its own words tell more
+        return ContainerView(
+            container.name, waits_for, container.restart_count,
+            ended.exit_code if ended else None, ended.reason if ended else "", ended.message if ended else "",
+        )  # fmt: skip
+    return None
 
 
 def _integer(text: str | None, default: int) -> int:

@@ -3,6 +3,9 @@
 A pod fails for good (phase Failed) when it is evicted, when its node shuts down, or when a kubelet refuses it; the last
 can happen again at once, for ever. Crashes of containers are the kubelet's to slow down, not ours. Counted are failures
 in a row: of a pod that was made after the one before had failed. Pods that fail together count once.
+
+When a pod was made is the API server's word, when it was found the operator's, and their clocks differ: so it is kept
+which pod was the youngest then (`lastCreated`), and a later one is one that was made after that.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,23 +20,35 @@ FORGET_SECONDS = 600.0
 
 
 def failures(
-    old: Iterable[Mapping[str, Any]], over: Iterable[PodView], revisions: Iterable[str | None], now: float
+    old: Iterable[Mapping[str, Any]],
+    pods: Iterable[PodView],
+    over: Iterable[PodView],
+    revisions: Iterable[str | None],
+    now: float,
 ) -> list[Manifest]:
-    """status.failedPods: what it was, with the pods that are over now. Only `revisions` are kept."""
+    """status.failedPods: what it was, with those of all `pods` that are over now. Only `revisions` are kept."""
     kept = {
         entry["revision"]: {**entry, "lastTime": stamp(last)}
         for entry in old
         if now < (last := not_ahead(epoch(entry["lastTime"]), now)) + FORGET_SECONDS
     }
-    wanted = set(revisions)
-    latest: dict[str, float] = {}  # of each revision, when the youngest pod that is over was made
-    for pod in over:
-        latest[pod.revision] = max(pod.created, latest.get(pod.revision, 0.0))
-    for name, made in latest.items():
+    wanted, youngest = set(revisions), _youngest(pods)
+    for name, made in _youngest(over).items():
         known = kept.get(name)
-        if known is None or made > epoch(known["lastTime"]):
-            kept[name] = {"revision": name, "count": (known["count"] if known else 0) + 1, "lastTime": stamp(now)}
+        # An entry of an earlier release has no lastCreated.
+        if known is None or int(made) > epoch(known.get("lastCreated", known["lastTime"])):
+            count = (known["count"] if known else 0) + 1
+            created = stamp(max(made, youngest.get(name, made)))
+            kept[name] = {"revision": name, "count": count, "lastTime": stamp(now), "lastCreated": created}
     return [kept[name] for name in sorted(kept) if name in wanted]
+
+
+def _youngest(pods: Iterable[PodView]) -> dict[str, float]:
+    """By revision, when the last pod was made."""
+    found: dict[str, float] = {}
+    for pod in pods:
+        found[pod.revision] = max(pod.created, found.get(pod.revision, 0.0))
+    return found
 
 
 def not_before(entries: Iterable[Mapping[str, Any]], revision: str | None) -> float:

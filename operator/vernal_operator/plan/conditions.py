@@ -16,7 +16,7 @@ from vernal_operator.plan.census import Census
 from vernal_operator.plan.checkpoints import Checkpoints
 from vernal_operator.plan.farewell import farewell
 from vernal_operator.plan.model import Manifest, PodView, Refused
-from vernal_operator.plan.pods import MEANING, PodClass
+from vernal_operator.plan.pods import MEANING, PodClass, at_fault, has_ended
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 from vernal_operator.plan.texts import cut
@@ -89,10 +89,11 @@ def checkpoint_ready(pods: Census, spec: VLLMWorkerPoolSpec, found: Checkpoints)
     workers = [pod.worker for pod in pods.new if pod.worker is not None]
     if any(worker.phase == Phase.FREEZING for worker in workers):
         return Verdict(kind, "False", "Freezing", "the first worker is being frozen")
-    settled = [pod.worker for pod in pods.new if pod.ready and heard(pod) is Heard.READY and pod.worker]
+    serving = [pod for pod in pods.new if pods.meaning(pod).ready]
+    settled = [pod.worker for pod in serving if heard(pod) is Heard.READY and pod.worker]
     if settled:
         return _why_none(settled)
-    silent = [pod for pod in pods.new if pod.ready and heard(pod) is Heard.SILENCE]
+    silent = [pod for pod in serving if heard(pod) is Heard.SILENCE]
     if silent:
         message = f"{_named(silent)} did not answer on the admin port: check that the operator can reach it"
         return Verdict(kind, "Unknown", "WorkerUnreachable", message)
@@ -141,11 +142,13 @@ def progressing(
         return Verdict(kind, "False", "ProgressDeadlineExceeded", at.rejected["message"])
     if held and spec.rollout.paused:
         return Verdict(kind, "False", "RolloutPaused", "spec.rollout.paused is true: set it to false to go on")
-    if at.fallback is not None and at.deadline is not None:
+    if held and at.fallback is not None and at.deadline is not None:
         message = f"missing pods are made of {at.fallback.revision} until one of {at.wanted} is proven"
         return Verdict(kind, "True", "Proving", f"{message}, for which it has until {stamp(at.deadline)}")
-    if pods.old:
-        return Verdict(kind, "True", "RollingOut", f"{count} pods of the new revision, {len(pods.old)} of old ones")
+    if pods.old or (at.fallback is not None and not held):
+        message = f"{count} pods of the new revision, {pods.available(pods.new)} of them available, {len(pods.old)} of "
+        next_one = "" if at.deadline is None else f"; the next one has until {stamp(at.deadline)} to be available"
+        return Verdict(kind, "True", "RollingOut", f"{message}old ones{next_one}")
     if renewing:
         return Verdict(kind, "True", "RenewingCheckpoint", _renewing(spec))
     if count > spec.replicas:
@@ -198,7 +201,7 @@ def degraded(pods: Census, at: Standing, found: Checkpoints, refused: Sequence[R
         return Verdict("Degraded", "True", *fault)
     if refused:
         return Verdict("Degraded", "True", refused[0].reason, refusals.sentence(refused))
-    doubted = [pod for pod in pods.alive if pod.ready and _failed_to_thaw(pod, found)]
+    doubted = [pod for pod in pods.alive if pods.meaning(pod).ready and _failed_to_thaw(pod, found)]
     if doubted and doubted[0].worker is not None:
         failure = doubted[0].worker.restore_failures[-1]
         lines = [
@@ -234,7 +237,7 @@ def worst(pods: Census, among: Sequence[PodView]) -> tuple[str, str] | None:
 
 
 def what_failed(pods: Census) -> str:
-    """Why no new pod is proven, in a few words."""
+    """Why no further new pod is available, in a few words."""
     fault = worst(pods, pods.new)
     if fault is not None:
         return f"{fault[0]}: {fault[1]}"
@@ -243,7 +246,8 @@ def what_failed(pods: Census) -> str:
     settling = pods.among(pods.new, PodClass.SETTLING)
     if settling:
         return f"{_named(settling)}: ready for less than spec.rollout.minReadySeconds"
-    return f"{_named(pods.new)}: {_detail(pods.new[0])}"
+    starting = [pod for pod in pods.new if not pods.meaning(pod).ready]
+    return f"{_named(starting)}: {_detail(starting[0])}" if starting else "there is no further pod of it"
 
 
 def _detail(pod: PodView) -> str:
@@ -254,11 +258,13 @@ def _detail(pod: PodView) -> str:
         return start
     if pod.gates:
         return f"waits for who opens its scheduling gate {', '.join(pod.gates)}: see `kubectl describe pod {pod.name}`"
-    if pod.restarts and pod.last_exit_code is not None:
+    if has_ended(pod):
         return str(farewell(pod))
-    worker = pod.worker
+    worker, waits_for = pod.worker, at_fault(pod).waiting_reason
+    if pod.beside is not None and waits_for:
+        return f"container {pod.beside.name}: {waits_for}: see `kubectl describe pod {pod.name}`"
     said = worker.last_error if worker is not None and worker.last_error else ""
-    waits = f"{pod.waiting_reason}: see `kubectl describe pod {pod.name}`" if pod.waiting_reason else ""
+    waits = f"{waits_for}: see `kubectl describe pod {pod.name}`" if waits_for else ""
     return said or waits or f"not ready: see `kubectl logs {pod.name}`"
 
 

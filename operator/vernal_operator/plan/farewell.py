@@ -1,7 +1,7 @@
-"""Why a worker's container ended, from its exit code and its termination message, so that nobody need read a log.
+"""Why a container ended, from its exit code and its termination message, so that nobody need read a log.
 
 A worker writes `REASON: SENTENCE`, then its next step as the last line. One that was killed says nothing, and
-Kubernetes hands on the end of its log.
+Kubernetes hands on the end of its log. A container beside it says what it will, where it will.
 """
 
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vernal_contract.reasons import NEXT_STEP, Reason
 
-from vernal_operator.plan.model import PodView
+from vernal_operator.plan.model import ContainerView, PodView
 
 _FIRST = re.compile(r"([A-Za-z][A-Za-z0-9_]*): (.*)", re.DOTALL)
 _LONGEST = 1000  # characters of a sentence; kubectl describe is to stay readable
@@ -31,7 +31,9 @@ class Farewell:
 
 
 def farewell(pod: PodView) -> Farewell:
-    """Why the container of a pod ended last. It has ended at least once."""
+    """Why the container of a pod that counts (`pods.at_fault`) ended last. It has ended at least once."""
+    if pod.beside is not None:
+        return _other(pod.name, pod.beside)
     code = f"exit code {pod.last_exit_code}" + (f" ({pod.last_exit_reason})" if pod.last_exit_reason else "")
     if pod.last_exit_reason in _KILLED:
         reason, sentence, step = _KILLED[pod.last_exit_reason]
@@ -47,6 +49,17 @@ def farewell(pod: PodView) -> Farewell:
     sentence = worker or last
     logs = f"see `kubectl logs {pod.name} --previous`"
     return Farewell("Crashing", f"{code}: {sentence}" if sentence else code, logs)
+
+
+def _other(pod: str, container: ContainerView) -> Farewell:
+    code = f"container {container.name}: exit code {container.last_exit_code}"
+    code += f" ({container.last_exit_reason})" if container.last_exit_reason else ""
+    if container.last_exit_reason in _KILLED:
+        reason, sentence, _ = _KILLED[container.last_exit_reason]
+        return Farewell(reason, f"{code}: {sentence}", "raise its resources.limits.memory in spec.podTemplate")
+    last = _short(container.last_exit_message.rstrip().rpartition("\n")[2])
+    logs = f"see `kubectl logs {pod} -c {container.name} --previous`"
+    return Farewell("Crashing", f"{code}: {last}" if last else code, logs)
 
 
 def _short(text: str) -> str:

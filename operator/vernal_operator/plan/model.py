@@ -46,6 +46,18 @@ class Pool:
     renew: str = ""  # the annotation vernal.dev/renew-checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerView:
+    """A container beside the worker, of spec.podTemplate or injected. The fields are those of `PodView`."""
+
+    name: str
+    waiting_reason: str = ""
+    restarts: int = 0
+    last_exit_code: int | None = None
+    last_exit_reason: str = ""
+    last_exit_message: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
     """A pod whose controller is the pool, and what its worker last said.
@@ -65,6 +77,8 @@ class PodView:
         restarts: of the container `worker`. What follows is forgotten when it grows.
         last_exit_code: of its last termination; last_exit_reason beside it, e.g. OOMKilled.
         last_exit_message: the termination message: what the worker said last, or the end of its log.
+        beside: while the pod is not ready, the first container that waits for anything but its turn, or has ended and
+            is not ready: of init containers, the worker and the rest, in this order. None if that is the worker.
         worker: the last answer to GET /state of the container that runs now; None if there is none.
         answered_at: when `worker` was read.
         polled_at: when it was last asked, answer or not. A pod that does not answer is not asked for ever.
@@ -94,6 +108,7 @@ class PodView:
     last_exit_code: int | None = None
     last_exit_reason: str = ""
     last_exit_message: str = ""
+    beside: ContainerView | None = None
     worker: WorkerState | None = None
     answered_at: float | None = None
     polled_at: float | None = None

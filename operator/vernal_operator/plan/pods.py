@@ -1,6 +1,10 @@
 """What a pod is: one class for each pod, and one table of what each class means.
 
-A pod is classified once a plan, in `census`. Nobody else looks at phases, waiting reasons and times.
+A pod is classified once a plan, in `census`: whether it counts, serves, holds a GPU or is at fault is decided here.
+Its fields are read elsewhere for other questions: why it is not ready (`conditions`, `farewell`), whether its worker
+can be asked and has answered (`polling`, `startup`, `rollout`), how old it is beside others (`scale`, `startup`,
+`backoff`). Where there is no census, in `observe` and in `proving` for a pool whose status was lost, a pod serves if it
+is ready and not on its way out.
 """
 
 from dataclasses import dataclass
@@ -8,7 +12,7 @@ from enum import Enum, auto
 
 from vernal_contract.state import Phase
 
-from vernal_operator.plan.model import PodView
+from vernal_operator.plan.model import ContainerView, PodView
 
 LOST_AFTER_SECONDS = 30.0
 """A pod that is still there this long after its grace period is on a node that is gone; it holds no GPU."""
@@ -78,6 +82,17 @@ def is_over(pod: PodView) -> bool:
     return pod.phase in ("Succeeded", "Failed")
 
 
+def at_fault(pod: PodView) -> PodView | ContainerView:
+    """Whose waiting reason, restarts and last words count: the worker's, or those of a container it waits for."""
+    return pod.beside or pod
+
+
+def has_ended(pod: PodView) -> bool:
+    """Whether the container that counts has ended and was, or will be, started again."""
+    container = at_fault(pod)
+    return container.last_exit_code is not None and bool(container.restarts or pod.beside)
+
+
 def classify(pod: PodView, now: float, patience: float, settle: float) -> PodClass:
     """The class of a pod.
 
@@ -99,11 +114,12 @@ def classify(pod: PodView, now: float, patience: float, settle: float) -> PodCla
     late = now >= pod.created + patience
     if not pod.scheduled:
         return PodClass.UNSCHEDULABLE if pod.unschedulable or late else PodClass.UNSCHEDULED
-    if pod.waiting_reason in _PULL:
+    waits_for = at_fault(pod).waiting_reason
+    if waits_for in _PULL:
         return PodClass.UNPULLABLE
-    if pod.waiting_reason in _CONFIG:
+    if waits_for in _CONFIG:
         return PodClass.MISCONFIGURED
-    if pod.restarts and pod.last_exit_code is not None:
+    if has_ended(pod):
         return PodClass.CRASHING
     if pod.phase == "Pending":
         return PodClass.STUCK if late else PodClass.CREATING

@@ -71,7 +71,8 @@ def plan(snapshot: Snapshot) -> Decisions:
     if after.rejected is not None and before.rejected is None:
         step = rollout.Step()  # the rejection is written down before the pods that show why go
 
-    failed = backoff.failures(pool.status.get("failedPods", []), pods.over, (before.wanted, before.current), now)
+    revisions = before.wanted, before.current
+    failed = backoff.failures(pool.status.get("failedPods", []), snapshot.pods, pods.over, revisions, now)
     create, held_back = _create(snapshot, owner, before, step, failed, asked)
     verdicts = (
         conditions.is_ready(pods, spec.replicas),

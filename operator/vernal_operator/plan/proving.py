@@ -1,15 +1,18 @@
 """Which revision pods are brought to, which one missing pods are made of, and when a new one is given up.
 
     wanted    what the spec asks for
-    current   what last proved itself: all pods were of it, and one of them available (status.currentRevision)
+    current   what last proved itself: all pods were of it, and available (status.currentRevision)
     target    what pods are brought to: wanted; current once wanted was rejected
     fallback  current while target is another one: missing pods are made of it until target is proven
 
-Three facts outlive a plan, in the status: `current`; since when a fallback has been needed (`provingSince`); that
-wanted was `rejected`. Each is written before it is acted upon, so an operator that dies in between goes on from there:
+Four facts outlive a plan, in the status: `current`; how many pods of wanted were available
+(`updatedAvailableReplicas`), and since when they have not become more (`provingSince`); that wanted was `rejected`.
+Each is written before it is acted upon, so an operator that dies in between goes on from there:
 
-* A revision that is without proof for progressDeadlineSeconds is rejected. The clock starts anew when proof is lost
-  that there was, and does not run while the roll is paused or no pod is wanted.
+* A revision of which no further pod becomes available for progressDeadlineSeconds, though one is wanted, is rejected:
+  the first, its proof, or any other. The clock starts anew with each, and when proof is lost that there was. It does
+  not run while the roll is paused, waits for a drain, or no pod is wanted.
+* Wanted becomes current when as many pods of it are available as are wanted, and no other pod is left.
 * A rejection ends when the spec asks for another revision, the old one included.
 * Without a ControllerRevision to go back to (of a pool that has never been up, say) nothing is rejected.
 """
@@ -41,7 +44,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a pool stands between two revisions."""
+    """Where a pool stands between two revisions. `available`: pods of wanted, at the last plan."""
 
     wanted: str
     current: str | None
@@ -49,6 +52,7 @@ class Standing:
     fallback: Recipe | None
     rejected: Mapping[str, Any] | None
     since: float | None
+    available: int = 0
 
     @property
     def trusted(self) -> bool:
@@ -57,7 +61,7 @@ class Standing:
 
     @property
     def deadline(self) -> float | None:
-        """When target is rejected if it is not proven by then."""
+        """When target is rejected if no further pod of it is available by then."""
         return None if self.since is None else self.since + deadline_seconds(self.target.spec)
 
     def status(self) -> Manifest:
@@ -88,22 +92,29 @@ def standing(snapshot: Snapshot, live: VLLMWorkerPoolSpec) -> Standing:
     if before is not None and isinstance(rejected, Mapping) and rejected.get("revision") == wanted:
         return Standing(wanted, current, target=before, fallback=None, rejected=rejected, since=None)
     since = status.get("provingSince") if same and before is not None else None
-    return Standing(wanted, current, asked, before, None, epoch(since) if since else None)
+    available = int(status.get("updatedAvailableReplicas", 0)) if same else 0
+    return Standing(wanted, current, asked, before, None, epoch(since) if since else None, available)
 
 
 def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, now: float) -> Standing:
     """What is true of it after a look at the pods. Acted upon from the next plan on."""
     spec, target = before.target.spec, before.target.revision
-    if proven and not pods.old:
+    available = pods.available(pods.new)
+    if proven and not pods.old and (before.fallback is None or available >= spec.replicas):
         return replace(before, current=target, fallback=None, since=None)
-    if proven or before.fallback is None or spec.rollout.paused or spec.replicas == 0:
+    if before.fallback is None or spec.rollout.paused or spec.replicas == 0:
         return replace(before, since=None)
-    since = float(int(now))
-    after = replace(before, since=since if before.since is None else not_ahead(before.since, since))
+    if 0 < available == len(pods.new) and pods.draining:
+        return replace(before, since=None)  # what drains has the next one's place
+    anew = available > before.available or (not available and before.available)
+    since = None if anew else before.since
+    whole = float(int(now))
+    after = replace(before, since=whole if since is None else not_ahead(since, whole))
     if after.deadline is None or now < after.deadline:
         return after
+    failed = "was not proven" if not proven else f"has {available} of {spec.replicas} pods available and got no more"
     message = (
-        f"revision {target} was not proven within {deadline_seconds(spec)} s ({what_failed}); the pool is back at "
+        f"revision {target} {failed} within {deadline_seconds(spec)} s ({what_failed}); the pool is back at "
         f"{before.current}: correct the spec or revert it. To try the same again, change an annotation in "
         "spec.podTemplate.metadata"
     )

@@ -11,17 +11,24 @@ Always
 
 Held                                                            Released
     new wanted = 1 (as many as there are, while paused)             new wanted = R
-    old wanted = min(R - P, C - max(new wanted, new))               old wanted = 0
+    old wanted = min(R - P, C - max(new wanted, new))               old wanted = 0, but
+                                                                    old ones are made while there are less than F - P
 
 So a roll that is held keeps the whole capacity, follows changes of scale with old pods, and leaves the first new pod
 its place; and one whose proof is lost half-way is filled up with old pods again. It is hard where there is no place:
 with S = 0, and with S > 0 where no node has a GPU left for the surge. There the first new pod takes an old one's place,
 if U allows it.
 
+One that is released is held to the floor: F pods are available or of the revision that is known to work, before a new
+one more is made. New pods that do not become available, on some nodes only say, are never more than S + U: those that
+a change of scale leaves above that go. What is lost meanwhile, or wanted by a change of scale, is made of what works.
+In a roll that goes well this costs one more start for an old pod that is lost.
+
 A step tries in this order; what an earlier one takes is not there for a later one:
     trim    new pods above R go (above R + 1 while one makes a new checkpoint, which is not trimmed)
     clear   old pods that are of no revision to go back to, and never were ready, go
-    fill    old pods are made up to old wanted, where there is a fallback to make them of
+    yield   new pods that never were ready go, where old ones lack their places
+    fill    old pods are made up to old wanted, or to what the floor lacks, where there is a fallback to make them of
     grow    new pods are made up to new wanted
     replace old pods above old wanted go, those that are not ready first
 """
@@ -114,7 +121,13 @@ def step(pods: Census, limits: Bounds, rules: Rules, now: float) -> Step:
 
     new_wanted, old_wanted = _wanted(left, limits, rules)
     room = limits.ceiling - len(pods.alive) - len(pods.draining)
-    fill = max(0, min(old_wanted - len(left.old), room)) if rules.can_fill else 0
+    old_made = max(old_wanted, limits.floor - pods.available(left.new))  # what is replaced down to is never less
+    if rules.can_fill:
+        idle = [pod for pod in left.new if not _works(left, pod)]
+        spare = choose(left, idle, len(left.alive) - len(left.old) + old_made - limits.ceiling, now).victims
+        delete += [(pod, "Stalled") for pod in spare]
+        left = left.without({pod.uid for pod in spare})
+    fill = max(0, min(old_made - len(left.old), room)) if rules.can_fill else 0
     grow = max(0, min(new_wanted - len(pods.new), room - fill))
 
     replace = _replace(left, limits, old_wanted, now)
@@ -175,9 +188,12 @@ def _is_debris(pods: Census, pod: PodView, rules: Rules) -> bool:
     """Whether it is what is left of a revision that was given up, and does not work: it holds a place that a pod that
     works could have. A pod that runs and was ready, or may have been, is none: its network may come back.
     """
-    given_up = rules.current is not None and pod.revision != rules.current
-    works = pods.meaning(pod).ready or (pod.running and heard(pod) is not Heard.NOT_READY)
-    return given_up and not works
+    return rules.current is not None and pod.revision != rules.current and not _works(pods, pod)
+
+
+def _works(pods: Census, pod: PodView) -> bool:
+    """Whether it serves, or may again."""
+    return pods.meaning(pod).ready or (pod.running and heard(pod) is not Heard.NOT_READY)
 
 
 def _replace(pods: Census, limits: Bounds, old_wanted: int, now: float) -> Choice:

@@ -28,12 +28,14 @@ def pool_status(
 ) -> Manifest:
     """The whole status."""
     restored, cold = _starts(pool, pods)
+    updated = [pod for pod in pods.alive if pod.revision == at.wanted]
     status: Manifest = at.status() | {
         "observedGeneration": pool.generation,
         "selector": selector(pool.name),
         "replicas": len(pods.alive),
         "readyReplicas": pods.ready(pods.alive),
-        "updatedReplicas": sum(pod.revision == at.wanted for pod in pods.alive),
+        "updatedReplicas": len(updated),
+        "updatedAvailableReplicas": pods.available(updated),
         "restoredReplicas": restored,
         "coldStartedReplicas": cold,
         "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),
@@ -62,7 +64,7 @@ def _starts(pool: Pool, pods: Census) -> tuple[int, int]:
     """Ready pods that thawed and that started cold. As they were while some were never asked: an operator
     that starts anew must not report a pool of cold pods in between.
     """
-    serving = [pod for pod in pods.alive if pod.ready]
+    serving = [pod for pod in pods.alive if pods.meaning(pod).ready]
     if any(pod.polled_at is None for pod in serving):
         return int(pool.status.get("restoredReplicas", 0)), int(pool.status.get("coldStartedReplicas", 0))
     modes = [pod.worker.start_mode for pod in serving if pod.worker and heard(pod) is Heard.READY]

@@ -188,7 +188,7 @@ def _revision(revision: Object) -> str:
     else:
         text += f", not proven; {revision['proven'] or 'none'} before it"
     if revision["provingForSeconds"] is not None:
-        text += f"; without proof for {age(revision['provingForSeconds'])}"
+        text += f"; no further pod available for {age(revision['provingForSeconds'])}"
     if revision["rejected"]:
         text += f"; REJECTED at {revision['rejected']['time']}: {revision['rejected']['message']}"
     return text + ("; paused" if revision["paused"] else "")

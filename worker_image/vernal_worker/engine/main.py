@@ -49,7 +49,7 @@ class _Commands:
                 raise
             clean_metrics.begin()
             process.watch_tracker(asyncio.get_running_loop(), _tracker_died)  # now: a frozen tree has no pidfd
-            await self._http.listen(fd, command.keep_alive)
+            await self._http.listen(fd, command.keep_alive, command.body_bytes)
             return Done()
         for fd in fds:
             os.close(fd)

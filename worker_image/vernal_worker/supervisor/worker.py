@@ -102,17 +102,17 @@ class Worker:
 
         Raises: EngineDiedError, OSError (the port is taken).
         """
-        port, keep_alive = self._context.settings.config.serving_port, self._context.settings.keep_alive
+        settings, config = self._context.settings, self._context.settings.config
         try:
             with self._listener:  # the engine gets a duplicate; ours must not stay open
                 self._listener.listen(BACKLOG)
-                engine.patient_client.listen(self._listener, keep_alive, CALL_TIMEOUT)
+                engine.patient_client.listen(self._listener, settings.keep_alive, CALL_TIMEOUT, config.max_body_bytes)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
         total = process_age()
         self._board.timing("total", total)
-        state = self._board.snapshot()
+        state, port = self._board.snapshot(), config.serving_port
         self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
         self._started.set()
 

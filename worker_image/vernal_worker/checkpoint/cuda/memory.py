@@ -15,12 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from vernal_contract import decoding
 
+from vernal_worker import threads as keep
 from vernal_worker.checkpoint.cuda import transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
@@ -219,12 +221,12 @@ class Broker:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             listener.bind(str(path))
             listener.listen(len(self._ranks))
-        except OSError as error:
+            accept = partial(keep.accept, listener, "memory-rank", self._answer)
+            keep.keep_running("memory", accept, keep.log_failure)  # ranks wait for it until the thaw's time is over
+            threading.Thread(target=self._work, daemon=True).start()
+        except (OSError, RuntimeError) as error:  # the latter: no more threads
             self.problem = error
             self._done.set()
-            return
-        threading.Thread(target=self._work, daemon=True).start()
-        threading.Thread(target=self._serve, args=[listener], daemon=True).start()
 
     def wait(self) -> None:
         """Until everything is there and verified. Raises: what went wrong: DigestError, OSError, DriverError."""
@@ -271,11 +273,6 @@ class Broker:
         except BaseException as error:
             self.problem = self.problem or error
             self._stop.set()
-
-    def _serve(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
         with connection:

@@ -242,15 +242,17 @@ class Broker:
             memory.let_go()
 
     def _work(self) -> None:
+        fillers: list[threading.Thread] = []
         try:
             began = time.monotonic()
             for device, rank in enumerate(self._ranks):
                 self._memories.append(RankMemory(device, rank))
                 self._memories[-1].make_stored()
             self.seconds["allocate"] = time.monotonic() - began
-            fillers = [threading.Thread(target=self._fill, args=[number]) for number in range(len(self._ranks))]
-            for filler in fillers:
+            for number in range(len(self._ranks)):
+                filler = threading.Thread(target=self._fill, args=[number])
                 filler.start()
+                fillers.append(filler)
             if not self._copies:
                 for memory in self._memories:
                     memory.make_others()
@@ -260,7 +262,10 @@ class Broker:
             self.seconds["total"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error
+            self._stop.set()
         finally:
+            for filler in fillers:
+                filler.join()  # they write into memory that is let go of from now on
             self._done.set()
 
     def _fill(self, number: int) -> None:

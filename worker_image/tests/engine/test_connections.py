@@ -28,8 +28,8 @@ def cut(reason: str) -> float:
 @pytest.fixture
 def counted() -> Callable[[str], float]:
     """How many connections were cut for a reason since the test began."""
-    reasons = ("Evicted", "Refused", "Silent", "SlowHeader", "LargeHeader", "SlowBody", "LargeBody", "SlowReader")
-    reasons = (*reasons, "Pipelined")
+    slow_or_large = ("SlowHeader", "LargeHeader", "SlowBody", "LargeBody", "SlowReader")
+    reasons = ("Evicted", "Refused", "Silent", "Pipelined", *slow_or_large)
     before = {reason: cut(reason) for reason in reasons}
     return lambda reason: cut(reason) - before[reason]
 

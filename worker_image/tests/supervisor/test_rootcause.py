@@ -1,11 +1,14 @@
 """From what vLLM 0.32 wrote when it did not start."""
 
 import traceback
+from typing import TypeVar
 
 import httpx
 import jinja2
 import pytest
 from vernal_worker.supervisor.rootcause import cause
+
+Raised = TypeVar("Raised", bound=BaseException)
 
 CORE = "(EngineCore pid=44) ERROR 11-25 16:17:09 [core.py:1510] "
 WORKER = "(Worker pid=52) ERROR 11-25 16:24:24 [multiproc_executor.py:1063] "
@@ -71,11 +74,12 @@ def test_a_sentence_has_an_end() -> None:
     assert found is not None and len(found) == 1000
 
 
-def raises(error: BaseException) -> BaseException:
+def raises(error: Raised) -> Raised:
+    """The same, with a traceback."""
     try:
         raise error
-    except BaseException as raised:
-        return raised
+    except BaseException:
+        return error
 
 
 def of_several_lines() -> BaseException:

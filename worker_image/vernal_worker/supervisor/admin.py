@@ -174,7 +174,7 @@ class _Reader(io.RawIOBase):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = _ANSWER_SECONDS  # type: ignore[assignment]  # it goes to settimeout
+    timeout = _ANSWER_SECONDS  # of writing: `_Reader` has its own for what it reads
     server: _Server
 
     def setup(self) -> None:

@@ -15,6 +15,7 @@ from vernal_contract.state import Phase, WorkerState
 from vernal_worker.control import protocol
 from vernal_worker.control.client import EngineClient
 from vernal_worker.control.server import ControlServer
+from vernal_worker.supervisor import worker as worker_module
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.context import Context, read_settings
 from vernal_worker.supervisor.engine import Monitor
@@ -62,7 +63,11 @@ def running(tmp_path: Path) -> Any:
 
 
 def test_requests_in_flight_are_not_known(
-    worker: Worker, engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    worker: Worker,
+    engine: Engine,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tree = running(tmp_path)
     worker._monitor = Monitor(tree)
@@ -75,5 +80,8 @@ def test_requests_in_flight_are_not_known(
     assert worker._look_after(tree, PATIENCE) is None
     worker._say(1, 5.0)
     assert "event=draining seconds_left=5.000 in_flight=unknown" in capfd.readouterr().out
+    monkeypatch.setattr(worker_module, "KNOWN_SECONDS", GUARD_SECONDS)
+    assert worker.state().load is not None, "one that is only late is spoken for"
+    monkeypatch.setattr(worker_module, "KNOWN_SECONDS", 0.0)
     assert worker.state().load is None, "nobody decides by numbers that were so before"
     assert "vernal_worker_requests_in_flight 2" not in worker.metrics()

@@ -28,6 +28,7 @@ BACKLOG = 2048
 POLL_SECONDS = 1.0  # while serving
 DRAIN_POLL_SECONDS = 0.1
 CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
+KNOWN_SECONDS = 3.0  # for so long an engine's last word counts, since the busiest is the one that is late
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
@@ -295,7 +296,7 @@ class Worker:
         if status is not None:
             self._board.update(**_told(status))
         state = self._board.snapshot()
-        if status is None:
+        if self._monitor is not None and self._monitor.silence > KNOWN_SECONDS:
             state.load = None  # what was so before is no news
         state.ready = self.ready() is None
         return state

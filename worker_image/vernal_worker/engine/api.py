@@ -46,6 +46,7 @@ class ApiServer:
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._chunks: dict[int, _Chunks] = {}
         self._events: list[Any] = []
+        self._failed: wire.Died | None = None  # for programs that come later, too
 
     async def open(self, path: str) -> None:
         """Serve on a new socket at `path`.
@@ -72,7 +73,7 @@ class ApiServer:
             task.cancel()
         await self._end_requests()
         await asyncio.gather(*self._background, return_exceptions=True)
-        self._background, self._peer, self._events = [], None, []
+        self._background, self._peer, self._events, self._failed = [], None, [], None
         if self._socket is not None and self._context is not None:
             self._socket.close()
             self._context.term()
@@ -83,7 +84,9 @@ class ApiServer:
         if task.cancelled() or (error := task.exception()) is None:
             return
         _logger.error("the Python API has failed", exc_info=error)
-        self._emit(wire.Died(f"the engine's API has failed: {type(error).__name__}: {error}; see the engine's log"))
+        why = f"the engine's API has failed: {type(error).__name__}: {error}; see the engine's log"
+        self._failed = wire.Died(why)
+        self._emit(self._failed)
 
     async def _end_requests(self) -> None:
         tasks = list(self._requests.values())
@@ -118,6 +121,8 @@ class ApiServer:
             await self._end_requests()
             self._events.clear()
             self._peer = peer
+            if self._failed is not None:
+                self._emit(self._failed)
             self._emit(self._welcome())
         elif peer == self._peer:
             self._handle(message)

@@ -333,6 +333,18 @@ def test_half_a_body_after_its_answer_is_waited_for_only_so_long(serve: Serve, c
     assert counted("SlowBody") == 1
 
 
+def test_a_body_after_its_answer_may_have_so_many_bytes_too(serve: Serve, counted: Callable[[str], float]) -> None:
+    """It has its answer: another one would be taken for that to the next request."""
+    served = serve(limits=Limits(body_bytes=1 << 20))
+    served.call(served.gate.require_keys, ["sesame"])
+    connection = open_one(served, b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert status_of(connection.recv(1 << 16)) == 401
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(CHUNK * 64)
+    assert rest(connection) == b""
+    assert counted("LargeBody") == 1
+
+
 def test_half_bodies_lock_nobody_out(serve: Serve, counted: Callable[[str], float]) -> None:
     served = serve(limits=Limits(connections=4, grace_seconds=0.0))
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf"

@@ -150,7 +150,10 @@ class Connection(HttpToolsProtocol):
         if self._in_header and self._header_bytes > self._limits.header_bytes:
             self._too_large()
         elif not self._in_header and self._body_bytes > self._limits.body_bytes:
-            self._body_too_large(self.cycle)
+            if self._is_answering:
+                self._body_too_large(self.cycle)
+            else:
+                self.drop("LargeBody")
 
     def on_message_begin(self) -> None:
         if self._refused:

@@ -11,6 +11,9 @@ import msgspec
 
 from vernal_contract import decoding, names
 
+MAX_BODY_BYTES = 256 << 20
+"""The largest body of an HTTP request, unless a pool says otherwise: images and other media in it are Base64."""
+
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Unknown fields are left out when it is read: see `decode`."""
@@ -92,6 +95,7 @@ class WorkerConfig(_Base, frozen=True):
     keep_alive_seconds: float = (
         120.0  # that an HTTP connection without a request is kept; more than proxies keep theirs
     )
+    max_body_bytes: int = MAX_BODY_BYTES  # of one HTTP request
     serving_port: int = names.PORT_SERVING
     admin_port: int = names.PORT_ADMIN
     must_understand: tuple[str, ...] = ()

@@ -301,3 +301,4 @@ def test_the_drain_token_comes_from_a_secret_and_is_not_in_the_configuration() -
     assert (source["name"], source["key"]) == ("s", "k")
     assert config.decode(env(pod)[names.ENV_CONFIG]["value"]).secret_env == (), "the engine is not told"
     assert build(keepAliveSeconds=620) != build(), "a pool's keep-alive reaches its workers"
+    assert build(maxBodySize="1Gi") != build(), "and how large bodies may be"

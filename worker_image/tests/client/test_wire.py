@@ -274,3 +274,19 @@ def test_errors_say_where_they_were_raised() -> None:
     assert type(back) is KeyError
     assert "In the engine's process:" in shown and "in deep_in_the_engine" in shown and "OurOwnError" in shown
     assert not hasattr(errors.unpack(errors.pack(ValueError("never raised"))), "__notes__")
+
+
+def test_an_event_that_cannot_be_sent_takes_no_other_with_it() -> None:
+    from vernal_worker.engine import wire
+
+    told: list[tuple[Any, str]] = []
+
+    def instead(event: Any, error: Exception) -> Any:
+        told.append((event.number, str(error)))
+        return wire.End(event.number)
+
+    events: list[Any] = [wire.Result(1, "one"), wire.Result(2, object()), wire.Result(3, 2**70), wire.End(4)]
+    data = wire.encode_batch(wire.encoder(), wire.Batch(events, 5, 6), instead)
+    batch = wire.program_decoder()(data)
+    assert batch == wire.Batch([wire.Result(1, "one"), wire.End(2), wire.End(3), wire.End(4)], 5, 6)
+    assert [number for number, _ in told] == [2, 3] and "object" in told[0][1]

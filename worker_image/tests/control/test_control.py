@@ -94,14 +94,15 @@ def test_an_engine_that_reads_nothing_is_waited_for_only_so_long(tmp_path: Path)
 def test_a_listening_socket_changes_hands(serve: Callable[[Handle], str]) -> None:
     handed: list[int] = []
 
-    async def handle(_: AnyCommand, fds: list[int]) -> Answer:
+    async def handle(command: AnyCommand, fds: list[int]) -> Answer:
+        assert command == protocol.Listen(keep_alive=60.0, body_bytes=1 << 20)
         handed.extend(fds)
         return protocol.Done()
 
     client = EngineClient(serve(handle))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        client.listen(listener, 60.0, 5)
+        client.listen(listener, 60.0, 5, 1 << 20)
     with socket.socket(fileno=handed[0]) as ours:
         assert ours.getsockname()[1] == port
         with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS):

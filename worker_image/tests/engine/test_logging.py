@@ -6,12 +6,12 @@ import sys
 PROGRAM = """
 import logging
 from logging.config import dictConfig
-from vernal_worker.engine import connections, main
+from vernal_worker.engine import main, pool
 
 dictConfig({"version": 1, "root": {"level": "ERROR", "handlers": []}})  # as a library that thinks it is alone
-connections._logger.warning("lost")
+pool._logger.warning("lost")
 main._log_ours()
-connections._logger.warning("a connection was cut")
+pool._logger.warning("a connection was cut")
 logging.getLogger("uvicorn.error").warning("an invalid request")
 main._logger.info("serving")
 """

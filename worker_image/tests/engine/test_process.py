@@ -186,14 +186,22 @@ first = tracker._pid
 async def main():
     told = asyncio.Event()
     count = []
-    process.watch_tracker(asyncio.get_running_loop(), lambda: (count.append(1), told.set()))
-    os.kill(first, signal.SIGKILL)
-    async with asyncio.timeout(120):
-        await told.wait()
-    resource_tracker.register("/planted", "shared_memory")
-    resource_tracker.unregister("/planted", "shared_memory")
-    await asyncio.sleep(0)
-    print(len(count), tracker._pid != first, signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):  # each program that connects begins it
+        process.watch_tracker(asyncio.get_running_loop(), lambda: (count.append(1), told.set()))
+    assert len(os.listdir("/proc/self/fd")) == descriptors + 1
+    for turn in range(2):
+        last = tracker._pid
+        os.kill(last, signal.SIGKILL)
+        async with asyncio.timeout(120):
+            await told.wait()
+        told.clear()
+        resource_tracker.register("/planted", "shared_memory")  # which starts the next one
+        resource_tracker.unregister("/planted", "shared_memory")
+        await asyncio.sleep(0)
+        print(len(count), tracker._pid != last, signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    process.unwatch_tracker()
+    print(len(os.listdir("/proc/self/fd")) - descriptors)
 
 asyncio.run(main())
 """
@@ -202,4 +210,4 @@ asyncio.run(main())
 def test_a_resource_tracker_that_dies_is_said_once_and_opens_no_shield() -> None:
     """Whoever starts the next one must not hear SIGTERM from then on."""
     output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", TRACKER], text=True, timeout=GUARD_SECONDS)
-    assert output == "1 True True\n"
+    assert output == "1 True True\n2 True True\n0\n", "and so is the next one's death; a freeze finds no pidfd"

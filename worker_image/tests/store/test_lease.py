@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
+from vernal_worker import threads
+from vernal_worker.store import heartbeat
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Lease, Owner, holder
 
@@ -190,6 +192,29 @@ def test_a_late_heartbeat_alone_loses_nothing(
     lease.release()
     other.check()
     other.release()
+
+
+def test_a_heartbeat_outlives_what_nobody_thought_of(
+    store: Any, identity: Any, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends loses the lease of a freeze that goes on."""
+    write, failures = heartbeat._write, [RuntimeError("planted"), MemoryError()]
+    counts: list[int] = []
+
+    def fails_first(fd: int, count: int) -> None:
+        if failures:
+            raise failures.pop()
+        write(fd, count)
+        counts.append(count)
+
+    monkeypatch.setattr("vernal_worker.store.heartbeat._write", fails_first)
+    before = threads.failures["heartbeat"]
+    lease = store.lease(identity, host, A, ttl=0.05).try_acquire()
+    until("three beats", lambda: len(counts) >= 3)
+    assert counts[:3] == [3, 4, 5], "no number comes twice"
+    assert threads.failures["heartbeat"] == before + 2
+    lease.check()
+    lease.release()
 
 
 def test_a_lease_that_was_given_back_is_held_no_more(store: Any, identity: Any, host: Any) -> None:

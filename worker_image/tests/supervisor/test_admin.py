@@ -26,8 +26,13 @@ class Source:
         self.drained = False
         self.is_over = threading.Event()
         self.waits: list[float] = []
+        self.goes_on = threading.Event()  # `live` waits for it
+        self.goes_on.set()
+        self.living = 0
 
     def live(self) -> str | None:
+        self.living += 1
+        self.goes_on.wait()
         return None
 
     def ready(self) -> str | None:
@@ -228,6 +233,102 @@ def test_many_idle_connections_lock_no_probe_out(served: tuple[Source, str]) -> 
         time.sleep(0.01)
     for connection in idle:
         connection.close()
+
+
+PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_a_burst_closes_nobody_who_is_being_answered(served: tuple[Source, str]) -> None:
+    """The kubelet's start-up probe waits for seconds, and is then the oldest."""
+    source, url = served
+    host, port = url.removeprefix("http://").split(":")
+    answers: list[tuple[int, bytes]] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=900")))
+    asking.start()
+    until("it to wait", lambda: source.waits)
+    idle = [socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) for _ in range(admin.MAX_CONNECTIONS)]
+    assert idle[0].recv(1) == b"", "the oldest that does nothing went"
+    source.problem = None
+    source.is_over.set()
+    asking.join(GUARD_SECONDS)
+    assert [status for status, _ in answers] == [200]
+    for connection in idle:
+        connection.close()
+
+
+def test_when_all_are_being_answered_a_newcomer_is_told_so(served: tuple[Source, str]) -> None:
+    source, url = served
+    host, port = url.removeprefix("http://").split(":")
+    source.goes_on.clear()
+    busy = [socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) for _ in range(admin.MAX_CONNECTIONS)]
+    for connection in busy:
+        connection.sendall(PROBE)
+    until("all to be answered", lambda: source.living == admin.MAX_CONNECTIONS)
+    with socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) as newcomer:
+        assert newcomer.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+    source.goes_on.set()
+    for connection in busy:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_only_so_many_wait(served: tuple[Source, str]) -> None:
+    """Else whoever reaches the port could hold all connections with it."""
+    source, url = served
+    asking = [threading.Thread(target=ask, args=[url + "/startupz?wait=900"]) for _ in range(admin.MOST_WAITING)]
+    for thread in asking:
+        thread.start()
+    until("them to wait", lambda: len(source.waits) == admin.MOST_WAITING)
+    assert ask(url + "/startupz?wait=900")[0] == 503 and source.waits[-1] == 0.0
+    source.is_over.set()
+    for thread in asking:
+        thread.join(GUARD_SECONDS)
+    ask(url + "/startupz?wait=900")
+    assert source.waits[-1] == admin.MOST_WAIT_SECONDS, "there is room again"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /livez HTTP/1.1\r\n" + b"".join(b"X-%d: " % n + b"x" * 60_000 + b"\r\n" for n in range(90)),
+        b"GET /livez?" + b"x" * 60_000 + b" HTTP/1.1\r\n",
+        b"GET /livez HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(200)),
+    ],
+    ids=["90 fields of 60 kB", "an address of 60 kB", "200 fields"],
+)
+def test_a_large_header_is_refused(served: tuple[Source, str], head: bytes) -> None:
+    answer = raw(served[1], head + b"\r\n")
+    assert not answer or int(answer.split(b" ")[1]) in (414, 431)  # a reset may overtake the answer
+    assert served[0].living == 0
+    assert ask(served[1] + "/livez")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"GET /livez HTTP/1.1\r\nX: ", b"POST /drain HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"],
+    ids=["a line", "a field", "a body"],
+)
+def test_a_request_has_so_long_to_come(
+    served: tuple[Source, str], head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often there is a byte of it."""
+    monkeypatch.setattr(admin, "REQUEST_SECONDS", 0.2)
+    source, url = served
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=0.02) as connection:
+        connection.sendall(head)
+
+        def closed() -> bool:
+            try:
+                connection.sendall(b"x")
+                return connection.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until("the server to close", closed)
+    assert source.living == 0
 
 
 def test_the_failures_of_threads_are_counted() -> None:

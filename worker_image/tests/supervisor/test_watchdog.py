@@ -98,6 +98,35 @@ print(len(stop.signals), stop.wished.is_set(), stop.signalled.is_set(), stop.at_
         assert process.stdout.readline() == f"{signals} True True {signals > 2}\n"
 
 
+DEAF_FOR_A_MOMENT = """
+import signal
+wait, failures = signal.sigwait, [MemoryError("planted")]
+
+def fails_once(signals):
+    if failures:
+        raise failures.pop()
+    return wait(signals)
+
+signal.sigwait = fails_once
+from vernal_worker import threads
+from vernal_worker.supervisor.stop import Stop
+stop = Stop()
+stop.install()
+assert stop.wished.wait(%f)
+print(len(stop.signals), threads.failures["signals"], flush=True)
+"""
+
+
+def test_a_signal_is_heard_though_hearing_failed_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF_FOR_A_MOMENT % GUARD_SECONDS], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "event=thread_failed thread=signals" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "1 1\n"
+
+
 def _wait_taken(process: "subprocess.Popen[str]") -> None:
     """Until no signal is pending for it any more: the next one of the same kind would be lost."""
     until(

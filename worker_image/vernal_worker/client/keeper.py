@@ -19,12 +19,14 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from vernal_contract.identity import differences, digest
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 
+from vernal_worker import threads
 from vernal_worker.checkpoint import host, hostname
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Request
 from vernal_worker.client.messages import Start as StartRequest
@@ -252,7 +254,7 @@ def main() -> None:
     for inherited in (fd, program):
         os.set_inheritable(inherited, False)
     stop, ended = Stop(), threading.Event()
-    threading.Thread(target=_watch, args=(lines, program, stop, ended, directory), daemon=True).start()
+    threads.keep_running("program", partial(_watch, lines, program, stop, ended, directory), log.thread_failed)
     keeper: Keeper | None = None
     try:
         _make_private()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+from vernal_contract.config import MAX_BODY_BYTES
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, Command
@@ -68,9 +69,12 @@ class EngineClient:
     def resume(self, pod: protocol.PodIdentity, secrets: dict[str, str], timeout: float) -> None:
         self._call(protocol.Resume(pod=pod, secrets=secrets), protocol.Done, timeout)
 
-    def listen(self, listener: socket.socket, keep_alive: float, timeout: float) -> None:
-        """`keep_alive`: seconds that a connection without a request is kept."""
-        self._call(protocol.Listen(keep_alive=keep_alive), protocol.Done, timeout, [listener.fileno()])
+    def listen(
+        self, listener: socket.socket, keep_alive: float, timeout: float, body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        """`keep_alive`: seconds that a connection without a request is kept. `body_bytes`: the largest of a request."""
+        command = protocol.Listen(keep_alive=keep_alive, body_bytes=body_bytes)
+        self._call(command, protocol.Done, timeout, [listener.fileno()])
 
     def leave(self, seconds_left: float, timeout: float) -> None:
         """`seconds_left`: until requests in flight are aborted, for whoever asks /health."""

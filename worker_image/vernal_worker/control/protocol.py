@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 from vernal_contract import decoding
+from vernal_contract.config import MAX_BODY_BYTES
 
 SOCKET_NAME = "engine.sock"
 """The socket's name in the run directory (`vernal_contract.names.PATH_RUN`)."""
@@ -134,6 +135,7 @@ class Listen(Command, frozen=True, kw_only=True, tag="listen"):
     `Done`."""
 
     keep_alive: float = 120.0  # seconds that a connection without a request is kept
+    body_bytes: int = MAX_BODY_BYTES  # of one request
 
 
 class Leave(Command, frozen=True, kw_only=True, tag="leave"):

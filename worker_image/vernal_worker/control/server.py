@@ -7,13 +7,11 @@ while nothing is asked, which CRIU freezes and thaws as it is.
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
-import threading
-import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,9 +25,6 @@ Handler = Callable[[AnyCommand, list[int]], Awaitable[Answer]]
 
 _logger = logging.getLogger(__name__)
 _READ_TIMEOUT = 10.0
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Why no connection can be taken now, and one can later."""
-_RETRY = 0.05
 
 
 class ControlServer:
@@ -45,28 +40,9 @@ class ControlServer:
         self._socket.listen(16)
 
     def start(self) -> None:
-        threads.keep_running("vernal-control", self._accept, _failed)
-
-    def _accept(self) -> None:
         """For ever: without this thread the supervisor is cut off, and the worker neither ready nor able to end."""
-        said = False
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-                said = False
-            except OSError as error:
-                if error.errno not in _SHORT and not isinstance(error, ConnectionError):
-                    raise
-                if not said:  # once: it may be so for minutes
-                    _logger.warning("the control socket cannot take a connection now, and tries again: %s", error)
-                said = True
-                time.sleep(_RETRY)
-                continue
-            try:
-                threading.Thread(target=self._serve, args=(connection,), name="vernal-command", daemon=True).start()
-            except RuntimeError:  # no more threads
-                connection.close()
-                raise
+        accept = partial(threads.accept, self._socket, "vernal-command", self._serve)
+        threads.keep_running("vernal-control", accept, threads.log_failure)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -96,10 +72,6 @@ class ControlServer:
         except Exception as error:
             _logger.exception("command %s failed", type(command).__name__)
             return Failed(message=f"{type(error).__name__}: {error}")
-
-
-def _failed(name: str, error: Exception) -> None:
-    _logger.error("thread %s failed and begins again", name, exc_info=error)
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -46,6 +46,7 @@ class ApiServer:
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._chunks: dict[int, _Chunks] = {}
         self._events: list[Any] = []
+        self._failed: wire.Died | None = None  # for programs that come later, too
 
     async def open(self, path: str) -> None:
         """Serve on a new socket at `path`.
@@ -63,6 +64,8 @@ class ApiServer:
         self._socket.bind(f"ipc://{path}")
         os.chmod(path, 0o600)  # noqa: PTH101
         self._background = [asyncio.create_task(work) for work in (self._receive(self._socket), self._watch())]
+        for task in self._background:
+            task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """End all requests, and leave no descriptor and no thread of the socket."""
@@ -70,11 +73,20 @@ class ApiServer:
             task.cancel()
         await self._end_requests()
         await asyncio.gather(*self._background, return_exceptions=True)
-        self._background, self._peer, self._events = [], None, []
+        self._background, self._peer, self._events, self._failed = [], None, [], None
         if self._socket is not None and self._context is not None:
             self._socket.close()
             self._context.term()
             self._socket = self._context = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Without it the program would wait for ever: nobody looks at what became of these."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _logger.error("the Python API has failed", exc_info=error)
+        why = f"the engine's API has failed: {type(error).__name__}: {error}; see the engine's log"
+        self._failed = wire.Died(why)
+        self._emit(self._failed)
 
     async def _end_requests(self) -> None:
         tasks = list(self._requests.values())
@@ -92,17 +104,28 @@ class ApiServer:
                 message = self._decode(data)
             except Exception as error:  # also what a constructor of one of vLLM's classes raises
                 if peer == self._peer:
-                    self._refuse(wire.number_of(data), error)
+                    self._refuse(wire.number_of(data), f"the engine does not understand a message: {error}")
                 continue
-            if isinstance(message, wire.Ask):
-                self._tell(socket, peer, message)
-            elif isinstance(message, wire.Hello):
-                await self._end_requests()
-                self._events.clear()
-                self._peer = peer
-                self._emit(self._welcome())
-            elif peer == self._peer:
-                self._handle(message)
+            try:
+                await self._take(socket, peer, message)
+            except Exception as error:
+                _logger.exception("a message of the program cannot be handled")
+                if peer == self._peer:
+                    why = f"the engine cannot do what a message asks: {type(error).__name__}: {error}"
+                    self._refuse(getattr(message, "number", None), why)
+
+    async def _take(self, socket: zmq.asyncio.Socket, peer: bytes, message: wire.ToEngine) -> None:
+        if isinstance(message, wire.Ask):
+            self._tell(socket, peer, message)
+        elif isinstance(message, wire.Hello):
+            await self._end_requests()
+            self._events.clear()
+            self._peer = peer
+            if self._failed is not None:
+                self._emit(self._failed)
+            self._emit(self._welcome())
+        elif peer == self._peer:
+            self._handle(message)
 
     def _tell(self, socket: zmq.asyncio.Socket, peer: bytes, question: wire.Ask) -> None:
         try:
@@ -112,9 +135,8 @@ class ApiServer:
             return
         self._send(socket, peer, [answer])
 
-    def _refuse(self, number: int | None, error: Exception) -> None:
-        """Whoever waits for the answer to a message that is not understood is told; if nobody knows who, all are."""
-        why = f"the engine does not understand a message: {error}"
+    def _refuse(self, number: int | None, why: str) -> None:
+        """Whoever waits for the answer to a message is told that there is none; if nobody knows who, all are."""
         _logger.warning("%s", why)
         if number is None:
             self._emit(wire.Died(why))
@@ -164,7 +186,7 @@ class ApiServer:
         queued = llm.get_num_queued_tokens() if hasattr(llm, "get_num_queued_tokens") else 0
         batch = wire.Batch(events, llm.output_processor.get_num_unfinished_requests(), queued)
         with suppress(zmq.ZMQError):
-            socket.send_multipart([peer, self._encode(batch)])
+            socket.send_multipart([peer, wire.encode_batch(self._encode, batch, _unsendable)])
 
     async def _watch(self) -> None:
         """Says that vLLM has died, for which it has no event; until then, that this process lives."""
@@ -217,6 +239,14 @@ class ApiServer:
             self._emit(differences.of(output))
         if not finished:
             self._emit(wire.End(number))
+
+
+def _unsendable(event: Any, error: Exception) -> Any:
+    """What is sent instead of an event: its request has failed."""
+    number = getattr(event, "number", None)
+    if number is None:
+        return wire.Died(f"an event cannot be sent: {error}")
+    return wire.Failed(number, errors.pack(TypeError(f"the answer cannot be sent: {error}")))
 
 
 async def _inputs(chunks: _Chunks) -> AsyncGenerator[StreamingInput, None]:

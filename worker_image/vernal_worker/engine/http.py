@@ -5,13 +5,15 @@ import contextlib
 import logging
 import socket
 from collections.abc import Generator
+from dataclasses import replace
 
 import uvicorn
 
 from vernal_worker.control.protocol import Serving
 from vernal_worker.engine import connections
-from vernal_worker.engine.connections import Connection, Limits, Pool
+from vernal_worker.engine.connections import Connection
 from vernal_worker.engine.gate import Gate
+from vernal_worker.engine.pool import Limits, Pool
 
 _logger = logging.getLogger(__name__)
 _START_TIMEOUT = 30.0
@@ -140,9 +142,9 @@ class HttpServer:
     def server(self) -> uvicorn.Server:
         return self._server
 
-    async def listen(self, fd: int, keep_alive: float) -> None:
+    async def listen(self, fd: int, keep_alive: float, body_bytes: int | None = None) -> None:
         """Accept connections on `fd`, a listening TCP socket, which this server owns from here on, and keep those that
-        do nothing for `keep_alive` seconds.
+        do nothing for `keep_alive` seconds. `body_bytes`: of a request; None for what the limits say.
 
         Raises:
             RuntimeError: called twice, or the server stopped at once (its log says why).
@@ -151,6 +153,8 @@ class HttpServer:
         if self._task is not None:
             listener.close()
             raise RuntimeError("already listening")
+        if body_bytes is not None:
+            self.pool.limits = replace(self.pool.limits, body_bytes=body_bytes)
         self.pool.begin()
         self._server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]  # it goes to call_later
         self._gate.open()

@@ -48,8 +48,8 @@ class _Commands:
                 os.close(fd)
                 raise
             clean_metrics.begin()
-            process.watch_tracker(asyncio.get_running_loop(), _tracker_died)  # now: a frozen tree has no pidfd
-            await self._http.listen(fd, command.keep_alive)
+            self._watch_tracker()
+            await self._http.listen(fd, command.keep_alive, command.body_bytes)
             return Done()
         for fd in fds:
             os.close(fd)
@@ -91,7 +91,9 @@ class _Commands:
                 self._engine.check_awake()
                 clean_metrics.begin()
                 await self._api.open(command.path)
+                self._watch_tracker()
             case protocol.CloseApi():
+                process.unwatch_tracker()
                 await self._api.close()
             case protocol.GetMetrics():
                 return protocol.Metrics(text=self._engine.metrics())
@@ -99,6 +101,10 @@ class _Commands:
                 if not self.shutdown.done():
                     self.shutdown.set_result(command.timeout)
         return Done()
+
+    def _watch_tracker(self) -> None:
+        """Now, and not from the beginning: a tree that is frozen has no pidfd."""
+        process.watch_tracker(asyncio.get_running_loop(), _tracker_died)
 
     def _check_closed(self) -> None:
         if self._gate.serving is not Serving.CLOSED:

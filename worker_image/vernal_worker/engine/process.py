@@ -5,6 +5,7 @@ Imports neither vllm nor torch, so that the first lines of a process can use it.
 
 import asyncio
 import atexit
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 SHIELDED = frozenset({signal.SIGTERM, signal.SIGINT})
 """Signals that mean "the container stops". Only process 1 acts on them."""
@@ -46,26 +47,68 @@ def shield() -> None:
 def _ensure_tracker() -> None:
     """multiprocessing's way to start the tracker if there is none, with this thread's signals as they were."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    tracker = resource_tracker._resource_tracker
+    before = tracker._pid  # type: ignore[attr-defined]
     try:
-        resource_tracker._resource_tracker.vernal_ensure_running()  # type: ignore[attr-defined]
+        tracker.vernal_ensure_running()  # type: ignore[attr-defined]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if tracker._pid != before and _Watch.current is not None:  # type: ignore[attr-defined]
+        _Watch.current.begin_soon()
+
+
+class _Watch:
+    """Of the resource tracker that there is, and of each that replaces it."""
+
+    current: "ClassVar[_Watch | None]" = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, died: Callable[[], None]) -> None:
+        self._loop, self._died = loop, died
+        self._pid: int | None = None
+        self._handle: int | None = None
+
+    def begin(self) -> None:
+        """Belongs to the event loop's thread, as does `end`."""
+        pid = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+        if pid is None or pid == self._pid or _Watch.current is not self:
+            return
+        self.end()
+        try:
+            self._handle, self._pid = os.pidfd_open(pid), pid
+        except ProcessLookupError:
+            return  # whoever needs it next starts another one
+        self._loop.add_reader(self._handle, self._ended)
+
+    def begin_soon(self) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.begin)
+
+    def end(self) -> None:
+        if self._handle is not None:
+            self._loop.remove_reader(self._handle)
+            os.close(self._handle)
+            self._handle = None
+
+    def _ended(self) -> None:
+        self.end()
+        self._died()
 
 
 def watch_tracker(loop: asyncio.AbstractEventLoop, died: Callable[[], None]) -> None:
-    """Call `died` once if the resource tracker of this tree ends. Nothing else would say so: nobody waits for it, and
-    whoever needs it next starts another one."""
-    pid = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
-    if pid is None:
-        return
-    handle = os.pidfd_open(pid)
+    """Call `died` once for each resource tracker of this tree that ends, until `unwatch_tracker`. Nothing else would
+    say so: nobody waits for it, and whoever needs it next starts another one. Asked again, it goes on with this
+    `died`."""
+    unwatch_tracker()
+    _Watch.current = _Watch(loop, died)
+    _Watch.current.begin()
 
-    def ended() -> None:
-        loop.remove_reader(handle)
-        os.close(handle)
-        died()
 
-    loop.add_reader(handle, ended)
+def unwatch_tracker() -> None:
+    """Leave no descriptor of it: CRIU cannot dump a pidfd."""
+    if _Watch.current is not None:
+        _Watch.current.end()
+        _Watch.current = None
 
 
 def unshield() -> None:

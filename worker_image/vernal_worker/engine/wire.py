@@ -13,6 +13,7 @@ images, and the classes of vLLM that `CLASSES` names; anything else is a TypeErr
 import dataclasses
 import enum
 import importlib
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,6 +23,8 @@ import numpy
 import PIL.Image
 import torch
 from vernal_contract import decoding
+
+_logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 """So often, at least, the engine sends a `Batch`."""
@@ -403,6 +406,26 @@ def _fields(name: str) -> tuple[str, ...]:
 def encoder() -> Callable[[Any], bytes]:
     """Encodes a message whose values are packed."""
     return msgspec.msgpack.Encoder().encode
+
+
+def encode_batch(encode: Callable[[Any], bytes], batch: Batch, instead: Callable[[Any, Exception], Any]) -> bytes:
+    """One event that cannot be encoded takes no other one with it.
+
+    Args:
+        instead: what is sent for such an event, of which it gets the error, too.
+    """
+    try:
+        return encode(batch)
+    except Exception:
+        events = []
+        for event in batch.events:
+            try:
+                encode(event)
+                events.append(event)
+            except Exception as error:
+                _logger.exception("an event cannot be sent")
+                events.append(instead(event, error))
+        return encode(msgspec.structs.replace(batch, events=events))
 
 
 def engine_decoder() -> Callable[[bytes], ToEngine]:

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from vernal_worker import threads
 from vernal_worker.store import fs
 
 BEATS_PER_TTL = 6
@@ -34,8 +35,9 @@ class Heartbeat:
         self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         self._every = ttl / BEATS_PER_TTL
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._thread.start()
+        self._count = 0
+        # At once: it begins with a pause.
+        self._thread = threads.keep_running("heartbeat", self._run, threads.log_failure, pause=0.0)
 
     @property
     def stopped(self) -> bool:
@@ -47,15 +49,12 @@ class Heartbeat:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        count = 0
-        try:
-            while not self._stop.wait(self._every):
-                count += 1
-                with suppress(OSError):  # the storage may come back
-                    _write(self._fd, count)
-                    self.last = time.monotonic()
-        finally:
-            os.close(self._fd)
+        while not self._stop.wait(self._every):
+            self._count += 1
+            with suppress(OSError):  # the storage may come back
+                _write(self._fd, self._count)
+                self.last = time.monotonic()
+        os.close(self._fd)
 
 
 def _write(fd: int, count: int) -> None:

@@ -1,11 +1,13 @@
 """The admin port: probes, state, metrics, drain. Runs on its own threads, so that it answers during freeze
 and thaw.
 
-Whoever reaches the pod reaches it. So it reads no body, keeps few connections, and lets only those who know the token
-change something.
+Whoever reaches the pod reaches it. So it reads no body, keeps few connections, bounds what a request may cost, and lets
+only those who know the token change something.
 """
 
+import contextlib
 import hmac
+import io
 import ipaddress
 import json
 import socket
@@ -15,6 +17,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs
@@ -25,7 +28,23 @@ from vernal_contract import state as contract
 from vernal_worker.supervisor import log
 
 MAX_CONNECTIONS = 64
-"""With one more, the oldest is closed: probes take milliseconds, so whoever is there long only holds it."""
+"""With one more, the oldest that is not being answered is closed: a request comes in milliseconds, so whoever is there
+long only holds it."""
+
+MOST_WAITING = 16
+"""Answers that are kept back at a time; whoever else asks for that is answered at once."""
+
+HEADER_BYTES = 16 << 10
+"""Of a request's first line and fields."""
+
+REQUEST_SECONDS = 10.0
+"""From a request's first byte to its last."""
+
+_IDLE_SECONDS = 30.0
+"""Between two requests."""
+
+_ANSWER_SECONDS = 5.0
+"""For a client to take an answer: meanwhile its connection is nobody else's."""
 
 MOST_WAIT_SECONDS = 5.0
 """That an answer is kept back: each holds a thread and a connection."""
@@ -71,7 +90,8 @@ class _Server(ThreadingHTTPServer):
         self.socket = listener
         self.source, self.token = source, token
         self._lock = threading.Lock()
-        self._connections: dict[socket.socket, None] = {}  # the oldest first
+        self._connections: dict[socket.socket, bool] = {}  # the oldest first; whether it is being answered
+        self.waiting = threading.BoundedSemaphore(MOST_WAITING)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
@@ -82,15 +102,27 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            if len(self._connections) >= MAX_CONNECTIONS:
-                oldest = next(iter(self._connections))
+            room = len(self._connections) < MAX_CONNECTIONS
+            if not room and (oldest := next((each for each, busy in self._connections.items() if not busy), None)):
                 del self._connections[oldest]
-                try:
+                room = True
+                with contextlib.suppress(OSError):  # it is closed
                     oldest.shutdown(socket.SHUT_RDWR)  # its thread sees the end and closes it
-                except OSError:
-                    pass  # it is closed
-            self._connections[request] = None
-        super().process_request(request, client_address)
+            if room:
+                self._connections[request] = False
+        if room:
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):
+            request.setblocking(False)
+            request.send(_ALL_BUSY)
+        self.shutdown_request(request)
+
+    def answering(self, request: socket.socket, busy: bool) -> None:
+        """Say whether a connection is being answered."""
+        with self._lock:
+            if request in self._connections:
+                self._connections[request] = busy
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -103,12 +135,67 @@ class _Server(ThreadingHTTPServer):
         log.failure("admin_request_failed", client=client_address[0], traceback=traceback.format_exc())
 
 
+class _Reader(io.RawIOBase):
+    """What a client sends, so many bytes and for so long from one request to the next."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._left = 0
+        self._deadline: float | None = None  # None: the request has not begun
+
+    def begin(self) -> None:
+        """A request may come."""
+        self._left, self._deadline = HEADER_BYTES, None
+
+    def allow(self, count: int) -> None:
+        """A body follows."""
+        self._left = count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises: TimeoutError; HTTPException: it is too large."""
+        if self._left <= 0:
+            raise HTTPException(f"more than {HEADER_BYTES} bytes")
+        seconds = _IDLE_SECONDS if self._deadline is None else self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("the request did not end")
+        self._connection.settimeout(seconds)
+        try:
+            count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        finally:
+            self._connection.settimeout(_ANSWER_SECONDS)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + REQUEST_SECONDS
+        self._left -= count
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 30
+    timeout = _ANSWER_SECONDS  # of writing: `_Reader` has its own for what it reads
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._reader = _Reader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)
+
+    def handle_one_request(self) -> None:
+        self._reader.begin()
+        try:
+            super().handle_one_request()
+        except HTTPException as error:  # of its first line: the fields' are answered there
+            self.requestline, self.request_version, self.command = "", "", ""
+            self.close_connection = True
+            self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG, explain=str(error))
+        finally:
+            self.server.answering(self.connection, False)
+
     def do_GET(self) -> None:
+        self.server.answering(self.connection, True)
         source = self.server.source
         match self.path.partition("?")[0]:
             case "/livez":
@@ -116,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 self._send(_probe(source.ready()))
             case "/startupz":
-                self._send(_probe(source.started(self._wait())))
+                self._send(_probe(self._started()))
             case "/state":
                 self._send(_Reply(HTTPStatus.OK, contract.encode(source.state())))
             case "/metrics":
@@ -128,6 +215,15 @@ class _Handler(BaseHTTPRequestHandler):
                 paths = "/livez /readyz /startupz /state /metrics and POST /drain"
                 self._send(_message(HTTPStatus.NOT_FOUND, f"here are {paths}"))
 
+    def _started(self) -> str | None:
+        wait = self._wait()
+        if wait == 0 or not self.server.waiting.acquire(blocking=False):
+            return self.server.source.started(0.0)
+        try:
+            return self.server.source.started(wait)
+        finally:
+            self.server.waiting.release()
+
     def _wait(self) -> float:
         """Of `?wait=SECONDS`: a probe that waits learns of the end of the start when it comes, not at its next try."""
         try:
@@ -137,7 +233,9 @@ class _Handler(BaseHTTPRequestHandler):
         return min(max(0.0, asked), MOST_WAIT_SECONDS)  # 0 of what is no number
 
     def do_POST(self) -> None:
-        if (problem := self._discard_body()) is not None:
+        problem = self._discard_body()
+        self.server.answering(self.connection, True)
+        if problem is not None:
             self._send(problem)
         elif self.path.partition("?")[0] != "/drain":
             self._send(_message(HTTPStatus.NOT_FOUND, "only /drain takes POST"))
@@ -160,6 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(length) > 9 or int(length) > _DISCARDED_BYTES:
             self.close_connection = True
             return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{_DISCARDED_BYTES} bytes at most: none is needed")
+        self._reader.allow(int(length))
         self.rfile.read(int(length))
         return None
 
@@ -201,6 +300,13 @@ def _probe(problem: str | None) -> _Reply:
 
 def _message(status: HTTPStatus, text: str) -> _Reply:
     return _Reply(status, json.dumps({"message": text}).encode())
+
+
+_busy = _message(HTTPStatus.SERVICE_UNAVAILABLE, f"all {MAX_CONNECTIONS} connections are being answered").body
+_ALL_BUSY = (
+    f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {len(_busy)}\r\n"
+    "Connection: close\r\n\r\n"
+).encode() + _busy
 
 
 def serve(listener: socket.socket, source: Source, token: str | None = None) -> None:

@@ -54,7 +54,9 @@ class _Collector(Collector):
         yield GaugeMetricFamily("vernal_worker_ready", "1 while requests are welcome.", value=int(state.ready))
         draining = state.phase is Phase.DRAINING
         yield GaugeMetricFamily("vernal_worker_draining", "1 while the worker drains.", value=int(draining))
-        yield GaugeMetricFamily("vernal_worker_requests_in_flight", "Requests being answered.", value=state.in_flight)
+        if state.load is not None or state.phase not in (Phase.READY, Phase.DRAINING):  # else the engine is silent
+            what = "Requests being answered."
+            yield GaugeMetricFamily("vernal_worker_requests_in_flight", what, value=state.in_flight)
         yield CounterMetricFamily("vernal_worker_requests_accepted", "Requests let in.", value=state.accepted_total)
         if (load := state.load) is not None:
             for name, what, value in (

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+from vernal_worker import threads
 from vernal_worker.supervisor import log
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -30,7 +31,7 @@ class Stop:
         """
         # Also where it is process 1: a signal that is blocked is never ignored for want of a handler.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        threads.keep_running("signals", self._listen, log.thread_failed)
 
     def ask_drain(self) -> None:
         """What `POST /drain` does. Asking again changes nothing."""

@@ -28,6 +28,7 @@ BACKLOG = 2048
 POLL_SECONDS = 1.0  # while serving
 DRAIN_POLL_SECONDS = 0.1
 CALL_SECONDS = 2.0  # for a quick answer of the engine while it serves or drains
+KNOWN_SECONDS = 3.0  # for so long an engine's last word counts, since the busiest is the one that is late
 READY_SILENCE_SECONDS = 15.0  # an engine that does not answer for so long gets no new requests
 LIVE_SILENCE_SECONDS = 120.0  # one that does not answer for so long is not coming back
 LINGER_SECONDS = 0.3  # after the listener closed: whoever was just connecting gets an answer
@@ -60,6 +61,8 @@ class Worker:
             socket.socket
         )  # of the serving port, from the start of `run` to the moment when it is given away
         self._started = threading.Event()
+        self._in_flight: int | None = None
+        """Requests, by the engine's last word; None if it did not answer the last time."""
 
     # --- life ---
 
@@ -102,17 +105,17 @@ class Worker:
 
         Raises: EngineDiedError, OSError (the port is taken).
         """
-        port, keep_alive = self._context.settings.config.serving_port, self._context.settings.keep_alive
+        settings, config = self._context.settings, self._context.settings.config
         try:
             with self._listener:  # the engine gets a duplicate; ours must not stay open
                 self._listener.listen(BACKLOG)
-                engine.patient_client.listen(self._listener, keep_alive, CALL_TIMEOUT)
+                engine.patient_client.listen(self._listener, settings.keep_alive, CALL_TIMEOUT, config.max_body_bytes)
         except ControlError as error:
             raise EngineDiedError(f"the engine does not take the listener: {error}") from error
         self._monitor = Monitor(engine)
         total = process_age()
         self._board.timing("total", total)
-        state = self._board.snapshot()
+        state, port = self._board.snapshot(), config.serving_port
         self._board.phase(Phase.READY, mode=state.start_mode, reason=state.start_reason, seconds=total, port=port)
         self._started.set()
 
@@ -130,6 +133,7 @@ class Worker:
         if engine.tree.poll() is not None:
             raise EngineDiedError(f"the engine {engine.exit_message()}")
         status = self._monitor.refresh(timeout)
+        self._in_flight = status.in_flight if status is not None else None
         if status is not None:
             self._board.update(**_told(status))
             if status.errored is not None:
@@ -158,7 +162,7 @@ class Worker:
         # Before the phase, so that nobody sees a worker that drains and cannot say for how long.
         left = max(0.0, self._plan(config).abort_at - time.monotonic())
         self._board.update(drain=DrainReport(seconds_left=round(left, 2), accepting=True, aborted=0))
-        self._board.phase(Phase.DRAINING, in_flight=self._board.snapshot().in_flight)
+        self._board.phase(Phase.DRAINING, in_flight=self._requests)
         closed_at: float | None = None
         aborted, told = 0, -1
         while True:
@@ -203,7 +207,12 @@ class Worker:
         elif signals > 2:
             log.event("at_once", message="a third signal: nothing is waited for any more")
         else:
-            log.event("draining", seconds_left=left, in_flight=self._board.snapshot().in_flight)
+            log.event("draining", seconds_left=left, in_flight=self._requests)
+
+    @property
+    def _requests(self) -> int | str:
+        """Of requests in flight, what to tell people."""
+        return self._in_flight if self._in_flight is not None else "unknown"
 
     def _plan(self, config: DrainConfig) -> drainplan.DrainPlan:
         return drainplan.plan(config, self._stop.drain_asked_at, self._stop.signals)
@@ -269,9 +278,8 @@ class Worker:
     def ready(self) -> str | None:
         state = self._board.snapshot()
         if state.drain is not None and state.phase in (Phase.READY, Phase.DRAINING):
-            return (
-                f"the worker is draining: {state.drain.seconds_left:.1f} s left, {state.in_flight} requests in flight"
-            )
+            left, requests = state.drain.seconds_left, self._requests
+            return f"the worker is draining: {left:.1f} s left, requests in flight: {requests}"
         if state.phase is not Phase.READY:
             return f"the worker is {state.phase}"
         if self._stop.wished.is_set():
@@ -284,11 +292,12 @@ class Worker:
         return None if self._started.wait(wait) else f"the worker is {self._board.snapshot().phase}"
 
     def state(self) -> WorkerState:
-        if self._monitor is not None:
-            status = self._monitor.refresh(timeout=0.5)
-            if status is not None:
-                self._board.update(**_told(status))
+        status = self._monitor.refresh(timeout=0.5) if self._monitor is not None else None
+        if status is not None:
+            self._board.update(**_told(status))
         state = self._board.snapshot()
+        if self._monitor is not None and self._monitor.silence > KNOWN_SECONDS:
+            state.load = None  # what was so before is no news
         state.ready = self.ready() is None
         return state
 

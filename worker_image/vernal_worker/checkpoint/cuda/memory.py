@@ -15,12 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from vernal_contract import decoding
 
+from vernal_worker import threads as keep
 from vernal_worker.checkpoint.cuda import transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
@@ -219,12 +221,12 @@ class Broker:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             listener.bind(str(path))
             listener.listen(len(self._ranks))
-        except OSError as error:
+            accept = partial(keep.accept, listener, "memory-rank", self._answer)
+            keep.keep_running("memory", accept, keep.log_failure)  # ranks wait for it until the thaw's time is over
+            threading.Thread(target=self._work, daemon=True).start()
+        except (OSError, RuntimeError) as error:  # the latter: no more threads
             self.problem = error
             self._done.set()
-            return
-        threading.Thread(target=self._work, daemon=True).start()
-        threading.Thread(target=self._serve, args=[listener], daemon=True).start()
 
     def wait(self) -> None:
         """Until everything is there and verified. Raises: what went wrong: DigestError, OSError, DriverError."""
@@ -240,15 +242,17 @@ class Broker:
             memory.let_go()
 
     def _work(self) -> None:
+        fillers: list[threading.Thread] = []
         try:
             began = time.monotonic()
             for device, rank in enumerate(self._ranks):
                 self._memories.append(RankMemory(device, rank))
                 self._memories[-1].make_stored()
             self.seconds["allocate"] = time.monotonic() - began
-            fillers = [threading.Thread(target=self._fill, args=[number]) for number in range(len(self._ranks))]
-            for filler in fillers:
+            for number in range(len(self._ranks)):
+                filler = threading.Thread(target=self._fill, args=[number])
                 filler.start()
+                fillers.append(filler)
             if not self._copies:
                 for memory in self._memories:
                     memory.make_others()
@@ -258,7 +262,10 @@ class Broker:
             self.seconds["total"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error
+            self._stop.set()
         finally:
+            for filler in fillers:
+                filler.join()  # they write into memory that is let go of from now on
             self._done.set()
 
     def _fill(self, number: int) -> None:
@@ -271,11 +278,6 @@ class Broker:
         except BaseException as error:
             self.problem = self.problem or error
             self._stop.set()
-
-    def _serve(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
         with connection:

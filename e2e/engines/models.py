@@ -96,7 +96,8 @@ def with_eagle(directory: Path) -> None:
             weights[name] = weights[name] * _QUIET
     save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
     make_tiny_model(directory / "eagle")
-    one = {name.replace("model.", "", 1): value for name, value in weights.items() if name.startswith("model.layers.0")}
+    one = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.layers.0")}
+    del one["layers.0.input_layernorm.weight"]  # a head has none
     for name in one:
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             one[name] = np.zeros_like(one[name])
@@ -106,8 +107,8 @@ def with_eagle(directory: Path) -> None:
     _write(directory / "eagle" / "config.json", config | {"num_hidden_layers": 1, "model_type": "llama"})
 
 
-_QUIET = 0.004
-"""Factor on what the target's layers add to the embeddings, so that these decide about half of the answers."""
+_QUIET = 0.0015
+"""Factor on what the target's layers add to the embeddings, so that these decide many of the answers."""
 
 
 def classifier(labels: int) -> Callable[[Path], None]:

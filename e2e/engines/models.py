@@ -149,6 +149,7 @@ def _save(directory: Path, architecture: str, config: Any) -> None:
     make_tiny_model(directory)
     (directory / _WEIGHTS).unlink()
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(SEED)
     model = getattr(transformers, architecture)(config).to(torch.float32)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from vernal_contract.names import PATH_MODEL
 
-from engines.models import ADAPTERS, RANK
+from engines.kinds import ADAPTERS, RANK
 from engines.questions import GENERATION, LONG, chat, completion
 from engines.row import Question, Row
 

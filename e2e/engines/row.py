@@ -31,7 +31,7 @@ class Row:
 
     name: str
     model: str
-    """A key of `models.KINDS`."""
+    """A key of `kinds.KINDS`."""
     questions: tuple[Question, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's, in the spelling of a pool's `engineArgs`, beside those of every row."""

@@ -13,7 +13,7 @@ from vernal_contract.config import CheckpointPolicy
 from vernal_contract.state import FreezeOutcome, StartMode, WorkerState
 from worker_pod import Pod
 
-from engines import compare, models
+from engines import compare, kinds
 from engines.asking import ask_all
 from engines.row import GPU, Asked, Result, Row
 from engines.sentence import own_sentence
@@ -47,7 +47,7 @@ def _one(row: Row, device: str, work: Path, keep: bool) -> Result:
     shutil.rmtree(work / "store", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     note("making the model")
-    models.make(row.model, work / "model")
+    kinds.make(row.model, work / "model")
     with _Pods(row, device, work) as pods:
         try:
             return _compared(row, result, pods)

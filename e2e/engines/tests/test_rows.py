@@ -6,7 +6,7 @@ import pytest
 from engines import table
 from engines.architectures import ROWS as ARCHITECTURES
 from engines.asking import encode
-from engines.models import KINDS
+from engines.kinds import KINDS
 from engines.row import DEVICES, Question, Result, Row
 from engines.rows import ROWS
 from engines.sentence import own_sentence

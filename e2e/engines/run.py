@@ -15,8 +15,8 @@ from worker_pod import Pod
 
 from engines import compare, kinds
 from engines.asking import ask_all
-from engines.row import GPU, Asked, Result, Row
-from engines.sentence import own_sentence
+from engines.row import GPU, Answer, Asked, Result, Row
+from engines.sentence import is_general, own_sentence
 
 _ON_GPU: dict[str, Any] = {"gpuMemoryUtilization": 0.3, "numGpuBlocksOverride": None}
 """Beside the arguments of `worker_pod.ENGINE_ARGS`."""
@@ -101,11 +101,17 @@ def _plain_cannot(row: Row, pods: "_Pods", asked: Asked) -> dict[str, str]:
         return {}
     theirs = ask_all(plain, row).answers
     plain.end()
+    log = plain.log()
     return {
-        name: own_sentence(plain.log()) if answer.status in (0, 500) else compare.message(answer)
+        name: _sentence(answer, log)
         for name, answer in theirs.items()
         if answer.status != 200 and asked.answers[name].status == answer.status
     }
+
+
+def _sentence(answer: Answer, log: str) -> str:
+    said = compare.message(answer)
+    return own_sentence(log) if answer.status == 0 or is_general(said) else said
 
 
 def _once(cannot: dict[str, str]) -> Iterator[str]:

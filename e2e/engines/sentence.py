@@ -14,10 +14,17 @@ _GENERAL = (
 _MOST = 200
 
 
+def is_general(text: str) -> bool:
+    """Whether an error only says that there was another one."""
+    return any(general in text for general in _GENERAL)
+
+
 def own_sentence(log: str) -> str:
-    """The first error in a worker's log that is not about another one; the last line if there is none."""
-    for line in log.splitlines():
-        if (match := _EXCEPTION.search(line)) and not any(general in match[2] for general in _GENERAL):
+    """The first error of a traceback in a worker's log that is not about another one; the last line if there is
+    none. What is logged before the first traceback are warnings."""
+    _, traceback, after = log.partition("Traceback (most recent call last)")
+    for line in (after if traceback else log).splitlines():
+        if (match := _EXCEPTION.search(line)) and not is_general(match[2]):
             return f"{match[1].rpartition('.')[2]}: {match[2].strip()}"[:_MOST]
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return lines[-1][:_MOST] if lines else "it said nothing"

@@ -49,6 +49,7 @@ def test_the_tone_is_a_wave_file() -> None:
 
 LOG = """\
 12:00:01 INFO starting
+12:00:01 WARNING ImportError: no module of minor importance
 (EngineCore pid=7) ERROR 11-26 [core.py:900] EngineCore failed to start.
 (EngineCore pid=7) ERROR 11-26 [core.py:900] Traceback (most recent call last):
 (EngineCore pid=7) ERROR 11-26 [core.py:900] ModuleNotFoundError: No module named 'triton'

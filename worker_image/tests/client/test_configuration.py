@@ -61,8 +61,8 @@ def test_a_vllm_config_that_the_program_made_makes_no_other_engine(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cv2  # noqa: F401  # vLLM imports it, and `settings.environment` takes care of what it sets
-    from vernal_worker.client import configuration
     from vernal_contract.variables import KEPT, TUNING
+    from vernal_worker.client import configuration
     from vllm import AsyncEngineArgs
 
     def shaping() -> dict[str, str]:

@@ -35,7 +35,7 @@ def pool_status(
         "replicas": len(pods.alive),
         "readyReplicas": pods.ready(pods.alive),
         "updatedReplicas": len(updated),
-        # Only in a roll: an API server whose CRDs are older drops it, and it would be written anew for ever.
+        # Only in a roll: an API server whose CRDs are older refuses the whole status for it.
         "updatedAvailableReplicas": (pods.available(updated) or None) if at.fallback is not None else None,
         "restoredReplicas": restored,
         "coldStartedReplicas": cold,

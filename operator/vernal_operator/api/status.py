@@ -107,10 +107,10 @@ class VLLMWorkerPoolStatus(Model):
     replicas: int = Field(default=0, description="Pods that are neither terminating nor failed.")
     ready_replicas: int = Field(default=0, description="Those that are ready.")
     updated_replicas: int = Field(default=0, description="Those of updateRevision.")
-    updated_available_replicas: int = Field(
-        default=0,
-        description="Those of updateRevision that have been ready for spec.rollout.minReadySeconds. When they become "
-        "more, a roll makes progress.",
+    updated_available_replicas: int | None = Field(
+        default=None,
+        description="In a roll: those of updateRevision that have been ready for spec.rollout.minReadySeconds. When "
+        "they become more, it makes progress.",
     )
     restored_replicas: int = Field(default=0, description="Ready pods that thawed a checkpoint.")
     cold_started_replicas: int = Field(default=0, description="Ready pods that started the slow way.")

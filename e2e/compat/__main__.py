@@ -79,6 +79,7 @@ def freeze_and_thaw(version: str) -> dict[str, object]:
         ToolError: its environment cannot be made.
     """
     directory = cache_dir() / "compat" / version
+    shutil.rmtree(directory, ignore_errors=True)  # of a run that was killed
     try:
         python = environments.make(version, directory)
         # Not below /tmp, which a pod has for itself.

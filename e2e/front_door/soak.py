@@ -80,8 +80,7 @@ def _judge(pod: Pod, report: Report, before: Measured, after: Measured) -> None:
 
 def _stop(pod: Pod) -> list[str]:
     """SIGTERM while requests are under way: they end whole, and so does the worker."""
-    body: dict[str, Any] = {"prompt": "the last", "max_tokens": LAST_TOKENS}
-    streams = [pod.stream(**body) for _ in range(LAST_STREAMS)]
+    streams = [pod.stream(prompt="the last", max_tokens=LAST_TOKENS) for _ in range(LAST_STREAMS)]
     for stream in streams:
         next(stream.events())
     pod.signal()

@@ -24,7 +24,7 @@ from vernal_operator.settings import Settings
 
 NOW = 1_800_000_000.0
 SPEC = spec(engineArgs={"seed": 0})
-OTHER_SPECS = {
+OTHER_SPECS: dict[str, dict[str, Any]] = {
     "another model": {"model": {"name": "n"}},
     "another argument": {"engineArgs": {"seed": 1}},
     "an argument more": {"engineArgs": {"seed": 0, "max_model_len": 9}},

@@ -1,4 +1,4 @@
-"""The one module that knows vLLM's Python API. Written for 0.26 to 0.32.
+"""The one module that knows vLLM's Python API. Written for 0.26 to 0.33.
 
 Where the two differ, the newer place is tried first: 0.27 and later moved the server's parts from
 `vllm.entrypoints.openai` to `vllm.entrypoints.launchers`.

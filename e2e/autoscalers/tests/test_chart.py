@@ -21,10 +21,10 @@ def test_prometheus_takes_what_is_made_of_the_charts_pod_monitors(tmp_path: Path
     made = configuration([found for found in yaml.safe_load_all(rendered) if found])
     jobs = {job["job_name"]: job["honor_labels"] for job in made["scrape_configs"]}
     assert jobs == {
-        "vernal-operator/metrics": True,
+        "vernal/metrics": True,
         "vernal-waker/metrics": True,
-        "vernal-operator-workers/admin": False,
-        "vernal-operator-workers/http": False,
+        "vernal-workers/admin": False,
+        "vernal-workers/http": False,
     }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(made))
     check = [checkers.ensure()["promtool"], "check", "config", str(tmp_path / "prometheus.yml")]

@@ -2,7 +2,7 @@
 
 PYTHONPATH=e2e .venv/bin/python -m autoscalers          # by its own HPA, then by KEDA
 PYTHONPATH=e2e .venv/bin/python -m autoscalers keda
-PYTHONPATH=e2e .venv/bin/python -m autoscalers build    # Prometheus, its adapter, KEDA: prints the image's layout
+PYTHONPATH=e2e .venv/bin/python -m autoscalers build    # Prometheus, its adapter, KEDA: prints their images' layouts
 """
 
 import argparse
@@ -12,7 +12,7 @@ from cluster.errors import ClusterError
 from common.tools import ToolError
 from scenarios.kube import KubeError, ScenarioTimeoutError
 
-from autoscalers import image
+from autoscalers import KEDA, MONITORING, image
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
         parser.error(f"there is hpa, keda and build, not {' '.join(what)}")
     try:
         if what == ["build"]:
-            print(image().layout)
+            print(*(image(programs).layout for programs in (MONITORING, KEDA)), sep="\n")
             return 0
         from autoscalers import scenario
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from scenarios import setup
 from scenarios.kube import Kube
 
-from autoscalers import PROGRAMS, Image
+from autoscalers import KEDA, Image
 from autoscalers.stack import deployed
 
 MODULE = "github.com/kedacore/keda/v2"
@@ -18,7 +18,7 @@ EXAMPLE = setup.ROOT / "docs" / "examples" / "keda.yaml"
 def keda(kube: Kube, image: Image, prometheus: str) -> Iterator[None]:
     """KEDA's operator and metrics server; for them `prometheus.monitoring` is at that address."""
     kube = kube.elsewhere(NAMESPACE)
-    config = PROGRAMS.module("keda.mod", MODULE) / "config"
+    config = KEDA.module("keda.mod", MODULE) / "config"
     first = (config / "general" / "namespace.yaml", config / "manager" / "service.yaml")
     kube.run("apply", "--server-side", "--force-conflicts", *(f"--filename={path}" for path in first))
     service = kube.get("service", "keda-operator")

@@ -31,7 +31,7 @@ def monitoring(kube: Kube, image: Image, images: setup.Images, *values: str) -> 
     assert service is not None
     config = {"prometheus.yml": yaml.safe_dump(configuration(monitors))}
     try:
-        with deployed(kube, [MANIFESTS / "prometheus.yaml"], {"autoscalers": image}, config={"prometheus": config}):
+        with deployed(kube, [MANIFESTS / "prometheus.yaml"], {"monitoring": image}, config={"prometheus": config}):
             yield str(service["spec"]["clusterIP"])
     finally:
         kube.delete("namespace", NAMESPACE)
@@ -42,7 +42,7 @@ def adapter(kube: Kube, image: Image, prometheus: str) -> Iterator[None]:
     """The custom metrics API, over the Prometheus at that address, by the example's rules."""
     config = {"config.yaml": yaml.safe_dump(rules(yaml.safe_load(RULES.read_text())))}
     with deployed(
-        kube.elsewhere(NAMESPACE), [MANIFESTS / "prometheus-adapter.yaml"], {"autoscalers": image},
+        kube.elsewhere(NAMESPACE), [MANIFESTS / "prometheus-adapter.yaml"], {"monitoring": image},
         config={"adapter": config}, hosts={"prometheus.monitoring": prometheus},
     ):  # fmt: skip
         yield

@@ -19,7 +19,7 @@ from scenarios.kube import Kube, KubeError, Object, is_true, wait
 from scenarios.report import Report
 from scenarios.watch import Watch
 
-from autoscalers import image
+from autoscalers import KEDA, MONITORING, image
 from autoscalers.keda import EXAMPLE, keda
 from autoscalers.load import Answers, Load
 from autoscalers.monitoring import adapter, monitoring
@@ -46,8 +46,8 @@ class Autoscaler:
     example: Path | None = None
 
 
-HPA = Autoscaler("HPA", POOL, {"minReplicas": 0, "maxReplicas": MOST, "idleSeconds": IDLE_SECONDS})
-KEDA = Autoscaler("KEDA", f"keda-hpa-{POOL}", {"autoscaler": "External", "minReplicas": 0}, EXAMPLE)
+OWN_HPA = Autoscaler("HPA", POOL, {"minReplicas": 0, "maxReplicas": MOST, "idleSeconds": IDLE_SECONDS})
+BY_KEDA = Autoscaler("KEDA", f"keda-hpa-{POOL}", {"autoscaler": "External", "minReplicas": 0}, EXAMPLE)
 
 
 class Following:
@@ -171,7 +171,7 @@ class Following:
         return all(self._in_flight(pod["metadata"]["name"]) > 0 for pod in self.watch.ready())
 
     def _in_flight(self, pod: str) -> float:
-        found = re.search(r"^vernal_worker_requests_in_flight(?:{.*})? (\S+)$", self._admin(pod, "metrics"), re.M)
+        found = re.search(r"^vernal_worker_requests_in_flight (\S+)$", self._admin(pod, "metrics"), re.M)
         return float(found[1]) if found else 0.0
 
     def _state(self, pod: str) -> Object:
@@ -210,18 +210,20 @@ def run(autoscalers: Sequence[str]) -> Report:
         raise KubeError("requests go to the Service's address, and KEDA's to names that only its pods have: "
                         "it needs the embedded cluster (unset KUBECONFIG)")  # fmt: skip
     start, report = time.monotonic(), Report()
-    built = image()
+    programs = {"monitoring": MONITORING} | ({"keda": KEDA} if "keda" in autoscalers else {})
+    built = {name: image(each) for name, each in programs.items()}
     images = setup.cluster_with_images()
-    setup.load_image(built.layout)
+    for each in built.values():
+        setup.load_image(each.layout)
     setup.install(images, WAKER)
     system = Kube(setup.KUBECTL, setup.SYSTEM_NAMESPACE)
-    with monitoring(system, built, images, WAKER) as prometheus:
+    with monitoring(system, built["monitoring"], images, WAKER) as prometheus:
         if "hpa" in autoscalers:
-            with adapter(system, built, prometheus):
-                _follow(images, report, HPA)
+            with adapter(system, built["monitoring"], prometheus):
+                _follow(images, report, OWN_HPA)
         if "keda" in autoscalers:
-            with keda(system, built, prometheus):
-                _follow(images, report, KEDA)
+            with keda(system, built["keda"], prometheus):
+                _follow(images, report, BY_KEDA)
     for line in _stories(system):
         report.note(line)
     say(f"done in {duration(time.monotonic() - start)}")

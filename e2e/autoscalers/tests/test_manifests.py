@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from autoscalers import PROGRAMS, Image
+from autoscalers import KEDA, Image
 from autoscalers.monitoring import RULES, configuration, rules
 from autoscalers.stack import available, kustomization
 
@@ -75,6 +75,6 @@ def test_an_api_service_answers_when_it_says_so(status: str, answers: bool) -> N
 
 
 def test_the_keda_that_runs_is_the_one_whose_crds_examples_are_tried_against() -> None:
-    neighbours = PROGRAMS.sources.parents[1] / "checkers" / "go" / "neighbours.mod"
+    neighbours = KEDA.sources.parents[1] / "checkers" / "go" / "neighbours.mod"
     pin = next(line.strip() for line in neighbours.read_text().splitlines() if "kedacore/keda" in line)
-    assert pin in (PROGRAMS.sources / "keda.mod").read_text()
+    assert pin in (KEDA.sources / "keda.mod").read_text()

@@ -246,4 +246,4 @@ def _stories(system: Kube) -> list[str]:
         system.run("logs", "--selector", f"app.kubernetes.io/name={name}", "--tail=-1")
         for name in ("vernal-operator", "vernal-waker")
     ]
-    return re.findall(rf"event=(?:start|wake) pool={NAMESPACE}/{POOL} .*", "\n".join(logs))
+    return re.findall(rf"event=(?:start|wake) pool={NAMESPACE}/{POOL} [^\"]*", "\n".join(logs))

@@ -32,15 +32,16 @@ def deployed(
             json.dumps(kustomization(folder, kube.namespace, resources, images, config or {}, hosts or {}))
         )
         text = kube.run("kustomize", name, "--load-restrictor=LoadRestrictionsNone")
+    theirs = kube.elsewhere("")  # each object says which namespace it is in
     try:
-        kube.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+        theirs.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
         with step(f"waiting for what scales, in namespace {kube.namespace} (2 min)"):
             kube.run("wait", "deployment", "--all", "--for=condition=Available", f"--timeout={GUARD_SECONDS:.0f}s")
             wait("the metrics APIs", lambda: all(map(available, kube.list("apiservice"))))
         yield
     finally:
         with step(f"removing what scales from namespace {kube.namespace} (10 s)"):
-            kube.run("delete", "--ignore-not-found", "-f", "-", stdin=text)
+            theirs.run("delete", "--ignore-not-found", "-f", "-", stdin=text)
 
 
 def kustomization(

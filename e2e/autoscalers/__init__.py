@@ -22,7 +22,7 @@ MONITORING = Programs(
         "prometheus": ("go.mod", "github.com/prometheus/prometheus/cmd/prometheus"),
         "adapter": ("adapter.mod", "sigs.k8s.io/prometheus-adapter/cmd/adapter"),
     },
-    takes="about 8 minutes on 2 cores the first time",
+    takes="15 minutes beside others on 2 cores the first time",
     tags="remove_all_sd,enable_kubernetes_sd",  # it finds what to scrape in Kubernetes, and in no cloud
 )
 KEDA = Programs(
@@ -32,7 +32,7 @@ KEDA = Programs(
         "keda": ("keda.mod", "github.com/kedacore/keda/v2/cmd/operator"),
         "keda-adapter": ("keda.mod", "github.com/kedacore/keda/v2/cmd/adapter"),
     },
-    takes="about 20 minutes on 2 cores the first time",
+    takes="35 minutes beside others on 2 cores the first time",
     tags="remove_all_sd,enable_kubernetes_sd",
 )
 USER = "65532:65532"  # of KEDA's own images: its pods must not be root

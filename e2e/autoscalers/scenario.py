@@ -224,7 +224,7 @@ def run(autoscalers: Sequence[str]) -> Report:
         if "keda" in autoscalers:
             with keda(system, built["keda"], prometheus):
                 _follow(images, report, BY_KEDA)
-    for line in _stories(system):
+    for line in _stories(system, time.monotonic() - start):
         report.note(line)
     say(f"done in {duration(time.monotonic() - start)}")
     return report
@@ -240,10 +240,10 @@ def _follow(images: setup.Images, report: Report, autoscaler: Autoscaler) -> Non
         Following(kube, base, watch, report, autoscaler).run(images.worker)
 
 
-def _stories(system: Kube) -> list[str]:
-    """Where the seconds of starts went, by the operator's and the wakers' own words."""
+def _stories(system: Kube, seconds: float) -> list[str]:
+    """Where the seconds of starts went, by the operator's and the wakers' own words of the last `seconds`."""
     logs = [
-        system.run("logs", "--selector", f"app.kubernetes.io/name={name}", "--tail=-1")
+        system.run("logs", "--selector", f"app.kubernetes.io/name={name}", "--tail=-1", f"--since={seconds:.0f}s")
         for name in ("vernal-operator", "vernal-waker")
     ]
     return re.findall(rf"event=(?:start|wake) pool={NAMESPACE}/{POOL} [^\"]*", "\n".join(logs))

@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
+        autoscaling autoscaling-metric autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -46,7 +46,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/autoscalers e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -100,6 +100,9 @@ engines: venv criu ## each kind of engine frozen, thawed and asked the same befo
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling
 
+autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embedded cluster: a pool goes 1, 3, 1, 0, 1 by its load (XX min beside others; not part of make test)
+	PYTHONPATH=e2e $(BIN)/python -m autoscalers $(AUTOSCALERS)  # as in AUTOSCALERS=keda
+
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
 	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
@@ -109,7 +112,7 @@ bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and
 
 chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (45 s beside others)
 	$(CLUSTER) build >/dev/null
-	$(BIN)/pytest -q -m "chart" e2e/checkers e2e/dashboards
+	$(BIN)/pytest -q -m "chart" e2e/autoscalers e2e/checkers e2e/dashboards
 
 chart-docs: venv ## write the chart's README from its values
 	PYTHONPATH=e2e $(PYTHON) -m checkers docs

@@ -7,14 +7,9 @@ examples are for: of these only CRDs and texts are used.
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
-from cluster import command
-from cluster.build import environment
 from cluster.programs import Programs
-from common.tools import ToolError
 
 PROGRAMS = Programs(
     name="checkers",
@@ -45,36 +40,19 @@ def monitoring_crds() -> list[Path]:
 
     Raises ToolError if there is no network.
     """
-    folder = module("monitoring.mod", MONITORING) / "example" / "prometheus-operator-crd"
+    folder = PROGRAMS.module("monitoring.mod", MONITORING) / "example" / "prometheus-operator-crd"
     return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in ("podmonitors", "prometheusrules")]
 
 
 def neighbour(name: str) -> Path:
     """The sources of one of `NEIGHBOURS`. Raises ToolError if there is no network."""
-    return module("neighbours.mod", NEIGHBOURS[name][0])
+    return PROGRAMS.module("neighbours.mod", NEIGHBOURS[name][0])
 
 
 def neighbours_crds(name: str, *plurals: str) -> list[Path]:
     """Those of its CRDs that are called so. Raises ToolError if there is no network."""
     folder = neighbour(name) / NEIGHBOURS[name][1]
     return [path for plural in plurals for path in sorted(folder.glob(f"*_{plural}.yaml"))]
-
-
-def module(pins: str, name: str) -> Path:
-    """The folder of a Go module's sources, at the version that a file of `go/` pins; nothing is built.
-
-    Raises ToolError if there is no network.
-    """
-    version = re.search(rf"{re.escape(name)} (v\S+)", (PROGRAMS.sources / pins).read_text())
-    assert version is not None, f"{pins} does not name {name}"
-    go, sources, wanted = PROGRAMS.toolchain(), str(PROGRAMS.sources), f"{name}@{version[1]}"
-    download = [go, "-C", sources, "mod", "download", f"-modfile={pins}", "-json", wanted]
-    done = command.run(download, env=environment())
-    if done.returncode:
-        raise ToolError(
-            f"{' '.join(download)} failed: {done.stdout}{done.stderr}Check the network and `go env GOPROXY`."
-        )
-    return Path(json.loads(done.stdout)["Dir"])
 
 
 def ensure() -> dict[str, str]:

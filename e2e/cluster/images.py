@@ -13,7 +13,7 @@ import platform
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -228,21 +228,26 @@ def _import(packages: Packages, state: State) -> Iterator[IO[bytes]]:
 def load_pause(binaries: Binaries, packages: Packages, state: State) -> None:
     """Load the image of every pod's sandbox. It holds `go/pod`; with `serve PORT` it is a web server."""
     with tempfile.TemporaryDirectory() as scratch:
-        write_layout(Path(scratch), PAUSE_IMAGE, Path(binaries["pod"]))
+        write_layout(Path(scratch), PAUSE_IMAGE, {"pod": Path(binaries["pod"])})
         load(packages, state, Path(scratch))
 
 
-def write_layout(directory: Path, name: str, program: Path) -> None:
-    """Write an OCI layout of an image that holds one static program; same program, same digest."""
+def write_layout(directory: Path, name: str, programs: Mapping[str, Path], user: str = "") -> None:
+    """Write an OCI layout of an image that holds static programs, by their names in `/`, and nothing else.
+
+    The first one runs if a pod names none, as `user` (root if empty). Same programs, same digest.
+    """
     layer = io.BytesIO()
     with tarfile.open(mode="w", fileobj=layer) as archive:
-        member = tarfile.TarInfo("pod")
-        member.size, member.mode = program.stat().st_size, 0o755
-        with program.open("rb") as file:
-            archive.addfile(member, file)
+        for called, program in programs.items():
+            member = tarfile.TarInfo(called)
+            member.size, member.mode = program.stat().st_size, 0o755
+            with program.open("rb") as file:
+                archive.addfile(member, file)
     packed = gzip.compress(layer.getvalue(), compresslevel=1, mtime=0)
     config = {
-        "architecture": _architecture(), "os": "linux", "config": {"Entrypoint": ["/pod"]},
+        "architecture": _architecture(), "os": "linux",
+        "config": {"Entrypoint": [f"/{next(iter(programs))}"], **({"User": user} if user else {})},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"]},
     }  # fmt: skip
     manifest = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from pathlib import Path
 from common.cache import cache_dir
 from common.lock import locked
 from common.progress import step
-from common.tools import run
+from common.tools import ToolError, run
 
 from cluster.build import environment, go_version_of, minimum_go, toolchain
+from cluster.command import run as capture
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,22 @@ class Programs:
                 if not directory.exists():
                     self._build(go, directory)
         return {name: str(directory / name) for name in self.targets}
+
+    def module(self, mod: str, name: str) -> Path:
+        """The folder of a Go module's sources, at the version that a go.mod of `sources` pins; nothing is built.
+
+        Raises ToolError if there is no network, ClusterError if there is no toolchain.
+        """
+        version = re.search(rf"{re.escape(name)} (v\S+)", (self.sources / mod).read_text())
+        assert version is not None, f"{mod} does not name {name}"
+        wanted = f"{name}@{version[1]}"
+        command = [self.toolchain(), "-C", str(self.sources), "mod", "download", f"-modfile={mod}", "-json", wanted]
+        done = capture(command, env=environment())
+        if done.returncode:
+            raise ToolError(
+                f"{' '.join(command)} failed: {done.stdout}{done.stderr}Check the network and `go env GOPROXY`."
+            )
+        return Path(json.loads(done.stdout)["Dir"])
 
     def _build(self, go: str, directory: Path) -> None:
         scratch = directory.with_name(directory.name + ".building")

@@ -5,10 +5,11 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.build import NEWEST
 from cluster.layout import state_dir
 from common.progress import step
 from common.tools import log_file
@@ -22,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SYSTEM_NAMESPACE = "vernal-system"
 RELEASE = "vernal"
 _CLUSTER = ["env", f"PYTHONPATH={ROOT / 'e2e'}", sys.executable, "-m", "cluster"]
+KUBECTL = [*_CLUSTER, "kubectl"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ def cluster_with_images() -> Images:
 
 def install(images: Images, *values: str) -> None:
     """Install or upgrade the chart, with more of its values, and wait for the operator."""
-    repository, _, tag = images.operator.rpartition(":")
     releases = json.loads(
         _run(*_CLUSTER, "helm", "list", "--namespace", SYSTEM_NAMESPACE, "-a", "-o", "json", capture=True)
     )
@@ -68,16 +69,31 @@ def install(images: Images, *values: str) -> None:
             _run(*_CLUSTER, "helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait", capture=True)
     with step("installing the chart with Helm, and waiting for the operator (10 s)"):
         _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
-             "--create-namespace", "--set", f"image.repository={repository}", "--set", f"image.tag={tag}",
-             *(f"--set={value}" for value in values),
+             "--create-namespace", *_values(images, values),
              "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
+
+
+def rendered(images: Images, *values: str) -> str:
+    """What `install` with these values would put on the embedded cluster, as YAML."""
+    return _run(*_CLUSTER, "helm", "template", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
+                f"--kube-version={NEWEST}", *_values(images, values), capture=True)  # fmt: skip
+
+
+def _values(images: Images, values: Sequence[str]) -> list[str]:
+    repository, _, tag = images.operator.rpartition(":")
+    return [f"--set={value}" for value in (f"image.repository={repository}", f"image.tag={tag}", *values)]
+
+
+def load_image(layout: pathlib.Path) -> None:
+    """An OCI layout, to the embedded cluster's node."""
+    _run(*_CLUSTER, "load-image", str(layout), capture=True)
 
 
 @contextmanager
 def namespace(name: str) -> Iterator[Kube]:
     """A fresh namespace with the shared claim in it; it goes when the block ends, pools first, so that their
     finalizers are answered while the operator is there."""
-    kube = Kube([*_CLUSTER, "kubectl"], name)
+    kube = Kube(KUBECTL, name)
     volume = f"{name}-store"
     directory = state_dir() / "volumes" / name
     _remove(kube, volume)

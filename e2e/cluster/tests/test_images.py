@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import images
@@ -18,7 +20,7 @@ NAME = "vernal.dev/cluster/test:1"
 def layout(tmp_path: Path) -> Path:
     program = tmp_path / "program"
     program.write_bytes(b"not a real program")
-    images.write_layout(tmp_path / "layout", NAME, program)
+    images.write_layout(tmp_path / "layout", NAME, {"pod": program})
     return tmp_path / "layout"
 
 
@@ -38,8 +40,23 @@ def test_full_name(given: str, full: str) -> None:
 
 
 def test_the_same_program_gives_the_same_digest(tmp_path: Path, layout: Path) -> None:
-    images.write_layout(tmp_path / "again", NAME, tmp_path / "program")
+    images.write_layout(tmp_path / "again", NAME, {"pod": tmp_path / "program"})
     assert (tmp_path / "again" / "index.json").read_bytes() == (layout / "index.json").read_bytes()
+
+
+def test_an_image_may_hold_several_programs_and_name_a_user(tmp_path: Path, layout: Path) -> None:
+    program = tmp_path / "program"
+    images.write_layout(tmp_path / "more", NAME, {"one": program, "two": program}, "65532:65532")
+    manifest = _blob(tmp_path / "more", json.loads((tmp_path / "more" / "index.json").read_text())["manifests"][0])
+    config = _blob(tmp_path / "more", json.loads(manifest)["config"])
+    assert json.loads(config)["config"] == {"Entrypoint": ["/one"], "User": "65532:65532"}
+    layer = gzip.decompress(_blob(tmp_path / "more", json.loads(manifest)["layers"][0]))
+    with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
+        assert [(member.name, member.mode) for member in archive] == [("one", 0o755), ("two", 0o755)]
+
+
+def _blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
+    return (layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
 
 
 def test_a_name_must_be_there_and_more_than_a_tag(layout: Path) -> None:

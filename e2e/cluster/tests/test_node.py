@@ -205,7 +205,7 @@ def _mountinfo(pid: int) -> str:
 def test_an_image_that_is_there_is_not_loaded_again(state: Path, tmp_path: Path) -> None:
     from cluster import build, images
 
-    images.write_layout(tmp_path / "image", "demo:2", Path(build.ensure()["pod"]))
+    images.write_layout(tmp_path / "image", "demo:2", {"pod": Path(build.ensure()["pod"])})
     first = cluster(state, "load-image", str(tmp_path / "image"))
     assert first.stdout.strip() == "docker.io/library/demo:2" and "loading" in first.stderr
     again = cluster(state, "load-image", str(tmp_path / "image"))

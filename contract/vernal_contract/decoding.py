@@ -3,8 +3,12 @@
 msgspec lets two other errors out, which nobody who reads a file or an answer thinks of: UnicodeDecodeError for text
 that is not UTF-8, and RecursionError for what is nested deeper than Python's stack. So no module calls msgspec's
 decoders but by way of this one (`make lint` holds that).
+
+And msgspec (0.22) looks into a class when it is first used, while other threads may use already what it has found so
+far: a null pointer, which ends the process. So classes are looked into one at a time, before anything is decoded.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,6 +16,9 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
+
+_looking = threading.Lock()
+_decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}  # noqa: TID251
 
 LEVELS = 64
 """How deep a value may be nested that is kept, compared and written again: Python's ways to do that are recursive."""
@@ -32,6 +39,15 @@ def told() -> Iterator[None]:
         raise msgspec.DecodeError("nested too deeply") from None
 
 
+def ready(type: Any) -> "msgspec.json.Decoder[Any]":  # noqa: TID251
+    """A decoder of this type, which with all that is in it is looked into when this returns: any thread may decode it,
+    by other decoders of msgspec's, too."""
+    if (found := _decoders.get(type)) is None:
+        with _looking:
+            found = _decoders[type] = msgspec.json.Decoder(type)  # noqa: TID251
+    return found
+
+
 def json(data: bytes | str, type: type[T]) -> T:
     """The value that `data` holds, of this type.
 
@@ -39,12 +55,23 @@ def json(data: bytes | str, type: type[T]) -> T:
         msgspec.DecodeError: or its subclass ValidationError, whose message has the path of what is of another type.
     """
     with told():
-        return msgspec.json.decode(data, type=type)  # noqa: TID251
+        found: T = ready(type).decode(data)
+        return found
+
+
+def convert(value: Any, type: type[T], *, from_attributes: bool = False) -> T:
+    """What was decoded without a type as a value of this one.
+
+    Raises:
+        msgspec.ValidationError: its message has the path of what is of another type.
+    """
+    ready(type)
+    return msgspec.convert(value, type, from_attributes=from_attributes)  # noqa: TID251
 
 
 def json_decoder(type: Any) -> Callable[[bytes], Any]:
     """As `json`, for many values of one type, which may be a union."""
-    decode = msgspec.json.Decoder(type).decode  # noqa: TID251
+    decode = ready(type).decode
 
     def read(data: bytes) -> Any:
         with told():

@@ -23,7 +23,7 @@ def decoder(kind: Any) -> Callable[[bytes | msgspec.Raw], Any]:
     Its function raises:
         msgspec.DecodeError: it is no such JSON.
     """
-    decode = msgspec.json.Decoder(kind).decode  # noqa: TID251 this is where it is put right
+    decode = decoding.ready(kind).decode
 
     def read(data: bytes | msgspec.Raw) -> Any:
         with decoding.told():

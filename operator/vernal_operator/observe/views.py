@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
-from vernal_contract import names
+from vernal_contract import decoding, names
 
 from vernal_operator import nesting
 from vernal_operator.api.parse import parse_checkpoint, parse_pool, readable
@@ -112,7 +112,7 @@ class Reader(Generic[T]):
 
     def convert(self, obj: dict[str, Any]) -> Entry[T] | None:
         """The entry of an object that an own call returned."""
-        return self.entry(msgspec.convert(obj, self.raw))
+        return self.entry(decoding.convert(obj, self.raw))
 
 
 def _seconds(moment: datetime | None) -> float | None:

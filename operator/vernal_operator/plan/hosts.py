@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from vernal_contract import decoding
 from vernal_contract.identity import HostTuple
 from vernal_contract.state import WorkerState
 
@@ -101,7 +102,7 @@ def _worker(pod: PodView) -> WorkerState:
 
 def _host(view: CheckpointView) -> HostTuple | None:
     try:
-        return msgspec.convert(view.spec.host, HostTuple)
+        return decoding.convert(view.spec.host, HostTuple)
     except msgspec.ValidationError:  # a newer worker's
         return None
 

@@ -207,7 +207,10 @@ class _World:
                 self._waiting.pop(me, None)
                 self._chosen = None
                 self.time += self.draw.choice([0.0, self.pace])
-            return call()
+            try:
+                return call()
+            finally:
+                self._choose()  # the others may wait already, and a call that was given up comes for no other
 
     def _choose(self) -> None:
         if self._chosen is None and self._taking_part <= {name for name, _ in self._waiting}:

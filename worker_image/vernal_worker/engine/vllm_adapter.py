@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import msgspec
 from fastapi import FastAPI
 from prometheus_client import generate_latest
+from vernal_contract import decoding
 from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
@@ -105,7 +105,7 @@ class Engine:
             raise RuntimeError("the engine was started without sleep mode")
         count = self.llm.vllm_config.parallel_config.world_size
         saved = await self.llm.collective_rpc("vernal_save_weights", args=(directory, piece, count))
-        return [msgspec.convert(rank, StoredRank) for rank in saved]
+        return [decoding.convert(rank, StoredRank) for rank in saved]
 
     async def quiesce(self, weights: Weights) -> None:
         """Drop what need not be in a checkpoint, in all processes. With sleep mode that is all of the allocator's GPU

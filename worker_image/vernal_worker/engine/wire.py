@@ -434,6 +434,7 @@ def engine_decoder() -> Callable[[bytes], ToEngine]:
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    decoding.ready(kind)
     decode = msgspec.msgpack.Decoder(kind, ext_hook=_from_ext).decode  # noqa: TID251 put right below
 
     def read(data: bytes) -> Any:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from vernal_contract import decoding
 
 from vernal_worker.kv.connector import VernalSharedStorageConnector
 from vernal_worker.kv.faults import Fault, Faults
@@ -26,7 +26,7 @@ class FaultyVernalConnector(VernalSharedStorageConnector):
     def _own_settings(self) -> Mapping[str, Any]:
         config = dict(super()._own_settings())
         file = config.pop("fault_file", None)
-        fault = msgspec.convert(config.pop("fault", {}), Fault)
+        fault = decoding.convert(config.pop("fault", {}), Fault)
         self._faults = Faults(fault, Path(file) if file else None)
         return config
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from vernal_contract import decoding
 
 DEFAULT_FLUSH_SECONDS = 30.0
 
@@ -51,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def parse(extra_config: Mapping[str, Any]) -> Settings:
     """Raises: ValueError: an option is unknown, missing or of the wrong type; the message names it."""
     try:
-        settings = msgspec.convert(extra_config, Settings)
+        settings = decoding.convert(extra_config, Settings)
     except msgspec.ValidationError as error:
         raise ValueError(f"kv_connector_extra_config: {error}") from error
     if not settings.root.is_absolute():

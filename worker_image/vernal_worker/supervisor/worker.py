@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
+from vernal_contract import decoding
 from vernal_contract.config import DrainConfig
 from vernal_contract.reasons import Reason
 from vernal_contract.state import DrainReport, Load, Phase, WorkerState
@@ -38,7 +38,7 @@ ENGINE_EXIT_SECONDS = 30.0  # for vLLM's own shutdown, a second of one core; the
 
 def _told(status: EngineStatus) -> dict[str, Any]:
     """What the board shows of an engine's status."""
-    load = msgspec.convert(status.load, Load, from_attributes=True)
+    load = decoding.convert(status.load, Load, from_attributes=True)
     return {"in_flight": status.in_flight, "accepted_total": status.accepted_total, "load": load}
 
 

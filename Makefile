@@ -100,7 +100,7 @@ engines: venv criu ## each kind of engine frozen, thawed and asked the same befo
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling
 
-autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embedded cluster: a pool goes 1, 3, 1, 0, 1 by its load (XX min beside others; not part of make test)
+autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embedded cluster: a pool goes 1, 3, 1, 0, 1 by its load (18 min beside others, first time 50 min more to compile; not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m autoscalers $(AUTOSCALERS)  # as in AUTOSCALERS=keda
 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)

@@ -56,7 +56,7 @@ def test_an_image_may_hold_several_programs_and_name_a_user(tmp_path: Path, layo
 
 
 def _blob(layout: Path, descriptor: dict[str, Any]) -> bytes:
-    return (layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
+    return (layout / "blobs" / str(descriptor["digest"]).replace(":", "/")).read_bytes()
 
 
 def test_a_name_must_be_there_and_more_than_a_tag(layout: Path) -> None:

@@ -240,6 +240,7 @@ def identity_of(pod: dict[str, Any]) -> tuple[str, IdentityInputs]:
         engine_args=config.get("engineArgs", {}),
         engine_env=config.get("engineEnv", {}),
         model=config["model"]["name"],
+        model_revision=config["model"].get("revision"),
         weights="InImage",
         versions={},
     )

@@ -4,17 +4,16 @@ What a worker finds out by itself (the image's software, digests of files, versi
 can check. All else in the inputs follows from the configuration; the worker's tests hold both sides together.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vernal_contract.config import CheckpointPolicy, WeightsPlacement, WorkerConfig
-from vernal_contract.engine_args import canonical_name
+from vernal_contract.engine_args import OWNED, EngineArgumentError, canonical, canonical_name
 from vernal_contract.identity import IdentityInputs
 from vernal_contract.variables import shapes
 
-_ADDED = frozenset({"model", "served_model_name", "revision", "kv_transfer_config"})
-"""Engine arguments that a worker makes of other fields than engineArgs."""
+_ADDED = frozenset({"served_model_name", "kv_transfer_config"})
+"""Engine arguments that a worker makes of other fields than engineArgs, besides those that a pool cannot set."""
 
 
 def contradictions(inputs: IdentityInputs, config: WorkerConfig, *, signs: bool) -> list[str]:
@@ -51,31 +50,25 @@ def _contradictions(inputs: IdentityInputs, config: WorkerConfig, signs: bool) -
 
 
 def _arguments(found: Mapping[str, Any], config: WorkerConfig) -> Iterator[str]:
-    given = {_root(name): value for name, value in config.engine_args.items() if value is not None}
-    in_parts = {_root(name) for name in config.engine_args if _root(name) != canonical_name(name)}
-    has = {_root(name): value for name, value in found.items()}
+    try:
+        given = canonical(config.engine_args)
+        # A worker of another release writes the same in other words.
+        has = canonical({name: value for name, value in found.items() if canonical_name(name) not in OWNED})
+    except EngineArgumentError as error:
+        yield str(error)
+        return
     for name, value in given.items():
-        if name not in has or (has[name] != value and name not in in_parts and not _is_json(value)):
+        if has.get(name) != value:
             yield f"engineArgs.{name} is {_shown(has.get(name))}, not {_shown(value)}"
     for name in has.keys() - given.keys() - _ADDED:
         yield f"engineArgs.{_shown(name)} is none that the pool sets"
-    if "model" in has and has["model"] != (config.model.path or config.model.name):
-        yield f"engineArgs.model is {_shown(has['model'])}, not {_shown(config.model.path or config.model.name)}"
+    model = config.model.path or config.model.name
+    if found.get("model", model) != model:
+        yield f"engineArgs.model is {_shown(found['model'])}, not {_shown(model)}"
     if "served_model_name" in has.keys() - given.keys() and has["served_model_name"] != [config.model.name]:
         yield f"engineArgs.served_model_name is {_shown(has['served_model_name'])}, not {_shown([config.model.name])}"
     if "kv_transfer_config" in has.keys() - given.keys() and config.kv_transfer is None:
         yield "engineArgs.kv_transfer_config is there, and the pool has no kvTransfer"
-
-
-def _root(name: str) -> str:
-    """The argument that a name is about: `a` of `--a.b` and of `a+`."""
-    return canonical_name(re.split(r"[.+]", name)[0])
-
-
-def _is_json(value: Any) -> bool:
-    """Whether it is text that vLLM decodes, or a list of such: how a worker writes that is its own business."""
-    items = value if isinstance(value, list) else [value]
-    return any(isinstance(item, str) and item.lstrip()[:1] in ("{", "[") for item in items)
 
 
 def _is_commit(revision: str | None) -> bool:

@@ -571,10 +571,10 @@ class VLLMWorkerPoolSpec(Model):
         description="How long a worker keeps an HTTP connection without a request. Longer than the proxies and clients "
         "in front of it keep theirs, or they send requests to connections that are being closed. Seconds.",
     )
-    max_body_size: Quantity = Field(
-        default="256Mi",
-        description="The largest body of a request that a worker reads, with the media in it; a larger one is answered "
-        "with 413. It is in memory as a whole, several times while it is parsed.",
+    max_body_size: Quantity | None = Field(
+        default=None,
+        description="The largest body of a request that a worker reads, with the media in it, 256Mi if it is left out; "
+        "a larger one is answered with 413. It is in memory as a whole, several times while it is parsed.",
     )
     rollout: RolloutSpec = nested("How pods of an old revision are replaced.")
     autoscaling: AutoscalingSpec | None = Field(

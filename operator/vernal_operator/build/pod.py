@@ -75,7 +75,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
         kv_transfer=None if kv is None else _kv_transfer(kv),
         startup_timeout_seconds=spec.startup_timeout_seconds,
         keep_alive_seconds=spec.keep_alive_seconds,
-        max_body_bytes=whole(spec.max_body_size),
+        max_body_bytes=config.MAX_BODY_BYTES if spec.max_body_size is None else whole(spec.max_body_size),
     )
 
 

@@ -1,7 +1,9 @@
 """What a scrape of the operator says of pools."""
 
+import msgspec
+import pytest
 from plan.factory import worker
-from vernal_contract.state import Load
+from vernal_contract.state import Load, decode, encode
 from vernal_operator.observe.pool_metrics import load_of
 
 
@@ -22,3 +24,18 @@ def test_nothing_is_said_where_no_worker_says_anything() -> None:
     """A pool without workers has no pressure: 0 would have an autoscaler take away what is being started."""
     assert load_of([]) == {}
     assert load_of([worker("old")]) == {}
+
+
+@pytest.mark.parametrize("field", ["pressure", "kvUsage"])
+@pytest.mark.parametrize("value", ["-0.5", "1e308", "1e999", "NaN"])
+def test_numbers_that_would_spoil_everybodys_metrics_are_no_answer(field: str, value: str) -> None:
+    """Two of 1e308 have no mean: one pool's workers would make each scrape of the operator fail."""
+    said = encode(worker("a", load=Load(pressure=0.125, kv_usage=0.125))).decode()
+    assert f'"{field}":0.125' in said
+    with pytest.raises(msgspec.DecodeError):
+        decode(said.replace(f'"{field}":0.125', f'"{field}":{value}').encode())
+
+
+def test_the_largest_numbers_have_a_mean() -> None:
+    most = worker("a", load=Load(pressure=1e10, kv_usage=1e10))
+    assert load_of([decode(encode(most))] * 100)["vernal_pool_pressure"] == 1e10

@@ -58,7 +58,7 @@ class PoolMetrics(Collector):
             view = entry.view.view
             answer = self._workers.answer(entry.uid, view.restarts)
             if view.ready and view.deletion_time is None and entry.owner == pool.uid and answer is not None:
-                fresh = answer.answered_at is not None and now - answer.answered_at <= STALE_SECONDS
+                fresh = answer.answered_at is not None and abs(now - answer.answered_at) <= STALE_SECONDS
                 if fresh and answer.worker is not None:
                     yield answer.worker
 

@@ -82,7 +82,7 @@ class Admission:
             return Refusal.REQUESTS
         if self.of(pool) >= self.bounds.per_pool:
             return Refusal.POOL
-        ticket = Ticket(pool, max(0, header - SMALL_HEADER))
+        ticket = Ticket(pool, max(0, 2 * header - SMALL_HEADER))  # it is kept as bytes and as text
         if (refusal := self._why_not(ticket, ticket.header + length)) is not None:
             return refusal
         self._add(ticket, ticket.header)

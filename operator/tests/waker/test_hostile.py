@@ -1,8 +1,11 @@
 """The waker against clients and workers that do not behave: raw bytes on real sockets."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -142,6 +145,23 @@ async def test_an_older_client_is_not_told_to_continue(waker: Waker, worker: Wor
     waker.lead(worker.target)
     sent = b"POST /a HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello"
     assert (await answer_to(connect, waker.port, sent)).startswith(b"HTTP/1.0 200 ")
+
+
+async def test_a_worker_whose_node_is_gone_is_no_answer(
+    waker: Waker, worker: Worker, connect: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address takes no connection and refuses none: nothing was sent, so another one is asked."""
+    monkeypatch.setattr("vernal_waker.pools.TRIED_SECONDS", GUARD_SECONDS)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as stack:
+        target = deaf.getsockname()
+        with contextlib.suppress(TimeoutError):
+            while True:  # until its backlog is full
+                stack.enter_context(socket.create_connection(target, timeout=0.5))
+        waker.lead(target)
+        held = asyncio.create_task(answer_to(connect, waker.port, request("POST /a HTTP/1.1", "Content-Length: 0")))
+        await comes("it to be tried", lambda: waker.pools.of(POOL)._tried)  # type: ignore[union-attr]
+        waker.lead(target, worker.target)
+        assert (await held).startswith(b"HTTP/1.1 200 ") and len(worker.requests) == 1
 
 
 # -- what is bounded ---
@@ -328,3 +348,38 @@ async def test_who_waits_when_the_time_to_leave_is_over_is_told_to_come_again(
     answer = await task
     assert answer.status == 503 and "Retry-After" in answer.headers and "try again" in await answer.text()
     assert waker.admission.requests == 0
+
+
+async def test_the_body_of_what_is_being_answered_is_kept_no_longer(waker: Waker, connect: Client) -> None:
+    """It counts no longer, and an answer may take minutes."""
+    size, go = 16 << 20, asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        left = size
+        while left:
+            left -= len(await reader.read(1 << 16))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await go.wait()
+        writer.write(b"-last")
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    waker.lead(("127.0.0.1", server.sockets[0].getsockname()[1]))
+    reader, writer = await connect(waker.port)
+    tracemalloc.start()
+    try:
+        writer.write(request("POST /a HTTP/1.1", f"Content-Length: {size}"))
+        for _ in range(size >> 16):
+            writer.write(b"x" * (1 << 16))
+            await writer.drain()
+        async with asyncio.timeout(GUARD_SECONDS):
+            await reader.readuntil(b"first")
+            _, most = tracemalloc.get_traced_memory()
+            assert most > size, "it was held"
+            await comes("it to be given back", lambda: tracemalloc.get_traced_memory()[0] < size // 4)
+            go.set()
+            assert await reader.read() == b"-last"
+    finally:
+        tracemalloc.stop()
+    server.close()

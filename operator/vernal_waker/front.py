@@ -30,7 +30,8 @@ RETRY_AFTER_SECONDS = 5
 BODY_SECONDS = 60.0
 """For the next piece of a request's body."""
 BODY_RATE = 1 << 10
-"""Bytes a second that a body brings on average, once BODY_SECONDS are over. As a worker has it."""
+RATE_SECONDS = BODY_SECONDS
+"""Bytes a second that a body brings on average, once RATE_SECONDS are over. As a worker has it."""
 WRITE_SECONDS = 300.0
 """For a client to take the next piece of its answer. As a worker has it."""
 PARTING_SECONDS = 1.0
@@ -223,7 +224,7 @@ class Front:
             if (refusal := self._admission.grow(ticket, len(part))) is not None:
                 raise _too_much(refusal)
             seconds = time.monotonic() - began
-            if seconds > BODY_SECONDS and size < seconds * BODY_RATE:
+            if seconds > RATE_SECONDS and size < seconds * BODY_RATE:
                 raise slow
 
     async def _ask(

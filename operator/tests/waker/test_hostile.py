@@ -182,17 +182,18 @@ async def test_a_body_that_trickles_is_not_waited_for(
     make: Make, worker: Worker, connect: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each byte in time, and the whole never."""
-    monkeypatch.setattr(fronts, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(fronts, "BODY_SECONDS", 2 * GUARD_SECONDS)
+    monkeypatch.setattr(fronts, "RATE_SECONDS", 0.0)
+    monkeypatch.setattr(fronts, "BODY_RATE", 1 << 60)  # so that any byte comes too slowly
     waker = await make()
     waker.lead(worker.target)
     reader, writer = await connect(waker.port)
     writer.write(request("POST /a HTTP/1.1", "Content-Length: 1000000"))
-    told = asyncio.create_task(reader.readline())
+    await comes("it to be held", lambda: waker.admission.requests == 1)
+    writer.write(b"x")
     async with asyncio.timeout(GUARD_SECONDS):
-        while not told.done():
-            writer.write(b"x")
-            await asyncio.wait([told], timeout=0.05)
-    assert (await told).startswith(b"HTTP/1.1 408 ") and not worker.bodies
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    assert not worker.bodies
     await comes("it to be forgotten", lambda: waker.admission.requests == 0)
 
 

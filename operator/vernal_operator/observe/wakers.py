@@ -78,7 +78,7 @@ class Ports:
         now = self._clock()
         self._rests = {port: (of, until) for port, (of, until) in self._rests.items() if until > now and of != key}
         written = {(e.namespace, e.group): e.view.port for e in _of_wakers(slices)}
-        mine = written.pop((key.namespace, key.name), None)
+        mine: int | None = written.pop((key.namespace, key.name), None)
         if mine is not None and mine not in self._given.values():
             return mine
         return _free(key, {*self._given.values(), *written.values(), *self._rests})

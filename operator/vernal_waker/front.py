@@ -176,6 +176,8 @@ class Front:
         path = relay.path(request.raw_path)
         if path is None:
             raise _RefusedError(400, f"{request.method} {request.raw_path[:100]} names nothing of a pool", "failed")
+        if (why := relay.unfit(request.headers.items())) is not None:
+            raise _RefusedError(*why, "failed")
         header = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
         if header > HEADER_BYTES:
             raise _RefusedError(431, f"the header has more than {HEADER_BYTES} bytes", "refused")

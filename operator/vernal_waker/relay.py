@@ -56,6 +56,16 @@ def path(target: str) -> str | None:
     return f"/{rest[end:].removeprefix('/')}"
 
 
+def unfit(headers: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
+    """The status and the reason for which a request is refused that would not come through as it is."""
+    for name, value in headers:
+        if name.lower() == "transfer-encoding" and value.strip().lower() != "chunked":
+            return 501, "no transfer coding is known but chunked"
+        if not value.isprintable() and any("\udc80" <= char <= "\udcff" for char in value):  # bytes of no UTF-8
+            return 400, f"the header {name[:100]} is not UTF-8"
+    return None
+
+
 def is_websocket(headers: Iterable[tuple[str, str]]) -> bool:
     """Whether a client wants to go on with another protocol, and will not do with HTTP. Others, like h2c, it offers."""
     given = list(headers)

@@ -107,6 +107,30 @@ async def test_a_protocol_that_is_only_offered_is_declined(waker: Waker, worker:
 
 
 @pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"X-Name: caf\xc3\xa9", 200),
+        (b"X-Name: caf\xe9", 400),
+        (b"Transfer-Encoding: chunked", 200),
+        (b"Transfer-Encoding: gzip, chunked", 501),
+    ],
+)
+async def test_what_would_not_come_through_whole_is_refused(
+    waker: Waker, worker: Worker, connect: Client, header: bytes, status: int
+) -> None:
+    waker.lead(worker.target)
+    name, _, value = header.partition(b": ")
+    body = b"5\r\nhello\r\n0\r\n\r\n" if name == b"Transfer-Encoding" else b""
+    sent = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + header + b"\r\n\r\n" + body
+    answer = await answer_to(connect, waker.port, sent)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+    given = [found.raw_headers for found in worker.requests]
+    assert len(given) == (1 if status == 200 else 0)
+    if given and name == b"X-Name":
+        assert (name, value) in given[0]
+
+
+@pytest.mark.parametrize(
     "sent",
     [
         request("POST /a HTTP/1.1", "Content-Length: 5", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),

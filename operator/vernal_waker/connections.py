@@ -75,6 +75,11 @@ class Connection(web.RequestHandler):
         """Whether the client has not taken all that was sent."""
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
+    @property
+    def ends(self) -> bool:
+        """Whether the answer that is being made is the last one."""
+        return self._close or self._force_close
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self._places.enter(self):
@@ -96,7 +101,7 @@ class Connection(web.RequestHandler):
         if not in_header or (found and not before and not self._answering):
             return  # of a body; or a request that is answered next, of which `Front` sees how large its header is
         self._ahead += len(data)
-        if self._ahead <= HEADER_BYTES or self._close or self._force_close:
+        if self._ahead <= HEADER_BYTES or self.ends:
             return
         if before or self._answering:
             self.close()  # after the answer that is being made; the rest has not been begun

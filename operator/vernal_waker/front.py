@@ -271,7 +271,9 @@ class Front:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             for name, value in relay.answer_headers(answer.headers.items()):
                 response.headers.add(name, value)
-            if self._leaving or pool.route is None or not pool.route.stands:
+            connection = request.protocol
+            ends = isinstance(connection, Connection) and connection.ends
+            if self._leaving or ends or pool.route is None or not pool.route.stands:
                 response.force_close()  # the Service leads to the workers: the next connection finds them
             await response.prepare(request)
             try:

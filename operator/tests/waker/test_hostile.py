@@ -259,6 +259,7 @@ async def test_requests_ahead_of_an_answer_are_bounded(waker: Waker, worker: Wor
     async with asyncio.timeout(GUARD_SECONDS):
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 200 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer, "the rest is to be sent again"
     assert [found.path for found in worker.requests] == ["/first"]
 
 
@@ -266,17 +267,17 @@ async def test_some_requests_ahead_of_an_answer_are_answered_in_turn(
     waker: Waker, worker: Worker, connect: Client
 ) -> None:
     reader, writer = await connect(waker.port)
-    body = b"x" * 100000  # no header, however it is cut into pieces
-    post = b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
-    writer.write(b"".join(post % number + body for number in range(2)))
-    await comes("one to be held", lambda: waker.admission.size == 100000)
+    large, small = b"x" * 100000, b"y" * 1000
+    for body in (large, small):  # a body is no header, however it is cut into pieces
+        writer.write(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await comes("the first to be held", lambda: waker.admission.size == len(large))
     waker.lead(worker.target)
     async with asyncio.timeout(GUARD_SECONDS):
         for _ in range(2):
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 ")
+            assert head.startswith(b"HTTP/1.1 200 ") and b"Connection: close" not in head
             await reader.readexactly(5)
-    assert worker.bodies == [body, body]
+    assert worker.bodies == [large, small]
 
 
 async def test_connections_are_bounded_and_idle_ones_make_room(make: Make, worker: Worker, connect: Client) -> None:

@@ -1,0 +1,134 @@
+"""Which faults of which storage the store survives: make store-matrix"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.progress import duration, say
+from common.tools import ToolError, fail
+
+from store_matrix import faults, kernel, places, table
+from store_matrix.errors import CannotError
+from store_matrix.table import Cell
+
+_EPILOG = """\
+as root:
+  make venv && export PYTHONPATH=e2e:worker_image/tests/bucket
+  .venv/bin/python -m store_matrix                                   # all of it
+  .venv/bin/python -m store_matrix --only ext4 --fault "power cut" --points 1000
+  .venv/bin/python -m store_matrix --place /mnt/nfs                  # a directory of yours: what needs no control of the disk
+
+Exit status 1 if a cell is half, wrong or hangs. File systems are made on loop devices in a mount namespace of the
+program's own, and are gone with it; missing mkfs programs come from Debian packages, unpacked into the cache. Your
+directory gets a folder for the time, and nothing stays in it.
+"""
+
+_TOP = Path("/mnt")
+"""Where in its own mount namespace everything is."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m store_matrix", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--place", type=Path, help="only this directory")
+    parser.add_argument("--only", action="append", help="only places whose names hold this text; repeatable")
+    parser.add_argument("--fault", action="append", help="only faults whose names hold this text; repeatable")
+    parser.add_argument("--points", type=int, default=6, help="of a publication at which a fault strikes (default 6)")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
+    parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        fail(ToolError("this mounts file systems: run it as root"))
+    if arguments.points < 2:
+        parser.error("--points: at least 2, the first and the last")
+    if arguments.inside is None:
+        return _outside()
+    return _inside(arguments)
+
+
+def _outside() -> int:
+    """The same program in namespaces of its own: however it ends, mounts, devices and processes end with it."""
+    channel = kernel.Thawer.start()
+    command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], f"--inside={channel.fileno()}"]
+    process = subprocess.Popen(command, pass_fds=(channel.fileno(),), preexec_fn=_die_with_parent)
+    signal.signal(signal.SIGTERM, lambda *_: process.kill())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal has told it, too
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _inside(arguments: argparse.Namespace) -> int:
+    thawer = kernel.Thawer(socket.socket(fileno=arguments.inside))
+    subprocess.run(["mount", "-t", "tmpfs", "vernal-store-matrix", _TOP], check=True)
+    every: dict[str, Callable[[], places.Place]] = {
+        "ext4": lambda: places.Disk(_TOP / "ext4", "ext4", thawer),
+        "xfs": lambda: places.Disk(_TOP / "xfs", "xfs", thawer),
+        "btrfs": lambda: places.Disk(_TOP / "btrfs", "btrfs", thawer),
+        "tmpfs": lambda: places.Tmpfs(_TOP / "tmpfs"),
+        "overlayfs": lambda: places.Overlay(_TOP / "overlay", thawer),
+        "FUSE": lambda: places.Fuse(_TOP / "fuse"),
+    }
+    if arguments.place is not None:
+        every = {str(arguments.place): lambda: places.Directory(arguments.place)}
+    chosen = {name: make for name, make in every.items() if _wanted(name, arguments.only)}
+    columns = {name: fault for name, fault in faults.FAULTS.items() if _wanted(name, arguments.fault)}
+    effort = faults.Effort(arguments.points)
+    rows = {name: row(name, make, columns, effort) for name, make in chosen.items()}
+    if arguments.markdown:
+        arguments.markdown.write_text(table.markdown(list(columns), rows) + "\n")
+    print("\n" + table.listing(list(columns), rows))
+    print("\n" + "\n".join([*table.red(rows), table.summary(rows)]), flush=True)
+    return int(bool(table.red(rows)))
+
+
+def _wanted(name: str, texts: list[str] | None) -> bool:
+    return not texts or any(text in name for text in texts)
+
+
+def row(
+    name: str, make: Callable[[], places.Place], columns: dict[str, faults.Fault], effort: faults.Effort
+) -> dict[str, Cell]:
+    """A place under every fault. Each finds it new."""
+    cells = {}
+    for fault, strike in columns.items():
+        began = time.monotonic()
+        cells[fault] = cell(make, strike, effort)
+        say(f"{name}, {fault}: {cells[fault]} ({duration(time.monotonic() - began)})")
+    return cells
+
+
+def cell(make: Callable[[], places.Place], strike: faults.Fault, effort: faults.Effort) -> Cell:
+    """One fault in a new place."""
+    place = make()
+    try:
+        place.open()
+    except CannotError as error:
+        return Cell(not_run=str(error))
+    try:
+        return Cell(runs=tuple(strike(place, effort)))
+    except CannotError as error:
+        return Cell(not_run=str(error))
+    finally:
+        place.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

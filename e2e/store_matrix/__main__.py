@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,6 @@ program's own, and are gone with it; missing mkfs programs come from Debian pack
 directory gets a folder for the time, and nothing stays in it.
 """
 
-_TOP = Path("/mnt")
-"""Where in its own mount namespace everything is."""
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -46,7 +44,7 @@ def main() -> int:
     parser.add_argument("--fault", action="append", help="only faults whose names hold this text; repeatable")
     parser.add_argument("--points", type=int, default=6, help="of a publication at which a fault strikes (default 6)")
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
-    parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         fail(ToolError("this mounts file systems: run it as root"))
@@ -59,9 +57,10 @@ def main() -> int:
 
 def _outside() -> int:
     """The same program in namespaces of its own: however it ends, mounts, devices and processes end with it."""
-    channel = kernel.Thawer.start()
+    top = Path(tempfile.mkdtemp(prefix="vernal-store-matrix-"))
+    channel = kernel.Thawer.start(top)
     command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], f"--inside={channel.fileno()}"]
+    command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], "--inside", str(channel.fileno()), str(top)]
     process = subprocess.Popen(command, pass_fds=(channel.fileno(),), preexec_fn=_die_with_parent)
     signal.signal(signal.SIGTERM, lambda *_: process.kill())
     while True:
@@ -76,15 +75,16 @@ def _die_with_parent() -> None:
 
 
 def _inside(arguments: argparse.Namespace) -> int:
-    thawer = kernel.Thawer(socket.socket(fileno=arguments.inside))
-    subprocess.run(["mount", "-t", "tmpfs", "vernal-store-matrix", _TOP], check=True)
+    thawer, top = kernel.Thawer(socket.socket(fileno=int(arguments.inside[0]))), Path(arguments.inside[1])
+    for place in (top, "/dev/shm"):  # libfaketime leaves files there
+        subprocess.run(["mount", "-t", "tmpfs", "vernal-store-matrix", place], check=True)
     every: dict[str, Callable[[], places.Place]] = {
-        "ext4": lambda: places.Disk(_TOP / "ext4", "ext4", thawer),
-        "xfs": lambda: places.Disk(_TOP / "xfs", "xfs", thawer),
-        "btrfs": lambda: places.Disk(_TOP / "btrfs", "btrfs", thawer),
-        "tmpfs": lambda: places.Tmpfs(_TOP / "tmpfs"),
-        "overlayfs": lambda: places.Overlay(_TOP / "overlay", thawer),
-        "FUSE": lambda: places.Fuse(_TOP / "fuse"),
+        "ext4": lambda: places.Disk(top / "ext4", "ext4", thawer),
+        "xfs": lambda: places.Disk(top / "xfs", "xfs", thawer),
+        "btrfs": lambda: places.Disk(top / "btrfs", "btrfs", thawer),
+        "tmpfs": lambda: places.Tmpfs(top / "tmpfs"),
+        "overlayfs": lambda: places.Overlay(top / "overlay", thawer),
+        "FUSE": lambda: places.Fuse(top / "fuse"),
     }
     if arguments.place is not None:
         every = {str(arguments.place): lambda: places.Directory(arguments.place)}

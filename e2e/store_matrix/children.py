@@ -72,17 +72,47 @@ class Child:
             self.pid = subprocess.Popen(command, pass_fds=(said, told), env={**os.environ, **environment}).pid
         os.close(said)
         os.close(told)
-        self._buffer, self._ended = b"", False
+        self._buffer, self._stopped, self._ended = b"", False, False
+        self._answer: dict[str, Any] | None = None
 
     def ready(self) -> bool:
         """Whether there is something to hear."""
         return b"\n" in self._buffer or bool(select.select([self._from], [], [], 0)[0])
 
-    def hear(self) -> dict[str, Any]:
-        """What it says next: where it has stopped (`stopped`), or its task's answer.
+    def stop(self) -> str:
+        """Wait until it stops, and where that is; it may have come to its end without. Raises: HangError, DiedError."""
+        said = self._hear()
+        self._stopped = "stopped" in said
+        if self._stopped:
+            return f"before call {said['stopped']}: {said['call']}"
+        self._answer = said
+        return "after its end"
 
-        Raises: HangError, DiedError.
-        """
+    def go(self) -> None:
+        """Let it go on from where it has stopped."""
+        if self._stopped:
+            self._stopped = False
+            os.write(self._to, b"x")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end without a stop, as far as is known."""
+        return self._answer is not None
+
+    def answer(self) -> dict[str, Any]:
+        """The task's, without another stop. Raises: HangError, DiedError."""
+        self.go()
+        while self._answer is None:
+            self.stop()
+            self.go()
+        return self._answer
+
+    def settled(self) -> None:
+        """After the answer: wait until no thread of it does anything any more. Raises: HangError, DiedError."""
+        os.write(self._to, b"x")
+        self._hear()
+
+    def _hear(self) -> dict[str, Any]:
         deadline = time.monotonic() + HANG_SECONDS
         while b"\n" not in self._buffer:
             if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -93,21 +123,6 @@ class Child:
         line, _, self._buffer = self._buffer.partition(b"\n")
         said: dict[str, Any] = json.loads(line)
         return said
-
-    def go(self) -> None:
-        """Let it go on from where it has stopped."""
-        os.write(self._to, b"x")
-
-    def answer(self) -> dict[str, Any]:
-        """The task's, without a stop. Raises: HangError, DiedError."""
-        while "stopped" in (said := self.hear()):
-            self.go()
-        return said
-
-    def settled(self) -> None:
-        """After the answer: wait until no thread of it does anything any more. Raises: HangError, DiedError."""
-        self.go()
-        self.hear()
 
     def waits(self) -> bool:
         """Whether one of its threads waits in the kernel for a disk or a lock there (state D of proc(5))."""
@@ -132,8 +147,7 @@ class Child:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if not isinstance(error, HangError):  # it may not die before the place answers again
-            self.end()
+        self.end()
 
 
 def run(task: str, root: str, environment: Mapping[str, str] | None = None, **arguments: Any) -> dict[str, Any]:

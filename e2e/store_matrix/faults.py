@@ -11,7 +11,7 @@ from patience import until
 
 from store_matrix import content, programs
 from store_matrix.children import Child, DiedError, HangError, run
-from store_matrix.errors import CannotError
+from store_matrix.errors import BusyError, CannotError
 from store_matrix.judging import judge, leftovers, unsound
 from store_matrix.places import Place
 from store_matrix.table import PUBLISHED, REFUSED, Run
@@ -46,7 +46,10 @@ def steps(place: Place, **arguments: Any) -> int:
 def nothing(place: Place, effort: Effort) -> Iterator[Run]:
     """No fault; and once more, in the place of an artifact that is there."""
     root = place.fresh()
-    yield judge(root, run("create", str(root)), "the first")
+    created = run("create", str(root))
+    if created["outcome"] != "published":
+        raise CannotError(f"no store can be here: {created}")
+    yield judge(root, created, "the first")
     root = place.fresh()
     first = run("create", str(root))
     second = run("create", str(root), number=2, renew=first["generation"])
@@ -58,7 +61,7 @@ def full(place: Place, effort: Effort) -> Iterator[Run]:
     for point in effort.of(steps(place)):
         root = place.fresh()
         with Child("create", str(root), hold=[point]) as creator:
-            at = _stop(creator)
+            at = creator.stop()
             place.fill()
             try:
                 created, while_full = _go_on(creator), run("read", str(root))
@@ -86,11 +89,14 @@ def read_only(place: Place, effort: Effort) -> Iterator[Run]:
 
 def turns_read_only(place: Place, effort: Effort) -> Iterator[Run]:
     """In the middle. Without the lease, whose open file would keep the kernel from it."""
-    for point in effort.of(steps(place, lease=False)):
+    count = steps(place, lease=False)
+    for point in effort.of(count):
         root = place.fresh()
-        with Child("create", str(root), hold=[point], lease=False) as creator:
-            at = _stop(creator)
-            place.read_only(True)
+        with Child("create", str(root), hold=range(point, count + 1), lease=False) as creator:
+            at = creator.stop()
+            while not _turned(place) and not creator.ended:  # a file was open just then
+                creator.go()
+                at = creator.stop()
             try:
                 created, meanwhile = _go_on(creator), run("read", str(root))
             finally:
@@ -98,19 +104,27 @@ def turns_read_only(place: Place, effort: Effort) -> Iterator[Run]:
         yield _worst(meanwhile, at) or judge(root, created, at)
 
 
+def _turned(place: Place) -> bool:
+    try:
+        place.read_only(True)
+    except BusyError:
+        return False
+    return True
+
+
 def hangs_for_a_while(place: Place, effort: Effort) -> Iterator[Run]:
     """No time-out strikes: it goes on when the place answers again."""
     for point in effort.of(steps(place)):
         root = place.fresh()
         with Child("create", str(root), hold=[point]) as creator:
-            at = _stop(creator)
+            at = creator.stop()
             place.hang()
             try:
                 creator.go()
                 until("the creator to wait", lambda: place.hung(creator) or creator.ready())  # noqa: B023
             finally:
                 place.answer()
-            created = _hear(creator)
+            created = _go_on(creator)
         yield judge(root, created, at)
 
 
@@ -122,18 +136,16 @@ def hangs_for_ever(place: Place, effort: Effort) -> Iterator[Run]:
             Child("create", str(root), hold=[point], patience=SHORT, moving=SHORT) as creator,
             Child("read", str(root), hold=[1], patience=SHORT) as reader,
         ):
-            at = _stop(creator)
-            _stop(reader)
+            at = creator.stop()
+            reader.stop()
             place.hang()
             try:
-                creator.go()
-                created = _hear(creator)
-                reader.go()
-                found = _hear(reader)
+                created, found = _hear(creator), _hear(reader)
             finally:
                 place.answer()
-            creator.settled()
-            reader.settled()
+            for child in (creator, reader):
+                if child.ended:
+                    child.settled()
         if "hangs" in (created.get("outcome"), found.get("state")):
             yield Run("hangs", f"creator {created}, reader {found}", at)
         else:
@@ -164,10 +176,10 @@ def power_cut(place: Place, effort: Effort) -> Iterator[Run]:
         count = steps(place) if not replaces else steps(place) + 5
         images: list[tuple[int, str, dict[str, Any] | None]] = []
         with Child("create", str(root), hold=effort.of(count), **arguments) as creator:
-            while "stopped" in (said := creator.hear()):
-                images.append((place.snapshot(), f"before call {said['stopped']}: {said['call']}", None))
+            while not creator.ended:
+                at = creator.stop()
+                images.append((place.snapshot(), at, creator.answer() if creator.ended else None))
                 creator.go()
-            images.append((place.snapshot(), "after it was published", said))
             creator.settled()
         with place.unmounted():
             for image, at, created in images:
@@ -190,7 +202,7 @@ def device_is_lost(place: Place, effort: Effort) -> Iterator[Run]:
         root = place.fresh()
         _sync(root.parent)
         with Child("create", str(root), hold=[point]) as creator:
-            at = _stop(creator)
+            at = creator.stop()
             place.lose()
             created = _go_on(creator)
             found = run("read", str(root))
@@ -203,7 +215,7 @@ def fsync_fails(place: Place, effort: Effort) -> Iterator[Run]:
     for point in effort.of(steps(place)):
         root = place.fresh()
         with Child("create", str(root), hold=[point]) as creator:
-            at = _stop(creator)
+            at = creator.stop()
             place.fail(["fsync"])
             try:
                 created = _go_on(creator)
@@ -281,7 +293,7 @@ def two_creators(place: Place, effort: Effort) -> Iterator[Run]:
         for point in effort.of(steps(place, lease=lease)):
             root = place.fresh()
             with Child("create", str(root), hold=[point], lease=lease) as first:
-                at = f"{'with' if lease else 'without'} the lease, the first {_stop(first)}"
+                at = f"{'with' if lease else 'without'} the lease, the first {first.stop()}"
                 second = run("create", str(root), number=2, lease=lease)
                 created = _go_on(first)
             if "published" not in (created["outcome"], second["outcome"]):
@@ -298,7 +310,7 @@ def collector_beside_reader(place: Place, effort: Effort) -> Iterator[Run]:
         root = place.fresh()
         run("create", str(root))
         with Child("read", str(root), hold=[point]) as reader:
-            at = f"the reader {_stop(reader)}"
+            at = f"the reader {reader.stop()}"
             run("remove", str(root))
             found = _go_on(reader)
         run("remove", str(root))
@@ -325,7 +337,7 @@ def clock_is_off(place: Place, effort: Effort) -> Iterator[Run]:
             for point in effort.of(steps(place)):
                 root = place.fresh()
                 with Child("create", str(root), hold=[point], environment=past) as creator:
-                    at = f"{_stop(creator)}, the storage's clock off by {shift // 86400} days"
+                    at = f"{creator.stop()}, the storage's clock off by {shift // 86400} days"
                     run("collect", str(root), environment=future)
                     created = _go_on(creator)
                 run("collect", str(root), environment=future)
@@ -359,15 +371,10 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def _stop(child: Child) -> str:
-    said = child.hear()
-    return f"before call {said['stopped']}: {said['call']}" if "stopped" in said else f"after its end ({said})"
-
-
 def _go_on(child: Child) -> dict[str, Any]:
-    child.go()
     created = _hear(child)
-    child.settled()
+    if created.get("outcome") != "hangs":
+        child.settled()
     return created
 
 

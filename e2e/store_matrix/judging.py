@@ -36,15 +36,17 @@ def judge(
     if found["state"] != "whole" and created is not None and created.get("outcome") == "published" and not damaged:
         return Run("lost", f"{found['reason']}: {found.get('message')}", point)
     if not damaged:
-        run("create", str(root), number=NEXT, lease=False)
+        again = run("create", str(root), number=NEXT, lease=False)
         after = run("read", str(root))
         if after["state"] != "whole":
-            return Run("stuck", str(after), point)
+            return Run("stuck", f"{again}, {after}", point)
     if left := leftovers(root):
         return Run("leftover", ", ".join(left), point)
     if found["state"] == "whole" and found["generation"] not in generations:
         return Run(PUBLISHED, point=point)
-    reason = found.get("reason") if created is None or damaged else created.get("reason") or found.get("reason")
+    reason = found.get("reason", "the one before stays")
+    if created is not None and not damaged:
+        reason = created.get("reason", reason)
     return Run(REFUSED, str(reason), point)
 
 

@@ -1,6 +1,7 @@
 """System calls that Python has no function for: loop devices, freezing and shutting down a file system."""
 
 import array
+import errno
 import fcntl
 import os
 import socket
@@ -26,10 +27,8 @@ def loop_device(image: int) -> Iterator[str]:
             info = struct.pack("5Q4I64s64s32s2Q", *[0] * 5, 0, 0, 0, _LO_FLAGS_AUTOCLEAR, b"vernal", b"", b"", 0, 0)
             try:
                 fcntl.ioctl(fd, _LOOP_CONFIGURE, struct.pack("II", image, 0) + info + bytes(64))
-            except BlockingIOError:  # EBUSY is another error: OSError; both say that somebody was faster
-                continue
             except OSError as error:
-                if error.errno == 16:  # EBUSY
+                if error.errno == errno.EBUSY:  # somebody was faster
                     continue
                 raise
             yield path
@@ -49,21 +48,22 @@ def shut_down(place: Path) -> None:
 
 
 class Thawer:
-    """Freezes file systems. A process of its own, outside of the namespaces, thaws them if ours is killed: a frozen
-    file system that nobody can reach any more stays for ever, with its device."""
+    """Freezes file systems. A process of its own, outside of the namespaces, thaws them if ours is killed (a frozen file
+    system that nobody can reach any more stays for ever, with its device) and removes an empty directory."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
     @classmethod
-    def start(cls) -> socket.socket:
-        """The channel to a new one, to be inherited."""
+    def start(cls, directory: Path) -> socket.socket:
+        """The channel to a new one, to be inherited: when nobody has it any more, `directory` goes."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             try:
                 os.setsid()
                 ours.close()
                 _stand_by(theirs)
+                directory.rmdir()
             finally:
                 os._exit(0)
         theirs.close()

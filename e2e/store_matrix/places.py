@@ -16,7 +16,7 @@ from patience import until
 
 from store_matrix import kernel, programs
 from store_matrix.children import Child
-from store_matrix.errors import CannotError
+from store_matrix.errors import BusyError, CannotError
 from store_matrix.fault_words import CHANGES
 
 MIB = 1 << 20
@@ -413,4 +413,5 @@ def _run(command: Sequence[str | Path], variables: dict[str, str] | None = None)
         command, env={**os.environ, **(variables or {})}, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     if done.returncode:
-        raise CannotError(f"`{' '.join(map(str, command))}`: {(done.stderr or done.stdout).strip()}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise (BusyError if "busy" in said else CannotError)(f"`{' '.join(map(str, command))}`: {said}")

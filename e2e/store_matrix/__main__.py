@@ -33,6 +33,8 @@ program's own, and are gone with it; missing mkfs programs come from Debian pack
 directory gets a folder for the time, and nothing stays in it.
 """
 
+_BUCKET = "bucket (versitygw)"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -89,12 +91,18 @@ def _inside(arguments: argparse.Namespace) -> int:
     if arguments.place is not None:
         every = {str(arguments.place): lambda: places.Directory(arguments.place)}
     chosen = {name: make for name, make in every.items() if _wanted(name, arguments.only)}
-    columns = {name: fault for name, fault in faults.FAULTS.items() if _wanted(name, arguments.fault)}
+    columns = [name for name in faults.FAULTS if _wanted(name, arguments.fault)]
     effort = faults.Effort(arguments.points)
-    rows = {name: row(name, make, columns, effort) for name, make in chosen.items()}
+    rows: dict[str, dict[str, Cell]] = {}
+    for name, make in chosen.items():
+        rows[name] = row(name, lambda fault, make=make: in_place(make, faults.FAULTS[fault], effort), columns)
+    if arguments.place is None and _wanted(_BUCKET, arguments.only):
+        rows[_BUCKET] = row(_BUCKET, lambda fault: in_bucket(top, fault, effort), columns)
+    if arguments.place is None and _wanted("NFS", arguments.only):
+        rows["NFS"] = {fault: Cell(not_run=_nfs()) for fault in columns}
     if arguments.markdown:
-        arguments.markdown.write_text(table.markdown(list(columns), rows) + "\n")
-    print("\n" + table.listing(list(columns), rows))
+        arguments.markdown.write_text(table.markdown(columns, rows) + "\n")
+    print("\n" + table.listing(columns, rows))
     print("\n" + "\n".join([*table.red(rows), table.summary(rows)]), flush=True)
     return int(bool(table.red(rows)))
 
@@ -103,19 +111,23 @@ def _wanted(name: str, texts: list[str] | None) -> bool:
     return not texts or any(text in name for text in texts)
 
 
-def row(
-    name: str, make: Callable[[], places.Place], columns: dict[str, faults.Fault], effort: faults.Effort
-) -> dict[str, Cell]:
+def _nfs() -> str:
+    if any(line.split()[-1] in ("nfs", "nfs4") for line in Path("/proc/filesystems").read_text().splitlines()):
+        return "no server of the matrix's own; mount an export and name it with --place"
+    return "this kernel has no NFS client"
+
+
+def row(name: str, run: Callable[[str], Cell], columns: list[str]) -> dict[str, Cell]:
     """A place under every fault. Each finds it new."""
     cells = {}
-    for fault, strike in columns.items():
+    for fault in columns:
         began = time.monotonic()
-        cells[fault] = cell(make, strike, effort)
+        cells[fault] = run(fault)
         say(f"{name}, {fault}: {cells[fault]} ({duration(time.monotonic() - began)})")
     return cells
 
 
-def cell(make: Callable[[], places.Place], strike: faults.Fault, effort: faults.Effort) -> Cell:
+def in_place(make: Callable[[], places.Place], strike: faults.Fault, effort: faults.Effort) -> Cell:
     """One fault in a new place."""
     place = make()
     try:
@@ -128,6 +140,17 @@ def cell(make: Callable[[], places.Place], strike: faults.Fault, effort: faults.
         return Cell(not_run=str(error))
     finally:
         place.close()
+
+
+def in_bucket(top: Path, fault: str, effort: faults.Effort) -> Cell:
+    """One fault of a new server."""
+    from store_matrix import bucket  # needs the proxy of the bucket's tests on the path
+
+    try:
+        with bucket.Bucket(top / "bucket") as place:
+            return Cell(runs=tuple(bucket.STRIKES[fault](place, effort)))
+    except CannotError as error:
+        return Cell(not_run=str(error))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import itertools
 import os
+import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -36,7 +36,8 @@ class Bucket:
         self._stack = ExitStack()
 
     def __enter__(self) -> "Bucket":
-        self._top.mkdir(exist_ok=True)
+        self._top.mkdir()
+        self._stack.callback(shutil.rmtree, self._top)
         self.disk.open()
         self._stack.callback(self.disk.close)
         try:
@@ -364,9 +365,3 @@ STRIKES: dict[str, Strike] = {
     "collector beside reader": collector_beside_reader,
     "clock off": clock_is_off,
 }
-
-
-def cell(top: Path, strike: Strike, effort: Effort) -> Iterator[Run]:
-    with Bucket(top) as bucket:
-        yield from strike(bucket, effort)
-        subprocess.run(["rm", "-rf", *top.glob("scratch-*")], check=True)

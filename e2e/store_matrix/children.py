@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from store_matrix import tasks
 
-HANG_SECONDS = 300.0
+HANG_SECONDS = 600.0
 """After so long without an answer a task hangs. The code's own bounds add up to under a minute here."""
 
 _CALLS = frozenset(
@@ -198,6 +198,8 @@ def _obey(order: dict[str, Any], said: int, told: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     steps = _Steps(order["arguments"]["root"], order["hold"], order["die"], said, told)
     steps.watch()
+    if order["task"] not in tasks.TASKS:
+        import store_matrix.bucket_tasks  # noqa: F401  # obstore starts threads, which no fork survives
     try:
         answer = tasks.TASKS[order["task"]](**order["arguments"])
     except BaseException as error:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,13 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
         off = int(self._faults().get("clock", 0)) * 10**9
         return {name: getattr(info, name) for name in _SAME} | {name: getattr(info, f"{name}_ns") + off for name in _TIMES}  # fmt: skip
 
-    def readdir(self, path: str, fh: int) -> list[str]:
-        return [".", "..", *os.listdir(self._at("readdir", path))]
+    def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
+        place, found = self._at("readdir", path), []
+        for name in (".", "..", *os.listdir(place)):
+            with suppress(FileNotFoundError):
+                info = os.lstat(os.path.join(place, name))
+                found.append((name, {"st_mode": info.st_mode, "st_ino": info.st_ino}, 0))
+        return found
 
     def readlink(self, path: str) -> str:
         return os.readlink(self._at("readlink", path))

@@ -73,7 +73,9 @@ def leftovers(root: Path) -> list[str]:
         name
         for name in left
         if name not in blobs
-        and not any(name.startswith(f"{place}/") and _belongs(root / place, name[len(place) + 1 :]) for place in current)
+        and not any(
+            name.startswith(f"{place}/") and _belongs(root / place, name[len(place) + 1 :]) for place in current
+        )
     ]
     bad += blobs[len(current) :]
     return bad + [f"staging/{name}" for name in os.listdir(root / "staging")]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common.progress import duration, say
@@ -26,7 +27,7 @@ as root:
   make venv && export PYTHONPATH=e2e:worker_image/tests/bucket
   .venv/bin/python -m store_matrix                                   # all of it
   .venv/bin/python -m store_matrix --only ext4 --fault "power cut" --points 1000
-  .venv/bin/python -m store_matrix --place /mnt/nfs                  # a directory of yours: what needs no control of the disk
+  .venv/bin/python -m store_matrix --place /mnt/nfs                  # yours: what needs no control of the disk
 
 Exit status 1 if a cell is half, wrong or hangs. File systems are made on loop devices in a mount namespace of the
 program's own, and are gone with it; missing mkfs programs come from Debian packages, unpacked into the cache. Your
@@ -63,7 +64,7 @@ def _outside() -> int:
     channel = kernel.Thawer.start(top)
     command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], "--inside", str(channel.fileno()), str(top)]
-    process = subprocess.Popen(command, pass_fds=(channel.fileno(),), preexec_fn=_die_with_parent)
+    process = subprocess.Popen(command, pass_fds=(channel.fileno(),), preexec_fn=_die_with_parent)  # noqa: PLW1509  # no thread yet
     signal.signal(signal.SIGTERM, lambda *_: process.kill())
     while True:
         try:
@@ -95,9 +96,9 @@ def _inside(arguments: argparse.Namespace) -> int:
     effort = faults.Effort(arguments.points)
     rows: dict[str, dict[str, Cell]] = {}
     for name, make in chosen.items():
-        rows[name] = row(name, lambda fault, make=make: in_place(make, faults.FAULTS[fault], effort), columns)
+        rows[name] = row(name, partial(in_place, make, effort), columns)
     if arguments.place is None and _wanted(_BUCKET, arguments.only):
-        rows[_BUCKET] = row(_BUCKET, lambda fault: in_bucket(top, fault, effort), columns)
+        rows[_BUCKET] = row(_BUCKET, partial(in_bucket, top, effort), columns)
     if arguments.place is None and _wanted("NFS", arguments.only):
         rows["NFS"] = {fault: Cell(not_run=_nfs()) for fault in columns}
     if arguments.markdown:
@@ -127,7 +128,7 @@ def row(name: str, run: Callable[[str], Cell], columns: list[str]) -> dict[str, 
     return cells
 
 
-def in_place(make: Callable[[], places.Place], strike: faults.Fault, effort: faults.Effort) -> Cell:
+def in_place(make: Callable[[], places.Place], effort: faults.Effort, fault: str) -> Cell:
     """One fault in a new place."""
     place = make()
     try:
@@ -135,14 +136,14 @@ def in_place(make: Callable[[], places.Place], strike: faults.Fault, effort: fau
     except CannotError as error:
         return Cell(not_run=str(error))
     try:
-        return Cell(runs=tuple(strike(place, effort)))
+        return Cell(runs=tuple(faults.FAULTS[fault](place, effort)))
     except CannotError as error:
         return Cell(not_run=str(error))
     finally:
         place.close()
 
 
-def in_bucket(top: Path, fault: str, effort: faults.Effort) -> Cell:
+def in_bucket(top: Path, effort: faults.Effort, fault: str) -> Cell:
     """One fault of a new server."""
     from store_matrix import bucket  # needs the proxy of the bucket's tests on the path
 

@@ -193,7 +193,7 @@ def hangs_for_a_while(bucket: Bucket, effort: Effort) -> Iterator[Run]:
         fresh = bucket.fresh()
         choose = _At(number, Silent)
         with fresh.proxy(choose) as proxy, fresh.start("push", bucket.sources[0], proxy) as child:
-            until("the creator to wait", lambda: proxy.met or child.ready())  # noqa: B023
+            until("the creator to wait", lambda: proxy.met or child.ready())
             proxy.released.set()
             created = child.answer()
         yield fresh.judge(created, choose.what)

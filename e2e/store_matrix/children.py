@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from pathlib import Path
 from threading import current_thread
 from types import TracebackType
 from typing import Any, Self
@@ -126,9 +127,9 @@ class Child:
 
     def waits(self) -> bool:
         """Whether one of its threads waits in the kernel for a disk or a lock there (state D of proc(5))."""
-        for task in os.listdir(f"/proc/{self.pid}/task"):
-            with suppress(FileNotFoundError), open(f"/proc/{self.pid}/task/{task}/stat") as stat:
-                if stat.read().rpartition(")")[2].split()[0] == "D":
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                if (task / "stat").read_text().rpartition(")")[2].split()[0] == "D":
                     return True
         return False
 
@@ -168,7 +169,7 @@ class _Steps:
 
     def watch(self) -> None:
         sys.addaudithook(self._hook)  # fsync has no audit event
-        os.fsync = self._counted_fsync  # type: ignore[assignment]
+        os.fsync = self._counted_fsync
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _CALLS and arguments and str(arguments[0]).startswith(self._root):
@@ -176,7 +177,7 @@ class _Steps:
 
     def _counted_fsync(self, fd: Any) -> None:
         number = fd if isinstance(fd, int) else fd.fileno()
-        self._step(f"fsync {os.readlink(f'/proc/self/fd/{number}')[len(self._root) + 1 :]}")
+        self._step(f"fsync {str(Path(f'/proc/self/fd/{number}').readlink())[len(self._root) + 1 :]}")
         self._fsync(fd)
 
     def _step(self, what: str) -> None:

@@ -2,8 +2,8 @@
 
 python -m store_matrix.fault_fs DIRECTORY MOUNTPOINT CONTROL
 
-CONTROL is a directory. `faults.json` in it: `hang`, `eio` and `erofs` are lists of names of operations, `clock` is what
-files' times are off by (seconds). Whenever an operation begins to hang, `hung` is made there. Needs mfusepy, which is in
+CONTROL is a directory. `faults.json` in it: `hang`, `eio` and `erofs` are lists of names of operations, `clock` is
+what files' times are off by (seconds). Whenever an operation begins to hang, `hung` is made there. Needs mfusepy, which is in
 an environment of its own (constraints/store-matrix.txt), and otherwise the standard library alone.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 
 import mfusepy
 
-from store_matrix.fault_words import CHANGES
-
 _TIMES = ("st_atime", "st_mtime", "st_ctime")
 _SAME = ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_ino", "st_dev", "st_blocks")
-_STATFS = ("f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_flag", "f_frsize", "f_namemax")  # fmt: skip
+_STATFS = (
+    "f_bavail", "f_bfree", "f_blocks", "f_bsize", "f_favail", "f_ffree", "f_files", "f_flag", "f_frsize", "f_namemax"
+)  # fmt: skip
 
 
 class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in the environment that is checked
@@ -31,7 +31,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
     def __init__(self, directory: str, control: Path) -> None:
         self._directory, self._control = directory, control
 
-    def _at(self, operation: str, path: str) -> str:
+    def _at(self, operation: str, path: str) -> Path:
         """The file behind `path`, once the fault lets the operation go on."""
         while operation in (faults := self._faults()).get("hang", ()):
             (self._control / "hung").touch()
@@ -39,7 +39,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
         for name, number in (("eio", errno.EIO), ("erofs", errno.EROFS)):
             if operation in faults.get(name, ()):
                 raise mfusepy.FuseOSError(number)
-        return self._directory + path
+        return Path(self._directory + path)
 
     def _faults(self) -> dict[str, Any]:
         faults: dict[str, Any] = json.loads((self._control / "faults.json").read_text())
@@ -47,20 +47,21 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         place = self._at("getattr", path)
-        info = os.lstat(place) if fh is None else os.fstat(fh)
+        info = place.lstat() if fh is None else os.fstat(fh)
         off = int(self._faults().get("clock", 0)) * 10**9
-        return {name: getattr(info, name) for name in _SAME} | {name: getattr(info, f"{name}_ns") + off for name in _TIMES}  # fmt: skip
+        times = {name: getattr(info, f"{name}_ns") + off for name in _TIMES}
+        return {name: getattr(info, name) for name in _SAME} | times
 
     def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
         place, found = self._at("readdir", path), []
-        for name in (".", "..", *os.listdir(place)):
+        for name in (".", "..", *(entry.name for entry in place.iterdir())):
             with suppress(FileNotFoundError):
-                info = os.lstat(os.path.join(place, name))
+                info = (place / name).lstat()
                 found.append((name, {"st_mode": info.st_mode, "st_ino": info.st_ino}, 0))
         return found
 
     def readlink(self, path: str) -> str:
-        return os.readlink(self._at("readlink", path))
+        return str(self._at("readlink", path).readlink())
 
     def create(self, path: str, mode: int, fi: int) -> int:
         return os.open(self._at("create", path), fi | os.O_CREAT | os.O_CLOEXEC, mode)
@@ -94,16 +95,16 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
         os.close(fh)
 
     def mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(self._at("mkdir", path), mode)
+        self._at("mkdir", path).mkdir(mode)
 
     def rmdir(self, path: str) -> None:
-        os.rmdir(self._at("rmdir", path))
+        self._at("rmdir", path).rmdir()
 
     def unlink(self, path: str) -> None:
-        os.unlink(self._at("unlink", path))
+        self._at("unlink", path).unlink()
 
     def rename(self, old: str, new: str) -> None:
-        os.rename(self._at("rename", old), self._directory + new)
+        self._at("rename", old).rename(self._directory + new)
 
     def link(self, target: str, source: str) -> None:
         """`target` is the new name."""
@@ -111,10 +112,10 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
 
     def symlink(self, target: str, source: str) -> None:
         """`target` is the new name."""
-        os.symlink(source, self._at("symlink", target))
+        self._at("symlink", target).symlink_to(source)
 
     def chmod(self, path: str, mode: int) -> None:
-        os.chmod(self._at("chmod", path), mode)
+        self._at("chmod", path).chmod(mode)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         os.chown(self._at("chown", path), uid, gid, follow_symlinks=False)
@@ -123,7 +124,7 @@ class FaultFs(mfusepy.Operations):  # type: ignore[misc]  # mfusepy is not in th
         os.truncate(self._at("truncate", path), length)
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
-        os.utime(self._at("utimens", path), ns=times, follow_symlinks=False)
+        os.utime(self._at("utimens", path), ns=times or (time.time_ns(), time.time_ns()), follow_symlinks=False)
 
     def statfs(self, path: str) -> dict[str, int]:
         found = os.statvfs(self._at("statfs", path))

@@ -121,7 +121,7 @@ def hangs_for_a_while(place: Place, effort: Effort) -> Iterator[Run]:
             place.hang()
             try:
                 creator.go()
-                until("the creator to wait", lambda: place.hung(creator) or creator.ready())  # noqa: B023
+                until("the creator to wait", lambda: place.hung(creator) or creator.ready())
             finally:
                 place.answer()
             created = _go_on(creator)
@@ -172,12 +172,12 @@ def power_cut(place: Place, effort: Effort) -> Iterator[Run]:
     for replaces in (False, True):
         root = place.fresh()
         before = run("create", str(root))["generation"] if replaces else ""
-        arguments = {"number": 2, "renew": before} if replaces else {}
+        arguments: dict[str, Any] = {"number": 2, "renew": before} if replaces else {}
         count = steps(place) if not replaces else steps(place) + 5
         images: list[tuple[int, str, dict[str, Any] | None]] = []
         with Child("create", str(root), hold=effort.of(count), **arguments) as creator:
             while not creator.ended:
-                at = creator.stop()
+                at = f"{'a replacement' if replaces else 'the first'}, {creator.stop()}"
                 images.append((place.snapshot(), at, creator.answer() if creator.ended else None))
                 creator.go()
             creator.settled()
@@ -185,7 +185,6 @@ def power_cut(place: Place, effort: Effort) -> Iterator[Run]:
             for image, at, created in images:
                 with place.from_snapshot(image):
                     if replaces:
-                        at = f"a replacement, {at}"
                         found = run("read", str(root))
                         if found["state"] != "whole":
                             yield Run("lost", str(found), at)
@@ -249,7 +248,7 @@ def read_fails(place: Place, effort: Effort) -> Iterator[Run]:
 
 
 def flipped_bit(place: Place, effort: Effort) -> Iterator[Run]:
-    """One bit of each file, on the disk itself where there is one: a file system that knows its blocks' sums says so."""
+    """One bit of each file, on the disk itself where there is one: a file system that sums its blocks says so."""
     for name in [*content.files(1), "manifest.json", "the blob"]:
         root = place.fresh()
         created = run("create", str(root))
@@ -287,8 +286,8 @@ def truncated(place: Place, effort: Effort) -> Iterator[Run]:
 
 
 def two_creators(place: Place, effort: Effort) -> Iterator[Run]:
-    """The second publishes while the first stands still somewhere: with the lease, and (because it is stolen from who is
-    silent) without."""
+    """The second publishes while the first stands still somewhere: with the lease, and, as it goes from who is silent to
+    another, without."""
     for lease in (True, False):
         for point in effort.of(steps(place, lease=lease)):
             root = place.fresh()
@@ -303,7 +302,7 @@ def two_creators(place: Place, effort: Effort) -> Iterator[Run]:
 
 
 def collector_beside_reader(place: Place, effort: Effort) -> Iterator[Run]:
-    """The janitor removes the artifact while a reader stands still somewhere, and once more when the reader is done."""
+    """The janitor removes the artifact while a reader stands still somewhere, and again when it is done."""
     root = place.fresh()
     run("create", str(root))
     for point in effort.of(int(run("read", str(root))["steps"])):

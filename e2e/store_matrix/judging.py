@@ -18,8 +18,13 @@ _COLLECT_ALL = -10.0
 
 
 def judge(
-    root: Path, created: Mapping[str, Any] | None, point: str, *, damaged: bool = False, generations: tuple[str, ...] = ()
-) -> Run:  # fmt: skip
+    root: Path,
+    created: Mapping[str, Any] | None,
+    point: str,
+    *,
+    damaged: bool = False,
+    generations: tuple[str, ...] = (),
+) -> Run:
     """The fault is over.
 
     Args:
@@ -78,7 +83,7 @@ def leftovers(root: Path) -> list[str]:
         )
     ]
     bad += blobs[len(current) :]
-    return bad + [f"staging/{name}" for name in os.listdir(root / "staging")]
+    return bad + [f"staging/{path.name}" for path in (root / "staging").iterdir()]
 
 
 def _belongs(place: Path, name: str) -> bool:

@@ -48,8 +48,11 @@ def shut_down(place: Path) -> None:
 
 
 class Thawer:
-    """Freezes file systems. A process of its own, outside of the namespaces, thaws them if ours is killed (a frozen file
-    system that nobody can reach any more stays for ever, with its device) and removes an empty directory."""
+    """Freezes file systems.
+
+    A process of its own, outside of the namespaces, thaws them if ours is killed: a frozen file system that nobody can
+    reach any more stays for ever, with its device. It removes an empty directory in the end.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel

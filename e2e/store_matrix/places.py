@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 from common.cache import cache_dir
 from patience import until
@@ -172,10 +173,10 @@ class Tmpfs(_Mounted):
 class Disk(_Mounted):
     """A file system of a kind on a loop device, over a file without a name in the cache."""
 
-    SIZES = {"ext4": 32, "xfs": 300, "btrfs": 128}  # MiB; the smallest that xfs and btrfs take is about that
-    MKFS = {"ext4": ["-q", "-F"], "xfs": ["-q", "-f"], "btrfs": ["-q", "-f"]}
+    SIZES: ClassVar = {"ext4": 32, "xfs": 300, "btrfs": 128}  # MiB; the smallest that xfs and btrfs take is about that
+    MKFS: ClassVar = {"ext4": ["-q", "-F"], "xfs": ["-q", "-f"], "btrfs": ["-q", "-f"]}
     # What was not synced stays off the disk for as long as it may: a power cut then shows it.
-    OPTIONS = {"ext4": "noatime,commit=300", "xfs": "noatime,nouuid", "btrfs": "noatime,commit=300"}
+    OPTIONS: ClassVar = {"ext4": "noatime,commit=300", "xfs": "noatime,nouuid", "btrfs": "noatime,commit=300"}
 
     def __init__(self, top: Path, kind: str, thawer: kernel.Thawer) -> None:
         super().__init__(top)
@@ -410,7 +411,12 @@ def _umount(place: Path) -> None:
 
 def _run(command: Sequence[str | Path], variables: dict[str, str] | None = None) -> None:
     done = subprocess.run(
-        command, env={**os.environ, **(variables or {})}, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        command,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())

@@ -45,7 +45,16 @@ def fuse_server(*arguments: str | Path) -> tuple[Sequence[str | Path], dict[str,
     libraries = _packages("fuse").root.rglob("libfuse3.so.3")
     variables = {"FUSE_LIBRARY_PATH": str(next(libraries)), "PYTHONPATH": str(ROOT / "e2e")}
     pins = ROOT / "constraints" / "store-matrix.txt"
-    command = [uv(), "run", "--no-project", "--quiet", "--python", sys.executable, "--with-requirements", pins]
+    command: list[str | Path] = [
+        uv(),
+        "run",
+        "--no-project",
+        "--quiet",
+        "--python",
+        sys.executable,
+        "--with-requirements",
+        pins,
+    ]
     return [*command, "python", "-m", "store_matrix.fault_fs", *arguments], uv_environment() | variables
 
 

@@ -74,7 +74,10 @@ class Fresh:
         self.environment = dict(server.environment)
 
     def proxy(self, choose: Choose) -> S3Proxy:
-        return S3Proxy(self._server.port, choose)
+        proxy = S3Proxy(self._server.port, choose)
+        # Who was killed, or has given up, is gone when the answer comes.
+        proxy._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+        return proxy
 
     def start(
         self, task: str, root: Path, proxy: S3Proxy | None = None, clock: dict[str, str] | None = None, **more: Any

@@ -3,8 +3,9 @@
 python -m store_matrix.fault_fs DIRECTORY MOUNTPOINT CONTROL
 
 CONTROL is a directory. `faults.json` in it: `hang`, `eio` and `erofs` are lists of names of operations, `clock` is
-what files' times are off by (seconds). Whenever an operation begins to hang, `hung` is made there. Needs mfusepy, which is in
-an environment of its own (constraints/store-matrix.txt), and otherwise the standard library alone.
+what files' times are off by (seconds). Whenever an operation begins to hang, `hung` is made there.
+
+It needs mfusepy, in an environment of its own (constraints/store-matrix.txt), and otherwise the standard library alone.
 """
 
 import errno

@@ -286,8 +286,8 @@ def truncated(place: Place, effort: Effort) -> Iterator[Run]:
 
 
 def two_creators(place: Place, effort: Effort) -> Iterator[Run]:
-    """The second publishes while the first stands still somewhere: with the lease, and, as it goes from who is silent to
-    another, without."""
+    """The second publishes while the first stands still somewhere: with the lease, and (it goes from who is silent to
+    another) without."""
     for lease in (True, False):
         for point in effort.of(steps(place, lease=lease)):
             root = place.fresh()
@@ -415,15 +415,18 @@ def _flip(file: Path, at: int) -> None:
 def _flip_on_disk(disk: int, data: bytes) -> bool:
     """One bit in every copy of the file's beginning: a log may have another than the one that counts."""
     begin = data[:48]
-    size, found, at = os.fstat(disk).st_size, [], 0
-    while at < size:
-        chunk = os.pread(disk, (4 << 20) + len(begin), at)
-        where = chunk.find(begin)
-        while where >= 0:
-            found.append(at + where)
-            where = chunk.find(begin, where + 1)
-        at += 4 << 20
-    for where in set(found):
+    found: set[int] = set()
+    end = 0
+    with suppress(OSError):  # ENXIO: no more data
+        while True:
+            start = os.lseek(disk, end, os.SEEK_DATA)
+            end = os.lseek(disk, start, os.SEEK_HOLE)
+            held = os.pread(disk, end - start, start)
+            where = held.find(begin)
+            while where >= 0:
+                found.add(start + where)
+                where = held.find(begin, where + 1)
+    for where in found:
         middle = where + len(begin) // 2
         os.pwrite(disk, bytes([os.pread(disk, 1, middle)[0] ^ 1]), middle)
     return bool(found)

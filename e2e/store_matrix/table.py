@@ -59,12 +59,23 @@ class Cell:
 
 
 def markdown(faults: Sequence[str], rows: Mapping[str, Mapping[str, Cell]]) -> str:
-    """A row for each place, a column for each fault. What a whole row has to say is said once."""
-    lines = [f"| place | {' | '.join(faults)} |", "|---" * (len(faults) + 1) + "|"]
-    lines += [
-        f"| {place} | {' | '.join(str(cells.get(fault, '')) for fault in faults)} |" for place, cells in rows.items()
-    ]
+    """For a page, which is too narrow for a column a fault: a line for each fault, a column for each place. A place in
+    which nothing was run for one reason says so once, below."""
+    silent = {place: why for place, cells in rows.items() if (why := _only_reason(cells))}
+    shown = [place for place in rows if place not in silent]
+    lines = [f"| fault | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    lines += [f"| {fault} | {' | '.join(_short(rows[place].get(fault)) for place in shown)} |" for fault in faults]
+    lines += ["", *(f"{place}: not run: {why}" for place, why in silent.items())] if silent else []
     return "\n".join(lines)
+
+
+def _short(cell: Cell | None) -> str:
+    return "" if cell is None else "-" if cell.not_run else str(cell)
+
+
+def _only_reason(cells: Mapping[str, Cell]) -> str:
+    reasons = {cell.not_run for cell in cells.values()}
+    return reasons.pop() if len(reasons) == 1 else ""
 
 
 def listing(faults: Sequence[str], rows: Mapping[str, Mapping[str, Cell]]) -> str:

@@ -22,9 +22,22 @@ def test_red_is_named_with_its_place_and_point() -> None:
 
 def test_the_table() -> None:
     rows = {"ext4": {"full": FULL, "killed": BAD}, "NFS": {"full": Cell(not_run="no client")}}
-    text = table.markdown(["full", "killed"], rows)
-    assert text.splitlines()[2] == "| ext4 | published 1; refused 2: StoreFull | HALF 1 of 2 |"
-    assert text.splitlines()[3] == "| NFS | not run: no client |  |"
+    assert table.markdown(["full", "killed"], rows).splitlines() == [
+        "| fault | ext4 |",
+        "|---|---|",
+        "| full | published 1; refused 2: StoreFull |",
+        "| killed | HALF 1 of 2 |",
+        "",
+        "NFS: not run: no client",
+    ]
+    assert table.listing(["full", "killed"], rows).splitlines() == [
+        "ext4",
+        "  full    published 1; refused 2: StoreFull",
+        "  killed  HALF 1 of 2",
+        "",
+        "NFS",
+        "  full    not run: no client",
+    ]
     assert table.summary(rows) == (
         "5 runs in 2 cells: 2 published, 2 refused, 1 half, wrong or hanging; 1 cells not run"
     )

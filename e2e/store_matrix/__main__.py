@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--place", type=Path, help="only this directory")
     parser.add_argument("--only", action="append", help="only places whose names hold this text; repeatable")
     parser.add_argument("--fault", action="append", help="only faults whose names hold this text; repeatable")
-    parser.add_argument("--points", type=int, default=6, help="of a publication at which a fault strikes (default 6)")
+    parser.add_argument("--points", type=int, default=4, help="of a publication at which a fault strikes (default 4)")
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

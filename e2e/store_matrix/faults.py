@@ -262,10 +262,17 @@ def flipped_bit(place: Place, effort: Effort) -> Iterator[Run]:
         except CannotError:
             _flip(file, len(data) // 2)
         else:
-            with place.unmounted():
-                if not _flip_on_disk(disk, data):
-                    yield Run("broken", f"{name} was not found on the disk", at)
-                    continue
+            found = False
+            try:
+                with place.unmounted():
+                    found = _flip_on_disk(disk, data)
+            except CannotError:
+                place.reformat()
+                yield Run(REFUSED, "it does not mount", at)
+                continue
+            if not found:
+                yield Run("broken", f"{name} was not found on the disk", at)
+                continue
         yield judge(root, created, at, damaged=True)
 
 

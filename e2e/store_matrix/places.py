@@ -85,6 +85,9 @@ class Place:
         """The disk as a file, to be changed while it is not mounted (`unmounted`)."""
         raise CannotError("the device below is not the matrix's")
 
+    def reformat(self) -> None:
+        """What is on the disk cannot be mounted any more: begin anew."""
+
     @contextmanager
     def unmounted(self) -> Iterator[None]:
         yield
@@ -120,7 +123,8 @@ class _Mounted(Place):
         self.mount()
 
     def close(self) -> None:
-        _umount(self.top)
+        if self.top.is_mount():
+            _umount(self.top)
 
     @property
     def ballast(self) -> Path:
@@ -184,12 +188,21 @@ class Disk(_Mounted):
         self._image = -1
 
     def open(self) -> None:
-        program, variables = programs.mkfs(self._kind)
+        programs.mkfs(self._kind)
         self._image = _nameless()
+        self._format()
+        super().open()
+
+    def _format(self) -> None:
+        program, variables = programs.mkfs(self._kind)
+        os.truncate(self._image, 0)
         os.truncate(self._image, self.SIZES[self._kind] * MIB)
         with kernel.loop_device(self._image) as device:
             _run([program, *self.MKFS[self._kind], device], variables)
-        super().open()
+
+    def reformat(self) -> None:
+        self._format()
+        self.mount()
 
     def mount(self) -> None:
         self._mount(self._image)
@@ -293,6 +306,10 @@ class Overlay(_Mounted):
 
     def lose(self) -> None:
         self._upper.lose()
+
+    def reformat(self) -> None:
+        self._upper.reformat()
+        self.mount()
 
     def snapshot(self) -> int:
         return self._upper.snapshot()

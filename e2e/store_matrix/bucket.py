@@ -76,7 +76,7 @@ class Fresh:
     def proxy(self, choose: Choose) -> S3Proxy:
         proxy = S3Proxy(self._server.port, choose)
         # Who was killed, or has given up, is gone when the answer comes.
-        proxy._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+        proxy._server.handle_error = lambda request, address: None  # type: ignore[method-assign,assignment]
         return proxy
 
     def start(

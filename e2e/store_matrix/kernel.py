@@ -56,6 +56,8 @@ class Thawer:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        # A child that waits for a frozen file system does not die before it is thawed: it must not hold the channel.
+        os.register_at_fork(after_in_child=channel.close)
 
     @classmethod
     def start(cls, directory: Path) -> socket.socket:

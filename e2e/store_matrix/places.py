@@ -4,7 +4,6 @@ import errno
 import itertools
 import json
 import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -360,7 +359,11 @@ class Fuse(_Mounted):
         log = self._control / "log"
         with log.open("wb") as output:
             self._server = subprocess.Popen(
-                command, env={**os.environ, **variables}, stdout=output, stderr=output, start_new_session=True
+                command,
+                env={**os.environ, **variables},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is not its to hear
             )
 
         def mounted() -> bool:
@@ -398,7 +401,7 @@ class Fuse(_Mounted):
 
     def lose(self) -> None:
         assert self._server is not None
-        os.killpg(self._server.pid, signal.SIGKILL)  # uv and the server
+        self._server.kill()
         self._server.wait()
 
     def fail(self, operations: Sequence[str]) -> None:

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from cluster.packages import Unpacked, unpacked
-from common.tools import ToolError
-from images.tools import ROOT, uv, uv_environment
+from common.cache import cache_dir
+from common.lock import locked
+from common.tools import ToolError, run
+from images.tools import ROOT, content_key, uv, uv_environment
 
 from store_matrix.errors import CannotError
 
@@ -40,22 +42,28 @@ def mkfs(kind: str) -> tuple[str, dict[str, str]]:
 def fuse_server(*arguments: str | Path) -> tuple[Sequence[str | Path], dict[str, str]]:
     """The command that serves a FUSE file system with our faults, and its variables.
 
-    Raises: CannotError: libfuse or uv is not to be had.
+    Raises: CannotError: libfuse or mfusepy is not to be had.
     """
     libraries = _packages("fuse").root.rglob("libfuse3.so.3")
-    variables = {"FUSE_LIBRARY_PATH": str(next(libraries)), "PYTHONPATH": str(ROOT / "e2e")}
+    variables = {"FUSE_LIBRARY_PATH": str(next(libraries)), "PYTHONPATH": f"{ROOT / 'e2e'}:{_mfusepy()}"}
+    return [sys.executable, "-m", "store_matrix.fault_fs", *arguments], variables
+
+
+def _mfusepy() -> Path:
+    """The folder in the cache that has it: it is in no environment with anything else."""
     pins = ROOT / "constraints" / "store-matrix.txt"
-    command: list[str | Path] = [
-        uv(),
-        "run",
-        "--no-project",
-        "--quiet",
-        "--python",
-        sys.executable,
-        "--with-requirements",
-        pins,
-    ]
-    return [*command, "python", "-m", "store_matrix.fault_fs", *arguments], uv_environment() | variables
+    folder = cache_dir() / "store-matrix" / content_key([pins], sys.version)[:16]
+    with locked(folder, "installing mfusepy"):
+        if not folder.exists():
+            new = folder.with_name(f"{folder.name}.new")
+            shutil.rmtree(new, ignore_errors=True)  # what a killed run left
+            command: list[str | Path] = [uv(), "pip", "install", "--no-deps", "--python", sys.executable]
+            try:
+                run([*command, "--target", new, "-r", pins], "Check the network.", uv_environment())
+            except ToolError as error:
+                raise CannotError(str(error).splitlines()[0]) from error
+            new.rename(folder)
+    return folder
 
 
 @cache

@@ -6,7 +6,6 @@ import argparse
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -47,7 +46,7 @@ def main() -> int:
     parser.add_argument("--fault", action="append", help="only faults whose names hold this text; repeatable")
     parser.add_argument("--points", type=int, default=4, help="of a publication at which a fault strikes (default 4)")
     parser.add_argument("--markdown", type=Path, help="write the table to this file, too")
-    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         fail(ToolError("this mounts file systems: run it as root"))
@@ -55,20 +54,25 @@ def main() -> int:
         parser.error("--points: at least 2, the first and the last")
     if arguments.inside is None:
         return _outside()
-    return _inside(arguments)
+    try:
+        return _inside(arguments)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _outside() -> int:
     """The same program in namespaces of its own: however it ends, mounts, devices and processes end with it."""
     top = Path(tempfile.mkdtemp(prefix="vernal-store-matrix-"))
-    channel = kernel.Thawer.start(top)
+    kept = kernel.Thawer.start(top)
     command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], "--inside", str(channel.fileno()), str(top)]
-    process = subprocess.Popen(command, pass_fds=(channel.fileno(),), preexec_fn=_die_with_parent)  # noqa: PLW1509  # no thread yet
+    command += [sys.executable, "-m", "store_matrix", *sys.argv[1:], "--inside", str(top)]
+    process = subprocess.Popen(command, preexec_fn=_die_with_parent)  # noqa: PLW1509  # no thread yet
     signal.signal(signal.SIGTERM, lambda *_: process.kill())
     while True:
         try:
-            return process.wait()
+            code = process.wait()
+            kept.close()
+            return code
         except KeyboardInterrupt:
             continue  # the terminal has told it, too
 
@@ -78,7 +82,8 @@ def _die_with_parent() -> None:
 
 
 def _inside(arguments: argparse.Namespace) -> int:
-    thawer, top = kernel.Thawer(socket.socket(fileno=int(arguments.inside[0]))), Path(arguments.inside[1])
+    top = arguments.inside
+    thawer = kernel.Thawer(top)
     for place in (top, "/dev/shm"):  # libfaketime leaves files there
         subprocess.run(["mount", "-t", "tmpfs", "vernal-store-matrix", place], check=True)
     every: dict[str, Callable[[], places.Place]] = {

@@ -4,6 +4,7 @@ import array
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -47,6 +48,9 @@ def shut_down(place: Path) -> None:
         os.close(fd)
 
 
+_NAME = "thawer"
+
+
 class Thawer:
     """Freezes file systems.
 
@@ -54,24 +58,33 @@ class Thawer:
     reach any more stays for ever, with its device. It removes an empty directory in the end.
     """
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, directory: Path) -> None:
+        """Of `start`, with the same directory."""
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.connect(str(directory / _NAME))
         # A child that waits for a frozen file system does not die before it is thawed: it must not hold the channel.
-        os.register_at_fork(after_in_child=channel.close)
+        os.register_at_fork(after_in_child=self._channel.close)
 
-    @classmethod
-    def start(cls, directory: Path) -> socket.socket:
-        """The channel to a new one, to be inherited: when nobody has it any more, `directory` goes."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    @staticmethod
+    def start(directory: Path) -> socket.socket:
+        """Start that process. It ends when who was the first to connect is gone, or, if nobody did, when nobody has
+        what this returns any more; then `directory` goes."""
+        ours, theirs = socket.socketpair()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(directory / _NAME))
+        listener.listen()
         if os.fork() == 0:
             try:
                 os.setsid()
                 ours.close()
-                _stand_by(theirs)
+                if listener in select.select([listener, theirs], [], [])[0]:
+                    _stand_by(listener.accept()[0])
+                (directory / _NAME).unlink()
                 directory.rmdir()
             finally:
                 os._exit(0)
         theirs.close()
+        listener.close()
         return ours
 
     def freeze(self, place: Path) -> None:

@@ -129,7 +129,7 @@ fault-matrix: venv ## the operator under every class of faults, at each of its w
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
 
-store-matrix: venv ## the store on file systems and in a bucket, each full, read-only, hung, cut off, damaged: a table (TIME, needs root, not part of make test)
+store-matrix: venv ## the store on file systems and in a bucket, each full, read-only, hung, cut off, damaged: a table (17 min beside others, needs root, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	PYTHONPATH=e2e:worker_image/tests/bucket $(BIN)/python -m store_matrix $(MATRIX)  # as in MATRIX="--only ext4 --fault power"
 

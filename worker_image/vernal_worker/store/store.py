@@ -93,7 +93,13 @@ class Store:
             StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
                 with `generation` set where one is broken, for `record_failure`.
         """
-        return self._touch("find", lambda: self._find(identity, host))
+        while True:
+            try:
+                return self._touch("find", lambda: self._find(identity, host))
+            except StoreError as error:
+                broken = error
+            if not self._touch("find", lambda: self._collected(identity, broken)):  # noqa: B023  # called at once
+                raise broken
 
     def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
         """As `find`; what is found is not deleted before its `reading` is released. If the storage takes no lease (it
@@ -164,14 +170,20 @@ class Store:
             return Lookup(None, Reason.HOST_MISMATCH, f"{strange[0].generation} is for another host: {lines}")
         return Lookup(None, Reason.NO_ARTIFACT, f"no artifact of identity {digest(identity)}")
 
+    def _collected(self, identity: IdentityInputs, broken: StoreError) -> bool:
+        """Whether what is broken has ceased to be current since it was looked at: it is on its way out."""
+        if broken.generation is None or broken.host is None:
+            return False
+        return layout.pointer(self._key(identity, broken.host).directory) != broken.generation
+
     def _current(self, exact: Key) -> list[tuple[Key, str]]:
         """Generations of an identity that are current, for any host: that for exactly this one first, then the
         newest."""
         directory = layout.identity_directory(self.root, exact.identity)
         found = []
-        for below in directory.iterdir() if directory.is_dir() else ():
-            if (generation := layout.pointer(below)) is not None:
-                found.append((Key(self.root, exact.identity, below.name), generation))
+        for name in layout.names(directory):
+            if (generation := layout.pointer(directory / name)) is not None:
+                found.append((Key(self.root, exact.identity, name), generation))
         return sorted(found, key=lambda each: (each[0].directory == exact.directory, each[1]), reverse=True)
 
     def candidates(self, identity: IdentityInputs) -> list[Artifact]:
@@ -183,10 +195,10 @@ class Store:
         found = []
         with guard("find"):
             directory = layout.identity_directory(self.root, digest(identity))
-            for below in directory.iterdir() if directory.is_dir() else ():
-                if (generation := layout.pointer(below)) is not None:
+            for name in layout.names(directory):
+                if (generation := layout.pointer(directory / name)) is not None:
                     try:
-                        found.append(artifacts.load(below / generation))
+                        found.append(artifacts.load(directory / name / generation))
                     except StoreError:
                         continue
         return sorted(found, key=lambda a: a.generation, reverse=True)

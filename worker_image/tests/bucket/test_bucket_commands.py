@@ -142,4 +142,4 @@ def test_what_is_wrong_is_said(run: Run, arguments: list[str], said: str) -> Non
 def test_a_bucket_that_is_not_there(run: Run, tmp_path: Path) -> None:
     done = run("ls", "s3://bucket", "--endpoint", "http://127.0.0.1:9")
     assert done.returncode == ExitCode.INTERNAL
-    assert "StoreUnavailable: s3://bucket/artifacts" in done.stderr, done
+    assert "ObjectStoreUnavailable: s3://bucket/artifacts" in done.stderr, done

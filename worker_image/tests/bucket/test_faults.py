@@ -94,7 +94,7 @@ def test_a_body_that_stays_damaged_is_refused(
     objects, _ = bucket.through(lambda call: fault if "/pieces/" in call.path else None, retry_seconds=1.0)
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))
-    assert error.value.reason in (Reason.DIGEST_MISMATCH, Reason.STORE_UNAVAILABLE)
+    assert error.value.reason in (Reason.DIGEST_MISMATCH, Reason.OBJECT_STORE_UNAVAILABLE)
     assert not list(worker.root.rglob("*.img"))
 
 
@@ -107,7 +107,7 @@ def test_credentials_that_do_not_count(
     for attempt in (lambda: push(objects, made), lambda: pull(objects, worker.root, place_of(made))):
         with pytest.raises(StoreError) as error:
             attempt()
-        assert error.value.reason is Reason.STORE_UNAVAILABLE
+        assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE
         assert str(fault.s3_code) in error.value.message or "credentials" in error.value.message
         assert "vernal-secret" not in error.value.message
 
@@ -116,7 +116,7 @@ def test_wrong_credentials(bucket: Bucket, make: Callable[..., Artifact], monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(StoreError) as error:
         push(bucket.straight(), make(FILES))
-    assert error.value.reason is Reason.STORE_UNAVAILABLE and "credentials" in error.value.message
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE and "credentials" in error.value.message
 
 
 def test_a_server_that_is_silent_is_given_up(
@@ -128,7 +128,7 @@ def test_a_server_that_is_silent_is_given_up(
     objects, _ = bucket.through(lambda call: Silent() if "/pieces/" in call.path else None, retry_seconds=2.0)
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))
-    assert error.value.reason is Reason.STORE_UNAVAILABLE
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE
     assert not list(worker.root.rglob("*.img"))
 
 
@@ -147,7 +147,7 @@ def test_published_whole_or_not_at_all_whichever_call_fails(
             try:
                 push(objects, second, may_replace=lambda generation: True)
             except StoreError as error:
-                assert error.reason is Reason.STORE_UNAVAILABLE
+                assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
             worker = Store(tmp_path / f"worker-{count}")
             worker.root.mkdir()
             pulled = pull(straight, worker.root, place_of(first)).artifact

@@ -57,7 +57,7 @@ def push(
         on_progress: called now and then in the caller's thread with bytes done and in all.
 
     Raises:
-        StoreError: stage push: `STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file here has
+        StoreError: stage push: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file here has
             other bytes than the manifest says), `FILE_MISSING`.
     """
     content = artifact.manifest
@@ -147,7 +147,7 @@ def _published(objects: Objects) -> dict[str, str]:
         try:
             there |= publications.load(objects, named.place, named.publication, "push").objects
         except StoreError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason is Reason.OBJECT_STORE_UNAVAILABLE:
                 raise
             continue  # then it keeps nothing
     return there

@@ -1,4 +1,4 @@
-"""Workers whose pool names a bucket: what is current there is thawed, published, leased and given up for all of them."""
+"""Workers whose pool names a bucket: what is thawed, published, leased and given up there is so for all of them."""
 
 import threading
 from collections.abc import Callable
@@ -96,9 +96,7 @@ def test_what_the_bucket_has_no_more_is_not_thawed(
     assert creator.open(identity, host, A).reason is Reason.NO_ARTIFACT
 
 
-def test_a_newer_one_takes_the_place_of_the_one_on_disk(
-    pod: Worker, identity: IdentityInputs, host: HostTuple
-) -> None:
+def test_a_newer_one_takes_the_place_of_the_one_on_disk(pod: Worker, identity: IdentityInputs, host: HostTuple) -> None:
     first = freeze(pod(), identity, host).artifact.generation
     thawing = pod()
     (found := thawing.open(identity, host, A)).reading.release()  # type: ignore[union-attr]

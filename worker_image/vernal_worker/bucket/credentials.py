@@ -16,7 +16,8 @@ def given(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def provider(keys: Mapping[str, str]) -> Any:
-    """For obstore. Not options, which would be filled up with what the environment has besides, such as another's session token.
+    """For obstore. Not options, which would be filled up with what the environment has, such as another's session
+    token.
 
     Raises: ValueError.
     """

@@ -176,7 +176,9 @@ class Objects:
         found = self.head(key, stage)
         self.delete([key], stage)
         if found is None:
-            raise StoreError(Reason.OBJECT_STORE_UNAVAILABLE, stage, f"{self.url}/{key}: it was written and is not there")
+            raise StoreError(
+                Reason.OBJECT_STORE_UNAVAILABLE, stage, f"{self.url}/{key}: it was written and is not there"
+            )
         return found.modified
 
     @contextmanager

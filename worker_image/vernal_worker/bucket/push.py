@@ -57,8 +57,8 @@ def push(
         on_progress: called now and then in the caller's thread with bytes done and in all.
 
     Raises:
-        StoreError: stage push: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file here has
-            other bytes than the manifest says), `FILE_MISSING`.
+        StoreError: stage push: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file
+            here has other bytes than the manifest says), `FILE_MISSING`.
     """
     content = artifact.manifest
     place = Place.of(content.identity, content.host_tuple)

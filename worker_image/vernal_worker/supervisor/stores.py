@@ -113,7 +113,10 @@ class Transfers:
             log.event(f"{what}_began", bytes=size)
         seconds = now - self._began
         self._timing(what, seconds)
-        if what == "pull" and (problem := pace.hopeless(done, size, seconds, self._allowed(size) - seconds)) is not None:
+        if (
+            what == "pull"
+            and (problem := pace.hopeless(done, size, seconds, self._allowed(size) - seconds)) is not None
+        ):
             raise StoreError(Reason.STORE_SLOW, what, problem)
         if now - self._said >= _SAID_SECONDS:
             self._said = now

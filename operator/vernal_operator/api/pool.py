@@ -283,9 +283,9 @@ class ObjectStore(Model):
         description="The bucket's region; us-east-1 unless set.",
     )
     credentials_secret: SecretRef = Field(
-        description="A Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN if "
-        "there is one. They must allow to get, put, list and delete objects below url. Only process 1 of a worker and the "
-        "janitor Job get them: they are not in the engine, and in no checkpoint.",
+        description="A Secret with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if there is one, "
+        "AWS_SESSION_TOKEN. They must allow to get, put, list and delete objects below url. Process 1 of a worker and "
+        "the janitor Job get them: they are not in the engine, and in no checkpoint.",
     )
     size_limit: Quantity | None = Field(
         default=None,

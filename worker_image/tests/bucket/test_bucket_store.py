@@ -19,6 +19,7 @@ from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.contents import Known
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
+from vernal_worker.store.quarantine import LONGEST_DELAY
 from vernal_worker.store.staging import Publication
 from vernal_worker.store.store import Store
 
@@ -309,3 +310,39 @@ def test_what_big_files_hold_is_known_to_all(pod: Worker, identity: IdentityInpu
     one.contents.put("key", Known(content="c", samples="s"))
     assert other.contents.get("key") == Known(content="c", samples="s")
     assert Store(other.root).contents.get("key") is not None, "and on its disk from then on"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b'{"rounds":99999999999999999999,"generation":"g"}'])
+def test_what_is_none_of_ours_is_taken_for_nothing(
+    pod: Worker, objects: Objects, identity: IdentityInputs, host: HostTuple, data: bytes
+) -> None:
+    generation = freeze(pod(), identity, host).artifact.generation
+    place = Place.of(digest(identity), digest(host))
+    for key in (place.lease, place.quarantine, f"{place.failures(generation)}/x.json", f"{place.users}/x"):
+        objects.put(key, data, "test")
+    assert pod().open(identity, host, A).artifact is not None
+    lease = pod().lease(identity, host, A).try_acquire()
+    assert lease is not None
+    lease.check()
+    given_up = fail(pod(restore_attempts=1), identity, host, generation)
+    assert given_up is not None and given_up.seconds_left <= LONGEST_DELAY
+    store = pod()
+    for found in [*objects.list("", "test")]:
+        objects.put(found.key, data, "test")
+    assert store.open(identity, host, A).reason is Reason.NO_ARTIFACT
+    lease.release()
+
+
+def test_a_bucket_that_fails_is_not_asked_for_each_file(pod: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def get(key: str, stage: str) -> None:
+        asked.append(key)
+        raise StoreError(Reason.OBJECT_STORE_UNAVAILABLE, stage, "gone")
+
+    store = pod(objects=Objects("memory:///"))
+    monkeypatch.setattr(store._objects, "get", get)
+    contents = store.contents
+    assert [contents.get(key) for key in ("a", "b")] == [None, None] and len(asked) == 1
+    contents.put("a", Known(content="c", samples="s"))
+    assert contents.get("a") == Known(content="c", samples="s"), "on its own disk"

@@ -30,11 +30,10 @@ _RELEASE_SECONDS = 5.0
 
 
 class _Content(msgspec.Struct, frozen=True, kw_only=True):
-    """`holder` is empty once it was given back. `token` and `count`: no two that are written are alike."""
+    """`holder` is empty once it was given back. `token`: no two that are written are alike."""
 
     holder: str
     token: str
-    count: int
     owner: Owner
 
 
@@ -83,9 +82,7 @@ class BucketLease:
             found = _content(read)
             if read is None or found is None or found.holder != self._held.holder:
                 return False
-            new = msgspec.structs.replace(
-                found, holder=found.holder if held else "", token=unique(), count=found.count + 1
-            )
+            new = msgspec.structs.replace(found, holder=found.holder if held else "", token=unique())
             return self._objects.swap(self._key, msgspec.json.encode(new), read, "lease")
 
     def __enter__(self) -> Self:
@@ -129,7 +126,7 @@ class BucketLeaseRequest:
             self.holder = found.owner
             return None
         token = unique()
-        mine = _Content(holder=token, token=token, count=0, owner=self._owner)
+        mine = _Content(holder=token, token=token, owner=self._owner)
         if self._objects.swap(self._key, msgspec.json.encode(mine), read, "lease"):
             self.holder = None
             return BucketLease(self._objects, self._key, mine, self._ttl, self._touch)

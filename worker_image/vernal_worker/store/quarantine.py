@@ -21,6 +21,8 @@ from vernal_worker.store.layout import Key
 NAME = "quarantine.json"
 FIRST_DELAY = 600.0
 LONGEST_DELAY = 86400.0
+_MOST_ROUNDS = 1000
+"""More are no news, and others may write what is read here."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def following(before: Record | None, generation: str, token: str = "") -> Record:
     """What is noted down of `generation` once it is given up."""
-    return Record(generation=generation, rounds=1 + (before.rounds if before is not None else 0), token=token)
+    rounds = 1 if before is None else min(before.rounds, _MOST_ROUNDS) + 1
+    return Record(generation=generation, rounds=rounds, token=token)
 
 
 def counted(found: Sequence[Failure]) -> int:

@@ -1,5 +1,6 @@
 """What networks and S3 servers do wrong: published whole or not at all, fetched whole or not at all, no wrong byte."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from object_store.server import S3Server
+from patience import GUARD_SECONDS
 from s3_proxy import Call, Choose, Cut, Fault, Flipped, Lost, S3Proxy, Silent, Status
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
@@ -209,19 +211,19 @@ ME = Owner(pod="me")
 
 
 @pytest.fixture
-def pod(tmp_path: Path) -> Callable[[Objects], BucketStore]:
+def pod(tmp_path: Path) -> Callable[..., BucketStore]:
     """The store of a new pod: nothing is on its disk."""
     numbers = iter(range(1000))
 
-    def pod(objects: Objects) -> BucketStore:
+    def pod(objects: Objects, **options: Any) -> BucketStore:
         root = tmp_path / f"pod-{next(numbers)}"
         root.mkdir()
-        return BucketStore(root, objects, user="n/p")
+        return BucketStore(root, objects, user="n/p", **options)
 
     return pod
 
 
-Pod = Callable[[Objects], BucketStore]
+Pod = Callable[..., BucketStore]
 
 
 def generations(store: Store) -> list[str]:
@@ -305,3 +307,21 @@ def test_published_in_the_bucket_or_nowhere_whichever_call_fails(
         for _ in range(2):  # what is left of it is marked, and goes: the next one makes as many calls
             collect(bucket.straight(), grace=0.0)
     assert refused > 4
+
+
+def test_who_is_told_to_stop_does_not_wait_for_a_bucket_that_is_silent(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple
+) -> None:
+    push(bucket.straight(), make(FILES))
+    stop = threading.Event()
+
+    def choose(call: Call) -> Fault | None:
+        if "/pieces/" not in call.path:
+            return None
+        stop.set()
+        return Silent()
+
+    objects, proxy = bucket.through(choose)
+    with pytest.raises(StoreError) as error:
+        pod(objects, patience=GUARD_SECONDS, cancel=stop).open(identity, host, ME)
+    assert error.value.reason is Reason.THAW_GIVEN_UP and not proxy.released.is_set()

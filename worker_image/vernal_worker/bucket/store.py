@@ -5,6 +5,7 @@ here besides is of no use to anybody and makes room. If the bucket does not answ
 thawed: its every byte was the bucket's.
 """
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from vernal_worker.bucket.lease import TTL, BucketLeaseRequest
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.publications import Publication as Published
 from vernal_worker.bucket.pull import pull
-from vernal_worker.bucket.push import push
+from vernal_worker.bucket.push import SECONDS, push
 from vernal_worker.store import layout
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.contents import Contents
@@ -40,6 +41,15 @@ _GONE = frozenset({Reason.OBJECT_STORE_UNAVAILABLE, Reason.STORE_SLOW})
 
 Progress = Callable[[str, int, int], None]
 """Told now and then what is done ("pull" or "push"), bytes done and in all."""
+
+
+_LAST_CALL_SECONDS = 120.0
+"""For a call that is under way, and tried again, when the time for a pull or a push is up. Who is told to stop does not
+wait for it."""
+
+
+def _with_last_call(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds + _LAST_CALL_SECONDS
 
 
 @dataclass(frozen=True)
@@ -124,16 +134,19 @@ class BucketStore(Store):
 
         doubted = self._touch("find", look)
         self._drop_all_but(content.generation)
+        seconds = self._pull_seconds(sum(entry.size for entry in content.files))
+        fetch = partial(
+            pull,
+            self._transfer,
+            self.root,
+            place,
+            signing_key=self._signing_key,
+            timeout=seconds,
+            cancel=self._cancel,
+            on_progress=partial(self._on_progress, "pull"),
+        )
         try:
-            pull(
-                self._transfer,
-                self.root,
-                place,
-                signing_key=self._signing_key,
-                timeout=self._pull_seconds(sum(entry.size for entry in content.files)),
-                cancel=self._cancel,
-                on_progress=partial(self._on_progress, "pull"),
-            )
+            self._touch("pull", fetch, patience=_with_last_call(seconds))
         except StoreError as error:
             error.host = place.host
             raise
@@ -196,14 +209,16 @@ class BucketStore(Store):
         place = Place.of(content.identity, content.host_tuple)
         try:
             self._touch("push", lambda: users.use(self._objects, place, self.user, "push"))
-            pushed = push(
+            send = partial(
+                push,
                 self._transfer,
                 done.artifact,
                 may_replace=partial(self._may_replace, place),
+                timeout=SECONDS if timeout is None else timeout,
                 cancel=cancel,
                 on_progress=partial(self._on_progress, "push"),
-                **({} if timeout is None else {"timeout": timeout}),
             )
+            pushed = self._touch("push", send, patience=_with_last_call(timeout))
             if pushed.outcome is FreezeOutcome.PUBLISHED:
                 return done
             other = self._touch("push", partial(self._at, place))

@@ -13,7 +13,7 @@ from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import log, pace
 
-if TYPE_CHECKING:  # it takes a tenth of the time that a start has, and most workers have a claim
+if TYPE_CHECKING:  # imported where a pool has a bucket: most have none, and a start is short
     from vernal_worker.bucket.objects import Objects
 
 STORAGE_SECONDS = 30.0

@@ -50,7 +50,7 @@ def freeze(store: Store, identity: IdentityInputs, host: HostTuple, **changed: b
     return store.publish(staging, created_by="test")
 
 
-def fail(store: Store, identity: IdentityInputs, host: HostTuple, generation: str, node: str = "n") -> Any:
+def fail(store: Store, identity: IdentityInputs, host: HostTuple | str, generation: str, node: str = "n") -> Any:
     return store.record_failure(
         identity, host, generation, stage="criu", reason=Reason.DIGEST_MISMATCH, message="m", worker="w", node=node
     )

@@ -241,7 +241,7 @@ class _View(Objects):
         found: Found | None = self._turn(lambda: super(_View, self).head(key, stage))
         return self._known(found) if found is not None else None
 
-    def put(self, key: str, data: bytes, stage: str) -> None:
+    def put(self, key: str, data: bytes | bytearray, stage: str) -> None:
         def write() -> None:
             self._world.written[key] = self._world.time
             super(_View, self).put(key, data, stage)

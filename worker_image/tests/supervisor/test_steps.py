@@ -88,7 +88,8 @@ def test_without_its_bucket_it_starts_cold_and_says_why(
 
 
 def test_a_transfer_is_told_and_given_up_when_it_cannot_be_there_in_time(capfd: pytest.CaptureFixture[str]) -> None:
-    now, timings = [100.0], {}
+    now = [100.0]
+    timings: dict[str, float] = {}
     told = stores.Transfers(lambda size: 60.0, timings.__setitem__, lambda: now[0])
     for seconds, done in ((0.0, 0), (4.0, 40), (6.0, 60), (30.0, 600)):
         now[0] = 100.0 + seconds

@@ -129,7 +129,7 @@ class Objects:
             except (exceptions.NotFoundError, FileNotFoundError):
                 return None
 
-    def put(self, key: str, data: bytes, stage: str) -> None:
+    def put(self, key: str, data: bytes | bytearray, stage: str) -> None:
         """Write an object whole, whatever was there. Raises: StoreError."""
         with self._told(stage, key):
             obstore.put(self._store, key, data, use_multipart=False)

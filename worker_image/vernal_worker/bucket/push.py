@@ -153,18 +153,21 @@ def _published(objects: Objects) -> dict[str, str]:
     return there
 
 
-def _read(artifact: Artifact, piece: Piece) -> bytes:
+def _read(artifact: Artifact, piece: Piece) -> bytearray:
+    """What is there of it: a piece is in memory once."""
+    data, at = bytearray(piece.length), 0
     fd = os.open(artifact.path / piece.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = bytearray()
-        while len(data) < piece.length:
-            part = os.pread(fd, piece.length - len(data), piece.index * PIECE + len(data))
-            if not part:
-                break
-            data += part
-        return bytes(data)
+        with memoryview(data) as view:
+            while at < piece.length:
+                read = os.preadv(fd, [view[at:]], piece.index * PIECE + at)
+                if not read:
+                    break
+                at += read
     finally:
         os.close(fd)
+    del data[at:]
+    return data
 
 
 def _missing(artifact: Artifact, error: StoreError) -> StoreError:

@@ -325,3 +325,13 @@ def test_who_is_told_to_stop_does_not_wait_for_a_bucket_that_is_silent(
     with pytest.raises(StoreError) as error:
         pod(objects, patience=GUARD_SECONDS, cancel=stop).open(identity, host, ME)
     assert error.value.reason is Reason.THAW_GIVEN_UP and not proxy.released.is_set()
+
+
+def test_who_may_only_read_thaws(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple
+) -> None:
+    push(bucket.straight(), make(FILES))
+    objects, proxy = bucket.through(lambda call: None if call.method in ("GET", "HEAD") else FORBIDDEN)
+    found = pod(objects).open(identity, host, ME).artifact
+    assert found is not None and proxy.met
+    found.verify()

@@ -129,7 +129,8 @@ class BucketStore(Store):
         place, content = offer.place, offer.published.manifest
 
         def look() -> bool:
-            users.use(self._objects, place, self.user, "find")
+            with suppress(StoreError):  # who may only read thaws all the same, and may find it gone the next time
+                users.use(self._objects, place, self.user, "find")
             return failures.doubted(self._objects, place, offer.failed, "find")
 
         doubted = self._touch("find", look)

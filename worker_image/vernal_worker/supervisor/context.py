@@ -158,7 +158,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     object_store_keys = credentials.given(variables)
     if config.checkpoint.object_store is not None and config.checkpoint.policy is not CheckpointPolicy.DISABLED:
         try:
-            stores.connect(config.checkpoint.object_store, object_store_keys)
+            stores.connect(config.checkpoint.object_store, object_store_keys, retry_seconds=0.0)  # only looks at it
         except ValueError as error:
             raise ConfigError(f"checkpoint.objectStore: {error}") from error
     pod = PodIdentity(

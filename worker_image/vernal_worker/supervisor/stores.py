@@ -28,9 +28,7 @@ _RETRY_SECONDS = 20.0
 _SAID_SECONDS = 5.0
 
 
-def connect(
-    config: ObjectStoreConfig, credentials: Mapping[str, str], *, retry_seconds: float = _RETRY_SECONDS
-) -> "Objects":
+def connect(config: ObjectStoreConfig, credentials: Mapping[str, str], *, retry_seconds: float) -> "Objects":
     """Raises:
     ValueError: it is no bucket, or half of the credentials is missing.
     """
@@ -80,7 +78,7 @@ def opened(
 
     return BucketStore(
         root,
-        connect(checkpoint.object_store, credentials),
+        connect(checkpoint.object_store, credentials, retry_seconds=_RETRY_SECONDS),
         transfer=connect(checkpoint.object_store, credentials, retry_seconds=RETRY_SECONDS),
         patience=BUCKET_SECONDS,
         pull_seconds=allowed,

@@ -11,19 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leaks import descriptors
 from patience import GUARD_SECONDS
 from programs import Frozen, Namespace, children, keeper_of
 from vernal_contract.config import CheckpointConfig
-
-
-def descriptors() -> list[str]:
-    found = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.append(str(entry.readlink()))
-        except OSError:
-            continue  # the listing's own
-    return sorted(found)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from typing import Any
 import zmq
 import zmq.asyncio
 from vllm.outputs import STREAM_FINISHED
-from vllm.sampling_params import RequestOutputKind
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
@@ -97,9 +98,13 @@ class Connection:
         """Begin a request; its outputs come into the collector.
 
         Raises:
-            EngineDeadError; TypeError, OverflowError (the prompt cannot be sent).
+            EngineDeadError; TypeError, ValueError, OverflowError: this is no request, or cannot be sent.
         """
         self._check()
+        if not isinstance(params, SamplingParams | PoolingParams):
+            raise TypeError(f"params must be SamplingParams or PoolingParams, not {type(params).__name__}")
+        if prompt is None:  # which on the wire means that it comes in chunks
+            raise TypeError("the prompt is None")
         number = next(self._numbers)
         chunks = prompt if isinstance(prompt, AsyncGenerator) else None
         # What cannot be sent is refused before anything waits for its answer.

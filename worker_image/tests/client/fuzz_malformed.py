@@ -6,8 +6,12 @@ from typing import Any
 
 from vernal_worker.supervisor.engine_args import ArgumentError
 from vllm import PoolingParams, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+from vllm.v1.engine.exceptions import EngineGenerateError
 
+REFUSED = (TypeError, ValueError, VLLMValidationError, EngineGenerateError)
+"""The last is AsyncLLM's for what it did not expect of a prompt."""
 PROMPT = "A worker that has served before"
 
 
@@ -17,7 +21,7 @@ class Malformed:
 
     name: str
     make: Callable[[Any], Any]
-    classes: tuple[type[Exception], ...] = (TypeError, ValueError)
+    classes: tuple[type[Exception], ...] = REFUSED
     exactly: bool = False
 
     def expects(self, error: Exception) -> bool:
@@ -43,7 +47,7 @@ def _circle() -> list[Any]:
 
 
 def _prompt(name: str, prompt: Any, *classes: type[Exception]) -> Malformed:
-    return Malformed(name, lambda llm: llm.generate(prompt, greedy(), "malformed"), classes or (TypeError, ValueError))
+    return Malformed(name, lambda llm: llm.generate(prompt, greedy(), "malformed"), classes or REFUSED)
 
 
 def _params(name: str, params: Callable[[], Any]) -> Malformed:

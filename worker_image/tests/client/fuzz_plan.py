@@ -30,16 +30,16 @@ WEIGHTS = {
     "what it knows": 200,
     "metrics": 60,
     # A freeze, and what ends an engine: seconds each.
-    "freeze": 18,
-    "freeze, there already": 12,
-    "freeze, impossible": 16,
-    "kill": 18,
-    "close": 5,
-    "shutdown": 3,
-    "delete": 3,
-    "thaw, cancelled": 6,
-    "thaw, nothing there": 6,
-    "create, malformed": 12,
+    "freeze": 8,
+    "freeze, there already": 5,
+    "freeze, impossible": 10,
+    "kill": 9,
+    "close": 3,
+    "shutdown": 2,
+    "delete": 2,
+    "thaw, cancelled": 4,
+    "thaw, nothing there": 5,
+    "create, malformed": 6,
 }
 """How often each kind is drawn, beside the others. `thaw` is not drawn: whatever needs an engine makes one."""
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import io
 import os
 import re
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -120,12 +122,19 @@ def test_closing_lets_vllm_stop_in_order(frozen: Frozen, tmp_path: Path) -> None
     assert re.search("event=engine_stopped exit_code=0 ", (tmp_path / "log").read_text())
 
 
-def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path) -> None:
+def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # as a notebook has it: none with a descriptor
 
     before = (ours(), children(os.getpid()), descriptors())
     with pytest.raises(EngineFailedError, match="NoArtifact"):
         asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path))
+    with pytest.raises(EngineFailedError, match="NoArtifact"):
+        asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(EngineFailedError, match="StoreUnavailable: cannot make"):
+        asyncio.run(CheckpointableAsyncLLM.create(str(frozen.model), start="auto", checkpoint_dir="/proc/none"))
     with pytest.raises(EngineFailedError, match="HostUnsupported"):
         asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory, criu="/nonexistent/criu"))
     gc.collect()

@@ -69,3 +69,14 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV_START, "off")
     with pytest.raises(ValueError, match="VERNAL_START is 'off'"):
         choice(None, None)
+
+
+def test_a_directory_that_is_not_there_is_not_made_to_thaw_from_it(tmp_path: Path) -> None:
+    from vernal_contract.config import CheckpointConfig
+    from vernal_worker.client.host import EngineFailedError
+    from vernal_worker.client.settings import frozen_config
+
+    place = tmp_path / "none"
+    with pytest.raises(EngineFailedError, match=r"NoArtifact: there is no directory .*none"):
+        frozen_config(CheckpointConfig(store_path=str(place)))
+    assert not place.exists()

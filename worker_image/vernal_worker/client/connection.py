@@ -89,7 +89,8 @@ class Connection:
             self._socket.send(message)
             return await answer
         except asyncio.CancelledError:
-            self.send(wire.Cancel(number))
+            if not self._socket.closed:
+                self.send(wire.Cancel(number))
             raise
         finally:
             del self._calls[number]

@@ -78,6 +78,8 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
         EngineFailedError: there is none.
     """
     store = Path(checkpoint.store_path)
+    if not store.is_dir():
+        raise EngineFailedError(Reason.NO_ARTIFACT, f"there is no directory {store}")
     try:
         artifacts = Store(store).artifacts()
     except StoreError as error:

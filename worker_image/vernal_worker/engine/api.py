@@ -21,7 +21,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.stats import RequestStateStats
 
-from vernal_worker.engine import errors, wire
+from vernal_worker.engine import errors, readable, wire
 
 _logger = logging.getLogger(__name__)
 _PIECE = frozenset(wire.Piece.__struct_fields__)
@@ -47,6 +47,7 @@ class ApiServer:
         self._chunks: dict[int, _Chunks] = {}
         self._events: list[Any] = []
         self._failed: wire.Died | None = None  # for programs that come later, too
+        self._guarded = False
 
     async def open(self, path: str) -> None:
         """Serve on a new socket at `path`.
@@ -57,6 +58,9 @@ class ApiServer:
         """
         if self._socket is not None:
             raise RuntimeError("the Python API is open already")
+        if not self._guarded:
+            readable.guard(self._llm.input_processor)
+            self._guarded = True
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):

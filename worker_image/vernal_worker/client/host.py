@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vernal_contract import config, names
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import WorkerState
 
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Start
+from vernal_worker.client.next_steps import NEXT_STEP
 from vernal_worker.supervisor.context import ENV_CRIU
 
 _NAMESPACES = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc")

@@ -23,13 +23,14 @@ from functools import partial
 from pathlib import Path
 
 from vernal_contract.identity import differences, digest
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 
 from vernal_worker import threads
 from vernal_worker.checkpoint import host, hostname
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Request
 from vernal_worker.client.messages import Start as StartRequest
+from vernal_worker.client.next_steps import NEXT_STEP
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError

@@ -133,7 +133,7 @@ def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path, monkeypat
     with pytest.raises(EngineFailedError, match="NoArtifact"):
         asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
-    with pytest.raises(EngineFailedError, match="StoreUnavailable: cannot make"):
+    with pytest.raises(EngineFailedError, match="StoreUnavailable: checkpoint_dir: /proc/none"):
         asyncio.run(CheckpointableAsyncLLM.create(str(frozen.model), start="auto", checkpoint_dir="/proc/none"))
     with pytest.raises(EngineFailedError, match="HostUnsupported"):
         asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory, criu="/nonexistent/criu"))

@@ -32,6 +32,7 @@ from vernal_worker.client.known import Known
 from vernal_worker.client.messages import How
 from vernal_worker.client.metrics import EngineMetrics
 from vernal_worker.engine import wire
+from vernal_worker.store.errors import StoreError
 
 PathLike = str | os.PathLike[str]
 _ANSWER_SECONDS = 60.0
@@ -157,7 +158,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         how, place = settings.choice(start, checkpoint_dir)
         if how is How.DISABLED:
             return cls._in_process(AsyncEngineArgs(model=model, **engine_args), UsageContext.OPENAI_API_SERVER)
-        config = _checkpoint(checkpoint, place, how)
+        config = await asyncio.to_thread(_checkpoint, checkpoint, place, how)
         worker = await asyncio.to_thread(settings.worker_config, {"model": model, **engine_args}, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(how)
 
@@ -176,7 +177,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
             Exception: what vLLM raises when it cannot read the model's configuration.
         """
-        config = _checkpoint(checkpoint, checkpoint_dir)
+        config = await asyncio.to_thread(_checkpoint, checkpoint, checkpoint_dir)
         worker = await asyncio.to_thread(settings.frozen_config, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(How.THAW)
 
@@ -543,15 +544,13 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _checkpoint(
     checkpoint: CheckpointConfig | None, directory: PathLike | None, how: How = How.THAW
 ) -> CheckpointConfig:
-    """Raises: EngineFailedError: there is no such directory, where one is made."""
+    """Raises: EngineFailedError: the directory cannot be made."""
     store = str(Path(directory).resolve()) if directory is not None else ""
     if store and how is not How.THAW:
         try:
-            Path(store).mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise EngineFailedError(
-                Reason.STORE_UNAVAILABLE, f"cannot make checkpoint_dir {store}: {error.strerror}"
-            ) from error
+            settings.make_directory(Path(store))
+        except StoreError as error:
+            raise EngineFailedError(error.reason, f"checkpoint_dir: {error.message}") from error
     return msgspec.structs.replace(
         checkpoint or CheckpointConfig(), policy=CheckpointPolicy.AUTO, store_path=store or "/nonexistent"
     )

@@ -15,7 +15,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.store.store import Store
+from vernal_worker.store.store import STORAGE_SECONDS, Store
 from vernal_worker.supervisor import choose, identity, log, recovery
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
@@ -27,9 +27,6 @@ from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.launching import Launcher, StartError
 from vernal_worker.supervisor.thawing import ThawError, Thawing
 from vernal_worker.supervisor.workspace import Workspace
-
-STORAGE_SECONDS = 30.0
-"""How long a look at the store, or a small file there, may take."""
 
 
 class Steps:

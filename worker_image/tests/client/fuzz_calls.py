@@ -324,7 +324,8 @@ class Life:
         def expects(error: Exception) -> bool:
             # What was drawn before it may hold requests: a pause, a sleep.
             drained = isinstance(error, TimeoutError) and str(error).startswith("not frozen: ")
-            return drained or (impossible and isinstance(error, EngineFailedError))
+            asleep = isinstance(error, EngineFailedError) and error.reason == "FreezeGivenUp"
+            return drained or asleep or (impossible and isinstance(error, EngineFailedError))
 
         drain = draw.choice(DRAIN_SECONDS)
         self._start(step, lambda: self._frozen(place, drain), expects)

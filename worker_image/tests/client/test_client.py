@@ -328,6 +328,14 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     assert report.freeze.reason == "PublishedByOther", "the checkpoint is there already"
     with pytest.raises(EngineFailedError):
         await llm.freeze("/proc/no/such/place")
+    await llm.pause_generation()
+    with pytest.raises(EngineFailedError, match=r"paused: resume_generation\(\) comes first"):
+        await llm.freeze(tmp_path / "again")
+    await llm.resume_generation()
+    await llm.sleep(1)
+    with pytest.raises(EngineFailedError, match=r"asleep: wake_up\(\) comes first"):
+        await llm.freeze(tmp_path / "again")
+    await llm.wake_up()
     assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before
     arguments: dict[str, Any] = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
     async with await CheckpointableAsyncLLM.create(str(frozen.model), **arguments) as other:

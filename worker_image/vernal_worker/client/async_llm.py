@@ -295,11 +295,13 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             drain_timeout: seconds to wait for running requests, which go on when it is over; None: without end.
 
         Raises:
-            EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so).
+            EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so). An
+                engine that is asleep or paused is not.
             TimeoutError: requests were still running; it names them. Nothing has changed.
         """
         await self._gate.shut(drain_timeout, self._what_runs)
         try:
+            await self._check_awake()
             self._disconnect("the engine is being frozen")
             freezing = asyncio.ensure_future(asyncio.to_thread(self._freeze, checkpoint_dir))
             for after in (lambda _: self._gate.open(), _look_at):  # also if nobody waits for it any more
@@ -308,6 +310,21 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             self._gate.open()
             raise
         return await asyncio.shield(freezing)
+
+    async def _check_awake(self) -> None:
+        """An engine that is asleep or paused answers no questions of the freeze's either.
+
+        Raises: EngineFailedError: it is.
+        """
+        try:
+            connection = await self._connect()
+            for method, first in (("is_sleeping", "asleep: wake_up()"), ("is_paused", "paused: resume_generation()")):
+                if await connection.call(method, (), {}):
+                    raise EngineFailedError(Reason.FREEZE_GIVEN_UP, f"the engine is {first} comes first")
+        except EngineDeadError:
+            pass  # the freeze finds out more
+        except TimeoutError as error:
+            raise EngineFailedError(Reason.ENGINE_UNRESPONSIVE, str(error)) from error
 
     def _freeze(self, checkpoint_dir: PathLike) -> WorkerState:
         self.report = self._host.freeze(checkpoint_dir)

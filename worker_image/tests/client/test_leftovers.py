@@ -137,5 +137,11 @@ def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path, monkeypat
         asyncio.run(CheckpointableAsyncLLM.create(str(frozen.model), start="auto", checkpoint_dir="/proc/none"))
     with pytest.raises(EngineFailedError, match="HostUnsupported"):
         asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory, criu="/nonexistent/criu"))
+    with monkeypatch.context() as patch:
+        (deep := tmp_path / ("x" * 100)).mkdir()
+        patch.setattr(tempfile, "tempdir", str(deep))
+        with pytest.raises(EngineFailedError, match="HostUnsupported: TMPDIR is too long"):
+            asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory))
+        assert ours() == set()
     gc.collect()
     assert (ours(), children(os.getpid()), descriptors()) == before

@@ -24,7 +24,8 @@ import fuzz_plan
 import leaks
 from fuzz_malformed import CALLS, PROMPT, REFUSED, REQUESTS, Malformed, creations, greedy
 from fuzz_plan import Step
-from programs import ENGINE_ARGS, Frozen, Namespace, children, freeze_with_readme, keeper_of, small
+from programs import ENGINE_ARGS, Frozen, Namespace, children, keeper_of, small
+from vernal_contract.config import CheckpointConfig
 
 _EPILOG = """\
 as in:
@@ -43,6 +44,8 @@ WARM_LIVES = 2
 GROWTH_BYTES = 64 << 20
 """Of the program's memory after these."""
 MOST_FAULTS = 20
+QUICK = CheckpointConfig(warm_up_seconds=0)
+"""What compiles when it is first asked for is not asked for."""
 _PROGRESS_SECONDS = 20.0
 
 
@@ -567,7 +570,7 @@ class Fuzz:
         while (step := self._next) is not None and len(self.tally.faults) < MOST_FAULTS:
             if life is None and step.kind not in fuzz_plan.WITHOUT_ENGINE:
                 began = time.monotonic()
-                llm = await CheckpointableAsyncLLM.thaw(self._place.directory, output=self._output)
+                llm = await CheckpointableAsyncLLM.thaw(self._place.directory, checkpoint=QUICK, output=self._output)
                 self.tally.add("thaw", "answered", time.monotonic() - began)
                 life = Life(llm, self._place, self.tally)
                 del llm
@@ -600,7 +603,7 @@ class Fuzz:
             work = CheckpointableAsyncLLM.thaw(draw.choice((empty, "/proc/no/such/place")), output=self._output)
             expects = lambda error: isinstance(error, EngineFailedError)  # noqa: E731
         else:
-            work = CheckpointableAsyncLLM.thaw(self._place.directory, output=self._output)
+            work = CheckpointableAsyncLLM.thaw(self._place.directory, checkpoint=QUICK, output=self._output)
             seconds = draw.choice((0.0, 0.1, 0.5, 1.0, 2.0))
         task = asyncio.ensure_future(work)
         done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS if seconds is None else seconds)
@@ -653,10 +656,13 @@ def main() -> int:
     print(f"seed {seed}, {arguments.calls} calls", flush=True)
     with tempfile.TemporaryDirectory(prefix="vernal-fuzz-") as directory:
         (temporary := Path(directory) / "tmp").mkdir()
-        place = Frozen(arguments.place, "") if arguments.place is not None else _freeze(Path(directory))
-        tempfile.tempdir = str(temporary)
-        began = time.monotonic()
         with arguments.log.open("w") as log:
+            if arguments.place is not None:
+                place = Frozen(arguments.place, "")
+            else:
+                place = asyncio.run(_freeze(Path(directory), log.fileno()))
+            tempfile.tempdir = str(temporary)
+            began = time.monotonic()
             fuzz = Fuzz(place, seed, arguments.calls, log.fileno())
             fuzz.run()
     tally = fuzz.tally
@@ -671,12 +677,18 @@ def main() -> int:
     return 1 if tally.faults else 0
 
 
-def _freeze(directory: Path) -> Frozen:
+async def _freeze(directory: Path, output: int) -> Frozen:
+    """A tiny model and its checkpoint, in `directory`."""
     from models.tiny import make_tiny_model
+    from vernal_worker.client import CheckpointableAsyncLLM
 
     print("making a model and its checkpoint", flush=True)
-    make_tiny_model(directory / "model")
-    return freeze_with_readme(directory)
+    place = Frozen(directory, "")
+    make_tiny_model(place.model)
+    options: dict[str, Any] = {**ENGINE_ARGS, "start": "cold", "checkpoint": QUICK, "output": output}
+    async with await CheckpointableAsyncLLM.create(str(place.model), **options) as llm:
+        await llm.freeze(place.directory)
+    return place
 
 
 if __name__ == "__main__":  # vLLM's children import this again

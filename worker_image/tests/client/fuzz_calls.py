@@ -648,22 +648,22 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=10_000, help="how many (default 10000)")
     parser.add_argument("--seed", type=int, help="of their order (default: another one each time)")
     parser.add_argument("--place", type=Path, help="a directory with `checkpoints` and `model`; else they are made")
-    log = Path(tempfile.gettempdir()) / "library-fuzz.log"
-    parser.add_argument("--log", type=Path, default=log, help=f"for what the engines write (default {log})")
+    usual = Path(tempfile.gettempdir()) / "library-fuzz.log"
+    parser.add_argument("--log", type=Path, default=usual, help=f"for what the engines write (default {usual})")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     os.environ |= small()
     print(f"seed {seed}, {arguments.calls} calls", flush=True)
     with tempfile.TemporaryDirectory(prefix="vernal-fuzz-") as directory:
         (temporary := Path(directory) / "tmp").mkdir()
-        with arguments.log.open("w") as log:
+        with arguments.log.open("w") as output:
             if arguments.place is not None:
                 place = Frozen(arguments.place, "")
             else:
-                place = asyncio.run(_freeze(Path(directory), log.fileno()))
+                place = asyncio.run(_freeze(Path(directory), output.fileno()))
             tempfile.tempdir = str(temporary)
             began = time.monotonic()
-            fuzz = Fuzz(place, seed, arguments.calls, log.fileno())
+            fuzz = Fuzz(place, seed, arguments.calls, output.fileno())
             fuzz.run()
     tally = fuzz.tally
     memory = [size >> 20 for size in tally.resident]

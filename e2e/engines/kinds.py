@@ -56,12 +56,12 @@ def with_adapters(directory: Path) -> None:
         _adapter(directory / "adapters" / str(number), number)
 
 
-def _adapter(directory: Path, number: int, layers: int = LAYERS, place: str = "model") -> None:
+def _adapter(directory: Path, number: int) -> None:
     directory.mkdir(parents=True)
     random = np.random.Generator(np.random.PCG64([SEED, number]))
     weights = {}
-    for layer in range(layers):
-        prefix = f"base_model.model.{place}.layers.{layer}.self_attn.q_proj."
+    for layer in range(LAYERS):
+        prefix = f"base_model.model.model.layers.{layer}.self_attn.q_proj."
         weights[prefix + "lora_A.weight"] = (random.standard_normal((RANK, HIDDEN)) * SCALE).astype(np.float32)
         weights[prefix + "lora_B.weight"] = (random.standard_normal((HIDDEN, RANK)) * SCALE).astype(np.float32)
     save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -189,13 +189,6 @@ def llava(directory: Path) -> None:
     _change(directory / "tokenizer_config.json", {"chat_template": template, "processor_class": "LlavaProcessor"})
 
 
-def llava_with_adapters(directory: Path) -> None:
-    """Two adapters of its Llama's attention, in `adapters/NUMBER`."""
-    llava(directory)
-    for number in range(2):
-        _adapter(directory / "adapters" / str(number), number, _COMMON["num_hidden_layers"], "model.language_model")
-
-
 _WHISPER_TOKENS = [
     "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
     "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>", *(f"<|{step / 50:.2f}|>" for step in range(11)),
@@ -263,7 +256,6 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "llama, three classes": classifier(3),
     "llama, one score": classifier(1),
     "llava": llava,
-    "llava with adapters": llava_with_adapters,
     "whisper": whisper,
     "bert": of_transformers(
         "BertConfig", "BertModel", vocab_size=VOCABULARY, num_key_value_heads=None, position_embedding_type="absolute"

@@ -1,5 +1,5 @@
 """vLLM's OpenAI server over AsyncLLM and over CheckpointableAsyncLLM, as `beside.py`, of other kinds of models: one
-that embeds, and one that sees images and has adapters.
+that embeds, one that has adapters, and one that sees images.
 
 `beside_kinds.py DIRECTORY KIND`. The model is made in the directory. The line `report` has what came of each case, by
 engine.
@@ -54,11 +54,15 @@ async def adapter(client: Any, verb: str, **body: Any) -> str:
     return answer
 
 
-async def raw(llm: Any, colour: int, **options: Any) -> Any:
+async def raw(llm: Any, colour: int) -> Any:
     """An image that the engine renders."""
     image = PIL.Image.open(io.BytesIO(png(colour))).convert("RGB")
-    prompt = {"prompt": "<image>What is it?", "multi_modal_data": {"image": image}}
-    return [output async for output in llm.generate(prompt, greedy(), "r", **options)][-1].outputs[0].text
+    return await text(llm, {"prompt": "<image>What is it?", "multi_modal_data": {"image": image}})
+
+
+async def text(llm: Any, prompt: Any = PROMPT, **options: Any) -> str:
+    found: str = (await _last(llm.generate(prompt, greedy(), "r", **options)))[-1].outputs[0].text
+    return found
 
 
 async def models(client: Any) -> Any:
@@ -82,7 +86,7 @@ EMBEDS: dict[str, Case] = {
 EMBEDS_CALLS: dict[str, Case] = {
     "encode": encode,
     "encode, not normalized": lambda llm: encode(llm, use_activation=False),
-    "encode, no such task": lambda llm: _last(llm.encode(PROMPT, PoolingParams(task="nothing"), "r")),
+    "encode, no such task": lambda llm: refused(llm.encode(PROMPT, PoolingParams(task="nothing"), "r")),
     "generate": lambda llm: _last(llm.generate(PROMPT, greedy(), "r")),
     "get_supported_tasks": lambda llm: llm.get_supported_tasks(),
 }
@@ -99,10 +103,17 @@ SEES: dict[str, Case] = {
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,x"}}]}
         ],
     ),
+}
+SEES_CALLS: dict[str, Case] = {
+    "a raw image": lambda llm: raw(llm, 3),
+    "another raw image": lambda llm: raw(llm, 5),
+    "reset_mm_cache": lambda llm: llm.reset_mm_cache(),
+    "a raw image then": lambda llm: raw(llm, 3),
+}
+ADAPTS: dict[str, Case] = {
     "models": models,
     "base": complete,
     "adapter 0": lambda client: complete(client, model="adapter-0"),
-    "an image, adapter 0": _chat(3, model="adapter-0"),
     "load": lambda client: adapter(client, "load", lora_name="late", lora_path=f"{ADAPTERS}/1"),
     "models then": models,
     "late": lambda client: complete(client, model="late"),
@@ -111,12 +122,8 @@ SEES: dict[str, Case] = {
     "unload": lambda client: adapter(client, "unload", lora_name="late"),
     "late, unloaded": lambda client: complete(client, model="late"),
 }
-SEES_CALLS: dict[str, Case] = {
-    "a raw image": lambda llm: raw(llm, 3),
-    "another raw image": lambda llm: raw(llm, 5),
-    "reset_mm_cache": lambda llm: llm.reset_mm_cache(),
-    "a raw image then": lambda llm: raw(llm, 3),
-    "a raw image, adapter": lambda llm: raw(llm, 3, lora_request=LoRARequest("other", 7, f"{ADAPTERS}/1")),
+ADAPTS_CALLS: dict[str, Case] = {
+    "generate": lambda llm: text(llm, lora_request=LoRARequest("other", 7, f"{ADAPTERS}/1")),
     "list_loras": lambda llm: llm.list_loras(),
     "add_lora": lambda llm: llm.add_lora(LoRARequest("third", 8, f"{ADAPTERS}/0")),
     "pin_lora": lambda llm: llm.pin_lora(8),
@@ -126,15 +133,25 @@ SEES_CALLS: dict[str, Case] = {
 }
 KINDS: dict[str, tuple[str, dict[str, Any], list[str], dict[str, Case], dict[str, Case]]] = {
     "embeds": ("llama", {"runner": "pooling", "convert": "embed"}, [], EMBEDS, EMBEDS_CALLS),
-    "sees": (
-        "llava with adapters",
-        {"enable_lora": True, "max_lora_rank": RANK, "max_loras": 2, "limit_mm_per_prompt": {"image": 2}},
+    "adapts": (
+        "llama with adapters",
+        {"enable_lora": True, "max_lora_rank": RANK, "max_loras": 2},
         ["--enable-lora", "--lora-modules", f"adapter-0={ADAPTERS}/0"],
-        SEES,
-        SEES_CALLS,
+        ADAPTS,
+        ADAPTS_CALLS,
     ),
+    "sees": ("llava", {"limit_mm_per_prompt": {"image": 2}}, [], SEES, SEES_CALLS),
 }
 """What is made, the engine's arguments, the server's, and the cases of its client and of its engine."""
+
+
+async def refused(outputs: Any) -> str:
+    """The class alone: the message has what there is in any order."""
+    try:
+        await _last(outputs)
+    except Exception as error:
+        return type(error).__name__
+    return "answered"
 
 
 async def _last(outputs: Any) -> Any:

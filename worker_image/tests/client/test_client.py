@@ -260,7 +260,13 @@ async def test_inputs_that_stream(llm: Any) -> None:
         if broken:
             raise ZeroDivisionError("the program's own")
 
+    async def at_once() -> Any:
+        for number in range(3):
+            yield StreamingInput(prompt={"type": "token", "prompt_token_ids": [5 + number, 9]})
+
     params = greedy(max_tokens=4, output_kind=RequestOutputKind.DELTA)
+    async with asyncio.timeout(GUARD_SECONDS):  # parts that come with what they are parts of
+        await asyncio.gather(*(outputs(llm, f"at once {n}", params, at_once()) for n in range(20)))
     found = await outputs(llm, "chunks", params, inputs())
     assert sum(len(output.outputs[0].token_ids) for output in found if output.outputs) > 4
     with pytest.raises(ZeroDivisionError):

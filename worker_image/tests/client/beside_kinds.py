@@ -88,7 +88,7 @@ EMBEDS_CALLS: dict[str, Case] = {
     "encode, not normalized": lambda llm: encode(llm, use_activation=False),
     "encode, no such task": lambda llm: refused(llm.encode(PROMPT, PoolingParams(task="nothing"), "r")),
     "generate": lambda llm: _last(llm.generate(PROMPT, greedy(), "r")),
-    "get_supported_tasks": lambda llm: llm.get_supported_tasks(),
+    "get_supported_tasks": lambda llm: tasks(llm),
 }
 SEES: dict[str, Case] = {
     "an image": _chat(3),
@@ -143,6 +143,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[str], dict[str, Case], dict[str
     "sees": ("llava", {"limit_mm_per_prompt": {"image": 2}}, [], SEES, SEES_CALLS),
 }
 """What is made, the engine's arguments, the server's, and the cases of its client and of its engine."""
+
+
+async def tasks(llm: Any) -> list[str]:
+    """Which vLLM has in any order."""
+    return sorted(await llm.get_supported_tasks())
 
 
 async def refused(outputs: Any) -> str:

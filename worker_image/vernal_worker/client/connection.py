@@ -5,10 +5,13 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 import zmq.asyncio
+from vllm.lora.request import LoRARequest
 from vllm.outputs import STREAM_FINISHED
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -81,7 +84,7 @@ class Connection:
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of AsyncLLM in the engine. Raises what it raises there, or EngineDeadError."""
         self._check()
-        packed = [wire.pack(value) for value in args], {name: wire.pack(value) for name, value in kwargs.items()}
+        packed = [_packed(value) for value in args], {name: _packed(value) for name, value in kwargs.items()}
         number, answer = next(self._numbers), self.loop.create_future()
         message = self._encode(wire.Call(number, method, *packed))
         self._calls[number] = method, answer
@@ -115,7 +118,7 @@ class Connection:
                 request_id,
                 None if chunks is not None else wire.pack(prompt),
                 wire.pack(params),
-                {name: wire.pack(value) for name, value in options.items()},
+                {name: _packed(value) for name, value in options.items()},
             )
         )
         queue = _Collector(params.output_kind, request_id, lambda: self._cancel(number))
@@ -238,6 +241,13 @@ class Connection:
         _, answer = self._calls.get(number, ("", None))
         if answer is not None and not answer.done():
             give(answer)
+
+
+def _packed(value: Any) -> Any:
+    """An adapter's directory as the program names it: the engine works in another one."""
+    if isinstance(value, LoRARequest) and Path(value.lora_path).is_dir():
+        value = msgspec.structs.replace(value, lora_path=str(Path(value.lora_path).absolute()))
+    return wire.pack(value)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

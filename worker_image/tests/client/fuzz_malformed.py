@@ -119,7 +119,7 @@ CALLS = (
     Malformed("a method that the workers have not", lambda llm: llm.collective_rpc("none"), (Exception,), True),
     Malformed("a number that is too large", lambda llm: llm.collective_rpc("x", args=(1 << 64,)), (OverflowError,)),
     Malformed("adapters where there are none", lambda llm: llm.list_loras(), (Exception,), True),
-    Malformed("a pause of no kind", lambda llm: llm.pause_generation(mode="other"), (ValueError, AssertionError)),
+    Malformed("a pause of no kind", lambda llm: llm.pause_generation(mode="other"), (Exception,), True),
     Malformed("an argument in itself", lambda llm: llm.collective_rpc("x", args=(_circle(),))),
 )
 

@@ -77,7 +77,6 @@ REQUESTS = (
     _prompt("a prompt in itself", _circle()),
     _prompt("a key that is none", {7: PROMPT}),
     _prompt("an image for a model that reads", {"prompt": PROMPT, "multi_modal_data": {"image": [1]}}),
-    _prompt("a rendered prompt of no kind", {"type": "nothing", "prompt_token_ids": [5]}),
     _prompt("a rendered prompt without tokens", {"type": "token"}),
     _params("no parameters", lambda: None),
     _params("parameters in a dict", lambda: {"max_tokens": 4}),

@@ -62,8 +62,6 @@ class Call:
     expects: Callable[[Exception], bool]
     began: float
     cancelled: bool = False
-    endings: int = 0
-    """How many calls had ended requests before it began."""
 
 
 @dataclass
@@ -108,7 +106,8 @@ class Life:
         self.namespace = Namespace(keeper_of(os.getpid()))
         self._place, self._tally = place, tally
         self._flying: dict[asyncio.Task[None], Call] = {}
-        self._endings = 0
+        self._endings = self._being_ended = 0
+        """How many calls have ended requests, and how many are at it."""
         self._made: list[Path] = []
         self._open = self._descriptors()
 
@@ -150,8 +149,10 @@ class Life:
     ) -> tuple[Callable[[], Awaitable[Any]], Callable[[Exception], bool]]:
         """A call that an engine answers, and what else may come of it."""
         llm, number = self.llm, str(step.number)
+        # As of now: before its task has run, the next step may be what aborts it.
+        endings = None if self._being_ended else self._endings
         plain: dict[str, Callable[[], Awaitable[Any]]] = {
-            "generate": lambda: self._generate(number, draw),
+            "generate": lambda: self._generate(number, draw, endings),
             "generate, left early": lambda: self._left(number, draw),
             "generate, streamed input": lambda: self._streamed(number, draw),
             "add_request": lambda: self._collected(number, draw),
@@ -189,7 +190,7 @@ class Life:
         """`fails`: an answer would be a fault."""
         if ends:
             self._endings += 1
-        call = Call(step, name or step.kind, expects, time.monotonic(), endings=self._endings)
+        call = Call(step, name or step.kind, expects, time.monotonic())
         task = asyncio.ensure_future(self._watched(call, work, fails))
         self._flying[task] = call
         task.add_done_callback(self._flying.pop)
@@ -228,12 +229,12 @@ class Life:
 
     # --- requests ---
 
-    async def _generate(self, number: str, draw: random.Random) -> str:
+    async def _generate(self, number: str, draw: random.Random, endings: int | None) -> str:
+        """`endings`: how many there had been when it began; None: there was one at that time."""
         from vllm.sampling_params import RequestOutputKind
 
         n, tokens, kind = draw.choice((1, 1, 1, 2)), draw.randint(1, 8), draw.choice(list(RequestOutputKind))
         params = greedy(max_tokens=tokens, n=n, output_kind=kind, temperature=draw.choice((0, 1.0)) if n == 1 else 1.0)
-        endings = self._endings
         counts: Counter[int] = Counter()
         reasons: dict[int, str | None] = {}
         finished = False
@@ -289,12 +290,13 @@ class Life:
             queue.close()
 
     async def _ends(self, call: Awaitable[Any]) -> None:
-        """Both when it begins and when it is done: requests may be ended meanwhile."""
+        """Requests may be ended until it is done."""
         self._endings += 1
+        self._being_ended += 1
         try:
             await call
         finally:
-            self._endings += 1
+            self._being_ended -= 1
 
     async def _knows(self) -> None:
         llm = self.llm

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from programs import Frozen, run
-from public_api import assigned, public
-from test_api import NOT_THERE, installed
+from public_api import NOT_THERE, assigned, installed, public
 
 HERE = Path(__file__).parent
 ELSEWHERE = {"from_engine_args", "from_vllm_config", "shutdown", "handle_fault", *NOT_THERE}

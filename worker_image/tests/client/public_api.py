@@ -5,6 +5,7 @@ wheel of vLLM 0.26.0: `pip download vllm==0.26.0 --no-deps`, then `unzip vllm-*.
 """
 
 import ast
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,15 @@ from typing import Any
 
 Api = dict[str, dict[str, Any]]
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+NOT_THERE = {"admission_stats", "engine_core", "logger_manager", "output_handler", "output_processor", "profiler"}
+"""Attributes of AsyncLLM that are the engine's side, which is in another process."""
+
+
+def installed(module: str) -> Path:
+    """A file of vLLM's sources. vLLM is not imported."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.origin is not None, "vllm is not installed"
+    return Path(spec.origin).parent / module
 
 
 def public(path: Path, name: str) -> Api:

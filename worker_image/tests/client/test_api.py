@@ -2,19 +2,14 @@
 
 import ast
 import copy
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
-from public_api import Api, assigned, lacks, public
+from public_api import NOT_THERE, Api, assigned, installed, lacks, public
 
 HERE = Path(__file__).parent
 CLIENT = HERE.parents[1] / "vernal_worker/client"
-
-
-NOT_THERE = {"admission_stats", "engine_core", "logger_manager", "output_handler", "output_processor", "profiler"}
-"""Attributes of AsyncLLM that are the engine's side, which is in another process."""
 
 
 def ours() -> Api:
@@ -23,12 +18,6 @@ def ours() -> Api:
         | public(CLIENT / "known.py", "Known")
         | public(CLIENT / "async_llm.py", "CheckpointableAsyncLLM")
     )
-
-
-def installed(module: str) -> Path:
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None and spec.origin is not None, "vllm is not installed"
-    return Path(spec.origin).parent / module
 
 
 def of_version(version: str) -> Api:

@@ -2,42 +2,36 @@
 AsyncLLM."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-from programs import Frozen, run
-from public_api import assigned, public
-from test_api import NOT_THERE, installed
+from programs import Frozen
+from public_api import NOT_THERE, assigned, installed, public
+from reports import Report, different, reported
 
-HERE = Path(__file__).parent
 ELSEWHERE = {"from_engine_args", "from_vllm_config", "shutdown", "handle_fault", *NOT_THERE}
 """Of AsyncLLM's interface, what each of these tests uses anyway, what AsyncLLM never answers where fault tolerance is
 off, and what is not there."""
 
 
 @pytest.fixture(scope="module")
-def report(frozen: Frozen) -> dict[str, dict[str, Any]]:
+def report(frozen: Frozen) -> Report:
     """What came of each case, by engine."""
-    printed = run(HERE / "beside.py", str(frozen.directory), str(frozen.model))
-    (line,) = [line for line in printed.splitlines() if line.startswith("report ")]
-    found: dict[str, dict[str, Any]] = json.loads(line.removeprefix("report "))
-    return found
+    return reported("beside.py", str(frozen.directory), str(frozen.model))
 
 
-def test_everything_is_compared(report: dict[str, dict[str, Any]]) -> None:
+def test_everything_is_compared(report: Report) -> None:
     path = installed("v1/engine/async_llm.py")
     theirs = {*public(path, "AsyncLLM"), *assigned(path, "AsyncLLM")} - ELSEWHERE
     used = {name.removeprefix("call: ").partition(",")[0] for name in report["ours"] if name.startswith("call: ")}
     assert len(theirs) > 50 and used == theirs
 
 
-def test_methods_and_attributes(report: dict[str, dict[str, Any]]) -> None:
+def test_methods_and_attributes(report: Report) -> None:
     assert different(report, "call: ") == {}
     assert different(report, "attributes") == {}
 
 
-def test_vllms_openai_server(report: dict[str, dict[str, Any]]) -> None:
+def test_vllms_openai_server(report: Report) -> None:
     assert different(report, "server: ") == {}
     ours = {name.removeprefix("server: "): value for name, value in report["ours"].items()}
     for name in ("tool, named", "tool, required"):
@@ -47,12 +41,3 @@ def test_vllms_openai_server(report: dict[str, dict[str, Any]]) -> None:
     assert ours["completion, streamed"]["returned"][0] == ours["completion"]["returned"][0][0][1]
     assert ours["unknown model"]["raised"][0] == "NotFoundError"
     assert ours["tokens counted"] == [True] and "vllm:e2e_request_latency_seconds_bucket" in ours["metrics"]
-
-
-def different(report: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
-    """What came of the cases of this kind where it is not the same."""
-    theirs, ours = report["AsyncLLM"], report["ours"]
-    assert theirs.keys() == ours.keys()
-    names = [name for name in theirs if name.startswith(kind)]
-    assert names
-    return {name: (theirs[name], ours[name]) for name in names if theirs[name] != ours[name]}

@@ -163,6 +163,40 @@ async def test_errors_keep_their_class(llm: Any) -> None:
     assert llm.errored
 
 
+async def test_a_fork_of_the_program_leaves_the_engine_alone(llm: Any) -> None:
+    """However it ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            llm._finalizer()
+        finally:
+            os._exit(0)
+    await asyncio.to_thread(os.waitpid, child, 0)
+    assert whole(await outputs(llm, "after", greedy()))
+
+
+async def test_every_call_has_an_end(llm: Any) -> None:
+    """What vLLM's core cannot read would end its reading, and so every call after it."""
+    from vllm.exceptions import VLLMValidationError
+
+    for name, value in (("seed", "x"), ("stop_token_ids", ["x"]), ("max_tokens", "many")):
+        altered = greedy()
+        setattr(altered, name, value)
+        with pytest.raises((VLLMValidationError, ValueError)):
+            await outputs(llm, name, altered)
+    with pytest.raises(VLLMValidationError, match="cannot read the request"):
+        async for _ in llm.generate(PROMPT, greedy(), "priority", priority="high"):
+            pass
+    with pytest.raises(VLLMValidationError, match="below zero"):
+        await outputs(llm, "below", greedy(), {"prompt_token_ids": [-1]})
+    assert whole(await outputs(llm, "after", greedy()))
+    await settled(llm)
+    with pytest.raises(ValueError, match="enable_fault_tolerance"):
+        await llm.handle_fault(None)
+    with pytest.raises(TypeError, match="the prompt is None"):
+        await outputs(llm, "none", greedy(), None)
+
+
 async def test_what_the_engine_is_is_known_from_the_start(llm: Any, tmp_path: Path) -> None:
     """Before anything is asked, and after a freeze; without a change of the program's environment."""
     from prometheus_client import REGISTRY, generate_latest
@@ -226,7 +260,13 @@ async def test_inputs_that_stream(llm: Any) -> None:
         if broken:
             raise ZeroDivisionError("the program's own")
 
+    async def at_once() -> Any:
+        for number in range(3):
+            yield StreamingInput(prompt={"type": "token", "prompt_token_ids": [5 + number, 9]})
+
     params = greedy(max_tokens=4, output_kind=RequestOutputKind.DELTA)
+    async with asyncio.timeout(GUARD_SECONDS):  # parts that come with what they are parts of
+        await asyncio.gather(*(outputs(llm, f"at once {n}", params, at_once()) for n in range(20)))
     found = await outputs(llm, "chunks", params, inputs())
     assert sum(len(output.outputs[0].token_ids) for output in found if output.outputs) > 4
     with pytest.raises(ZeroDivisionError):
@@ -283,10 +323,25 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     assert report.freeze.outcome == "Published" and report.freeze.seconds > 0
     assert whole(await task)
     assert (await waiting)[-1].outputs[0].text == before
+    nobody_waits = asyncio.create_task(llm.freeze(tmp_path / "third"))
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not llm._gate.apart:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        nobody_waits.cancel()
+        await outputs(llm, "held back", greedy())
+    assert llm.report is not report and llm.report.freeze.outcome == "Published", "it goes on, and is told of"
     report = await llm.freeze(tmp_path / "again")
     assert report.freeze.reason == "PublishedByOther", "the checkpoint is there already"
     with pytest.raises(EngineFailedError):
         await llm.freeze("/proc/no/such/place")
+    await llm.pause_generation()
+    with pytest.raises(EngineFailedError, match=r"paused: resume_generation\(\) comes first"):
+        await llm.freeze(tmp_path / "again")
+    await llm.resume_generation()
+    await llm.sleep(1)
+    with pytest.raises(EngineFailedError, match=r"asleep: wake_up\(\) comes first"):
+        await llm.freeze(tmp_path / "again")
+    await llm.wake_up()
     assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before
     arguments: dict[str, Any] = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
     async with await CheckpointableAsyncLLM.create(str(frozen.model), **arguments) as other:

@@ -77,6 +77,40 @@ async def test_an_engine_that_falls_silent_is_taken_for_gone(
         await asyncio.wait_for(queue.get(), GUARD_SECONDS)
 
 
+async def test_what_is_no_request_is_refused_at_once(connection: Any) -> None:
+    """Without a prompt, the engine would wait for one in chunks."""
+    from vllm import SamplingParams
+
+    itself: list[Any] = []
+    itself.append(itself)
+    for prompt, params, why in (
+        (None, SamplingParams(), "the prompt is None"),
+        ("prompt", None, "must be SamplingParams or PoolingParams, not NoneType"),
+        ("prompt", {"max_tokens": 4}, "must be SamplingParams or PoolingParams, not dict"),
+        ({"prompt_token_ids": itself}, SamplingParams(), "holds itself"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            connection.start("r", prompt, params, {})
+    assert not connection.busy
+
+
+async def test_a_call_that_is_cancelled_as_the_connection_ends_is_cancelled(connection: Any) -> None:
+    call = asyncio.create_task(connection.call("check_health", (), {}))
+    await asyncio.sleep(0)
+    call.cancel()
+    connection.close()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def test_nobody_waits_for_an_engine_that_is_gone(tmp_path: Path) -> None:
+    from vernal_worker.client.asking import ask
+    from vernal_worker.engine import wire
+
+    with pytest.raises(TimeoutError, match="the engine is gone"):
+        ask(str(tmp_path / "none.sock"), wire.Ask(), GUARD_SECONDS, lambda: False)
+
+
 def test_the_number_of_what_is_not_understood() -> None:
     import msgspec
     from vernal_worker.engine import wire

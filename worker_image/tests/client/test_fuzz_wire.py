@@ -37,6 +37,10 @@ classes = st.sampled_from(
         "vllm.logprobs.Logprob",
         "vllm.logprobs.FlatLogprobs",
         "vllm.lora.request.LoRARequest",
+        "vllm.multimodal.inputs.MultiModalBatchedField",
+        "vllm.multimodal.inputs.MultiModalFieldElem",
+        "vllm.multimodal.inputs.MultiModalKwargsItem",
+        "vllm.multimodal.inputs.PlaceholderRange",
         "vllm.outputs.PoolingOutput",
         "vllm.sampling_params.StructuredOutputsParams",
         "subprocess.Popen",
@@ -61,6 +65,8 @@ def extensions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.tuples(st.just(19), st.tuples(dtypes, shapes, st.binary(max_size=16) | st.just(bytes(24)))),
         st.tuples(st.just(20), dtypes),
         st.tuples(st.just(21), st.tuples(modes, shapes, st.binary(max_size=16) | st.just(bytes(24)))),
+        st.tuples(st.just(22), st.lists(scalars, min_size=3, max_size=3)),
+        st.tuples(st.just(23), st.tuples(classes, st.dictionaries(texts, inner, max_size=2) | scalars)),
         st.tuples(st.integers(-128, 127), inner),
     )
     return contents.map(lambda content: Ext(content[0], encode(content[1])))

@@ -75,3 +75,23 @@ async def test_one_freeze_after_the_other() -> None:
     gate.open()
     await second
     gate.open()
+
+
+def test_one_event_loop_after_the_other() -> None:
+    """In each, somebody waits for a freeze to end."""
+    gate = Gate()
+
+    async def late() -> None:
+        async with gate.use():
+            pass
+
+    async def wait() -> None:
+        await gate.shut(None, nothing)
+        held = asyncio.create_task(late())
+        await turns()
+        assert not held.done()
+        gate.open()
+        await held
+
+    asyncio.run(wait())
+    asyncio.run(wait())

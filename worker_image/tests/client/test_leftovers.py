@@ -2,28 +2,22 @@
 
 import asyncio
 import gc
+import io
 import os
 import re
 import signal
+import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leaks import descriptors
 from patience import GUARD_SECONDS
 from programs import Frozen, Namespace, children, keeper_of
 from vernal_contract.config import CheckpointConfig
-
-
-def descriptors() -> list[str]:
-    found = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.append(str(entry.readlink()))
-        except OSError:
-            continue  # the listing's own
-    return sorted(found)
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +67,14 @@ def test_nothing_is_left(frozen: Frozen, end: str) -> None:
     asyncio.run(asyncio.sleep(0))
     gc.collect()
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    before = (descriptors(), threading.active_count(), ours(), children(os.getpid()))
+    opened = Counter(descriptors())
+    before = (threading.active_count(), ours(), children(os.getpid()))
     namespace = asyncio.run(use(frozen.directory, end))
     gc.collect()
     assert namespace.processes() == {}
     namespace.close()
-    assert (descriptors(), threading.active_count(), ours(), children(os.getpid())) == before
+    assert not Counter(descriptors()) - opened  # what other tests had opened may have been closed
+    assert (threading.active_count(), ours(), children(os.getpid())) == before
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == handlers
 
 
@@ -129,13 +125,26 @@ def test_closing_lets_vllm_stop_in_order(frozen: Frozen, tmp_path: Path) -> None
     assert re.search("event=engine_stopped exit_code=0 ", (tmp_path / "log").read_text())
 
 
-def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path) -> None:
+def test_a_failed_start_leaves_nothing(frozen: Frozen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # as a notebook has it: none with a descriptor
 
     before = (ours(), children(os.getpid()), descriptors())
     with pytest.raises(EngineFailedError, match="NoArtifact"):
         asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path))
+    with pytest.raises(EngineFailedError, match="NoArtifact"):
+        asyncio.run(CheckpointableAsyncLLM.thaw(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(EngineFailedError, match="StoreUnavailable: checkpoint_dir: /proc/none"):
+        asyncio.run(CheckpointableAsyncLLM.create(str(frozen.model), start="auto", checkpoint_dir="/proc/none"))
     with pytest.raises(EngineFailedError, match="HostUnsupported"):
         asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory, criu="/nonexistent/criu"))
+    with monkeypatch.context() as patch:
+        (deep := tmp_path / ("x" * 100)).mkdir()
+        patch.setattr(tempfile, "tempdir", str(deep))
+        with pytest.raises(EngineFailedError, match="HostUnsupported: TMPDIR is too long"):
+            asyncio.run(CheckpointableAsyncLLM.thaw(frozen.directory))
+        assert ours() == set()
     gc.collect()
     assert (ours(), children(os.getpid()), descriptors()) == before

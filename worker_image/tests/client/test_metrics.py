@@ -59,6 +59,12 @@ def test_an_engine_that_does_not_answer_is_shown_as_it_was(answers: list[str | N
     assert lines(shown()) == lines(shown()) == lines(TEXT)
 
 
+def test_an_engine_that_is_gone_with_its_object_shows_nothing(answers: list[str | None]) -> None:
+    answers += [TEXT, ""]
+    assert lines(shown()) == lines(TEXT)
+    assert lines(shown()) == []
+
+
 def test_another_engine_takes_its_place(answers: list[str | None]) -> None:
     from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 

@@ -1,5 +1,6 @@
 """What a program and its environment say, and what its engine is told of it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,31 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV_START, "off")
     with pytest.raises(ValueError, match="VERNAL_START is 'off'"):
         choice(None, None)
+
+
+def test_a_directory_that_is_not_there_is_not_made_to_thaw_from_it(tmp_path: Path) -> None:
+    from vernal_contract.config import CheckpointConfig
+    from vernal_worker.client.host import EngineFailedError
+    from vernal_worker.client.settings import frozen_config
+
+    place = tmp_path / "none"
+    with pytest.raises(EngineFailedError, match=r"NoArtifact: there is no directory .*none"):
+        frozen_config(CheckpointConfig(store_path=str(place)))
+    assert not place.exists()
+
+
+def test_storage_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO that nobody writes to stands for it."""
+    from vernal_contract.config import CheckpointConfig
+    from vernal_worker.client import settings
+    from vernal_worker.client.host import EngineFailedError
+
+    key = tmp_path / "artifacts" / ("a" * 64) / ("b" * 16)
+    place = key / "20260101T000000Z-00000000"
+    place.mkdir(parents=True)
+    (key / "current").symlink_to(place.name)
+    os.mkfifo(place / "manifest.json")
+    monkeypatch.setattr(settings, "STORAGE_SECONDS", 0.2)
+    with pytest.raises(EngineFailedError, match=r"StoreSlow: the storage has not answered for 0\.2 s"):
+        settings.frozen_config(CheckpointConfig(store_path=str(tmp_path)))
+    os.close(os.open(place / "manifest.json", os.O_RDWR | os.O_NONBLOCK))

@@ -93,11 +93,53 @@ def test_what_cannot_travel_is_refused_by_name() -> None:
     for value, why in (
         (reward, "function .*reward cannot be sent"),
         (MultiModalKwargsItems, "class MultiModalKwargsItems cannot be sent"),
-        (MultiModalKwargsItems({}), "MultiModalKwargsItems cannot be sent.*multi_modal_data"),
+        (MultiModalKwargsItems({"image": [object()]}), r"builtins\.object cannot be sent"),
         (object(), r"builtins\.object cannot be sent"),
     ):
         with pytest.raises(TypeError, match=why):
             across({"nested": [value]})
+
+
+def test_rendered_multimodal_prompts() -> None:
+    """As vLLM's server hands them to its engine."""
+    import torch
+    from vllm.inputs.engine import mm_input
+    from vllm.multimodal.inputs import (
+        MultiModalBatchedField,
+        MultiModalFieldElem,
+        MultiModalFlatField,
+        MultiModalKwargsItem,
+        MultiModalKwargsItems,
+        MultiModalSharedField,
+        PlaceholderRange,
+    )
+
+    fields = [
+        MultiModalBatchedField(),
+        MultiModalFlatField(slices=[slice(0, 2), (slice(None), slice(1, None, 2))], dim=1),
+        MultiModalSharedField(batch_size=3, keep_on_cpu=True),
+    ]
+    pixels = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    item = MultiModalKwargsItem({f"f{n}": MultiModalFieldElem([pixels, pixels], f) for n, f in enumerate(fields)})
+    place = PlaceholderRange(1, 2, torch.tensor([True, False]))
+    rendered = mm_input([5, 9, 9], MultiModalKwargsItems({"image": [item, None]}), {"image": ["h"]}, {"image": [place]})
+    back = across(rendered)
+    assert type(back["mm_kwargs"]) is MultiModalKwargsItems and back["mm_hashes"] == {"image": ["h"]}
+    first, second = back["mm_kwargs"]["image"]
+    assert second is None and type(first) is MultiModalKwargsItem and first == item
+    assert [elem.field for elem in first.values()] == fields
+    (found,) = back["mm_placeholders"]["image"]
+    assert (found.offset, found.length, found.is_embed.tolist()) == (1, 2, [True, False])
+
+
+def test_what_holds_itself_is_refused() -> None:
+    from vernal_worker.engine import wire
+
+    itself: list[Any] = []
+    itself.append(itself)
+    for value in (itself, {"a": itself}):
+        with pytest.raises(TypeError, match="holds itself"):
+            wire.pack(value)
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
@@ -203,6 +245,9 @@ def test_what_is_not_on_the_list_does_not_travel() -> None:
         (21, ["1", [-1, -1], b"1"]),
         (21, ["RGB", "1", b"123"]),
         (21, ["no mode", [1, 1], b"1"]),
+        (22, [1, 2]),
+        (23, ["vllm.multimodal.inputs.MultiModalKwargsItem", 5]),
+        (23, ["vllm.sampling_params.SamplingParams", {}]),
     ],
 )
 def test_what_cannot_be_made_of_a_message_is_one_class_of_error(code: int, content: Any) -> None:

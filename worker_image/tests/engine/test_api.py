@@ -22,6 +22,7 @@ def hear(path: Path, *messages: Any, broken: bool, wanted: str) -> list[Any]:
     from vernal_worker.engine import wire
     from vernal_worker.engine.api import ApiServer
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.engine.output_processor import OutputProcessor
 
     class Alive(AsyncLLM):  # type: ignore[misc]
@@ -29,6 +30,7 @@ def hear(path: Path, *messages: Any, broken: bool, wanted: str) -> list[Any]:
 
     async def run() -> list[Any]:
         llm = object.__new__(AsyncLLM if broken else Alive)
+        llm.input_processor = object.__new__(InputProcessor)  # whose methods are looked up, not called
         llm.output_processor = OutputProcessor(None, log_stats=False)
         server = ApiServer(llm, lambda: "")
         await server.open(str(path))

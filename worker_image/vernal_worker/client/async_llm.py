@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 
 import msgspec
 from vernal_contract.config import CheckpointConfig, CheckpointPolicy, WorkerConfig
+from vernal_contract.reasons import Reason
 from vernal_contract.state import WorkerState
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
@@ -25,12 +26,13 @@ from vernal_worker.client.asking import ask
 from vernal_worker.client.calls import Calls
 from vernal_worker.client.connection import Connection
 from vernal_worker.client.gate import MEANWHILE, Gate
-from vernal_worker.client.host import EngineHost
+from vernal_worker.client.host import EngineFailedError, EngineHost
 from vernal_worker.client.in_process import InProcessAsyncLLM
 from vernal_worker.client.known import Known
 from vernal_worker.client.messages import How
 from vernal_worker.client.metrics import EngineMetrics
 from vernal_worker.engine import wire
+from vernal_worker.store.errors import StoreError
 
 PathLike = str | os.PathLike[str]
 _ANSWER_SECONDS = 60.0
@@ -51,9 +53,11 @@ class _Link:
             connection.close(reason)
 
 
-def _end(host: EngineHost, link: _Link) -> None:
-    link.close("the engine was shut down")
-    host.end()
+def _end(host: EngineHost, link: _Link, program: int) -> None:
+    """`program`: whose the engine is. A fork of it has this to call, too, when it ends."""
+    if os.getpid() == program:
+        link.close("the engine was shut down")
+        host.end()
 
 
 def _scraper(llm: "CheckpointableAsyncLLM") -> Callable[[], str | None]:
@@ -62,7 +66,7 @@ def _scraper(llm: "CheckpointableAsyncLLM") -> Callable[[], str | None]:
 
     def scrape() -> str | None:
         llm = known()
-        return llm._metrics_text() if llm is not None else None
+        return llm._metrics_text() if llm is not None else ""
 
     return scrape
 
@@ -87,12 +91,13 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         self._worker = worker
         self._gate = Gate()
         self.log_requests = bool(worker.engine_args.get("enable_log_requests"))
-        output = output if output is not None else sys.stderr.fileno()
+        output = output if output is not None else _stderr()
         self._host = EngineHost(worker, settings.environment(worker, configuration.environment()), criu, output)
         self._link = _Link()
-        self._finalizer = weakref.finalize(self, _end, self._host, self._link)
+        self._finalizer = weakref.finalize(self, _end, self._host, self._link, os.getpid())
         self.report: WorkerState
-        """How the engine came up, and what became of its last freeze: as a worker's `/state`."""
+        """How the engine came up, and what became of the last freeze that made a checkpoint or found one: as a
+        worker's `/state`."""
         self._metrics = EngineMetrics(_scraper(self))
 
     def _start(self, how: How) -> Self:
@@ -108,7 +113,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
 
         try:
             self.report = self._host.start(how, meanwhile=configure)
-            self._learn(ask(self._host.api, wire.Ask(), _ANSWER_SECONDS))
+            self._learn(self._asked())
         except BaseException:
             self._finalizer()
             raise
@@ -153,7 +158,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         how, place = settings.choice(start, checkpoint_dir)
         if how is How.DISABLED:
             return cls._in_process(AsyncEngineArgs(model=model, **engine_args), UsageContext.OPENAI_API_SERVER)
-        config = _checkpoint(checkpoint, place)
+        config = await asyncio.to_thread(_checkpoint, checkpoint, place, how)
         worker = await asyncio.to_thread(settings.worker_config, {"model": model, **engine_args}, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(how)
 
@@ -172,7 +177,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
             Exception: what vLLM raises when it cannot read the model's configuration.
         """
-        config = _checkpoint(checkpoint, checkpoint_dir)
+        config = await asyncio.to_thread(_checkpoint, checkpoint, checkpoint_dir)
         worker = await asyncio.to_thread(settings.frozen_config, config)
         return await cls(worker, criu=_criu(criu), output=output)._started(How.THAW)
 
@@ -201,7 +206,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         if how is How.DISABLED:
             return cls._in_process(engine_args, usage_context, stat_loggers)
         arguments.refuse_given("from_engine_args", stat_loggers=stat_loggers)
-        worker = settings.worker_config(arguments.plain(engine_args), _checkpoint(checkpoint, place))
+        worker = settings.worker_config(arguments.plain(engine_args), _checkpoint(checkpoint, place, how))
         return cls(worker, criu=_criu(criu), output=output)._start(how)
 
     @classmethod
@@ -256,7 +261,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         arguments.refuse_given("from_vllm_config", stat_loggers=stat_loggers, **clients)
         found = arguments.plain(engine_args) if engine_args is not None else derived.engine_args(vllm_config)
         found |= {name: True for name, value in logging.items() if value}
-        worker = settings.worker_config(found, _checkpoint(checkpoint, place))
+        worker = settings.worker_config(found, _checkpoint(checkpoint, place, how))
         return cls(worker, criu=_criu(criu), output=output)._start(how)
 
     @classmethod
@@ -290,24 +295,50 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             drain_timeout: seconds to wait for running requests, which go on when it is over; None: without end.
 
         Raises:
-            EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so).
+            EngineFailedError: it was not frozen, and serves all the same (if it does not, `errored` says so). An
+                engine that is asleep or paused is not.
             TimeoutError: requests were still running; it names them. Nothing has changed.
         """
         await self._gate.shut(drain_timeout, self._what_runs)
         try:
+            await self._check_awake()
             self._disconnect("the engine is being frozen")
             freezing = asyncio.ensure_future(asyncio.to_thread(self._freeze, checkpoint_dir))
-            freezing.add_done_callback(lambda _: self._gate.open())  # also if nobody waits for it any more
+            for after in (lambda _: self._gate.open(), _look_at):  # also if nobody waits for it any more
+                freezing.add_done_callback(after)
         except BaseException:
             self._gate.open()
             raise
-        self.report = await asyncio.shield(freezing)
-        return self.report
+        return await asyncio.shield(freezing)
+
+    async def _check_awake(self) -> None:
+        """An engine that is asleep or paused answers no questions of the freeze's either.
+
+        Raises: EngineFailedError: it is.
+        """
+        try:
+            connection = await self._connect()
+            for method, first in (("is_sleeping", "asleep: wake_up()"), ("is_paused", "paused: resume_generation()")):
+                if await connection.call(method, (), {}):
+                    raise EngineFailedError(Reason.FREEZE_GIVEN_UP, f"the engine is {first} comes first")
+        except EngineDeadError:
+            pass  # the freeze finds out more
+        except TimeoutError as error:
+            raise EngineFailedError(Reason.ENGINE_UNRESPONSIVE, str(error)) from error
 
     def _freeze(self, checkpoint_dir: PathLike) -> WorkerState:
-        report = self._host.freeze(checkpoint_dir)
-        self._learn(ask(self._host.api, wire.Ask(), _ANSWER_SECONDS))  # it may be another one now
-        return report
+        self.report = self._host.freeze(checkpoint_dir)
+        self._learn(self._asked())  # it may be another one now
+        return self.report
+
+    def _asked(self) -> wire.Welcome:
+        """What the engine says of itself. Raises: EngineFailedError: it says nothing, or what nobody understands."""
+        try:
+            facts: wire.Welcome = ask(self._host.api, wire.Ask(), _ANSWER_SECONDS, lambda: self._host.alive)
+        except (TimeoutError, msgspec.DecodeError) as error:
+            reason = Reason.ENGINE_UNRESPONSIVE if self._host.alive else Reason.ENGINE_DIED
+            raise EngineFailedError(reason, str(error)) from error
+        return facts
 
     def _what_runs(self) -> str:
         connection = self._link.connection
@@ -328,6 +359,18 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
             renderer.shutdown()
         if self._finalizer.detach() is not None:
             self._host.close(timeout)
+
+    async def reset_mm_cache(self) -> None:
+        """Also of `renderer`, if it is there."""
+        await super().reset_mm_cache()
+        if (renderer := vars(self).get("renderer")) is not None:
+            await renderer.clear_mm_cache_async()
+
+    async def handle_fault(self, fault_tolerance_request: Any) -> Any:
+        """Raises: ValueError: the engine has no fault tolerance; vLLM's would never answer."""
+        if not getattr(self.vllm_config.parallel_config, "enable_fault_tolerance", False):
+            raise ValueError("handle_fault needs an engine with enable_fault_tolerance=True")
+        return await super().handle_fault(fault_tolerance_request)
 
     async def __aenter__(self) -> Self:
         return self
@@ -499,8 +542,8 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         if self._ended or self._gate.apart:
             return None
         try:
-            text: str = ask(self._host.api, wire.Ask(metrics=True), _SCRAPE_SECONDS).text
-        except TimeoutError:
+            text: str = ask(self._host.api, wire.Ask(metrics=True), _SCRAPE_SECONDS, lambda: self._host.alive).text
+        except (TimeoutError, msgspec.DecodeError):
             return None
         return text
 
@@ -515,13 +558,27 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and (name, value) != ("priority", 0)}
 
 
-def _checkpoint(checkpoint: CheckpointConfig | None, directory: PathLike | None) -> CheckpointConfig:
+def _checkpoint(
+    checkpoint: CheckpointConfig | None, directory: PathLike | None, how: How = How.THAW
+) -> CheckpointConfig:
+    """Raises: EngineFailedError: the directory cannot be made."""
     store = str(Path(directory).resolve()) if directory is not None else ""
-    if store:
-        Path(store).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if store and how is not How.THAW:
+        try:
+            settings.make_directory(Path(store))
+        except StoreError as error:
+            raise EngineFailedError(error.reason, f"checkpoint_dir: {error.message}") from error
     return msgspec.structs.replace(
         checkpoint or CheckpointConfig(), policy=CheckpointPolicy.AUTO, store_path=store or "/nonexistent"
     )
+
+
+def _stderr() -> int:
+    """The program's, also where Python's is something else, as in a notebook."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return 2
 
 
 def _criu(criu: str | None) -> str:

@@ -5,12 +5,16 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 import zmq.asyncio
+from vllm.lora.request import LoRARequest
 from vllm.outputs import STREAM_FINISHED
-from vllm.sampling_params import RequestOutputKind
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
@@ -80,7 +84,7 @@ class Connection:
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of AsyncLLM in the engine. Raises what it raises there, or EngineDeadError."""
         self._check()
-        packed = [wire.pack(value) for value in args], {name: wire.pack(value) for name, value in kwargs.items()}
+        packed = [_packed(value) for value in args], {name: _packed(value) for name, value in kwargs.items()}
         number, answer = next(self._numbers), self.loop.create_future()
         message = self._encode(wire.Call(number, method, *packed))
         self._calls[number] = method, answer
@@ -88,7 +92,8 @@ class Connection:
             self._socket.send(message)
             return await answer
         except asyncio.CancelledError:
-            self.send(wire.Cancel(number))
+            if not self._socket.closed:
+                self.send(wire.Cancel(number))
             raise
         finally:
             del self._calls[number]
@@ -97,9 +102,13 @@ class Connection:
         """Begin a request; its outputs come into the collector.
 
         Raises:
-            EngineDeadError; TypeError, OverflowError (the prompt cannot be sent).
+            EngineDeadError; TypeError, ValueError, OverflowError: this is no request, or cannot be sent.
         """
         self._check()
+        if not isinstance(params, SamplingParams | PoolingParams):
+            raise TypeError(f"params must be SamplingParams or PoolingParams, not {type(params).__name__}")
+        if prompt is None:  # which on the wire means that it comes in chunks
+            raise TypeError("the prompt is None")
         number = next(self._numbers)
         chunks = prompt if isinstance(prompt, AsyncGenerator) else None
         # What cannot be sent is refused before anything waits for its answer.
@@ -109,7 +118,7 @@ class Connection:
                 request_id,
                 None if chunks is not None else wire.pack(prompt),
                 wire.pack(params),
-                {name: wire.pack(value) for name, value in options.items()},
+                {name: _packed(value) for name, value in options.items()},
             )
         )
         queue = _Collector(params.output_kind, request_id, lambda: self._cancel(number))
@@ -232,6 +241,13 @@ class Connection:
         _, answer = self._calls.get(number, ("", None))
         if answer is not None and not answer.done():
             give(answer)
+
+
+def _packed(value: Any) -> Any:
+    """An adapter's directory as the program names it: the engine works in another one."""
+    if isinstance(value, LoRARequest) and Path(value.lora_path).is_dir():
+        value = msgspec.structs.replace(value, lora_path=str(Path(value.lora_path).absolute()))
+    return wire.pack(value)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

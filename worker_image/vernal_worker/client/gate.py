@@ -15,14 +15,14 @@ class Gate:
         self.apart = False
         """Whether the engine is being frozen, and there is nobody to be asked."""
         self._running = 0
-        self._event: asyncio.Event | None = None
+        self._shut = False
+        self._event: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     @contextlib.asynccontextmanager
     async def use(self, *, meanwhile: bool = False) -> AsyncIterator[None]:
         """Something runs. `meanwhile`: it is not held back before the freeze has really begun."""
-        gate = self._open()
-        while not gate.is_set() and (self.apart or not meanwhile):
-            await gate.wait()
+        while self._shut and (self.apart or not meanwhile):
+            await self._opened()
         self._running += 1
         try:
             yield
@@ -39,10 +39,9 @@ class Gate:
         Raises:
             TimeoutError: something ran for longer; it is named, and the gate is open again.
         """
-        gate = self._open()
-        while not gate.is_set():
-            await gate.wait()
-        gate.clear()
+        while self._shut:
+            await self._opened()
+        self._shut = True
         try:
             try:
                 async with asyncio.timeout(drain_timeout):
@@ -58,11 +57,14 @@ class Gate:
             raise
 
     def open(self) -> None:
-        self.apart = False
-        self._open().set()
+        self.apart = self._shut = False
+        if self._event is not None:
+            self._event[1].set()
+            self._event = None
 
-    def _open(self) -> asyncio.Event:
-        if self._event is None:
-            self._event = asyncio.Event()
-            self._event.set()
-        return self._event
+    async def _opened(self) -> None:
+        """An event belongs to the loop that waits for it, and a program may use one loop after the other."""
+        loop = asyncio.get_running_loop()
+        if self._event is None or self._event[0] is not loop:
+            self._event = loop, asyncio.Event()
+        await self._event[1].wait()

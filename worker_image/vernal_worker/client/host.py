@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vernal_contract import config, names
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import WorkerState
 
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Start
+from vernal_worker.client.next_steps import NEXT_STEP
 from vernal_worker.supervisor.context import ENV_CRIU
 
 _NAMESPACES = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc")
+_LONGEST_SOCKET = 107
+"""Bytes of a socket's path (unix(7))."""
 _EXIT_SECONDS = 15.0
 """For vLLM to stop in order, and then for the keeper to clean up."""
 
@@ -49,6 +52,11 @@ class EngineHost:
             raise EngineFailedError(Reason.HOST_UNSUPPORTED, "namespaces and CRIU need root")
         self._directory = Path(tempfile.mkdtemp(prefix="vernal-"))  # 0700
         self.api = str(self._directory / "api.sock")
+        if len(os.fsencode(self.api)) > _LONGEST_SOCKET:
+            self._directory.rmdir()
+            raise EngineFailedError(
+                Reason.HOST_UNSUPPORTED, f"TMPDIR is too long for a socket's path: {self._directory.parent}"
+            )
         self._lock = threading.Lock()
         ours, theirs = socket.socketpair()
         program = os.pidfd_open(os.getpid())

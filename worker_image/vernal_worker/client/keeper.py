@@ -23,17 +23,19 @@ from functools import partial
 from pathlib import Path
 
 from vernal_contract.identity import differences, digest
-from vernal_contract.reasons import NEXT_STEP, Reason
+from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 
 from vernal_worker import threads
 from vernal_worker.checkpoint import host, hostname
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Request
 from vernal_worker.client.messages import Start as StartRequest
+from vernal_worker.client.next_steps import NEXT_STEP
+from vernal_worker.client.settings import make_directory
 from vernal_worker.control.client import ControlError
 from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.store import Store
+from vernal_worker.store.store import STORAGE_SECONDS, Store
 from vernal_worker.supervisor import gpu, hub, identity, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
@@ -184,16 +186,23 @@ class Keeper:
             return Refused(Reason.HOST_UNSUPPORTED, why)
         if self._engine is None:
             return Refused(Reason.INTERNAL, "there is no engine")
+        place = Path(request.store)
         try:
-            Path(request.store).mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            return Refused(Reason.STORE_UNAVAILABLE, f"cannot make {request.store}: {error.strerror}")
+            make_directory(place)
+        except StoreError as error:
+            return Refused(error.reason, error.message)
         problem: Answer | None = None
         try:
             self._engine.client.close_api(CALL_TIMEOUT)
             try:
                 self._start.freeze(
-                    self._engine, Store(Path(request.store), signing_key=self._context.settings.signing_key)
+                    self._engine,
+                    Store(
+                        place,
+                        patience=STORAGE_SECONDS,
+                        cancel=self._context.stop.signalled,
+                        signing_key=self._context.settings.signing_key,
+                    ),
                 )
             except (ContentError, HubError) as error:
                 code = Reason.CONTENT_UNREADABLE if isinstance(error, SourceError) else Reason.CONFIG_INVALID

@@ -1,5 +1,6 @@
 """What AsyncLLM knows without asking its engine."""
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -102,7 +103,7 @@ class Known:
     def renderer(self) -> Any:
         from vllm.renderers import renderer_from_config
 
-        return renderer_from_config(self.vllm_config)
+        return renderer_from_config(_complete(self.vllm_config))
 
     @cached_property
     def input_processor(self) -> Any:
@@ -116,3 +117,12 @@ class Known:
 
     def get_tokenizer(self) -> Any:
         return self.renderer.get_tokenizer()
+
+
+def _complete(config: Any) -> Any:
+    """For a renderer that leaves nothing out of a multi-modal prompt. vLLM's does where it thinks that the engine has
+    it cached, which it can know only of an engine that has no other renderer; this one has."""
+    shared, parallel = copy.copy(config), copy.copy(config.parallel_config)
+    parallel._api_process_count = 2
+    shared.parallel_config = parallel
+    return shared

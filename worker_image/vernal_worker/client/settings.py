@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from vernal_contract.variables import TUNING
 from vernal_worker.client import arguments as engine_arguments
 from vernal_worker.client.host import EngineFailedError
 from vernal_worker.client.messages import How
-from vernal_worker.store.errors import StoreError
-from vernal_worker.store.store import Store
+from vernal_worker.store.errors import StoreError, Touch
+from vernal_worker.store.store import STORAGE_SECONDS, Store
 from vernal_worker.supervisor.engine_args import ArgumentError, canonical
 
 _LIBRARIES = "LD_LIBRARY_PATH"
@@ -75,11 +76,14 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
     """The configuration of the newest checkpoint in the store.
 
     Raises:
-        EngineFailedError: there is none.
+        EngineFailedError: there is none, or the storage does not answer.
     """
     store = Path(checkpoint.store_path)
+    patient = Touch(STORAGE_SECONDS)
     try:
-        artifacts = Store(store).artifacts()
+        if not patient("find", store.is_dir):
+            raise EngineFailedError(Reason.NO_ARTIFACT, f"there is no directory {store}")
+        artifacts = patient("find", Store(store).artifacts)
     except StoreError as error:
         raise EngineFailedError(error.reason, error.message) from error
     if not artifacts:
@@ -95,6 +99,15 @@ def frozen_config(checkpoint: config.CheckpointConfig) -> config.WorkerConfig:
         engine_env=inputs.engine_env,
         checkpoint=checkpoint,
     )
+
+
+def make_directory(path: Path) -> None:
+    """Of checkpoints; for its owner alone, if it is not there yet.
+
+    Raises:
+        StoreError: it cannot be made, or the storage does not answer.
+    """
+    Touch(STORAGE_SECONDS)("make", partial(path.mkdir, mode=0o700, parents=True, exist_ok=True))
 
 
 def environment(worker: config.WorkerConfig, program: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import zmq
@@ -21,7 +22,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.stats import RequestStateStats
 
-from vernal_worker.engine import errors, wire
+from vernal_worker.engine import errors, readable, wire
 
 _logger = logging.getLogger(__name__)
 _PIECE = frozenset(wire.Piece.__struct_fields__)
@@ -47,6 +48,7 @@ class ApiServer:
         self._chunks: dict[int, _Chunks] = {}
         self._events: list[Any] = []
         self._failed: wire.Died | None = None  # for programs that come later, too
+        self._guarded = False
 
     async def open(self, path: str) -> None:
         """Serve on a new socket at `path`.
@@ -57,6 +59,9 @@ class ApiServer:
         """
         if self._socket is not None:
             raise RuntimeError("the Python API is open already")
+        if not self._guarded:
+            readable.guard(self._llm.input_processor)
+            self._guarded = True
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
@@ -148,9 +153,11 @@ class ApiServer:
     def _handle(self, message: wire.ToEngine) -> None:
         match message:
             case wire.Generate():
-                self._start(message.number, self._generate(message))
+                if message.prompt is None:  # before the next message, which may be its first part, is looked at
+                    self._chunks[message.number] = asyncio.Queue()
+                self._start(message.number, partial(self._generate, message))
             case wire.Call():
-                self._start(message.number, self._call(message))
+                self._start(message.number, partial(self._call, message))
             case wire.Cancel():
                 if (task := self._requests.get(message.number)) is not None:
                     task.cancel()
@@ -158,17 +165,19 @@ class ApiServer:
                 if (chunks := self._chunks.get(message.number)) is not None:
                     chunks.put_nowait(message)
 
-    def _start(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, number: int, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def run() -> None:
             try:
-                await work
+                await work()
             except Exception as error:
                 self._emit(wire.Failed(number, errors.pack(error)))
-            finally:
-                self._requests.pop(number, None)
-                self._chunks.pop(number, None)
 
-        self._requests[number] = asyncio.create_task(run())
+        def forget(_: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it began
+            self._requests.pop(number, None)
+            self._chunks.pop(number, None)
+
+        task = self._requests[number] = asyncio.create_task(run())
+        task.add_done_callback(forget)
 
     def _emit(self, event: Any) -> None:
         """Events of one turn of the event loop travel together."""
@@ -229,9 +238,7 @@ class ApiServer:
             params.output_kind = RequestOutputKind.DELTA  # the program adds up
         prompt = request.prompt
         if prompt is None:
-            chunks: _Chunks = asyncio.Queue()
-            self._chunks[number] = chunks
-            prompt = _inputs(chunks)
+            prompt = _inputs(self._chunks[number])
         differences = _Differences(number)
         finished = False
         async for output in self._llm.generate(prompt, params, request.request_id, **request.options):

@@ -6,7 +6,7 @@ since the last one, of all requests together. Outputs of one request travel as d
 (`vernal_worker.client.outputs` puts them together).
 
 Nothing here is pickled. `pack` and `unpack` know numbers, text, bytes, containers, arrays, tensors and their dtypes,
-images, and the classes of vLLM that `CLASSES` names; anything else is a TypeError at the sender and a
+images, slices, and the classes of vLLM that `CLASSES` names; anything else is a TypeError at the sender and a
 `msgspec.DecodeError` at the receiver.
 """
 
@@ -14,6 +14,7 @@ import dataclasses
 import enum
 import importlib
 import logging
+from collections import UserDict
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -30,7 +31,7 @@ BEAT_SECONDS = 1.0
 """So often, at least, the engine sends a `Batch`."""
 
 _exts: dict[type, int] = {tuple: 1, set: 2, frozenset: 3, dict: 4}
-_OBJECT, _ENUM, _ARRAY, _TENSOR, _DTYPE, _IMAGE = 16, 17, 18, 19, 20, 21
+_OBJECT, _ENUM, _ARRAY, _TENSOR, _DTYPE, _IMAGE, _SLICE, _MAPPING = 16, 17, 18, 19, 20, 21, 22, 23
 
 IMAGE_MODES = {
     "1": 1, "L": 8, "LA": 16, "RGB": 24, "RGBA": 32, "CMYK": 32, "YCbCr": 24, "HSV": 24, "I": 32, "F": 32, "I;16": 16
@@ -44,6 +45,13 @@ CLASSES = (
     "vllm.logprobs.FlatLogprobs",
     "vllm.logprobs.Logprob",
     "vllm.lora.request.LoRARequest",
+    "vllm.multimodal.inputs.MultiModalBatchedField",
+    "vllm.multimodal.inputs.MultiModalFieldElem",
+    "vllm.multimodal.inputs.MultiModalFlatField",
+    "vllm.multimodal.inputs.MultiModalKwargsItem",
+    "vllm.multimodal.inputs.MultiModalKwargsItems",
+    "vllm.multimodal.inputs.MultiModalSharedField",
+    "vllm.multimodal.inputs.PlaceholderRange",
     "vllm.outputs.PoolingOutput",
     "vllm.outputs.RequestError",
     "vllm.outputs.SamplingMask",
@@ -274,17 +282,26 @@ def pack(value: Any) -> Any:
     """What MessagePack can carry and `unpack` turns back.
 
     Raises:
-        TypeError: `value` holds an object of another class than the module's docstring names.
+        TypeError: `value` holds an object of another class than the module's docstring names, or itself.
     """
+    try:
+        return _pack(value)
+    except RecursionError:
+        raise TypeError("a value that holds itself, or is nested too deeply, cannot be sent") from None
+
+
+def _pack(value: Any) -> Any:
     kind = type(value)
     if value is None or kind in (bool, int, float, str, bytes):
         return value
     if kind is list:
-        return value if all(type(item) is int for item in value) else [pack(item) for item in value]
+        return value if all(type(item) is int for item in value) else [_pack(item) for item in value]
     if kind is dict and all(type(key) is str for key in value):
-        return {key: pack(item) for key, item in value.items()}
+        return {key: _pack(item) for key, item in value.items()}
     if kind in _exts:
-        items = [[pack(key), pack(item)] for key, item in value.items()] if kind is dict else [pack(i) for i in value]
+        items = (
+            [[_pack(key), _pack(item)] for key, item in value.items()] if kind is dict else [_pack(i) for i in value]
+        )
         return _ext(_exts[kind], items)
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -293,14 +310,16 @@ def pack(value: Any) -> Any:
         return _ext(_DTYPE, str(value).removeprefix("torch."))
     if isinstance(value, PIL.Image.Image):
         return _image(value)
+    if kind is slice:
+        return _ext(_SLICE, [_pack(part) for part in (value.start, value.stop, value.step)])
     if isinstance(value, numpy.generic):
-        return pack(value.item())
+        return _pack(value.item())
     if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
         return _ext(_ARRAY, [value.dtype.str, list(value.shape), numpy.ascontiguousarray(value).tobytes()])
     if (name := _names().get(kind)) is not None:
-        if isinstance(value, enum.Enum):
-            return _ext(_ENUM, [name, value.value])
-        return _ext(_OBJECT, [name, {field: pack(getattr(value, field)) for field in _fields(name)}])
+        if (code := _code(kind)) != _OBJECT:
+            return _ext(code, [name, _pack(value.value if code == _ENUM else value.data)])
+        return _ext(_OBJECT, [name, {field: _pack(getattr(value, field)) for field in _fields(name)}])
     raise TypeError(_refusal(value))
 
 
@@ -309,11 +328,6 @@ def _refusal(value: Any) -> str:
     if callable(value) and (name := getattr(value, "__qualname__", None)) is not None:
         what = "class" if isinstance(value, type) else "function"
         return f"the {what} {name} cannot be sent to the engine's process: nothing that runs can be"
-    if kind.__module__.startswith("vllm.multimodal."):
-        return (
-            f"{kind.__qualname__} cannot be sent to the engine's process: of multi-modal prompts it takes the raw form,"
-            " with multi_modal_data, which it renders itself"
-        )
     return (
         f"{kind.__module__}.{kind.__qualname__} cannot be sent to the engine's process; it takes numbers, text, bytes, "
         "containers, arrays, tensors, images, and vLLM's classes for parameters"
@@ -358,12 +372,20 @@ def _from_ext(code: int, data: memoryview) -> Any:
         if width < 0 or height < 0 or (width * IMAGE_MODES[mode] + 7) // 8 * height != len(buffer):
             raise ValueError(f"{len(buffer)} bytes are no image of {width}x{height}")  # which would be made first
         return PIL.Image.frombytes(mode, (width, height), buffer)
-    if code in (_OBJECT, _ENUM):
+    if code == _SLICE:
+        start, stop, step = content
+        return slice(start, stop, step)
+    if code in (_OBJECT, _ENUM, _MAPPING):
         name, fields = content
-        if (cls := _classes().get(name)) is None or issubclass(cls, enum.Enum) is not (code == _ENUM):
+        if (cls := _classes().get(name)) is None or _code(cls) != code:
             raise ValueError(f"objects of {name!r} are not accepted")
-        return cls(fields) if code == _ENUM else cls(**fields)
+        return cls(**fields) if code == _OBJECT else cls(fields)
     raise ValueError(f"unknown extension {code}")
+
+
+def _code(cls: type) -> int:
+    """How objects of one of `CLASSES` travel."""
+    return _ENUM if issubclass(cls, enum.Enum) else _MAPPING if issubclass(cls, UserDict) else _OBJECT
 
 
 def _dtype(name: Any) -> torch.dtype:

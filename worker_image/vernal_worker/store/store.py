@@ -29,6 +29,9 @@ from vernal_worker.store.staging import Publication, Staging
 LEASE_TTL = 15.0
 """Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
 
+STORAGE_SECONDS = 30.0
+"""How long a look at the store, or a small file there, may take: what its users give as `patience`."""
+
 GRACE = 3600.0
 
 SETTLED = 120.0

@@ -10,17 +10,14 @@ from vernal_contract.config import CheckpointConfig, CheckpointPolicy, ObjectSto
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.store import Store
+from vernal_worker.store.store import STORAGE_SECONDS, Store
 from vernal_worker.supervisor import log, pace
 
 if TYPE_CHECKING:  # imported where a pool has a bucket: most have none, and a start is short
     from vernal_worker.bucket.objects import Objects
 
-STORAGE_SECONDS = 30.0
-"""How long a look at the store, or a small file there, may take."""
-
 BUCKET_SECONDS = 60.0
-"""The same of a bucket, for several small objects."""
+"""As STORAGE_SECONDS, of a bucket, for several small objects."""
 
 _RETRY_SECONDS = 20.0
 """How long what may pass is tried again at such a look: a worker that starts cold instead waits for it."""

@@ -15,7 +15,7 @@ from vernal_worker.control.protocol import Answer, Command
 
 _A = TypeVar("_A", bound=Answer)
 _ABORT_SHARE = 0.6  # of the time for `AbortAll`, for clients that read slowly
-_MORE = 10.0  # seconds for an answer after the engine has used its time up
+_MORE = 120.0  # seconds for an answer after the engine has used its time up: it ends what it compiles first
 _SLICE = 0.2  # how late, in seconds, a call notices that it was cancelled
 
 

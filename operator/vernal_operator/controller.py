@@ -24,6 +24,7 @@ from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
 from vernal_operator.reconcile import Reconciler
 from vernal_operator.settings import Settings
+from vernal_operator.tracing import Tracer
 from vernal_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,12 @@ class Controller:
     """
 
     def __init__(
-        self, client: Client, settings: Settings, lease: LeaseSettings, deposed: Callable[[str], None]
+        self,
+        client: Client,
+        settings: Settings,
+        lease: LeaseSettings,
+        deposed: Callable[[str], None],
+        tracer: Tracer | None = None,
     ) -> None:
         self._leadership = Leadership(client, lease, won=self._led, lost=deposed)
         client.guard(lambda: self._leadership.seconds_left)
@@ -54,7 +60,7 @@ class Controller:
         )
         self._observer = Observer(client, settings, self._changed, wakers)
         self._references = References(self._observer, self._workers)
-        self._reconciler = Reconciler(client, self._observer, self._workers, self._references, self._queue.add)
+        self._reconciler = Reconciler(client, self._observer, self._workers, self._references, self._queue.add, tracer)
         self._threads = [
             threading.Thread(target=self._work, name=f"reconcile-{slot}", daemon=True)
             for slot in range(settings.threads)

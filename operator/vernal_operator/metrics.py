@@ -64,6 +64,12 @@ START_SECONDS = Histogram(
     ["phase", "mode"],
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0),
 )
+SPANS = Counter(
+    "vernal_operator_spans",
+    "Spans of traced starts, by what became of them: sent, failed (the collector did not take them), dropped (too many "
+    "waited for it).",
+    ["result"],
+)
 ORPHANS = Gauge(
     "vernal_operator_orphans",
     "Artifacts on a claim that no VLLMCheckpoint of its namespace is of, when a janitor looked last.",

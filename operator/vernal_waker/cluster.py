@@ -12,6 +12,7 @@ from vernal_operator.observe.cache import Cache
 from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import SLICES_READER, SliceView
 from vernal_operator.settings import WATCH_SILENCE_SECONDS
+from vernal_operator.spans import field_manager
 
 from vernal_waker import metrics
 from vernal_waker.routes import PoolName, Slice, Table, table
@@ -77,20 +78,20 @@ class Cluster:
         self._due = False  # first: what changes from here on is told of again
         self._changed()
 
-    async def wake(self, pool: PoolName) -> bool:
+    async def wake(self, pool: PoolName, trace: str) -> bool | None:
         """Set replicas to 1 if they are 0, in one step, so that nobody's larger number is undone. See `pools.Wake`."""
         try:
-            woken = await asyncio.to_thread(self._wake, pool)
+            woken = await asyncio.to_thread(self._wake, pool, field_manager(trace))
         except ApiError as error:
             metrics.WAKES.labels("failed").inc()
             log.warning("%s cannot be woken: %s; it is tried again", pool, error)
-            return False
+            return None
         metrics.WAKES.labels("woken" if woken else "awake").inc()
         if woken:
             log.info("%s is woken", pool)
-        return True
+        return woken
 
-    def _wake(self, pool: PoolName) -> bool:
+    def _wake(self, pool: PoolName, manager: str) -> bool:
         """Whether it was asleep. Raises ApiError."""
         for asleep in _ASLEEP:
             operations: list[dict[str, Any]] = [
@@ -98,7 +99,7 @@ class Cluster:
                 {"op": "add", "path": "/spec/replicas", "value": 1},
             ]
             try:
-                self._client.patch_where(POOLS, pool.namespace, pool.name, operations, "scale")
+                self._client.patch_where(POOLS, pool.namespace, pool.name, operations, "scale", manager)
             except ApiError as error:
                 if error.status != 422:
                     raise

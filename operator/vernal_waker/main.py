@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import kubernetes
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from vernal_operator import logs
+from vernal_operator import logs, tracing
 from vernal_operator.client import Client, connect
+from vernal_operator.tracing import Tracer
 
 from vernal_waker import metrics
 from vernal_waker.admission import Admission, Bounds
@@ -47,14 +48,14 @@ class Settings:
     probes_port: int
 
 
-async def serve(client: Client, settings: Settings) -> None:
+async def serve(client: Client, settings: Settings, tracer: Tracer | None = None) -> None:
     """Run until SIGTERM or SIGINT. Raises OSError if the port for probes is taken."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     due = asyncio.Event()
     cluster = Cluster(client, settings.namespace, due.set)
-    pools = Pools(cluster.wake)
+    pools = Pools(cluster.wake, tracer)
     front = Front(pools, Admission(settings.bounds), settings.hold, settings.host)
     await front.start()
     listening = asyncio.Event()
@@ -126,8 +127,9 @@ def main(argv: list[str] | None = None) -> int:
         probes_host=args.probes_host,
         probes_port=args.probes_port,
     )
+    tracer = tracing.set_up("vernal-waker", lambda result, spans: metrics.SPANS.labels(result).inc(spans))
     try:
-        asyncio.run(serve(connect(), settings))
+        asyncio.run(serve(connect(), settings, tracer))
     except kubernetes.config.ConfigException as error:
         print(
             f"error: no way to the API server: {error}. Set KUBECONFIG, or run in a pod with a service account.",
@@ -137,6 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}. Choose another --probes-port.", file=sys.stderr)
         return 1
+    finally:
+        if tracer is not None:
+            tracer.close()
     return 0
 
 

@@ -1,16 +1,18 @@
 """Where the seconds of a start go, as the operator sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
-from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
+from plan.factory import NOW, pending, pool, ready, snapshot, spec, starting, worker
 from prometheus_client import REGISTRY
 from vernal_contract.state import StartMode
 from vernal_operator import metrics
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.starts import Starts
 from vernal_operator.plan.model import PodView
+from vernal_operator.spans import Span
+from vernal_operator.tracing import Opened
 
 KEY = Key(POOLS, "ns", "starts")
 
@@ -77,6 +79,56 @@ def test_a_start_is_told_by_phase_and_once(starts: Starts, caplog: pytest.LogCap
     assert count("Restored") == 1 and count("Cold") is None
     (line,) = [record.message for record in caplog.records if "event=start" in record.message]
     assert "mode=Restored operator=0.200 schedule=0.100 kubelet=0.700 worker=2.000 endpoint=0.250 total=3.250" in line
+
+
+class Tracer:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Span, str]] = []
+
+    def tell(self, span: Span, parent: str) -> None:
+        self.told.append((span, parent))
+
+    def open(self, name: str, begin: float, headers: Mapping[str, str]) -> Opened:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+@pytest.mark.parametrize(
+    ("before", "woken_by", "parent"),
+    [(0, TRACE, TRACE), (0, "", ""), (1, TRACE, "")],
+    ids=["by the waker", "by somebody else", "the waker has, but long ago"],
+)
+def test_a_start_is_traced_below_the_request_that_asked_for_it(before: int, woken_by: str, parent: str) -> None:
+    tracer = Tracer()
+    starts, after = Starts(tracer), before + 1
+    starts.look(KEY, snapshot(spec(replicas=before), now=NOW - 100))
+    woken = pool(spec(replicas=after), woken_by=woken_by)
+    starts.look(KEY, snapshot(spec(), pool=woken, now=NOW))
+    for at, pod in life():
+        led = frozenset({pod.name}) if at >= 3 else frozenset()
+        starts.look(KEY, snapshot(spec(), pod, pool=woken, now=NOW + at, in_endpoints=led))
+    ((span, told),) = tracer.told
+    assert (span.name, told, span.begin) == ("start", parent, NOW)
+    metrics.forget_pool(KEY.namespace, KEY.name)
+
+
+def test_another_wish_meanwhile_is_not_this_pods(starts: Starts, caplog: pytest.LogCaptureFixture) -> None:
+    """An autoscaler that asks for more while the first worker starts."""
+    caplog.set_level("INFO")
+    starts.look(KEY, snapshot(spec(replicas=0), now=NOW - 100))
+    starts.look(KEY, snapshot(spec(replicas=1), now=NOW))
+    for at, pod in life():
+        led = frozenset({pod.name}) if at >= 3 else frozenset()
+        starts.look(KEY, snapshot(spec(replicas=3 if at > 0.2 else 1), pod, now=NOW + at, in_endpoints=led))
+    (line,) = [record.getMessage() for record in caplog.records if "event=start" in record.getMessage()]
+    assert "operator=0.200 " in line
 
 
 def test_cold_starts_are_told_apart(starts: Starts) -> None:

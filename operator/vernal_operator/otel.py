@@ -142,7 +142,7 @@ class _Sender(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _Queue(BatchSpanProcessor):

@@ -16,13 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class Opened(Protocol):
-    """The first span of what goes on here, from its begin on.
+    """The first span of what goes on here, from its begin on."""
 
-    Attributes:
-        context: headers of W3C Trace Context by which others go on with it.
-    """
-
-    context: Mapping[str, str]
+    @property
+    def context(self) -> Mapping[str, str]:
+        """Headers of W3C Trace Context by which others go on with it."""
 
     def close(self, span: Span) -> None:
         """It is over: `span` says what it was, but for its name and its begin. What is not closed is not sent."""

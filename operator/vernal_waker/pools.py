@@ -172,6 +172,7 @@ class _Story:
         self._phases: dict[str, float] = {}
         self._opened = tracer.open("wake", self._since, told) if tracer is not None else None
         self._woke = False
+        self._ended: tuple[str, float] | None = None  # how, and after how many seconds
 
     @property
     def traceparent(self) -> str:
@@ -189,6 +190,7 @@ class _Story:
     def asked(self, *, woken: bool) -> None:
         self._woke |= woken
         self._phases.setdefault("asked", time.monotonic() - self._began)
+        self._trace()  # who asked may be gone already
 
     def endpoint(self) -> None:
         self._phases.setdefault("endpoint", time.monotonic() - self._began)
@@ -201,9 +203,14 @@ class _Story:
         self.end("answered")
 
     def end(self, outcome: str) -> None:
-        if self._opened is not None and self._woke:
-            seconds = time.monotonic() - self._began
+        self._ended = outcome, time.monotonic() - self._began
+        self._trace()
+
+    def _trace(self) -> None:
+        if self._opened is not None and self._woke and self._ended is not None:
+            outcome, seconds = self._ended
             self._opened.close(timeline.wake(self._pool, self._since, seconds, self._phases, outcome))
+            self._opened = None
 
 
 class Pools:

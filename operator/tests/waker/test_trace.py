@@ -30,7 +30,9 @@ class World:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = probe.getsockname()[1]
         self.woken: bool | None = True
-        self.go = asyncio.Event()  # without which the worker does not answer
+        self.scaled = asyncio.Event()  # without which the API server does not answer
+        self.go = asyncio.Event()  # without which the worker does not
+        self.scaled.set()
         self.go.set()
         self.asked: list[str] = []
         self.told: list[tuple[str, str | None, str | None]] = []  # body, traceparent, tracestate
@@ -52,6 +54,7 @@ class World:
 
     async def _wake(self, pool: PoolName, trace: str) -> bool | None:
         self.asked.append(trace)
+        await self.scaled.wait()
         return self.woken
 
     async def _work(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -158,19 +161,23 @@ async def test_who_has_not_woken_the_pool_tells_nothing(world: World, collector:
     assert {span.trace for span in (await spans(collector, 4)).values()} == {"c" * 32}
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["", "before the API server has answered"])
 async def test_a_client_that_goes_away_ends_its_trace(
-    world: World, collector: Collector, caplog: pytest.LogCaptureFixture
+    world: World, collector: Collector, caplog: pytest.LogCaptureFixture, early: bool
 ) -> None:
     """Else the next request would go on with it, and its line in the log would say that it took as long."""
     caplog.set_level("INFO")
+    if early:
+        world.scaled.clear()
     gone = world.ask("gone", traceparent=PARENT)
     await comes("a worker to be asked for", lambda: world.asked)
     gone.cancel()
     with suppress(asyncio.CancelledError):
         await gone
+    await comes("it to be held no more", lambda: world.held() == 0)
+    world.scaled.set()
     found = await spans(collector, 3)
     assert found["wake"].attributes["vernal.wake.outcome"] == "gone" and "first_byte" not in found
-    await comes("it to be held no more", lambda: world.held() == 0)
     later = world.ask("later", traceparent=ANOTHER)
     await comes("it to be held", lambda: world.held() == 1)
     world.lead(ready=True)

@@ -88,7 +88,7 @@ def timeline(
     times = [moments[MOMENTS[0]]]
     for name in MOMENTS[1:]:
         times.append(max(times[-1], moments.get(name, moments["endpoint"])))
-    steps = [Span(name, *ends) for name, *ends in zip(_PHASES, times, times[1:], strict=False)]
+    steps = [Span(name, begin, end) for name, begin, end in zip(_PHASES, times, times[1:], strict=False)]
     asked = wish is not None and 0 <= times[0] - wish.at <= WISH_SECONDS
     if wish is not None and asked:
         steps.insert(0, Span("operator", wish.at, times[0]))

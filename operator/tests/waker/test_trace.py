@@ -38,7 +38,9 @@ class World:
         self.told: list[tuple[str, str | None, str | None]] = []  # body, traceparent, tracestate
         self.pools = Pools(self._wake, tracer)
         self.front = Front(self.pools, Admission(Bounds()), GUARD_SECONDS, "127.0.0.1")
-        self.held = lambda: self.front._admission.requests
+
+    def held(self) -> int:
+        return self.front._admission.requests
 
     async def start(self, stack: AsyncExitStack) -> None:
         self._server = web.Server(self._work)
@@ -58,8 +60,8 @@ class World:
         return self.woken
 
     async def _work(self, request: web.BaseRequest) -> web.StreamResponse:
-        said = [request.headers.get(name) for name in ("traceparent", "tracestate")]
-        self.told.append(((await request.read()).decode(), *said))
+        body, headers = (await request.read()).decode(), request.headers
+        self.told.append((body, headers.get("traceparent"), headers.get("tracestate")))
         await self.go.wait()
         return web.Response(text="hello")
 
@@ -114,7 +116,7 @@ async def test_the_request_that_wakes_the_pool_goes_on_as_its_trace(world: World
     third = world.ask("third")
     await comes("all to be held", lambda: world.held() == 3)
     world.lead(ready=True)
-    assert await asyncio.gather(first, second, third) == [200] * 3
+    assert {await first, await second, await third} == {200}
     found = await spans(collector, 4)
     wake = found["wake"]
     assert {span.trace for span in found.values()} == {"a" * 32} and wake.parent == "b" * 16

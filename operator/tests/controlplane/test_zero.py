@@ -424,6 +424,12 @@ def _children(of: Received, spans: list[Received]) -> list[Received]:
     return found
 
 
+def _traced_by(world: World) -> list[str]:
+    """Names by which the waker has set the pool's replicas."""
+    managers = [entry["manager"] for entry in world.case.get_pool()["metadata"]["managedFields"]]
+    return [name for name in managers if name.startswith("vernal-waker/")]
+
+
 def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_path: Path) -> None:
     """From the client's own span over the waker's to the operator's, and on to the worker."""
     world.wait("the pool to be at zero", world.is_asleep)
@@ -444,6 +450,7 @@ def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_
     assert (wake.service, start.service) == ("vernal-waker", "vernal-operator")
     assert (wake.parent, start.parent) == (PARENT, wake.id)
     assert [span.name for span in _children(wake, spans)] == ["held", "start", "first_byte"]
+    assert _traced_by(world) == [f"vernal-waker/00-{TRACE}-{wake.id}-01"]
     phases = _children(start, spans)
     assert [span.name for span in phases] == PHASES
     assert all(span.end <= start.end for span in phases)
@@ -477,6 +484,17 @@ def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_
     assert world.tally.answered == 1 and one.answered_with is not None
     seen = one.answered_with["x-seen-traceparent"], one.answered_with["x-seen-tracestate"]
     assert seen == (f"00-{TRACE}-{wake.id}-01", "vendor=1")
+
+    world.wait("the pool to be at zero", world.is_asleep)
+    assert _traced_by(world) == [], "nobody's later start is taken for this one's"
+    world.asker().ask()
+    names = Counter({"wake": 2, "start": 3})
+    world.wait("another wake and its start", lambda: names <= Counter(span.name for span in mine()))
+    world.wait("the pool to be at zero", world.is_asleep)
+    assert _traced_by(world) == [], "going to zero takes the name away, too"
+    (last,) = [span for span in mine() if span.name == "wake" and span.id != wake.id]
+    assert [span.name for span in _children(last, mine())] == ["held", "start", "first_byte"]
+    assert last.parent == "" and last.trace not in (TRACE, other.trace)
     world.check()
 
 

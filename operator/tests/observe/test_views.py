@@ -183,11 +183,12 @@ TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     ],
 )
 def test_a_pool_that_the_waker_woke(managers: list[tuple[str, str]] | None, trace: str) -> None:
-    entries = managers and [
-        {"manager": name, "subresource": part, "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-        for name, part in managers
+    owned = {"f:spec": {"f:replicas": {}}}
+    entries: list[dict[str, Any]] = [
+        {"manager": name, "subresource": part, "operation": "Update", "fieldsV1": owned}
+        for name, part in managers or ()
     ]
-    metadata = {"name": "p", "namespace": "ns", "uid": "u", "managedFields": entries}
+    metadata = {"name": "p", "namespace": "ns", "uid": "u", "managedFields": None if managers is None else entries}
     entry = views.POOLS_READER.convert({"metadata": metadata, "spec": {}})
     assert entry is not None and entry.view.woken_by == trace
 

@@ -48,6 +48,7 @@ class FreezeOutcome(_Word):
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=-1e10, le=1e10)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
 """Numbers that can be added to and written down: a worker runs other people's code."""
 
 
@@ -93,9 +94,12 @@ class Load(_Base):
 
     running: Count = 0  # requests that the engine works on
     waiting: Count = 0  # requests that the engine has not begun, for want of room
-    kv_usage: float = 0.0  # part of the KV cache that is in use, 0 to 1
-    pressure: float = 0.0  # requests in flight over what the engine can hold; above 1, some wait
+    kv_usage: Amount = 0.0  # part of the KV cache that is in use, 0 to 1
+    pressure: Amount = 0.0  # requests in flight over what the engine can hold; above 1, some wait
     idle_seconds: Seconds = 0.0  # since the last request ended, or the worker began to serve; 0 while one is in flight
+    generated_tokens: Count = 0  # since the worker began to serve
+    first_tokens: Count = 0  # requests that got one since then
+    first_token_seconds: Amount = 0.0  # that these waited for it, together
 
 
 class WorkerState(_Base, kw_only=True):

@@ -71,6 +71,15 @@ def install(images: Images, *values: str) -> None:
         _run(*_CLUSTER, "helm", "upgrade", "--install", RELEASE, "charts/vernal", "--namespace", SYSTEM_NAMESPACE,
              "--create-namespace", *_values(images, values),
              "--wait", "--timeout", f"{GUARD_SECONDS:.0f}s", capture=True)  # fmt: skip
+        _sweep()
+
+
+def _sweep() -> None:
+    """A node that went down with its power leaves pods of ours that have ended: they keep the labels, and have neither
+    an address nor a log."""
+    for phase in ("Succeeded", "Failed"):
+        _run(*KUBECTL, "delete", "pods", "--namespace", SYSTEM_NAMESPACE, f"--field-selector=status.phase={phase}",
+             capture=True)  # fmt: skip
 
 
 def rendered(images: Images, *values: str) -> str:

@@ -86,6 +86,11 @@ class Cluster:
             metrics.WAKES.labels("failed").inc()
             log.warning("%s cannot be woken: %s; it is tried again", pool, error)
             return None
+        except Exception:
+            # An answer that is not Kubernetes', a token that cannot be read: who waits depends on the next try.
+            metrics.WAKES.labels("failed").inc()
+            log.exception("%s cannot be woken; it is tried again", pool)
+            return None
         metrics.WAKES.labels("woken" if woken else "awake").inc()
         if woken:
             log.info("%s is woken", pool)
@@ -101,7 +106,8 @@ class Cluster:
             try:
                 self._client.patch_where(POOLS, pool.namespace, pool.name, operations, "scale", manager)
             except ApiError as error:
-                if error.status != 422:
+                # A test that does not hold. What a rule or a webhook refuses has a cause.
+                if error.status != 422 or error.webhook or error.causes:
                     raise
             else:
                 return True

@@ -11,28 +11,37 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from vernal_contract import names
 from yarl import URL
 
 from vernal_waker import metrics, relay
 from vernal_waker.admission import Admission, Refusal, Ticket
-from vernal_waker.pools import GoneError, Pool, Pools
+from vernal_waker.connections import HEADER_BYTES, Connection, Places, error_body
+from vernal_waker.pools import GoneError, LeavingError, Pool, Pools
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 BODY_SECONDS = 60.0
 """For the next piece of a request's body."""
+BODY_RATE = 1 << 10
+RATE_SECONDS = BODY_SECONDS
+"""Bytes a second that a body brings on average, once RATE_SECONDS are over. As a worker has it."""
+WRITE_SECONDS = 300.0
+"""For a client to take the next piece of its answer. As a worker has it."""
+PARTING_SECONDS = 1.0
+"""At the end of a drain, for those to be told who still wait."""
 CONNECT_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 900.0
 """Longer than clients and proxies keep theirs, so that it is they who close: a request that meets a connection which is
 being closed is lost. What the Service leads here no longer is closed after the next answer."""
 BACKLOG = 2048
-_HEADERS: Any = {"max_line_size": 64 << 10, "max_field_size": 64 << 10, "max_headers": 256}
+_HEADERS: Any = {"max_line_size": HEADER_BYTES, "max_field_size": HEADER_BYTES, "max_headers": 256}
 """As a worker takes them."""
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # by aiohttp, to what clients said
 
@@ -53,6 +62,7 @@ class Front:
     def __init__(self, pools: Pools, admission: Admission, hold_seconds: float, host: str | None = None) -> None:
         """`hold_seconds`: how long a request waits for a worker. `host` None: all addresses."""
         self._pools, self._admission, self._hold, self._host = pools, admission, hold_seconds, host
+        self._places = Places(admission.bounds.connections)
         self._listening: dict[int, asyncio.Server] = {}
         self._leaving = False
         self._handling = 0
@@ -65,10 +75,6 @@ class Front:
         self._server = web.Server(
             self._handle,
             handler_cancellation=True,  # a client that goes away is held no longer, and its worker need not go on
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
-            auto_decompress=False,
-            access_log=None,
-            **_HEADERS,
         )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
@@ -77,53 +83,75 @@ class Front:
             auto_decompress=False,
             **_HEADERS,
         )
+        # aiohttp sends what is idempotent a second time where the answer did not come. As its own test client does.
+        self._session._retry_connection = False
 
     async def follow(self) -> None:
         """Listen on the ports of all pools, and on no other. Connections of a port that goes stay until they end."""
-        assert self._server is not None
         for port in self._pools.ports - self._listening.keys():
             try:
                 self._listening[port] = await asyncio.get_running_loop().create_server(
-                    self._server, self._host, port, backlog=BACKLOG
+                    partial(self._connection, port), self._host, port, backlog=BACKLOG
                 )
             except OSError as error:
                 log.error("cannot listen on port %d: %s; requests of its pool come here in vain", port, error)
         for port in self._listening.keys() - self._pools.ports:
             self._listening.pop(port).close()
 
+    def _connection(self, port: int) -> Connection:
+        assert self._server is not None
+        return Connection(
+            self._places, self._pools.name_at(port), self._server,
+            keepalive_timeout=KEEP_ALIVE_SECONDS, auto_decompress=False, access_log=None, **_HEADERS,
+        )  # fmt: skip
+
     def leave(self) -> None:
         """From now on each answer is the last of its connection."""
         self._leaving = True
 
     async def stop(self, seconds: float) -> None:
-        """Take no new connection; give requests `seconds` to end."""
+        """Take no new connection; give requests `seconds` to end. Who still waits for a worker then is told to come
+        again.
+        """
         self.leave()
         for server in self._listening.values():
             server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._quiet.wait()
+        await self._quiet_within(seconds)
+        self._pools.leave()
+        await self._quiet_within(PARTING_SECONDS)
         if self._server is not None:
             await self._server.shutdown(timeout=1.0)
         if self._session is not None:
             await self._session.close()
 
+    async def _quiet_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+
     # -- one request ---
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         self._handling += 1
         self._quiet.clear()
+        connection.begin()
         try:
-            return await self._answer(request)
+            return await self._answer(request, connection)
         finally:
+            connection.end()
             self._handling -= 1
             if not self._handling:
                 self._quiet.set()
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         outcome = "failed"
         try:
-            pool = self._pool(request)
+            pool = self._pools.of(connection.pool)
+            if pool is None:
+                message = "this pool does not go to zero any more: connect anew"
+                raise _RefusedError(503, message, "failed", retry=True)
             if request.path in names.PROBES and not pool.awake:
                 outcome = "probe"
                 return _asleep(request.path)
@@ -143,28 +171,33 @@ class Front:
             metrics.REQUESTS.labels(outcome).inc()
             metrics.HELD_BYTES.set(self._admission.size)
 
-    def _pool(self, request: web.BaseRequest) -> Pool:
-        name = request.transport.get_extra_info("sockname") if request.transport is not None else None
-        pool = self._pools.at(name[1]) if name else None
-        if pool is None:
-            raise _RefusedError(503, "this pool does not go to zero any more: connect anew", "failed", retry=True)
-        return pool
-
     async def _hold_and_relay(self, request: web.BaseRequest, pool: Pool) -> web.StreamResponse:
         began = time.monotonic()
-        ticket = self._admission.enter(str(pool.name), request.content_length or 0)
+        path = relay.path(request.raw_path)
+        if path is None:
+            raise _RefusedError(400, f"{request.method} {request.raw_path[:100]} names nothing of a pool", "failed")
+        if (why := relay.unfit(request.headers.items())) is not None:
+            raise _RefusedError(*why, "failed")
+        header = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
+        if header > HEADER_BYTES:
+            raise _RefusedError(431, f"the header has more than {HEADER_BYTES} bytes", "refused")
+        ticket = self._admission.enter(str(pool.name), request.content_length or 0, header)
         if isinstance(ticket, Refusal):
             raise _too_much(ticket)
         try:
             body = await self._body(request, ticket)
             try:
                 async with asyncio.timeout(self._hold) as patience:
-                    answer = await self._ask(request, body, pool, patience)
+                    answer = await self._ask(request, path, body, pool, patience)
                 body = b""  # an answer may take minutes
             except TimeoutError:
                 raise _late(pool, time.monotonic() - began) from None
             except GoneError:
-                raise _RefusedError(503, f"pool {pool.name} is gone, or goes to zero no more", "failed") from None
+                message = f"pool {pool.name} is gone, or goes to zero no more: connect anew"
+                raise _RefusedError(503, message, "failed", retry=True) from None
+            except LeavingError:
+                message = "this waker ends, and the request was sent to no worker: try again, another one holds it"
+                raise _RefusedError(503, message, "left", retry=True) from None
         finally:
             self._admission.leave(ticket)
         metrics.HOLD_SECONDS.observe(time.monotonic() - began)
@@ -173,31 +206,37 @@ class Front:
             return await self._relay(request, pool, answer)
 
     async def _body(self, request: web.BaseRequest, ticket: Ticket) -> bytes:
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         parts: list[bytes] = []
-        reserved, size = ticket.size, 0
+        size, began = 0, time.monotonic()
         while True:
+            slow = _RefusedError(408, "the rest of the request did not come", "failed")
             try:
                 async with asyncio.timeout(BODY_SECONDS):
                     part = await request.content.readany()
             except TimeoutError:
-                raise _RefusedError(408, "the rest of the request did not come", "failed") from None
+                raise slow from None
+            except web.RequestPayloadError:
+                raise _RefusedError(400, "the request's body is no HTTP", "failed") from None
             if not part:
                 return b"".join(parts)
             parts.append(part)
             size += len(part)
-            if size > reserved and (refusal := self._admission.grow(ticket, size - ticket.size)) is not None:
+            if (refusal := self._admission.grow(ticket, len(part))) is not None:
                 raise _too_much(refusal)
+            seconds = time.monotonic() - began
+            if seconds > RATE_SECONDS and size < seconds * BODY_RATE:
+                raise slow
 
     async def _ask(
-        self, request: web.BaseRequest, body: bytes, pool: Pool, patience: asyncio.Timeout
+        self, request: web.BaseRequest, path: str, body: bytes, pool: Pool, patience: asyncio.Timeout
     ) -> aiohttp.ClientResponse:
         """The answer of the first worker that takes the request. `patience` ends with it: how long that one takes is
         its own affair.
         """
         assert self._session is not None
-        if "upgrade" in request.headers.get("Connection", "").lower():
+        if relay.is_websocket(request.headers.items()):
             await pool.target()  # by the next try the Service leads there
             raise _RefusedError(503, "a worker is ready: connect anew for a WebSocket", "refused", retry=True)
         told = relay.trace_context(request.headers.items())
@@ -205,7 +244,7 @@ class Front:
             address, port = await pool.target(told)
             headers = relay.request_headers(request.headers.items(), pool.context(told))
             host = f"[{address}]" if ":" in address else address
-            url = URL(f"http://{host}:{port}{request.raw_path}", encoded=True)
+            url = URL(f"http://{host}:{port}{path}", encoded=True)
             until = patience.when()
             patience.reschedule(None)
             try:
@@ -233,20 +272,35 @@ class Front:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             for name, value in relay.answer_headers(answer.headers.items()):
                 response.headers.add(name, value)
-            if self._leaving or pool.route is None or not pool.route.stands:
+            connection = request.protocol
+            ends = isinstance(connection, Connection) and connection.ends
+            if self._leaving or ends or pool.route is None or not pool.route.stands:
                 response.force_close()  # the Service leads to the workers: the next connection finds them
             await response.prepare(request)
             try:
                 async for part in answer.content.iter_any():
-                    await response.write(part)
+                    await self._write(request, response, part)
             except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as error:
                 if request.transport is None or request.transport.is_closing():
                     raise asyncio.CancelledError from error  # it is the client who went
                 log.warning("a worker of %s broke off its answer: %s", pool.name, error)
                 request.transport.abort()  # an end in order would make it look whole
                 raise _BrokenError from error
-            await response.write_eof()
+            await self._write(request, response, None)
             return response
+
+    async def _write(self, request: web.BaseRequest, response: web.StreamResponse, part: bytes | None) -> None:
+        """A piece of an answer, or None for its end. Raises CancelledError if the client takes nothing for too long: it
+        would hold a connection to a worker for ever.
+        """
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await (response.write_eof() if part is None else response.write(part))
+        except TimeoutError as error:
+            connection = request.protocol
+            assert isinstance(connection, Connection)
+            connection.cut("SlowReader")
+            raise asyncio.CancelledError from error
 
 
 class _BrokenError(Exception):
@@ -292,9 +346,8 @@ def _asleep(path: str) -> web.Response:
 
 
 def _own_answer(error: _RefusedError) -> web.Response:
-    """In the form of the OpenAI API's errors. The connection ends: a body may not have been read."""
-    kind = "service_unavailable" if error.status in (502, 503) else "invalid_request_error"
-    body: dict[str, Any] = {"error": {"message": error.message, "type": kind, "param": None, "code": error.status}}
+    """The connection ends: a body may not have been read."""
+    body = error_body(error.status, error.message)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.retry else {}
     response = web.Response(
         status=error.status, body=json.dumps(body).encode(), content_type="application/json", headers=headers

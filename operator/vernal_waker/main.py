@@ -116,10 +116,13 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logs.set_up(args.log_level)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two descriptors a request
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    connections = 2 * args.max_requests  # those that are answered, or kept, beside those that are held
+    if most != resource.RLIM_INFINITY:
+        connections = min(connections, most // 3)  # each may want another one to a worker
     settings = Settings(
         namespace=args.namespace,
-        bounds=Bounds(args.max_requests, args.max_requests_per_pool, args.max_bytes, args.max_body_bytes),
+        bounds=Bounds(args.max_requests, args.max_requests_per_pool, args.max_bytes, args.max_body_bytes, connections),
         hold=args.hold_seconds,
         propagation=args.propagation_seconds,
         drain=args.drain_seconds,

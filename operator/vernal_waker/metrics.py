@@ -15,9 +15,16 @@ STREAMS = Gauge("vernal_waker_requests_relayed", "Requests whose answers are goi
 REQUESTS = Counter(
     "vernal_waker_requests",
     "Requests by what became of them: answered (by a worker), refused (too many or too large), late (no worker in "
-    "time), gone (the client, while it was held), broken (the worker, while it answered), probe (of the server, while "
-    "there is none), failed.",
+    "time), left (held when the waker ended), gone (the client, while it was held), broken (the worker, while it "
+    "answered), probe (of the server, while there is none), malformed (no HTTP), failed.",
     ["outcome"],
+    registry=REGISTRY,
+)
+CUT = Counter(
+    "vernal_waker_connections_closed",
+    "Connections that the waker cut: Refused (as many are open as may be), Evicted (idle, for a newcomer), "
+    "LargeHeader, SlowReader (took nothing of its answer for minutes).",
+    ["reason"],
     registry=REGISTRY,
 )
 HOLD_SECONDS = Histogram(

@@ -29,6 +29,10 @@ class GoneError(Exception):
     """The pool has no slice for the waker any more: it was deleted, or may not go to zero."""
 
 
+class LeavingError(Exception):
+    """The waker ends."""
+
+
 class Pool:
     """One pool's workers as they come and go. All methods belong to the event loop's thread."""
 
@@ -42,6 +46,7 @@ class Pool:
         self._tried: dict[tuple[str, int], float] = {}
         self._asking: asyncio.Task[None] | None = None
         self._story: _Story | None = None
+        self._leaving = False
         self._count(0)
 
     def update(self, route: Route | None) -> None:
@@ -52,6 +57,14 @@ class Pool:
         if route is not None and route.targets and self._asking is not None:
             self._asking.cancel()  # so that the next one is asked for without delay
             self._asking = None
+        self._tell()
+
+    def leave(self) -> None:
+        """Nobody waits any longer."""
+        self._leaving = True
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -89,12 +102,15 @@ class Pool:
 
         Raises:
             GoneError: there will be none.
+            LeavingError: there is none, and the waker ends.
         """
         self._count(1)
         try:
             while (found := self._pick()) is None:
                 if self.route is None:
                     raise GoneError
+                if self._leaving:
+                    raise LeavingError
                 self._ask(told)
                 await self._change()
             return found
@@ -143,7 +159,7 @@ class Pool:
             self._asking = asyncio.create_task(self._ask_until_there())
 
     async def _ask_until_there(self) -> None:
-        while self._waiting and self.route is not None and not self.route.targets:
+        while self._waiting and not self._leaving and self.route is not None and not self.route.targets:
             story = self._story
             woken = await self._wake(self.name, story.traceparent if story is not None else "")
             if woken is not None and story is not None:
@@ -235,9 +251,16 @@ class Pools:
     def ports(self) -> frozenset[int]:
         return frozenset(self._by_port)
 
-    def at(self, port: int) -> Pool | None:
-        name = self._by_port.get(port)
+    def name_at(self, port: int) -> PoolName | None:
+        return self._by_port.get(port)
+
+    def of(self, name: PoolName | None) -> Pool | None:
         return self._pools.get(name) if name is not None else None
+
+    def leave(self) -> None:
+        """Whoever waits for a worker, or comes to, is told to go."""
+        for pool in self._pools.values():
+            pool.leave()
 
     def close(self) -> None:
         for pool in self._pools.values():

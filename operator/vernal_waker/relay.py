@@ -43,6 +43,37 @@ def after_failure(*, connected: bool) -> Next:
     return Next.GIVE_UP if connected else Next.ELSEWHERE
 
 
+def path(target: str) -> str | None:
+    """What the worker is asked for, by a request's target (RFC 9112, section 3.2): its origin form is that, its
+    absolute form has it behind a host that is not looked at. None for `*` and for a host alone, which name nothing of
+    a pool.
+    """
+    if target.startswith("/"):
+        return target
+    _, found, rest = target.partition("://")
+    if not found:
+        return None
+    end = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
+    return f"/{rest[end:].removeprefix('/')}"
+
+
+def unfit(headers: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
+    """The status and the reason for which a request is refused that would not come through as it is."""
+    for name, value in headers:
+        if name.lower() == "transfer-encoding" and value.strip().lower() != "chunked":
+            return 501, "no transfer coding is known but chunked"
+        if not value.isprintable() and any("\udc80" <= char <= "\udcff" for char in value):  # bytes of no UTF-8
+            return 400, f"the header {name[:100]} is not UTF-8"
+    return None
+
+
+def is_websocket(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether a client wants to go on with another protocol, and will not do with HTTP. Others, like h2c, it offers."""
+    given = list(headers)
+    wanted = ",".join(value for name, value in given if name.lower() == "upgrade").lower()
+    return "upgrade" in _named_by(given) and "websocket" in (one.strip() for one in wanted.split(","))
+
+
 def _named_by(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
     """More of them, by the header Connection's own word."""
     values = (value for name, value in headers if name.lower() == "connection")

@@ -20,11 +20,13 @@ class Refusing:
 
     def __init__(self, error: ApiError) -> None:
         self.asked: list[str] = []
+        self.sent: list[tuple[Any, ...]] = []
         self._error = error
 
     def __getattr__(self, verb: str) -> Any:
         def refuse(*arguments: Any, **named: Any) -> None:
             self.asked.append(verb)
+            self.sent.append(arguments)
             raise self._error
 
         return refuse
@@ -50,3 +52,15 @@ def test_what_a_webhook_denies_is_not_done_whatever_status_it_names(status: int)
     assert observer.checkpoints.get("ns", "c") is not None
     writer.resolve(KEY)
     assert len(client.asked) == 5, "nobody doubts what became of it"
+
+
+def test_replicas_are_set_in_the_version_that_was_decided_on() -> None:
+    """Not in one that came since, of which nobody has said that the pool may go to zero."""
+    client = Refusing(ApiError(503, "Unavailable", "no"))
+    observer = Observer(cast(Client, client), Settings(), lambda *_: None)
+    observer.wrote(CHECKPOINTS, {"metadata": META, "spec": SPEC})
+    with pytest.raises(ApiError):
+        Writer(cast(Client, client), observer).scale(KEY, 0, 4)
+    (_, _, _, body, subresource) = client.sent[0]
+    assert body == {"metadata": {"uid": "u", "resourceVersion": "4"}, "spec": {"replicas": 0}}
+    assert subresource == "scale"

@@ -1,5 +1,6 @@
 """A real API server takes the CRDs, refuses bad pools with the field's name, and takes all that the builders build."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import yaml
 from api.test_parse import BAD, GOOD
 from cluster import build
 from cluster.apiserver import ApiServer
+from controlplane.cases import admin
 from patience import GUARD_SECONDS, until
 from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
@@ -23,7 +25,8 @@ from vernal_operator.build.pod import worker_pod
 from vernal_operator.build.revision import controller_revision, revision_data
 from vernal_operator.build.waker import waker_slice
 from vernal_operator.plan.revision import content
-from vernal_waker.cluster import _ASLEEP
+from vernal_waker.cluster import _ASLEEP, Cluster
+from vernal_waker.routes import PoolName
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -38,6 +41,7 @@ ONLY_THE_OPERATOR_SEES += [
 
 class Kubectl:
     def __init__(self, server: ApiServer) -> None:
+        self.kubeconfig = server.kubeconfig
         self._command = [server.kubectl, "--kubeconfig", str(server.kubeconfig)]
 
     def __call__(self, *args: str, stdin: Any = None) -> tuple[int, str]:
@@ -207,6 +211,55 @@ def test_one_patch_wakes_a_pool_and_undoes_nobodys_number(kubectl: Kubectl, repl
     assert statuses.count(0) == (1 if replicas == 0 else 0)
 
 
+NEVER: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": "never"},
+            "spec": {
+                "matchConstraints": {
+                    "resourceRules": [
+                        {
+                            "apiGroups": ["vernal.dev"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                            "resources": ["vllmworkerpools/scale"], "resourceNames": ["never"],
+                        }
+                    ]
+                },
+                "validations": [{"expression": "object.spec.replicas == 0", "message": "not in this namespace"}],
+            },
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": "never"},
+            "spec": {"policyName": "never", "validationActions": ["Deny"]},
+        },
+    ],
+}  # fmt: skip
+
+
+def test_a_wake_that_a_policy_refuses_is_no_pool_that_is_awake(
+    kubectl: Kubectl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are 422; who waits for a worker is told nothing of either but by the waker's log."""
+
+    async def wake(name: str) -> bool:
+        return await Cluster(admin(kubectl.kubeconfig), None, lambda: None).wake(PoolName("default", name))
+
+    kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": 2}, "awake"))
+    assert asyncio.run(wake("awake")), "it was awake"
+    kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": 0}, "never"))
+    kubectl.good("create", "-f", "-", stdin=NEVER)
+    scale = ("scale", "vwp/never", "--replicas=1", "--dry-run=server")
+    until("the policy to be in force", lambda: "not in this namespace" in kubectl(*scale)[1])
+    assert not asyncio.run(wake("never"))
+    assert "HTTP 422" in caplog.text and "not in this namespace" in caplog.text
+    assert not asyncio.run(wake("absent"))
+
+
 @pytest.mark.parametrize("how", [[], ["--server-side"]], ids=["client-side", "server-side"])
 def test_applying_a_pool_at_zero_again_does_not_wake_it(kubectl: Kubectl, how: list[str]) -> None:
     scaled = {"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 60}
@@ -260,7 +313,8 @@ def test_all_that_is_built_is_valid(kubectl: Kubectl) -> None:
         autoscaler(
             pool_owner("q", "default", owner.uid), AutoscalingSpec(min_replicas=0, max_replicas=3, idle_seconds=9)
         ),
-        waker_slice(owner, ["10.1.2.3", "10.1.2.4"], 20001, stands=True),
+        waker_slice(owner, ["10.1.2.3", "10.1.2.4"], 20001, ipv6=False, stands=True),
+        waker_slice(pool_owner("q", "default", owner.uid), [], 20001, ipv6=True, stands=True),
         controller_revision(owner, "abcdef12", 1, revision_data(owner, spec, "abcdef12", content(spec))),
         janitor_job(checkpoint_owner("k", "default", "2c9b2c9b-0000-4000-8000-000000000001"), vck),
     ]

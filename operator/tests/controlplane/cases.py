@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,7 +81,6 @@ class Server:
     node: Node
     directory: Path
     helm: str
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Case:
@@ -140,8 +139,7 @@ class Case:
         self._kubeconfig.write_text(yaml.dump(kubeconfig(self.proxy.url, token)))
 
     def start(self) -> None:
-        with self.server.lock:
-            self.operator = self.zygote.start(self._args, self._kubeconfig, self.log, self.clock, self._env)
+        self.operator = self.zygote.start(self._args, self._kubeconfig, self.log, self.clock, self._env)
         self.starts += 1
 
     def restart(self) -> None:

@@ -124,11 +124,14 @@ def _pods(case: Case) -> list[str]:
 def _roughly(picture: dict[str, Any]) -> dict[str, Any]:
     """Without what another release may build otherwise: how a pod or a child is made, and fields of its own in status.
 
-    An upgrade rolls no pool, so pods that another release made stay.
+    An upgrade rolls no pool, so pods that another release made stay, under the name of their revision: it is of all
+    that was written, with the defaults that the CRDs had then.
     """
     counts = {kind: len(items) for kind, items in picture.items() if kind not in (POOLS.name, CHECKPOINTS.name)}
     told = ("replicas", "readyReplicas", "updatedReplicas", "conditions", "checkpoint")
     pools = [{name: pool.get("status", {}).get(name) for name in told} for pool in picture[POOLS.name]]
+    for pool in pools:
+        pool["checkpoint"] = {name: value for name, value in (pool["checkpoint"] or {}).items() if name != "revision"}
     return counts | {"pools": pools, "checkpoints": len(picture[CHECKPOINTS.name])}
 
 

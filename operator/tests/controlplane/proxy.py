@@ -215,8 +215,13 @@ class FaultProxy:
             else:
                 _answer(handler, call, fault.status or 500, fault.retry_after)
             return
-        connection, response = self._forward(handler, data)
-        body = response.read()
+        try:
+            connection, response = self._forward(handler, data)
+            body = response.read()
+        except OSError:
+            if fault is not None:  # the answer is lost as well
+                fault.then()
+            raise
         self._idle.append((time.monotonic(), connection))
         if fault is not None:
             fault.then()

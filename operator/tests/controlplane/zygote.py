@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,11 +61,12 @@ def _mapped(file: Path) -> mmap.mmap:
 
 
 class Zygote:
-    """The process that operators are forked from. Thread-safe as long as `start` is called under a lock."""
+    """The process that operators are forked from. Thread-safe."""
 
     def __init__(self, packages: tuple[Path, ...] = ()) -> None:
         """`packages`: directories to import the operator from, before all others."""
         paths = [*map(str, packages), *(p for p in sys.path if p)]
+        self._lock = threading.Lock()  # of a question and its answer, or one case gets the process of another
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -88,9 +90,10 @@ class Zygote:
             "log": str(log),
             "clock": str(clock.file) if clock else None,
         }
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return Operator(int(self._process.stdout.readline()), log)
+        with self._lock:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+            return Operator(int(self._process.stdout.readline()), log)
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -9,7 +9,7 @@ from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe import wakers
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.views import SLICES_READER, SliceView
-from vernal_operator.observe.wakers import FIRST_PORT, PORTS, Ports
+from vernal_operator.observe.wakers import FIRST_PORT, PORTS, Ports, Wakers
 
 
 def key(name: str, namespace: str = "ns") -> Key:
@@ -54,13 +54,41 @@ def test_ports_of_workers_are_not_the_wakers() -> None:
 
 def test_a_port_comes_back_with_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wakers, "PORTS", 2)
-    ports, empty = Ports(), caches()
-    ports.of(key("a"), empty)
+    now = 0.0
+    ports, empty = Ports(lambda: now), caches()
+    was = ports.of(key("a"), empty)
     ports.of(key("b"), empty)
     with pytest.raises(RuntimeError, match="taken"):
         ports.of(key("c"), empty)
     ports.forget(key("a"))
-    ports.of(key("c"), empty)
+    with pytest.raises(RuntimeError, match="taken"):
+        ports.of(key("c"), empty)  # a node may still lead clients of the other one there
+    assert ports.of(key("a"), empty) == was, "whose it was may have it"
+    ports.forget(key("a"))
+    now = wakers.REST_SECONDS
+    assert ports.of(key("c"), empty) == was
+
+
+@pytest.mark.parametrize(
+    ("slices", "expected"),
+    [
+        ([], ((), False)),
+        ([("IPv4", ("10.0.0.2",)), ("IPv4", ("10.0.0.1",))], (("10.0.0.1", "10.0.0.2"), False)),
+        ([("IPv6", ("fd00::1",))], (("fd00::1",), True)),
+        ([("IPv6", ())], ((), True)),
+        ([("IPv6", ("fd00::1",)), ("IPv4", ("10.0.0.1",))], (("10.0.0.1",), False)),
+        ([("IPv6", ("fd00::1",)), ("IPv4", ())], (("fd00::1",), True)),
+    ],
+)
+def test_the_wakers_addresses_are_of_one_family(
+    slices: list[tuple[str, tuple[str, ...]]], expected: tuple[tuple[str, ...], bool]
+) -> None:
+    found = Wakers(None, "sys", "w", lambda: None, silence=1.0)  # type: ignore[arg-type]
+    for number, (family, ready) in enumerate(slices):
+        view = SliceView("u", "h", None, address_type=family, service="w", ready=ready)
+        found._cache.seen(Entry("sys", f"w-{number}", f"u{number}", number + 1, "", "", view))
+    told = found.of(key("p"), caches())
+    assert told is not None and (told.addresses, told.ipv6) == expected
 
 
 def slice_(**fields: Any) -> SliceView:

@@ -97,12 +97,69 @@ def test_a_pool_that_may_no_longer_go_to_zero_has_no_slice() -> None:
     assert [(ref.kind, ref.name) for ref in done.remove] == [("EndpointSlice", "p-waker")]
 
 
+def test_while_no_waker_is_ready_the_slice_keeps_its_port_and_leads_nowhere() -> None:
+    """Those that leave answer what they hold, and those that come take its place."""
+    before = seen(look(zeroable(replicas=0)), plan(look(zeroable(replicas=0))))
+    done = plan(replace(before, waker=Waker((), 20001, ipv6=True)))
+    found = slice_of(done)
+    assert found is not None and not done.remove
+    assert (found["endpoints"], found["ports"][0]["port"], found["addressType"]) == ([], 20001, "IPv6")
+    assert "NoWaker" in {event.reason for event in done.events}
+    idle = look(zeroable(), with_load(idle=IDLE))
+    idle = replace(seen(idle, plan(idle)), waker=Waker((), 20001))
+    assert plan(seen(idle, plan(idle))).replicas is None, "nobody would hold requests"
+
+
+ONE = {"minReplicas": 1, "idleSeconds": None}
+
+
+def at_zero(**fields: Any) -> Snapshot:
+    before = look(zeroable(replicas=0), **fields)
+    return seen(before, plan(before))
+
+
+def test_a_pool_at_zero_that_may_not_be_there_any_more_is_woken() -> None:
+    """An HPA leaves a pool alone that has no replicas, and nobody else would."""
+    asleep = at_zero()
+    asleep = replace(asleep, pool=pool(zeroable(replicas=0, autoscaling=ONE)), version=7)
+    done = plan(asleep)
+    assert (done.replicas, done.version, done.remove) == (1, 7, ())
+    starts = replace(asleep, pool=pool(zeroable(autoscaling=ONE)), pods=(starting(0, spec=zeroable()),))
+    done = plan(starts)
+    assert done.replicas is None and not done.remove, "who waits is held until a worker serves"
+    serves = replace(starts, pods=(with_load(),), in_endpoints=frozenset({with_load().name}))
+    assert [ref.name for ref in plan(serves).remove] == ["p-waker"]
+
+
+def test_a_pool_that_somebody_else_took_to_zero_is_left_there() -> None:
+    done = plan(look(zeroable(replicas=0, autoscaling=ONE)))
+    assert done.replicas is None and slice_of(done) is None
+
+
+@pytest.mark.parametrize(("idle_seconds", "woken"), [(IDLE, 1), (None, None)])
+def test_a_pool_at_zero_whose_waker_is_taken_away(idle_seconds: int | None, woken: int | None) -> None:
+    external = {"autoscaler": "External", "maxReplicas": None, "idleSeconds": idle_seconds}
+    asleep = replace(at_zero(), pool=pool(zeroable(replicas=0, autoscaling=external)), waker=None)
+    done = plan(asleep)
+    assert done.replicas == woken and "NoWaker" in {event.reason for event in done.events}
+    assert bool(done.remove) == (woken is None), "while it is there, it says that the pool is to be woken"
+    awake = replace(asleep, pool=pool(zeroable(autoscaling=external)))
+    assert [ref.name for ref in plan(awake).remove] == ["p-waker"]
+
+
+def test_a_clock_that_was_set_back_makes_no_old_answer_a_new_one() -> None:
+    ahead = with_load(idle=IDLE, age=-3600.0)
+    before = look(zeroable(), ahead)
+    done = plan(before)
+    assert done.poll == {ahead.name} and not stands(slice_of(done))
+
+
 def test_the_slice_stands_before_the_pool_is_parked() -> None:
     before = look(zeroable(), with_load(idle=IDLE))
     first = plan(before)
-    assert stands(slice_of(first)) and not first.park
+    assert stands(slice_of(first)) and first.replicas is None
     second = plan(seen(before, first))
-    assert second.park and slice_of(second) is None
+    assert second.replicas == 0 and slice_of(second) is None
     assert not second.delete, "what goes is decided from /scale, like every other change of it"
 
 
@@ -133,7 +190,7 @@ def test_what_keeps_a_pool(why: str, pods: list[PodView]) -> None:
     done = plan(before)
     if slice_of(done) is not None:
         done = plan(seen(before, done))
-    assert not done.park, why
+    assert done.replicas is None, why
 
 
 def test_another_autoscaler_goes_to_zero_itself_unless_it_says_otherwise() -> None:
@@ -141,7 +198,7 @@ def test_another_autoscaler_goes_to_zero_itself_unless_it_says_otherwise() -> No
     never = look(zeroable(autoscaling=external | {"idleSeconds": None}), with_load(idle=10**6))
     assert stands(slice_of(plan(never))) is False
     by_us = look(zeroable(autoscaling=external), with_load(idle=IDLE))
-    assert plan(seen(by_us, plan(by_us))).park
+    assert plan(seen(by_us, plan(by_us))).replicas == 0
     for done in (plan(never), plan(by_us)):
         assert "HorizontalPodAutoscaler" not in {child["kind"] for child in done.apply}
 
@@ -149,7 +206,7 @@ def test_another_autoscaler_goes_to_zero_itself_unless_it_says_otherwise() -> No
 def test_without_a_waker_a_pool_stays_and_says_so_once() -> None:
     before = look(zeroable(), with_load(idle=IDLE), waker=None)
     done = plan(before)
-    assert not done.park
+    assert done.replicas is None
     (event,) = [event for event in done.events if event.reason == "NoWaker"]
     again = plan(replace(before, announced=frozenset({event.key})))
     assert "NoWaker" not in {event.reason for event in again.events}
@@ -225,7 +282,15 @@ class Zero(RuleBasedStateMachine):
             if manifest["kind"] == "EndpointSlice":
                 self.slice_stands = bool(stands(manifest))
                 self._check_routed()
-        if done.park:
+        for ref in done.remove:
+            if ref.kind == "EndpointSlice":
+                del self.children[ChildKey(ref.kind, ref.name)]
+                self.slice_stands = False
+                self._check_routed()
+        if done.replicas == 1:
+            assert self.spec.replicas == 0 and self.spec.autoscaling.min_replicas
+            self.spec = self.spec.model_copy(update={"replicas": 1})
+        if done.replicas == 0:
             assert self.slice_stands, "parked before anybody was told where to go"
             # A request that came after the last answer ends in the drain; one that was told of is no idleness.
             for pod in self.pods.values():
@@ -310,6 +375,11 @@ class Zero(RuleBasedStateMachine):
             self.busy[name] -= 1
             self.quiet_since[name] = self.now
 
+    @rule(least=st.sampled_from([0, 0, 1]))
+    def may_go_to_zero_or_not(self, least: int) -> None:
+        wish = SCALED | {"minReplicas": least, "idleSeconds": None if least else IDLE}
+        self.spec = self.spec.model_copy(update={"autoscaling": spec(autoscaling=wish).autoscaling})
+
     @precondition(lambda self: self.spec.replicas == 0)
     @rule()
     def wakes(self) -> None:
@@ -330,6 +400,7 @@ class Zero(RuleBasedStateMachine):
     def nobody_is_sent_to_a_worker_that_goes(self) -> None:
         if getattr(self, "spec", None) is not None and self.spec.replicas == 0 and not self.lost_a_worker:
             done = plan(self.look())
+            assert not done.remove, "nobody is led anywhere"
             assert slice_of(done) is None or stands(slice_of(done)), "no worker is wanted, and the waker is let go"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from vernal_waker import relay
-from vernal_waker.admission import Admission, Bounds, Refusal, Ticket
+from vernal_waker.admission import SMALL_HEADER, Admission, Bounds, Refusal, Ticket
 from vernal_waker.relay import Next
 from vernal_waker.routes import PoolName, Slice, table
 
@@ -25,10 +25,11 @@ class Holding(RuleBasedStateMachine):
         self.held: list[Ticket] = []
         self.gone: list[Ticket] = []
 
-    @rule(pool=st.sampled_from("abc"), length=st.integers(0, 30))
-    def comes(self, pool: str, length: int) -> None:
+    @rule(pool=st.sampled_from("abc"), length=st.integers(0, 30), header=st.integers(0, SMALL_HEADER // 2 + 8))
+    def comes(self, pool: str, length: int, header: int) -> None:
         before = (self.admission.requests, self.admission.size, self.admission.of(pool))
-        found = self.admission.enter(pool, length)
+        found = self.admission.enter(pool, length, header)
+        header = max(0, 2 * header - SMALL_HEADER)
         if isinstance(found, Ticket):
             self.held.append(found)
         else:
@@ -38,7 +39,9 @@ class Holding(RuleBasedStateMachine):
                 Refusal.REQUESTS: before[0] >= bounds.requests,
                 Refusal.POOL: before[2] >= bounds.per_pool,
                 Refusal.BODY: length > bounds.body,
-                Refusal.BYTES: before[1] + length > bounds.size,
+                Refusal.POOL_BYTES: sum(t.size for t in self.held if t.pool == pool) + header + length
+                > bounds.pool_size,
+                Refusal.BYTES: before[1] + header + length > bounds.size,
             }[found], f"{found} though there is room"
 
     @rule(data=st.data(), length=st.integers(0, 30))
@@ -67,12 +70,51 @@ class Holding(RuleBasedStateMachine):
         bounds, found = self.admission.bounds, self.admission
         assert found.requests == len(self.held) <= bounds.requests
         assert found.size == sum(ticket.size for ticket in self.held) <= bounds.size
-        assert all(ticket.size <= bounds.body for ticket in self.held)
+        assert all(ticket.size - ticket.header <= bounds.body for ticket in self.held)
         for pool in "abc":
             assert found.of(pool) == sum(ticket.pool == pool for ticket in self.held) <= bounds.per_pool
+            assert sum(ticket.size for ticket in self.held if ticket.pool == pool) <= bounds.pool_size
 
 
 TestHolding = Holding.TestCase
+
+
+def test_a_pool_that_does_not_start_leaves_room_for_the_others() -> None:
+    admission = Admission(Bounds(requests=4, per_pool=2, size=1000, body=300))
+    first, second = admission.enter("a", 300), admission.enter("a", 200)
+    assert isinstance(first, Ticket) and isinstance(second, Ticket)
+    assert admission.grow(first, 300) is None and admission.grow(second, 200) is None
+    assert admission.grow(second, 1) is Refusal.POOL_BYTES
+    assert isinstance(admission.enter("b", 300), Ticket)
+    admission.leave(first)
+    assert admission.grow(second, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        (Bounds(), 128 << 20),
+        (Bounds(requests=10, per_pool=20, size=1000, body=10), 1000),  # no bound of one pool's
+        (Bounds(requests=10, per_pool=1, size=1000, body=500), 500),  # room for one body
+        (Bounds(requests=10, per_pool=1, size=400, body=500), 400),
+    ],
+)
+def test_the_part_of_one_pool(bounds: Bounds, expected: int) -> None:
+    assert bounds.pool_size == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([("Connection", "Upgrade"), ("Upgrade", "websocket")], True),
+        ([("Connection", "keep-alive, upgrade"), ("Upgrade", "h2c, WebSocket")], True),
+        ([("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")], False),
+        ([("Upgrade", "websocket")], False),
+        ([("Connection", "x-no-upgrade"), ("Upgrade", "websocket")], False),
+    ],
+)
+def test_who_wants_another_protocol(headers: list[tuple[str, str]], expected: bool) -> None:
+    assert relay.is_websocket(headers) is expected
 
 
 def test_a_pool_is_known_by_the_port_of_its_wakers_slice() -> None:

@@ -72,8 +72,9 @@ class Actor:
                 Subject.of("create", CHECKPOINTS.name, manifest),
                 partial(writer.create, key, CHECKPOINTS, manifest, None),
             )
-        if decisions.park:
-            do(Subject("patch", f"{POOLS.name}/scale", key.name, "park"), partial(self._park, do, key))
+        if decisions.replicas is not None:
+            subject = Subject("patch", f"{POOLS.name}/scale", key.name, decisions.replicas)
+            do(subject, partial(self._scale, do, key, decisions.replicas, decisions.version))
         for pod in decisions.delete:
             do(_deletion(PODS, pod.name, pod.uid), partial(self._delete, do, key, pod))
         do.remove(decisions.remove)
@@ -88,10 +89,15 @@ class Actor:
         if self._writer.delete(key, PODS, pod.name, pod.uid, pod.resource_version, pod.reason):
             do.said.append(Event("Normal", pod.reason, f"deleting pod {pod.name}", f"delete/{pod.uid}"))
 
-    def _park(self, do: "_Steps", key: Key) -> None:
-        if self._writer.scale(key, 0):
+    def _scale(self, do: "_Steps", key: Key, replicas: int, version: int) -> None:
+        if not self._writer.scale(key, replicas, version):
+            return
+        if replicas:
+            reason, text = "ScaledFromZero", "the pool was at zero and may not go there any more"
+        else:
+            reason = "ScaledToZero"
             text = "no worker had a request for spec.autoscaling.idleSeconds: the pool goes to zero"
-            do.said.append(Event("Normal", "ScaledToZero", text, f"zero/{time.time_ns()}"))
+        do.said.append(Event("Normal", reason, text, f"zero/{time.time_ns()}"))
 
     def checkpoint(
         self,

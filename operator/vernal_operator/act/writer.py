@@ -151,13 +151,13 @@ class Writer:
             return self._outdated("apply", key, error)
         return True
 
-    def scale(self, key: Key, replicas: int) -> bool:
-        """Set the pool's replicas through /scale; otherwise as `status`."""
+    def scale(self, key: Key, replicas: int, version: int) -> bool:
+        """Set the pool's replicas through /scale, if its resourceVersion is still `version`; otherwise as `status`."""
         known = self._observer.cache(key.kind).get(key.namespace, key.name)
         if known is None:
             return False
         body = {
-            "metadata": {"uid": known.uid, "resourceVersion": str(known.version)},
+            "metadata": {"uid": known.uid, "resourceVersion": str(version)},
             "spec": {"replicas": replicas},
         }
         try:

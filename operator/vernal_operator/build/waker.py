@@ -11,13 +11,17 @@ from vernal_contract import names
 from vernal_operator.build.meta import Manifest, Owner, digest
 from vernal_operator.kinds import SLICES
 
-NAME_SUFFIX = "-waker"
+
+def slice_name(pool: str) -> str:
+    return f"{pool}-waker"
 
 
-def waker_slice(owner: Owner, addresses: Sequence[str], port: int, *, stands: bool) -> Manifest:
-    """`addresses`: of the waker's pods, all of one family. `stands`: whether requests are to go there."""
+def waker_slice(owner: Owner, addresses: Sequence[str], port: int, *, ipv6: bool, stands: bool) -> Manifest:
+    """`addresses`: of the waker's pods, all of one family; it cannot be changed. `stands`: whether requests are to go
+    there.
+    """
     content: Manifest = {
-        "addressType": "IPv6" if any(":" in address for address in addresses) else "IPv4",
+        "addressType": "IPv6" if ipv6 else "IPv4",
         "endpoints": [{"addresses": [address], "conditions": {"ready": stands}} for address in sorted(addresses)],
         "ports": [{"name": names.PORT_NAME_SERVING, "port": port, "protocol": "TCP"}],
     }
@@ -25,7 +29,7 @@ def waker_slice(owner: Owner, addresses: Sequence[str], port: int, *, stands: bo
         "apiVersion": SLICES.api_version,
         "kind": SLICES.name,
         "metadata": {
-            "name": f"{owner.name}{NAME_SUFFIX}",
+            "name": slice_name(owner.name),
             "namespace": owner.namespace,
             "labels": {
                 names.LABEL_POOL: owner.name,

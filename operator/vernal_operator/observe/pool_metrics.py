@@ -4,15 +4,18 @@ Read from the caches at each scrape, so that a pool that is gone leaves nothing 
 tells of none.
 """
 
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import fmean
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from vernal_contract.state import Load, WorkerState
 
+from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
+from vernal_operator.observe.views import SeenPod
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Pool
 
@@ -29,6 +32,11 @@ _GAUGES = {
     "vernal_pool_kv_usage_ratio": "Part of the KV cache that is in use, the mean over ready workers.",
     "vernal_pool_idle_seconds": "Since any worker last had a request.",
 }
+_COUNTERS = {
+    "vernal_pool_generation_tokens": "Tokens that workers generated since this operator leads.",
+    "vernal_pool_first_tokens": "Requests that got their first token since then.",
+    "vernal_pool_first_token_seconds": "That these waited for it, together.",
+}
 
 
 class PoolMetrics(Collector):
@@ -37,30 +45,74 @@ class PoolMetrics(Collector):
     def __init__(self, observer: Observer, workers: Workers) -> None:
         self._observer, self._workers = observer, workers
 
+        self._growth: dict[str, Growth] = {}
+        self._lock = threading.Lock()
+
     def describe(self) -> Iterable[Metric]:
-        return [GaugeMetricFamily(name, text, labels=_LABELS) for name, text in _GAUGES.items()]
+        return list(_families().values())
 
     def collect(self) -> Iterator[Metric]:
-        families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in _GAUGES.items()}
+        families = _families()
         now = time.time()
-        for entry in self._observer.pools.entries():
-            for name, value in self._of(entry.view, now).items():
-                families[name].add_metric((entry.namespace, entry.name), value)
+        with self._lock:
+            scaled = [e for e in self._observer.pools.entries() if e.view.spec and e.view.spec.autoscaling]
+            self._growth = {entry.uid: self._growth.get(entry.uid, Growth()) for entry in scaled}
+            for entry in scaled:
+                for name, value in self._of(entry.view, now).items():
+                    families[name].add_metric((entry.namespace, entry.name), value)
         yield from families.values()
 
     def _of(self, pool: Pool, now: float) -> dict[str, float]:
-        if pool.spec is None or pool.spec.autoscaling is None:
-            return {}
-        return load_of(self._answers(pool, now))
+        pods = list(self._observer.pods.group(pool.namespace, pool.name))
+        found = self._answers(pool, pods, now)
+        loads = {uid: worker.load for uid, worker in found.items() if worker.load is not None}
+        growth = self._growth[pool.uid]
+        growth.look({entry.uid for entry in pods}, loads)
+        return load_of(found.values()) | dict(zip(_COUNTERS, growth.total, strict=True))
 
-    def _answers(self, pool: Pool, now: float) -> Iterator[WorkerState]:
-        for entry in self._observer.pods.group(pool.namespace, pool.name):
+    def _answers(self, pool: Pool, pods: Iterable[Entry[SeenPod]], now: float) -> dict[str, WorkerState]:
+        found = {}
+        for entry in pods:
             view = entry.view.view
             answer = self._workers.answer(entry.uid, view.restarts)
             if view.ready and view.deletion_time is None and entry.owner == pool.uid and answer is not None:
-                fresh = answer.answered_at is not None and now - answer.answered_at <= STALE_SECONDS
+                fresh = answer.answered_at is not None and abs(now - answer.answered_at) <= STALE_SECONDS
                 if fresh and answer.worker is not None:
-                    yield answer.worker
+                    found[entry.uid] = answer.worker
+        return found
+
+
+def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
+    gauges = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in _GAUGES.items()}
+    return gauges | {name: CounterMetricFamily(name, text, labels=_LABELS) for name, text in _COUNTERS.items()}
+
+
+class Growth:
+    """What a pool's workers have done since the first look. Each counts from its own start, and they come and go: the
+    sum of their counts would fall, which Prometheus takes for a new beginning.
+    """
+
+    def __init__(self) -> None:
+        self.total = _NOTHING  # as `_COUNTERS`
+        self._last: dict[str, tuple[float, ...]] = {}
+        self._older: set[str] | None = None  # pods that were there at the first look, and have not answered yet
+
+    def look(self, pods: Collection[str], loads: Mapping[str, Load]) -> None:
+        """`pods`: all there are, by uid; `loads`: of those that have answered."""
+        older = set(pods) if self._older is None else self._older
+        self._last = {pod: last for pod, last in self._last.items() if pod in pods}
+        for pod, load in loads.items():
+            now = load.generated_tokens, load.first_tokens, load.first_token_seconds
+            last = self._last.get(pod, now if pod in older else _NOTHING)
+            if now[0] < last[0] or now[1] < last[1]:
+                last = _NOTHING  # its container began anew
+            grown = (total + max(0.0, new - old) for total, new, old in zip(self.total, now, last, strict=True))
+            self.total = tuple(grown)
+            self._last[pod] = now
+        self._older = older & set(pods) - loads.keys()
+
+
+_NOTHING: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 def load_of(workers: Iterable[WorkerState]) -> dict[str, float]:

@@ -5,8 +5,9 @@ to be.
 from dataclasses import replace
 
 from vernal_operator.api.pool import RetentionPolicy
+from vernal_operator.build.waker import slice_name
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, Key
+from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, SLICES, Key
 from vernal_operator.observe import views
 from vernal_operator.observe.beliefs import Beliefs
 from vernal_operator.observe.cache import Entry
@@ -44,6 +45,7 @@ def pool_snapshot(
     return Snapshot(
         now=now,
         pool=found.view,
+        version=found.version,
         pods=tuple(_heard(entry, beliefs) for entry in labelled if entry.owner == found.uid),
         taken_slots=frozenset(
             entry.view.view.slot for entry in labelled if entry.owner != found.uid and entry.view.view.slot >= 0
@@ -55,7 +57,9 @@ def pool_snapshot(
         ),
         announced=announced,
         in_endpoints=_in_endpoints(observer, key),
-        waker=observer.waker(key) if goes_to_zero(found.view) else None,
+        waker=observer.waker(key)
+        if goes_to_zero(found.view) or ChildKey(SLICES.name, slice_name(key.name)) in children
+        else None,
     )
 
 

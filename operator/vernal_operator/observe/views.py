@@ -380,6 +380,7 @@ class SliceView(ChildView):
         port: of the first entry.
     """
 
+    address_type: str = "IPv4"
     service: str = ""
     for_waker: bool = False
     ready: tuple[str, ...] = ()
@@ -390,6 +391,7 @@ def _slice(raw: _Slice) -> SliceView:
     seen, labels = _child(raw), raw.metadata.labels or {}
     return SliceView(
         seen.uid, seen.spec_hash, seen.owned, seen.going,
+        address_type=raw.address_type,
         service=labels.get(names.LABEL_SERVICE, ""),
         for_waker=labels.get(names.LABEL_COMPONENT) == names.COMPONENT_WAKER,
         # Absent means ready, by the API's own word.

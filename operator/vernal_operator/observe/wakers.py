@@ -1,7 +1,9 @@
 """Where the waker's pods are, and by which port each of them knows a pool."""
 
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,10 @@ from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import SLICES_READER, SliceView
 from vernal_operator.plan.model import Waker
 
+log = logging.getLogger(__name__)
+
+REST_SECONDS = 900.0
+"""How long nobody gets the port of a pool that is gone."""
 FIRST_PORT, PORTS = 20000, 10000
 """Below those that a kernel takes for connections out (ip_local_port_range)."""
 
@@ -33,11 +39,19 @@ class Wakers:
         self._namespace = namespace
         self._ports = Ports()
 
-    def of(self, key: Key, slices: Cache[SliceView]) -> Waker:
+    def of(self, key: Key, slices: Cache[SliceView]) -> Waker | None:
         """As a pool's plan is told. `slices`: of all pools, which hold the ports that were given before."""
-        found = [address for entry in self._cache.in_namespace(self._namespace) for address in entry.view.ready]
-        family = [a for a in found if ":" not in a] or found
-        return Waker(tuple(sorted(family)), self._ports.of(key, slices))
+        try:
+            port = self._ports.of(key, slices)
+        except RuntimeError as error:
+            log.error("%s: %s", key, error)
+            return None
+        views = [entry.view for entry in self._cache.in_namespace(self._namespace)]
+        # One family: the one that there are addresses of, else the one that there will be.
+        known = [view for view in views if view.ready] or views
+        ipv6 = bool(known) and all(view.address_type == "IPv6" for view in known)
+        family = [address for view in views for address in view.ready if (":" in address) == ipv6]
+        return Waker(tuple(sorted(family)), port, ipv6)
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""
@@ -47,23 +61,33 @@ class Wakers:
 class Ports:
     """One port a pool, and one pool a port. A pool keeps its port as long as its slice is there, over restarts too."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._given: dict[Key, int] = {}
+        self._rests: dict[int, tuple[Key, float]] = {}  # ports of pools that are gone, and until when
 
     def of(self, key: Key, slices: Cache[Any]) -> int:
         """Raises: RuntimeError: all are taken."""
         with self._lock:
             if key not in self._given:
-                written = {(e.namespace, e.group): e.view.port for e in _of_wakers(slices)}
-                mine = written.pop((key.namespace, key.name), None)
-                taken = {*self._given.values(), *written.values()}
-                self._given[key] = mine if mine is not None and mine not in self._given.values() else _free(key, taken)
+                self._given[key] = self._new(key, slices)
             return self._given[key]
 
+    def _new(self, key: Key, slices: Cache[Any]) -> int:
+        now = self._clock()
+        self._rests = {port: (of, until) for port, (of, until) in self._rests.items() if until > now and of != key}
+        written = {(e.namespace, e.group): e.view.port for e in _of_wakers(slices)}
+        mine: int | None = written.pop((key.namespace, key.name), None)
+        if mine is not None and mine not in self._given.values():
+            return mine
+        return _free(key, {*self._given.values(), *written.values(), *self._rests})
+
     def forget(self, key: Key) -> None:
+        """The port is nobody else's for a while: nodes that have not heard yet still lead its clients there."""
         with self._lock:
-            self._given.pop(key, None)
+            if (port := self._given.pop(key, None)) is not None:
+                self._rests[port] = key, self._clock() + REST_SECONDS
 
 
 def _of_wakers(slices: Cache[Any]) -> list[Entry[Any]]:

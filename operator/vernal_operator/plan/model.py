@@ -191,10 +191,12 @@ class Waker:
     Attributes:
         addresses: of its ready pods.
         port: by which it knows that a request is for this pool.
+        ipv6: the family of its addresses, also while there are none.
     """
 
     addresses: tuple[str, ...]
     port: int
+    ipv6: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +212,12 @@ class Snapshot:
         refused: what was decided before and is refused still.
         in_endpoints: names of pods that the pool's Service leads to: their addresses are ready endpoints of it.
         waker: None if this operator knows of none.
+        version: the pool's resourceVersion.
     """
 
     now: float
     pool: Pool
+    version: int = 0
     pods: tuple[PodView, ...] = ()
     taken_slots: frozenset[int] = frozenset()
     checkpoints: tuple[CheckpointView, ...] = ()
@@ -371,7 +375,8 @@ class Decisions:
             `names.FIELD_MANAGER`.
         remove: those that are not wanted any more.
         status: the whole status to write, or None where the observed one says it already.
-        park: set the pool's replicas to 0 through /scale, if it is still as it was seen. 409 counts as done.
+        replicas: set the pool's to these through /scale, if it is still as it was seen, in `version`. 409 counts as
+            done.
         poll: names of pods whose `/state` the next plan wants read. Plan again once each was asked.
         requeue_after: plan again after this many seconds even if nothing happens; None if only an event can
             change anything.
@@ -384,7 +389,8 @@ class Decisions:
     remove: tuple[ObjectRef, ...] = ()
     status: Manifest | None = None
     events: tuple[Event, ...] = ()
-    park: bool = False
+    replicas: int | None = None
+    version: int = 0
     poll: frozenset[str] = frozenset()
     requeue_after: float | None = None
 
@@ -398,7 +404,7 @@ class Decisions:
             or self.remove
             or self.status is not None
             or self.events
-            or self.park
+            or self.replicas is not None
             or self.poll
         )
 

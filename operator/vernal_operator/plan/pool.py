@@ -10,6 +10,7 @@ from vernal_operator.build.children import children
 from vernal_operator.build.meta import Owner, pool_owner
 from vernal_operator.build.pod import startup_seconds, worker_pod
 from vernal_operator.build.waker import waker_slice
+from vernal_operator.kinds import SLICES
 from vernal_operator.plan import backoff, conditions, hosts, polling, proving, renewal, rollout, startup, zero
 from vernal_operator.plan.census import Census, census
 from vernal_operator.plan.checkpoints import checkpoints, known_reference
@@ -109,7 +110,8 @@ def plan(snapshot: Snapshot) -> Decisions:
             *renewal.events(asked, renewing, snapshot.announced),
             *_news(to_zero, snapshot),
         ),
-        park=to_zero.idle and to_zero.stands is True and not any(child["kind"] == "EndpointSlice" for child in apply),
+        replicas=to_zero.replicas if not any(child["kind"] == SLICES.name for child in apply) else None,
+        version=snapshot.version,
         poll=poll | step.ask | to_zero.ask,
         requeue_after=_soonest(now, next_poll, to_zero.next_ask, held_back, after.deadline, *_changes(pods, spec)),
     )
@@ -193,8 +195,9 @@ def _children(
 ) -> tuple[tuple[Manifest, ...], tuple[ObjectRef, ...]]:
     """Children to apply (those whose hash differs) and to remove (those that are not wanted)."""
     all_of_them = children(owner, spec)
-    if snapshot.waker is not None and to_zero.stands is not None:
-        all_of_them.append(waker_slice(owner, snapshot.waker.addresses, snapshot.waker.port, stands=to_zero.stands))
+    if (waker := snapshot.waker) is not None and to_zero.stands is not None:
+        stands = to_zero.stands
+        all_of_them.append(waker_slice(owner, waker.addresses, waker.port, ipv6=waker.ipv6, stands=stands))
     wanted = {ChildKey(child["kind"], child["metadata"]["name"]): child for child in all_of_them}
     apply = []
     for key, child in wanted.items():
@@ -203,7 +206,7 @@ def _children(
     unwanted = [
         ObjectRef(key.kind, key.name, view.uid)
         for key, view in snapshot.children.items()
-        if key not in wanted and not view.going
+        if key not in wanted and not view.going and not (to_zero.stands is not None and key.kind == SLICES.name)
     ]
     return tuple(apply), tuple(unwanted)
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from vernal_worker.engine import load_signals
 
 
@@ -26,6 +26,13 @@ def test_vllms_gauges_are_read_over_all_engines(registry: CollectorRegistry) -> 
     found = load_signals.load(9, 64, 0.0, registry)
     assert (found.running, found.waiting, found.kv_usage) == (8, 1, 0.6)
     assert found.pressure == pytest.approx(0.6 * 9 / 8)
+    tokens = Counter(load_signals.TOKENS, "x", ["engine"], registry=registry)
+    waits = Histogram(load_signals.FIRST, "x", ["engine"], registry=registry, buckets=(0.1, 1.0))
+    for engine, seconds in (("0", 0.5), ("1", 0.05), ("1", 7.0)):
+        tokens.labels(engine).inc(10)
+        waits.labels(engine).observe(seconds)
+    found = load_signals.load(9, 64, 0.0, registry)
+    assert (found.generated_tokens, found.first_tokens, found.first_token_seconds) == (30, 3, 7.55)
 
 
 def test_an_engine_without_statistics_is_told_by_requests_alone(registry: CollectorRegistry) -> None:

@@ -210,6 +210,9 @@ class Load(_Message, frozen=True, kw_only=True):
     kv_usage: float = 0.0
     pressure: float = 0.0
     idle_seconds: float = 0.0
+    generated_tokens: int = 0
+    first_tokens: int = 0
+    first_token_seconds: float = 0.0
 
 
 class EngineStatus(Answer, frozen=True, kw_only=True, tag="status"):

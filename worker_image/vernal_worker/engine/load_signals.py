@@ -1,14 +1,17 @@
 """How loaded vLLM is, from its own gauges, in numbers that need no knowledge of the model."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from vernal_worker.control.protocol import Load
 
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
 KV_USAGE = "vllm:kv_cache_usage_perc"  # a ratio, whatever its name says
+TOKENS = "vllm:generation_tokens"
+FIRST = "vllm:time_to_first_token_seconds"
 _OF_REQUESTS = (RUNNING, WAITING, "vllm:num_requests_waiting_by_reason", KV_USAGE)
 
 
@@ -34,12 +37,16 @@ def load(in_flight: int, places: int, idle_seconds: float, registry: CollectorRe
         [gauge._value.get() for gauge in _gauges(registry, name)] for name in (RUNNING, WAITING, KV_USAGE)
     )
     usage = max(usages, default=0.0)  # of data-parallel engines, the fullest
+    waits = _children(registry, FIRST, Histogram)
     return Load(
         running=int(sum(running)),
         waiting=int(sum(waiting)),
         kv_usage=round(usage, 4),
         pressure=round(pressure(in_flight, places, int(sum(running)), usage), 4),
         idle_seconds=round(idle_seconds, 3),
+        generated_tokens=int(sum(counter._value.get() for counter in _children(registry, TOKENS, Counter))),
+        first_tokens=int(sum(bucket.get() for wait in waits for bucket in wait._buckets)),
+        first_token_seconds=round(sum(wait._sum.get() for wait in waits), 3),
     )
 
 
@@ -55,9 +62,13 @@ def pressure(in_flight: int, places: int, running: int, kv_usage: float) -> floa
 
 
 def _gauges(registry: CollectorRegistry, name: str) -> list[Gauge]:
-    """All children of a gauge; none where vLLM keeps no statistics."""
+    return _children(registry, name, Gauge)
+
+
+def _children(registry: CollectorRegistry, name: str, kind: type[_Metric]) -> list[_Metric]:
+    """All children of a metric; none where vLLM keeps no statistics."""
     found = registry._names_to_collectors.get(name)
-    if not isinstance(found, Gauge):
+    if not isinstance(found, kind):
         return []
     children: list[Any] = list(found._metrics.values())
     return children if found._labelnames else [found]

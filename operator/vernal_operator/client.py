@@ -199,16 +199,10 @@ class Client:
         return self._json("patch", kind, kind.path(namespace, name, subresource), query, body)
 
     def patch_where(
-        self,
-        kind: Kind,
-        namespace: str,
-        name: str,
-        operations: list[Object],
-        subresource: str = "",
-        manager: str = names.FIELD_MANAGER,
+        self, kind: Kind, namespace: str, name: str, operations: list[Object], subresource: str = ""
     ) -> Object:
         """JSON patch (RFC 6902). ApiError with status 422 if one of its tests does not hold."""
-        query = {"fieldManager": manager}
+        query = {"fieldManager": names.FIELD_MANAGER}
         return self._json("jsonpatch", kind, kind.path(namespace, name, subresource), query, operations)
 
     def delete(self, kind: Kind, namespace: str, name: str, uid: str, resource_version: str | None = None) -> Object:

@@ -45,6 +45,11 @@ STATE_READS = Counter(
     "are ok but whose identity is not that of its inputs, or not one that its pool made (these once a revision).",
     ["result"],
 )
+WAKE_READS = Counter(
+    "vernal_operator_wake_reads",
+    "Reads of GET /wakes on wakers, one a waker for each traced start from zero, by result: ok, failed.",
+    ["result"],
+)
 EVENTS_DROPPED = Counter(
     "vernal_operator_events_dropped", "Kubernetes Events that were refused and given up.", ["reason"]
 )

@@ -3,11 +3,8 @@
 Attributes are named by OpenTelemetry's semantic conventions where these have a word, and `vernal.` else.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-
-from vernal_contract import names
 
 NAMESPACE = "k8s.namespace.name"
 POD = "k8s.pod.name"
@@ -24,21 +21,8 @@ OUTCOME = "vernal.wake.outcome"
 TRACEPARENT = "traceparent"
 """The header of W3C Trace Context that names the span to go on with."""
 
-FIELD_MANAGER_WAKER = "vernal-waker"
 Count = Callable[[str, int], None]
 """Is told how many spans were `sent`, `failed` to be or `dropped`."""
-_WAKER = re.compile(rf"{FIELD_MANAGER_WAKER}/(00-[0-9a-f]{{32}}-[0-9a-f]{{16}}-[0-9a-f]{{2}})")
-
-
-def field_manager(traceparent: str) -> str:
-    """Who sets a pool's replicas for a request with this trace context (design record 0024)."""
-    return f"{FIELD_MANAGER_WAKER}/{traceparent}" if traceparent else names.FIELD_MANAGER
-
-
-def traceparent_of(field_manager: str) -> str:
-    """The other way round; "" for everybody else's name."""
-    found = _WAKER.fullmatch(field_manager)
-    return found[1] if found is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

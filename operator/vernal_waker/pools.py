@@ -45,6 +45,7 @@ class Pool:
         self._turn = itertools.count()
         self._tried: dict[tuple[str, int], float] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
         self._story: _Story | None = None
         self._leaving = False
         self._count(0)
@@ -117,7 +118,7 @@ class Pool:
         finally:
             self._count(-1)
             if not self._waiting and self._story is not None and not self._story.found:
-                self._forsake(self._story)
+                self.forsake()
 
     def _count(self, more: int) -> None:
         self._waiting += more
@@ -152,7 +153,7 @@ class Pool:
         if self.route is not None and self.route.targets:
             return  # there is one; it only was tried already
         if self._story is not None and self._story.found and self._waiting == 1:
-            self._forsake(self._story)  # whom that worker was for went away before it answered
+            self.forsake()  # whom that worker was for went away before it answered
         if self._story is None:
             self._story = _Story(self.name, told, self._tracer)
         if self._asking is None or self._asking.done():
@@ -160,10 +161,10 @@ class Pool:
 
     async def _ask_until_there(self) -> None:
         while self._waiting and not self._leaving and self.route is not None and not self.route.targets:
-            story = self._story
-            woken = await self._wake(self.name, story.traceparent if story is not None else "")
-            if woken is not None and story is not None:
-                story.asked(woken=woken)
+            call = asyncio.create_task(self._call(self._story))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            await asyncio.shield(call)  # with a worker there before it has answered, it was this call all the same
             changed = self._changed
             try:
                 async with asyncio.timeout(AGAIN_SECONDS):
@@ -171,10 +172,16 @@ class Pool:
             except TimeoutError:
                 pass
 
-    def _forsake(self, story: "_Story") -> None:
+    async def _call(self, story: "_Story | None") -> None:
+        woken = await self._wake(self.name, story.traceparent if story is not None else "")
+        if woken is not None and story is not None:
+            story.asked(woken=woken)
+
+    def forsake(self) -> None:
         """Nobody waits for this worker any more."""
-        story.end("gone")
-        self._story = None
+        if self._story is not None:
+            self._story.end("gone")
+            self._story = None
 
 
 class _Story:
@@ -206,7 +213,7 @@ class _Story:
     def asked(self, *, woken: bool) -> None:
         self._woke |= woken
         self._phases.setdefault("asked", time.monotonic() - self._began)
-        self._trace()  # who asked may be gone already
+        self._trace()  # who asked may be gone already, or have its answer
 
     def endpoint(self) -> None:
         self._phases.setdefault("endpoint", time.monotonic() - self._began)
@@ -265,3 +272,4 @@ class Pools:
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
+            pool.forsake()

@@ -1,18 +1,17 @@
 """Where the seconds of a start go, as the operator sees them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from plan.factory import NOW, pending, pool, ready, snapshot, spec, starting, worker
+from plan.factory import NOW, pending, ready, snapshot, spec, starting, worker
 from prometheus_client import REGISTRY
 from vernal_contract.state import StartMode
 from vernal_operator import metrics
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.starts import Starts
 from vernal_operator.plan.model import PodView
-from vernal_operator.spans import Span
-from vernal_operator.tracing import Opened
+from vernal_operator.plan.timeline import Timeline, Wish
 
 KEY = Key(POOLS, "ns", "starts")
 
@@ -81,41 +80,21 @@ def test_a_start_is_told_by_phase_and_once(starts: Starts, caplog: pytest.LogCap
     assert "mode=Restored operator=0.200 schedule=0.100 kubelet=0.700 worker=2.000 endpoint=0.250 total=3.250" in line
 
 
-class Tracer:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Span, str]] = []
-
-    def tell(self, span: Span, parent: str) -> None:
-        self.told.append((span, parent))
-
-    def open(self, name: str, begin: float, headers: Mapping[str, str]) -> Opened:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
-
-
-TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-
-
-@pytest.mark.parametrize(
-    ("before", "woken_by", "parent"),
-    [(0, TRACE, TRACE), (0, "", ""), (1, TRACE, "")],
-    ids=["by the waker", "by somebody else", "the waker has, but long ago"],
-)
-def test_a_start_is_traced_below_the_request_that_asked_for_it(before: int, woken_by: str, parent: str) -> None:
-    tracer = Tracer()
-    starts, after = Starts(tracer), before + 1
-    starts.look(KEY, snapshot(spec(replicas=before), now=NOW - 100))
-    woken = pool(spec(replicas=after), woken_by=woken_by)
-    starts.look(KEY, snapshot(spec(), pool=woken, now=NOW))
-    for at, pod in life():
+@pytest.mark.parametrize(("before", "versions"), [(0, (7, 9)), (1, None)], ids=["from zero", "one more of several"])
+def test_a_start_is_traced_with_the_versions_between_which_the_pool_left_zero(
+    before: int, versions: tuple[int, int] | None
+) -> None:
+    told: list[tuple[Timeline, str]] = []
+    starts, after = Starts(lambda timeline, uid: told.append((timeline, uid))), spec(replicas=before + 1)
+    for version in (5, 7):
+        starts.look(KEY, snapshot(spec(replicas=before), now=NOW - 100, version=version))
+    starts.look(KEY, snapshot(after, now=NOW, version=9))
+    for number, (at, pod) in enumerate(life()):
         led = frozenset({pod.name}) if at >= 3 else frozenset()
-        starts.look(KEY, snapshot(spec(), pod, pool=woken, now=NOW + at, in_endpoints=led))
-    ((span, told),) = tracer.told
-    assert (span.name, told, span.begin) == ("start", parent, NOW)
+        starts.look(KEY, snapshot(after, pod, now=NOW + at, version=10 + number, in_endpoints=led))
+    ((timeline, uid),) = told
+    assert (timeline.wish, uid) == (Wish(NOW, versions), snapshot(after).pool.uid)
+    assert (timeline.span.name, timeline.span.begin) == ("start", NOW)
     metrics.forget_pool(KEY.namespace, KEY.name)
 
 

@@ -169,30 +169,6 @@ def test_a_pool_whose_spec_does_not_parse_is_a_pool_with_an_error() -> None:
     assert "spec.replicas" in entry.view.spec_error
 
 
-TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-
-
-@pytest.mark.parametrize(
-    ("managers", "trace"),
-    [
-        ([("kubectl", ""), (f"vernal-waker/{TRACE}", "scale")], TRACE),
-        ([(f"vernal-waker/{TRACE}", "")], ""),
-        ([("vernal-operator", "scale"), ("vernal-waker/" + "x" * 115, "scale")], ""),
-        ([], ""),
-        (None, ""),
-    ],
-)
-def test_a_pool_that_the_waker_woke(managers: list[tuple[str, str]] | None, trace: str) -> None:
-    owned = {"f:spec": {"f:replicas": {}}}
-    entries: list[dict[str, Any]] = [
-        {"manager": name, "subresource": part, "operation": "Update", "fieldsV1": owned}
-        for name, part in managers or ()
-    ]
-    metadata = {"name": "p", "namespace": "ns", "uid": "u", "managedFields": None if managers is None else entries}
-    entry = views.POOLS_READER.convert({"metadata": metadata, "spec": {}})
-    assert entry is not None and entry.view.woken_by == trace
-
-
 def test_a_checkpoint_that_does_not_parse_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     meta = {"name": "c", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
     with caplog.at_level(logging.ERROR):

@@ -189,6 +189,32 @@ async def test_a_client_that_goes_away_ends_its_trace(
     assert world.told == [("later", ANOTHER, None)] and world.asked != [] and len(collector.spans) == 3
 
 
+async def test_a_worker_that_is_there_before_the_api_server_has_answered(world: World, collector: Collector) -> None:
+    """Its wake is a trace all the same: the operator may hang the start below it."""
+    world.scaled.clear()
+    asked = world.ask("x", traceparent=PARENT)
+    await comes("a worker to be asked for", lambda: world.asked)
+    world.lead(ready=True)
+    assert await asked == 200 and not collector.spans
+    world.scaled.set()
+    found = await spans(collector, 4)
+    assert found["wake"].attributes["vernal.wake.outcome"] == "answered"
+    assert world.asked == [f"00-{'a' * 32}-{found['wake'].id}-01"]
+
+
+async def test_a_waker_that_ends_tells_of_a_wake_whose_client_went_away(world: World, collector: Collector) -> None:
+    world.go.clear()
+    gone = world.ask("gone", traceparent=PARENT)
+    await comes("a worker to be asked for", lambda: world.asked)
+    world.lead(ready=True)
+    await comes("it to be with the worker", lambda: world.told)
+    gone.cancel()
+    with suppress(asyncio.CancelledError):
+        await gone
+    world.pools.close()
+    assert (await spans(collector, 3))["wake"].attributes["vernal.wake.outcome"] == "gone"
+
+
 async def test_a_client_that_goes_away_from_a_worker_ends_its_trace_by_the_next_wake(
     world: World, collector: Collector
 ) -> None:

@@ -4,12 +4,12 @@ Moments are those at which the operator sees what it plans from, because Kuberne
 later than they were; a phase (`plan.timeline`) is right to some hundredths of a second, and their sum to as much.
 
 What comes before, from a request that a pool without workers held, is the waker's (`vernal_waker_wake_seconds`); the
-supervisor's own phases are observed as `worker/NAME`. Where starts are traced, each is a trace, or goes on with that of
-the request that asked for it.
+supervisor's own phases are observed as `worker/NAME`.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vernal_contract.state import StartMode
@@ -18,8 +18,7 @@ from vernal_operator import metrics
 from vernal_operator.kinds import Key
 from vernal_operator.plan.model import PodView, Pool, Snapshot
 from vernal_operator.plan.polling import Heard, heard
-from vernal_operator.plan.timeline import MOMENTS, Wish, timeline
-from vernal_operator.tracing import Tracer
+from vernal_operator.plan.timeline import MOMENTS, Timeline, Wish, timeline
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,7 @@ class _Start:
 @dataclass(slots=True)
 class _Pool:
     replicas: int | None = None
+    version: int = 0  # when these were last seen
     wish: Wish | None = None
     pods: dict[str, _Start | None] = field(default_factory=dict)  # by uid; None of those that are told
 
@@ -43,8 +43,9 @@ class _Pool:
 class Starts:
     """Fed with snapshots. Thread-safe for different pools."""
 
-    def __init__(self, tracer: Tracer | None = None) -> None:
-        self._tracer = tracer
+    def __init__(self, trace: Callable[[Timeline, str], None] | None = None) -> None:
+        """`trace` is told of each start, and its pool's uid. See `traces.Traces.tell`."""
+        self._trace = trace
         self._pools: dict[Key, _Pool] = {}
         self._lock = threading.Lock()
 
@@ -56,8 +57,8 @@ class Starts:
             pool = self._pools.setdefault(key, _Pool())
         replicas, now = snapshot.pool.spec.replicas, snapshot.now
         if pool.replicas is None or replicas > pool.replicas:
-            pool.wish = Wish(now, snapshot.pool.woken_by if pool.replicas == 0 else "")
-        pool.replicas = replicas
+            pool.wish = Wish(now, (pool.version, snapshot.version) if pool.replicas == 0 else None)
+        pool.replicas, pool.version = replicas, snapshot.version
         seen: dict[str, _Start | None] = {}
         for pod in snapshot.pods:
             start = pool.pods.get(pod.uid, _Start(pool.wish) if now - pod.created < _NEW_SECONDS else None)
@@ -85,8 +86,8 @@ class Starts:
         metrics.POOL_STARTS.labels(key.namespace, key.name, mode).inc()
         words = " ".join(f"{name}={seconds:.3f}" for name, seconds in told.phases.items())
         log.info("event=start pool=%s/%s pod=%s mode=%s %s", key.namespace, key.name, pod.name, mode, words)
-        if self._tracer is not None:
-            self._tracer.tell(told.span, told.trace)
+        if self._trace is not None:
+            self._trace(told, pool.uid)
 
 
 def _note(moments: dict[str, float], pod: PodView, now: float, *, in_endpoints: bool) -> None:

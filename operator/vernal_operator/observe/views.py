@@ -1,7 +1,7 @@
 """From the API server's JSON to the few fields that plans read. The rest never becomes Python objects."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
@@ -33,7 +33,6 @@ from vernal_operator.plan.model import (
     Pool,
     RevisionView,
 )
-from vernal_operator.spans import traceparent_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -283,20 +282,7 @@ class _Custom(Raw):
     status: dict[str, Any] | None = None
 
 
-class _Manager(_Json):
-    manager: str = ""
-    subresource: str = ""
-
-
-class _PoolMeta(Meta):
-    managed_fields: list[_Manager] | None = None
-
-
-class _Pool(_Custom):
-    metadata: _PoolMeta
-
-
-def _pool(raw: _Pool) -> Pool:
+def _pool(raw: _Custom) -> Pool:
     meta = raw.metadata
     spec, why = parse_pool({"spec": raw.spec})
     return Pool(
@@ -304,14 +290,7 @@ def _pool(raw: _Pool) -> Pool:
         spec=spec, spec_error=why, status=readable(raw.status or {}, VLLMWorkerPoolStatus),
         deletion_time=_seconds(meta.deletion_timestamp),
         renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
-        woken_by=_woken_by(meta.managed_fields or ()),
     )  # fmt: skip
-
-
-def _woken_by(managers: Iterable[_Manager]) -> str:
-    """See `Pool.woken_by`. Who no longer holds a field is taken off this list by the API server."""
-    found = (traceparent_of(one.manager) for one in managers if one.subresource == "scale")
-    return next(filter(None, found), "")
 
 
 def _checkpoint(raw: _Custom) -> CheckpointView:
@@ -443,7 +422,7 @@ def _controller_name(meta: Meta) -> str:
 
 
 PODS_READER = Reader(PODS, _Pod, _pod, _pool_label)
-POOLS_READER = Reader(POOLS, _Pool, _pool)
+POOLS_READER = Reader(POOLS, _Custom, _pool)
 CHECKPOINTS_READER = Reader(CHECKPOINTS, _Custom, _checkpoint)
 JOBS_READER = Reader(JOBS, _Job, _job, _controller_name)
 SLICES_READER = Reader(SLICES, _Slice, _slice, _pool_label)

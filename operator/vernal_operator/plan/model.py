@@ -44,7 +44,6 @@ class Pool:
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
     renew: str = ""  # the annotation vernal.dev/renew-checkpoint
-    woken_by: str = ""  # the waker's trace context (`traceparent`), where it was the waker who last set spec.replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@
 Seconds since the epoch, by the operator's clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vernal_contract.state import WorkerState
+from vernal_contract.wakes import Wake
 
 from vernal_operator import spans
 from vernal_operator.plan.model import PodView, Pool
@@ -57,11 +58,21 @@ class Wish:
 
     Attributes:
         at: when it was seen.
-        trace: the trace context (`traceparent`) of the request that asked for it, "" where nobody said.
+        versions: where the pool was at zero, its resourceVersions when it was last seen there, and when it was first
+            seen not to be. What happened between two looks is seen as one change.
     """
 
     at: float
-    trace: str = ""
+    versions: tuple[int, int] | None = None
+
+    def trace(self, uid: str, wakes: Iterable[Wake]) -> str:
+        """The trace context (`traceparent`) of the request that has woken the pool with this uid, by its last wake
+        between the two versions; "" if none of `wakes` is that: somebody else has asked.
+        """
+        after, until = self.versions or (0, 0)
+        fits = (wake for wake in wakes if wake.uid == uid and after < wake.version <= until)
+        last = max(fits, key=lambda wake: wake.version, default=None)
+        return last.traceparent if last is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +82,12 @@ class Timeline:
     Attributes:
         phases: name and seconds; `total` last, and `worker/NAME` after that.
         span: all of it, in seconds since the epoch; its children are the phases.
-        trace: see `Wish`; "" where the pod was made for another reason.
+        wish: None where the pod was made for another reason.
     """
 
     phases: Mapping[str, float]
     span: Span
-    trace: str
+    wish: Wish | None
 
 
 def timeline(
@@ -89,8 +100,9 @@ def timeline(
     for name in MOMENTS[1:]:
         times.append(max(times[-1], moments.get(name, moments["endpoint"])))
     steps = [Span(name, begin, end) for name, begin, end in zip(_PHASES, times, times[1:], strict=False)]
-    asked = wish is not None and 0 <= times[0] - wish.at <= WISH_SECONDS
-    if wish is not None and asked:
+    if wish is not None and not 0 <= times[0] - wish.at <= WISH_SECONDS:
+        wish = None
+    if wish is not None:
         steps.insert(0, Span("operator", wish.at, times[0]))
     own = {name: seconds for name, seconds in worker.timings.items() if name in _SUPERVISOR}
     span = Span(
@@ -98,11 +110,7 @@ def timeline(
         tuple(_with_own(step, own, pod, worker) if step.name == "worker" else step for step in steps),
     )  # fmt: skip
     phases = {step.name: step.seconds for step in steps} | {"total": span.seconds}
-    return Timeline(
-        phases | {f"worker/{name}": seconds for name, seconds in own.items()},
-        span,
-        wish.trace if wish is not None and asked else "",
-    )
+    return Timeline(phases | {f"worker/{name}": seconds for name, seconds in own.items()}, span, wish)
 
 
 def _with_own(step: Span, own: Mapping[str, float], pod: PodView, worker: WorkerState) -> Span:

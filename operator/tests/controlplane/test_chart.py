@@ -300,6 +300,16 @@ def test_operator_and_waker_are_told_where_spans_go(server: Server) -> None:
     assert _variables(rendered(server.helm, "vernal", *without)) == {"vernal": {}, "vernal-waker": {}}
 
 
+def test_the_operator_may_ask_wakers_which_request_has_woken_a_pool(server: Server) -> None:
+    """Where their policy lets in but what it names."""
+    made = rendered(server.helm, "vernal", "waker.enabled=true", "networkPolicy.enabled=true")
+    (service,) = [doc for doc in made if doc["kind"] == "Service" and doc["metadata"]["name"] == "vernal-waker"]
+    (policy,) = [doc for doc in made if doc["kind"] == "NetworkPolicy" and doc["metadata"]["name"] == "vernal-waker"]
+    (port,) = service["spec"]["ports"]
+    open_ports = [port for rule in policy["spec"]["ingress"] if "from" not in rule for port in rule["ports"]]
+    assert port["port"] == 8081 and {"port": port["targetPort"]} in open_ports
+
+
 def test_what_helm_test_runs(server: Server, make_case: Callable[..., Case], free_port: Callable[[], int]) -> None:
     """The script of its pod, against a running operator, and against none."""
     (test,) = [d for d in rendered(server.helm, "vernal") if d["kind"] == "Pod"]

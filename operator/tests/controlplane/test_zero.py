@@ -486,7 +486,7 @@ def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_
     seen = one.answered_with["x-seen-traceparent"], one.answered_with["x-seen-tracestate"]
     assert seen == (f"00-{TRACE}-{wake.id}-01", "vendor=1")
 
-    def seen(names: Counter[str]) -> bool:
+    def have(names: Counter[str]) -> bool:
         return names <= Counter(span.name for span in mine())
 
     for later in (1, 2):  # Kubernetes treats the first write to `replicas` in another way than those that follow
@@ -494,7 +494,7 @@ def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_
         before = {span.trace for span in mine()}
         world.asker().ask()
         names = Counter({"wake": 1 + later, "start": 2 + later})
-        world.wait("another wake and its start", partial(seen, names))
+        world.wait("another wake and its start", partial(have, names))
         new = [span for span in mine() if span.trace not in before]
         assert len({span.trace for span in new}) == 1, "one trace"
         (root,) = [span for span in new if not span.parent]

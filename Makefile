@@ -15,7 +15,7 @@ CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-metric autoscaling-cycles compat fuzz gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
-        fault-matrix bench-operator images cluster-up cluster-down clean-cluster
+        fault-matrix store-matrix bench-operator images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -46,7 +46,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/autoscalers e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/autoscalers e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience e2e/store_matrix \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done
@@ -128,6 +128,10 @@ fault-tests: venv ## the fault matrix in short: every class in every scenario on
 fault-matrix: venv ## the operator under every class of faults, at each of its writes, by seed: a table (17 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python -m controlplane.matrix $(FAULTS)  # as in FAULTS="--class walk --seed 7"
+
+store-matrix: venv ## the store on file systems and in a bucket, each full, read-only, hung, cut off, damaged: a table (17 min beside others, needs root, not part of make test)
+	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
+	PYTHONPATH=e2e:worker_image/tests/bucket $(BIN)/python -m store_matrix $(MATRIX)  # as in MATRIX="--only ext4 --fault power"
 
 bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (8 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null

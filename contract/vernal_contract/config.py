@@ -43,11 +43,21 @@ class ModelConfig(_Base, frozen=True):
     path: str | None = None
 
 
+class ObjectStoreConfig(_Base, frozen=True):
+    """Where checkpoints are kept instead of in the store, which is then a copy of this pod's own. Credentials are in
+    variables that begin with `names.ENV_OBJECT_STORE`."""
+
+    url: str  # s3://BUCKET/PREFIX
+    endpoint: str | None = None  # of a server that is not AWS
+    region: str | None = None
+
+
 class CheckpointConfig(_Base, frozen=True):
     """How to freeze and thaw. Times in seconds."""
 
     policy: CheckpointPolicy = CheckpointPolicy.AUTO
     store_path: str = names.PATH_STORE
+    object_store: ObjectStoreConfig | None = None
     user: str = ""  # on whose behalf artifacts are in the store; the janitor lets go of the same
     weights: WeightsPlacement = WeightsPlacement.EXTERNAL
     verify: Verify = Verify.FULL

@@ -33,6 +33,9 @@ ENV_NODE_NAME: Final = "VERNAL_NODE_NAME"
 # What `POST /drain` takes as bearer token; from a Secret. It stays in process 1: never in the engine, never frozen.
 ENV_ADMIN_TOKEN: Final = "VERNAL_ADMIN_TOKEN"  # noqa: S105
 ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches the engine
+# Before the names of a bucket's credentials, such as AWS_ACCESS_KEY_ID: from a Secret, and like the signing key in
+# process 1 alone. Under names of their own they are not taken for the engine's, which may have others.
+ENV_OBJECT_STORE: Final = "VERNAL_OBJECT_STORE_"
 # Generations of the pool's artifacts that are to be replaced, with commas between them: they are not thawed.
 ENV_RENEW: Final = "VERNAL_RENEW"
 # Of a janitor: which artifacts its namespace has VLLMCheckpoints of, as identity/host tuple with commas between them.

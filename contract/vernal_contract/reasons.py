@@ -32,6 +32,7 @@ class Reason(StrEnum):
 
     # The store.
     STORE_UNAVAILABLE = "StoreUnavailable"
+    OBJECT_STORE_UNAVAILABLE = "ObjectStoreUnavailable"
     STORE_FULL = "StoreFull"
     STORE_READ_ONLY = "StoreReadOnly"
     STORE_SLOW = "StoreSlow"
@@ -84,6 +85,7 @@ _ABOUT: dict[Reason, About] = {
     Reason.DIGEST_MISMATCH: About.ARTIFACT,
     Reason.CANARY_MISMATCH: About.ARTIFACT,
     Reason.STORE_UNAVAILABLE: About.STORAGE,
+    Reason.OBJECT_STORE_UNAVAILABLE: About.STORAGE,
     Reason.STORE_FULL: About.STORAGE,
     Reason.STORE_READ_ONLY: About.STORAGE,
     Reason.STORE_SLOW: About.STORAGE,
@@ -112,7 +114,10 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.FILE_SIZE_MISMATCH: "run `vernal-worker verify` and check the storage",
     Reason.DIGEST_MISMATCH: "the storage returned other bytes than were written: check it (`vernal-worker verify`)",
     Reason.STORE_UNAVAILABLE: "check that the claim in spec.checkpoint.storage is bound, mounted and writable by uid 0",
-    Reason.STORE_FULL: "grow the claim in spec.checkpoint.storage, or lower spec.checkpoint.retention",
+    Reason.OBJECT_STORE_UNAVAILABLE: "check the bucket, and url, endpoint and credentialsSecret of "
+    "spec.checkpoint.storage.objectStore; `vernal-worker bucket ls URL` in the pod asks it again",
+    Reason.STORE_FULL: "grow the claim in spec.checkpoint.storage (with objectStore: sizeLimit, the node's disk), or "
+    "lower spec.checkpoint.retention",
     Reason.STORE_READ_ONLY: "mount the claim in spec.checkpoint.storage with a read-write access mode",
     Reason.STORE_SLOW: "check the storage's throughput; the worker started cold rather than wait",
     Reason.CRIU_MISSING: "use the worker image of this release: it carries CRIU 4.2 or newer",

@@ -1,10 +1,11 @@
-"""The node's programs from Debian packages, unpacked into the cache: nothing is installed on the machine."""
+"""Programs from Debian packages, the node's above all, unpacked into the cache: nothing is installed on the machine."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,45 +42,68 @@ class Packages:
         return str(self.bin / name)
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A folder with the files of Debian packages."""
+
+    root: Path
+
+    @property
+    def libraries(self) -> str:
+        """A value for LD_LIBRARY_PATH."""
+        return ":".join(str(self.root / folder) for folder in _library_folders(self.root))
+
+
 def ensure() -> Packages:
     """The unpacked packages, downloaded first if the cache has none.
 
     Raises ClusterError if apt cannot get them.
     """
-    names = [*PROGRAMS, *LIBRARIES]
+    return Packages(unpacked("node", [*PROGRAMS, *LIBRARIES], PROGRAMS, "about 40 MB, under a minute", _link).root)
+
+
+def unpacked(
+    folder: str, names: Sequence[str], told: Sequence[str], takes: str = "a few seconds",
+    finish: Callable[[Path], None] = lambda root: None,
+) -> Unpacked:  # fmt: skip
+    """Packages in `folder` of the cache, downloaded first if they are not there: `told` says for people which, and
+    `takes` how long. `finish` completes what was unpacked.
+
+    Raises ClusterError if apt cannot get them.
+    """
     release = platform.freedesktop_os_release()
-    key = hashlib.sha256(f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {names}".encode())
-    root = cache_dir() / "node" / key.hexdigest()[:16]
+    key = hashlib.sha256(f"{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()} {list(names)}".encode())
+    root = cache_dir() / folder / key.hexdigest()[:16]
     if not root.exists():
         with locked(root, "downloading Debian packages"):
             if not root.exists():
-                _unpack(names, root)
-    return Packages(root)
+                with step(f"downloading {', '.join(told)} as Debian packages ({takes})"):
+                    _unpack(names, root, finish)
+    return Unpacked(root)
 
 
-def _unpack(names: list[str], root: Path) -> None:
+def _unpack(names: Sequence[str], root: Path, finish: Callable[[Path], None]) -> None:
     if missing := [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]:
         raise ClusterError(
-            f"this machine has no {' and no '.join(missing)}, but the node comes from Debian packages: "
-            "use Debian 12 or newer, or set KUBECONFIG to a cluster"
+            f"this machine has no {' and no '.join(missing)}, but {names[0]} comes from a Debian package: "
+            "use Debian 12 or newer, or, for a cluster, set KUBECONFIG to one"
         )
     scratch = root.with_name(root.name + ".unpacking")
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir()
     try:
-        with step(f"downloading {', '.join(PROGRAMS)} as Debian packages (about 40 MB, under a minute)"):
-            _download(names, scratch)
+        _download(names, scratch)
         for package in sorted(scratch.glob("*.deb")):
             if (done := run(["dpkg-deb", "-x", package, scratch])).returncode:
                 raise ClusterError(f"unpacking {package.name} failed: {done.stderr.strip()}")
             package.unlink()
-        _link(scratch)
+        finish(scratch)
         scratch.rename(root)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _download(names: list[str], directory: Path) -> None:
+def _download(names: Sequence[str], directory: Path) -> None:
     # The first try fails where apt's lists are missing or older than the archive: then they are updated.
     download = ["apt-get", "download", "-q", *names]
     for command in (download, ["apt-get", "update", "-q"], download):
@@ -88,7 +112,7 @@ def _download(names: list[str], directory: Path) -> None:
             return
     raise ClusterError(
         f"{' '.join(download)} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}\n"
-        "Check the network and apt's sources, or set KUBECONFIG to a cluster."
+        "Check the network and apt's sources, or, for a cluster, set KUBECONFIG to one."
     )
 
 

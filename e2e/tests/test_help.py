@@ -10,7 +10,14 @@ import pytest
 
 E2E = Path(__file__).parents[1]
 #: Run by another program, which tells it everything: no person types its arguments.
-CHILDREN = {"dashboards/draw.py", "front_door/bad.py", "front_door/good.py", "kv_recovery/engine.py"}
+CHILDREN = {
+    "dashboards/draw.py",
+    "front_door/bad.py",
+    "front_door/good.py",
+    "kv_recovery/engine.py",
+    "store_matrix/children.py",
+    "store_matrix/fault_fs.py",
+}
 PROGRAMS = sorted(
     name
     for path in [*E2E.rglob("*.py"), *E2E.rglob("*.sh")]

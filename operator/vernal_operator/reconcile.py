@@ -128,7 +128,8 @@ class Reconciler:
         if snapshot.job is not None and snapshot.job.succeeded and snapshot.checkpoint.deletion_time is not None:
             lost = orphans.decode(snapshot.job.said)
             claim = snapshot.checkpoint.spec.storage.claim_name
-            metrics.ORPHANS.labels(key.namespace, claim).set(0 if lost is None else lost.count)
+            if claim is not None:  # what else is in a bucket is other clusters' as well
+                metrics.ORPHANS.labels(key.namespace, claim).set(0 if lost is None else lost.count)
         decisions = plan_checkpoint(snapshot)
         outcome = self._actor.checkpoint(
             key,

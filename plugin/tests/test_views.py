@@ -186,6 +186,15 @@ def test_one_that_is_deleted_is_on_its_way() -> None:
     assert "Deleting" in {row["state"] for row in checkpoints.view(world(change))}
 
 
+def test_a_checkpoint_in_a_bucket_is_shown_with_its_url() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["objects"][CHECKPOINTS][0]["spec"]["storage"] = BUCKET
+
+    assert "s3://models/vernal" in [row["claim"] for row in checkpoints.view(world(change))]
+
+
+BUCKET = {"subPath": "", "objectStore": {"url": "s3://models/vernal", "credentialsSecret": {"name": "bucket"}}}
+
 # --- explain ------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +449,16 @@ def test_what_is_not_well_is_found(what: str, change: Change, outcome: str) -> N
     found = checks(change)[what]
     assert found.outcome == outcome
     assert found.do or outcome in ("ok", "unknown")
+
+
+def test_a_pool_with_a_bucket_needs_no_claim() -> None:
+    def change(raw: dict[str, Any]) -> None:
+        for one in raw["objects"][POOLS]:
+            one["spec"]["checkpoint"]["storage"] = BUCKET
+        raw["objects"].update(persistentvolumeclaims=[])
+
+    found = checks(change)
+    assert doctor.is_well(list(found.values())) and not [what for what in found if what.startswith("Claim")]
 
 
 def _lease(raw: dict[str, Any]) -> dict[str, Any]:

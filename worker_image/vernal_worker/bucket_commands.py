@@ -1,13 +1,14 @@
 """`vernal-worker bucket`: checkpoints between a store and a bucket. Each returns the process's exit code."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
 from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.bucket import collect as collecting
-from vernal_worker.bucket import keys, pointer, publications
+from vernal_worker.bucket import credentials, keys, pointer, publications
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.pull import pull as fetch
@@ -23,7 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
         "ls": ls, "push": push, "pull": pull, "rm": rm, "gc": gc
     }[arguments.action]  # fmt: skip
     try:
-        objects = Objects(arguments.url, endpoint=arguments.endpoint, region=arguments.region)
+        objects = Objects(
+            arguments.url,
+            endpoint=arguments.endpoint,
+            region=arguments.region,
+            credentials=credentials.given(os.environ),
+        )
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, str(error)) from error
     return command(objects, arguments)
@@ -41,7 +47,7 @@ def ls(objects: Objects, arguments: argparse.Namespace) -> int:
                 raise StoreError(Reason.NO_ARTIFACT, "find", "its pointer is none of ours")
             content = publications.load(objects, place, current.publication, "find").manifest
         except StoreError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason is Reason.OBJECT_STORE_UNAVAILABLE:
                 raise
             print(f"{name}\n  {error.reason}: {error.message}")
             bad += 1
@@ -98,13 +104,14 @@ def pull(objects: Objects, arguments: argparse.Namespace) -> int:
 
 def rm(objects: Objects, arguments: argparse.Namespace) -> int:
     """Let nobody find the artifacts of an identity any more."""
-    count = collecting.remove(objects, arguments.identity, arguments.host or "")
-    if not count:
+    done = collecting.remove(objects, arguments.identity, arguments.host or "", arguments.user or "")
+    if not done.count and not arguments.user:
         raise CommandError(ExitCode.INTERNAL, f"nothing of identity {arguments.identity} is in {objects.url}")
-    print(
-        f"{count} not found any more; `vernal-worker bucket gc` deletes them {collecting.GRACE / 3600:g} hours from now"
-    )
-    return ExitCode.OK
+    for kept in done.kept:
+        print(f"kept {kept}")
+    later = f"`vernal-worker bucket gc` deletes them {collecting.GRACE / 3600:g} hours from now"
+    print(f"{done.count} not found any more; {later}")
+    return gc(objects, arguments) if arguments.gc else ExitCode.OK
 
 
 def gc(objects: Objects, arguments: argparse.Namespace) -> int:

@@ -246,7 +246,12 @@ def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.
     )
     push.add_argument("--replace", action="store_true", help="also where another artifact is current")
     _verb(actions, "pull", parents=[there, store, named], help="bring artifacts into the store, and make them current")
-    _verb(actions, "rm", parents=[there, named], help="let nobody find artifacts any more; `gc` deletes them later")
+    rm = _verb(
+        actions, "rm", parents=[there, named], help="let nobody find artifacts any more; `gc` deletes them later"
+    )
+    rm.add_argument("--user", metavar="NAME", help="who lets go of them: what others use stays; default: remove it")
+    rm.add_argument("--gc", action="store_true", help="and delete what nobody can need any more, as `gc` does")
+    rm.set_defaults(dry_run=False, grace=None)
     gc = _verb(actions, "gc", parents=[there], help="delete what nobody can need any more; safe at any time")
     gc.add_argument("--dry-run", action="store_true", help="say what would be deleted and why, and delete nothing")
     gc.add_argument(

@@ -177,6 +177,11 @@ def _others() -> Iterator[Attempt]:
             {"checkpoint": {"storage": {"claimName": "c"}, "signingKey": {"name": "other/s", "key": "k"}}},
             "Secret",
         ),
+        (
+            "checkpoint.storage.objectStore.credentialsSecret",
+            {"checkpoint": {"storage": {"objectStore": {"url": "s3://bucket", "credentialsSecret": {"name": "o/s"}}}}},
+            "Secret",
+        ),
         ("drain.tokenSecret", {"drain": {"tokenSecret": {"name": "other/s", "key": "k"}}}, "Secret or ConfigMap"),
         (
             "env",

@@ -12,7 +12,7 @@ from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
 from vernal_operator.api.pool import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import CHECKPOINTS, NODES, PODS, POOLS
+from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS, POOLS
 
 pytestmark = pytest.mark.apiserver
 
@@ -79,6 +79,45 @@ def test_a_neighbour_that_repeats_its_inputs_speaks_for_itself_alone(case: Case)
     (after,) = case.items(CHECKPOINTS)
     assert after["status"] == mine["status"], "nothing that they say counts"
     assert len(told()) == 3, "once for each"
+
+
+BUCKET = {"url": "s3://models/vernal", "endpoint": "http://minio:9000", "credentialsSecret": {"name": "bucket"}}
+
+
+def test_a_pool_with_a_bucket_instead_of_a_claim(case: Case) -> None:
+    for storage, says in (
+        ({}, "exactly one of claimName and objectStore"),
+        ({"claimName": "store", "objectStore": BUCKET}, "exactly one of claimName and objectStore"),
+        ({"subPath": "p", "objectStore": BUCKET}, "subPath is of a claim"),
+        ({"objectStore": BUCKET | {"url": "models"}}, "spec.checkpoint.storage.objectStore.url"),
+        ({"objectStore": {"url": "s3://models"}}, "credentialsSecret: Required value"),
+    ):
+        with pytest.raises(ApiError, match=says):
+            case.create(pool(checkpoint={"storage": storage}))
+    checkpoint = {"storage": {"objectStore": BUCKET}, "retention": {"unusedSeconds": 0}}
+    beside = pool(replicas=0, checkpoint=checkpoint, kvTransfer={"storage": {"claimName": "store"}})
+    case.create(beside | {"metadata": {"name": "with-a-claim-for-kv"}})
+    case.start()
+    case.create(pool(replicas=2, checkpoint=checkpoint))
+    case.wait_settled(2)
+    (mine,) = case.items(CHECKPOINTS)
+    assert mine["spec"]["storage"] == {"subPath": "", "objectStore": BUCKET}
+    change = {"storage": {"objectStore": {"url": "s3://others"}}}
+    with pytest.raises(ApiError, match="spec is immutable"):
+        case.client.patch(CHECKPOINTS, case.namespace, mine["metadata"]["name"], {"spec": change})
+    case.assert_quiet(2)
+    ended: list[dict[str, Any]] = []
+
+    def janitor() -> bool:
+        ended.extend(case.items(JOBS))
+        return not case.items(CHECKPOINTS)
+
+    case.delete_pool()
+    case.wait("the checkpoint to be gone", janitor)
+    [container] = ended[0]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:3] == ["bucket", "rm", BUCKET["url"]] and "--gc" in container["args"]
+    assert {entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"]} == {"bucket"}
+    assert "volumes" not in ended[0]["spec"]["template"]["spec"]
 
 
 def test_a_checkpoint_is_kept_for_a_node_that_fits_and_goes_with_it(case: Case) -> None:

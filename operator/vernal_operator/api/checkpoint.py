@@ -31,6 +31,6 @@ class VLLMCheckpointSpec(Model):
         default={}, description="What the frozen process expects around it: CPU, kernel, GPU, driver, mounts."
     )
     model: str = Field(min_length=1, description="Name of the model, for people who list checkpoints.")
-    storage: Storage = Field(description="The claim that holds the files.")
+    storage: Storage = Field(description="The claim or bucket that holds the files.")
     image: str = Field(min_length=1, description="Worker image that the janitor Job runs to remove the files.")
     image_pull_secrets: list[str] = Field(default=[], description="Names of Secrets to pull that image with.")

@@ -87,6 +87,7 @@ CHECKPOINT = Kind(
         ("Failures", "integer", ".status.restoreFailures", 0),
         ("Last used", "date", ".status.lastUsedTime", 0),
         ("Claim", "string", ".spec.storage.claimName", 1),
+        ("Bucket", "string", ".spec.storage.objectStore.url", 1),
         ("Used by", "string", ".status.usedBy", 1),
         ("Generation", "string", ".status.generation", 1),
         ("Age", "date", ".metadata.creationTimestamp", 0),

@@ -63,11 +63,11 @@ def _inside_rule(field: str, get: Callable[[Any], str]) -> Rule:
 _OWN_NAME = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 
-def _own_rule(field: str, kind: str, get: Callable[[Any], str]) -> Rule:
+def _own_rule(field: str, kind: str, get: Callable[[Any], str | None], *, optional: bool = False) -> Rule:
     """Of a name: what is not one could be taken for a way to somewhere else."""
     return Rule(
-        f"self.{field}.matches('{_OWN_NAME}')",
-        lambda self: re.search(_OWN_NAME, get(self)) is not None,
+        (f"!has(self.{field}) || " if optional else "") + f"self.{field}.matches('{_OWN_NAME}')",
+        lambda self: (name := get(self)) is None or re.search(_OWN_NAME, name) is not None,
         f"{field} must be the name of a {kind} in the pool's own namespace: lower-case letters, digits, '-' and '.'",
         f".{field}",
     )
@@ -239,7 +239,7 @@ class ResourceClaim(Model):
     )
 
 
-class Storage(Model):
+class ClaimStorage(Model):
     """A PersistentVolumeClaim. Host paths are not offered on purpose: who makes a pool must not get at the
     node.
     """
@@ -254,6 +254,87 @@ class Storage(Model):
         description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node thaw.",
     )
     sub_path: str = Field(default="", max_length=1024, description="Directory inside the claim; its root by default.")
+
+
+class SecretRef(Model):
+    rules: ClassVar[tuple[Rule, ...]] = (_own_rule("name", "Secret", lambda self: self.name),)
+    name: str = Field(min_length=1, max_length=253, description="Name of the Secret in the pool's namespace.")
+
+
+class ObjectStore(Model):
+    """A bucket of S3, or of a server that speaks it."""
+
+    url: str = Field(
+        pattern="^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+        max_length=1024,
+        description="s3://BUCKET or s3://BUCKET/PREFIX. Pools that name the same share its checkpoints, over clusters "
+        "too.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://[^ /@?#]+(/[^ @?#]*)?$",
+        max_length=1024,
+        description="URL of a server that is not AWS, e.g. http://minio.storage:9000.",
+    )
+    region: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z0-9-]+$",
+        max_length=63,
+        description="The bucket's region; us-east-1 unless set.",
+    )
+    credentials_secret: SecretRef = Field(
+        description="A Secret with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if there is one, "
+        "AWS_SESSION_TOKEN. They must allow to get, put, list and delete objects below url. Process 1 of a worker and "
+        "the janitor Job get them: they are not in the engine, and in no checkpoint.",
+    )
+    size_limit: Quantity | None = Field(
+        default=None,
+        description="Size limit of a pod's own copy of its checkpoint, e.g. 60Gi: an emptyDir on the node's disk. The "
+        "kubelet evicts a pod that exceeds it. None by default.",
+    )
+
+
+class Storage(Model):
+    """A PersistentVolumeClaim or a bucket, exactly one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.claimName) != has(self.objectStore)",
+            lambda self: (self.claim_name is None) != (self.object_store is None),
+            "storage of a checkpoint needs exactly one of claimName and objectStore",
+        ),
+        Rule(
+            "!has(self.objectStore) || self.subPath == ''",
+            lambda self: self.object_store is None or not self.sub_path,
+            "subPath is of a claim: with objectStore write it behind the bucket in objectStore.url",
+            ".subPath",
+            "FieldValueForbidden",
+        ),
+        _inside_rule("subPath", lambda self: self.sub_path),
+        _own_rule("claimName", "PersistentVolumeClaim", lambda self: self.claim_name, optional=True),
+    )
+    claim_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=253,
+        description="Name of a PersistentVolumeClaim in the pool's namespace. ReadWriteMany lets every node thaw.",
+    )
+    sub_path: str = Field(default="", max_length=1024, description="Directory inside the claim; its root by default.")
+    object_store: ObjectStore | None = Field(
+        default=None, description="A bucket instead of a claim: each pod brings what it thaws to its node's disk."
+    )
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Equal for storage that has the same checkpoints, whoever may read it how."""
+        if self.object_store is None:
+            return (self.claim_name or "", self.sub_path)
+        return (self.object_store.url, self.object_store.endpoint or "")
+
+    @property
+    def called(self) -> str:
+        """For people."""
+        return f"claim {self.claim_name}" if self.object_store is None else f"bucket {self.object_store.url}"
 
 
 class Retention(Model):
@@ -453,7 +534,7 @@ class KVTransferSpec(Model):
         description="What becomes of a request whose KV block cannot be loaded. Recompute: the block is computed. "
         "Fail: the request ends with an error.",
     )
-    storage: Storage | None = Field(
+    storage: ClaimStorage | None = Field(
         default=None,
         description="Where blocks are kept: mounted at path. Without it, path must be on a volume of podTemplate.",
     )
@@ -512,12 +593,15 @@ class VLLMWorkerPoolSpec(Model):
         ),
         Rule(
             "!has(self.kvTransfer) || !has(self.kvTransfer.storage) || !has(self.checkpoint.storage) || "
+            "!has(self.checkpoint.storage.claimName) || "
             "self.kvTransfer.storage.claimName != self.checkpoint.storage.claimName || "
             "self.kvTransfer.storage.subPath != self.checkpoint.storage.subPath",
             lambda self: (
                 self.kv_transfer is None
                 or self.kv_transfer.storage is None
-                or self.kv_transfer.storage != self.checkpoint.storage
+                or self.checkpoint.storage is None
+                or (self.kv_transfer.storage.claim_name, self.kv_transfer.storage.sub_path)
+                != (self.checkpoint.storage.claim_name, self.checkpoint.storage.sub_path)
             ),
             "spec.kvTransfer.storage and spec.checkpoint.storage must not be the same directory: set another subPath",
             ".kvTransfer.storage",

@@ -11,7 +11,7 @@ from vernal_contract import names
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner
-from vernal_operator.build.pod import claim_volume, store_mount, store_user
+from vernal_operator.build.pod import claim_volume, object_store_keys, store_mount, store_user
 
 JANITOR_PATIENCE_SECONDS = 600.0
 """How long the janitor waits for workers that read or make the checkpoint before it fails and is run again."""
@@ -22,7 +22,7 @@ JANITOR_SECONDS = 1800
 
 def checkpoint_name(identity: str, host_tuple: str, storage: Storage) -> str:
     """The same for every pool of the namespace that would share the artifact, and for no other."""
-    place = "\n".join((host_tuple, storage.claim_name, storage.sub_path))
+    place = "\n".join((host_tuple, *storage.place))
     return f"{identity[:12]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
@@ -61,29 +61,29 @@ def checkpoint(
             "namespace": namespace,
             "finalizers": [names.FINALIZER_CHECKPOINT],
         },
-        "spec": wanted.model_dump(mode="json", by_alias=True),
+        "spec": wanted.model_dump(mode="json", by_alias=True, exclude={"storage"}) | {"storage": _kept(storage)},
     }
+
+
+def _kept(storage: Storage) -> Manifest:
+    """What the janitor needs to know of it."""
+    made: Manifest = storage.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"object_store": {"size_limit"}}
+    )
+    return made
 
 
 def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[str, str]] = ()) -> Manifest:
     """The Job that removes the files of a checkpoint that nothing uses, and names orphans: artifacts of its claim and
-    path that are none of `known` (identities and host tuples). The operator itself mounts nothing.
+    path that are none of `known` (identities and host tuples). The operator itself mounts nothing, and has no
+    credentials of buckets.
     """
     labels = {names.LABEL_COMPONENT: names.COMPONENT_JANITOR}
     container: Manifest = {
         "name": "janitor",
         "image": spec.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": [  # of `vernal-worker`, which is the image's entry point
-            "gc",
-            *("--identity", spec.identity),
-            *("--host", spec.host_tuple),
-            *("--user", store_user(owner.namespace, spec.storage)),
-            *("--patience", f"{JANITOR_PATIENCE_SECONDS:g}"),
-        ],
-        # Not an argument: the image may be of an earlier release, which would refuse it.
-        "env": [{"name": names.ENV_KNOWN, "value": ",".join(sorted(map("/".join, known)))}],
-        "volumeMounts": [store_mount(spec.storage)],
+        **_janitor_work(owner, spec, known),
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "securityContext": {
             "runAsUser": 0,  # as the worker that wrote the files; they are readable by nobody else
@@ -98,8 +98,9 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[st
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "containers": [container],
-        "volumes": [claim_volume("store", spec.storage.claim_name)],
     }
+    if spec.storage.claim_name is not None:
+        pod["volumes"] = [claim_volume("store", spec.storage.claim_name)]
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
     return {
@@ -117,3 +118,25 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[st
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
+
+
+def _janitor_work(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[str, str]]) -> Manifest:
+    """Arguments of `vernal-worker`, which is the image's entry point, and what it needs."""
+    which = [
+        "--identity",
+        spec.identity,
+        "--host",
+        spec.host_tuple,
+        "--user",
+        store_user(owner.namespace, spec.storage),
+    ]
+    if (bucket := spec.storage.object_store) is None:
+        return {
+            "args": ["gc", *which, "--patience", f"{JANITOR_PATIENCE_SECONDS:g}"],
+            # Not an argument: the image may be of an earlier release, which would refuse it.
+            "env": [{"name": names.ENV_KNOWN, "value": ",".join(sorted(map("/".join, known)))}],
+            "volumeMounts": [store_mount(spec.storage)],
+        }
+    options = {"--endpoint": bucket.endpoint, "--region": bucket.region}
+    given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return {"args": ["bucket", "rm", bucket.url, *given, *which, "--gc"], "env": object_store_keys(bucket)}

@@ -7,7 +7,7 @@ from vernal_contract import config, names
 from vernal_contract.config import CheckpointPolicy
 
 from vernal_operator.api.common import Model, whole
-from vernal_operator.api.pool import EnvVar, KVTransferSpec, Storage, VLLMWorkerPoolSpec
+from vernal_operator.api.pool import EnvVar, KVTransferSpec, ObjectStore, Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner, pod_labels, pod_name
 from vernal_operator.build.overlay import merge
 
@@ -41,7 +41,9 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
         checkpoint = spec.checkpoint
         seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
-        seconds += checkpoint.thaw_timeout_seconds or _THAW_SECONDS
+        thaw = checkpoint.thaw_timeout_seconds or _THAW_SECONDS
+        in_bucket = checkpoint.storage is not None and checkpoint.storage.object_store is not None
+        seconds += 2 * thaw if in_bucket else thaw  # as long may it take to bring what is thawed
     return seconds
 
 
@@ -58,6 +60,7 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
         secret_env=tuple(v.name for v in spec.env if v.value_from is not None),
         checkpoint=config.CheckpointConfig(
             policy=checkpoint.policy,
+            object_store=_object_store(checkpoint.storage),
             user="" if checkpoint.storage is None else store_user(namespace, checkpoint.storage),
             weights=checkpoint.weights,
             verify=checkpoint.verify,
@@ -76,7 +79,15 @@ def worker_config(pool: str, namespace: str, spec: VLLMWorkerPoolSpec, revision:
         startup_timeout_seconds=spec.startup_timeout_seconds,
         keep_alive_seconds=spec.keep_alive_seconds,
         max_body_bytes=config.MAX_BODY_BYTES if spec.max_body_size is None else whole(spec.max_body_size),
+        # A worker that does not know it would say of what is on its own disk that it is published.
+        must_understand=() if _object_store(checkpoint.storage) is None else ("checkpoint.objectStore",),
     )
+
+
+def _object_store(storage: Storage | None) -> config.ObjectStoreConfig | None:
+    if storage is None or (bucket := storage.object_store) is None:
+        return None
+    return config.ObjectStoreConfig(url=bucket.url, endpoint=bucket.endpoint, region=bucket.region)
 
 
 def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
@@ -88,6 +99,13 @@ def _kv_transfer(kv: KVTransferSpec) -> config.KVTransferConfig:
         max_bytes=None if kv.size_limit is None else whole(kv.size_limit),
         options=kv.options,
     )
+
+
+_KEYS: tuple[tuple[str, Manifest], ...] = (
+    ("AWS_ACCESS_KEY_ID", {}),
+    ("AWS_SECRET_ACCESS_KEY", {}),
+    ("AWS_SESSION_TOKEN", {"optional": True}),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +159,18 @@ def store_user(namespace: str, storage: Storage) -> str:
     """On whose behalf workers use what is in the store, and the janitor lets go of it: several claims, of several
     namespaces too, may be one directory.
     """
-    return "/".join((namespace, storage.claim_name, storage.sub_path))
+    return "/".join((namespace, *storage.place))
+
+
+def object_store_keys(bucket: ObjectStore) -> list[Manifest]:
+    """Variables with the credentials: none of a Secret's other keys, and none that an engine would take for its own."""
+    return [
+        {
+            "name": names.ENV_OBJECT_STORE + key,
+            "valueFrom": {"secretKeyRef": {"name": bucket.credentials_secret.name, "key": key} | more},
+        }
+        for key, more in _KEYS
+    ]
 
 
 def store_mount(storage: Storage) -> Manifest:
@@ -216,7 +245,12 @@ def _volumes(spec: VLLMWorkerPoolSpec) -> tuple[list[Manifest], list[Manifest]]:
         mounts.append(entry | more | ({"subPath": sub_path} if sub_path else {}))
 
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED and storage is not None:
-        mount("store", storage.claim_name, names.PATH_STORE, storage.sub_path)
+        if storage.claim_name is not None:
+            mount("store", storage.claim_name, names.PATH_STORE, storage.sub_path)
+        elif storage.object_store is not None:
+            limit = storage.object_store.size_limit
+            volumes.append({"name": "store", "emptyDir": {} if limit is None else {"sizeLimit": limit}})
+            mounts.append({"name": "store", "mountPath": names.PATH_STORE})
     if model is not None:
         mount("model", model.claim_name, names.PATH_MODEL, model.path, readOnly=True)
     if kv is not None and spec.kv_transfer is not None:
@@ -238,6 +272,7 @@ def _env(spec: VLLMWorkerPoolSpec, told: str) -> list[Manifest]:
         *_drain_token(spec),
         *(_secret(variable) for variable in spec.env if variable.value_from is not None),
         *_signing_key(spec),
+        *_bucket_credentials(spec),
     ]
 
 
@@ -252,6 +287,13 @@ def _signing_key(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
     if key is None:
         return []
     return [{"name": names.ENV_SIGNING_KEY, "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}}}]
+
+
+def _bucket_credentials(spec: VLLMWorkerPoolSpec) -> list[Manifest]:
+    storage = spec.checkpoint.storage
+    if spec.checkpoint.policy == CheckpointPolicy.DISABLED or storage is None or storage.object_store is None:
+        return []
+    return object_store_keys(storage.object_store)
 
 
 def _secret(variable: EnvVar) -> Manifest:

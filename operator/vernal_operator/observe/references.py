@@ -56,10 +56,12 @@ class References:
         ]
 
     def siblings(self, checkpoint: CheckpointView) -> tuple[CheckpointView, ...]:
-        """Other checkpoints on the same claim and path."""
+        """Other checkpoints on the same claim and path, or in the same bucket."""
         views = (entry.view for entry in self._observer.checkpoints.group(checkpoint.namespace, ""))
         return tuple(
-            view for view in views if view.name != checkpoint.name and view.spec.storage == checkpoint.spec.storage
+            view
+            for view in views
+            if view.name != checkpoint.name and view.spec.storage.place == checkpoint.spec.storage.place
         )
 
     def fitting(self, checkpoint: CheckpointView) -> tuple[str, ...]:

@@ -164,8 +164,11 @@ def _last_words(client: Client, namespace: str, job: JobView) -> str:
 
 
 def _claim_exists(client: Client, checkpoint: CheckpointView) -> bool:
+    claim = checkpoint.spec.storage.claim_name
+    if claim is None:  # of a bucket nobody here can say that it is gone
+        return True
     try:
-        client.get(CLAIMS, checkpoint.namespace, checkpoint.spec.storage.claim_name)
+        client.get(CLAIMS, checkpoint.namespace, claim)
     except ApiError as error:
         if error.not_found:
             return False

@@ -59,9 +59,9 @@ def _orphans(snapshot: CheckpointSnapshot) -> Iterator[Event]:
     found = None if job is None or not job.said else orphans.decode(job.said)
     if job is None or found is None or not found.named:
         return
-    claim, user = view.spec.storage.claim_name, store_user(view.namespace, view.spec.storage)
+    storage, user = view.spec.storage, store_user(view.namespace, view.spec.storage)
     message = (
-        f"{found.count} artifacts ({found.bytes / 1e9:.1f} GB) on claim {claim} are of no VLLMCheckpoint, such as "
+        f"{found.count} artifacts ({found.bytes / 1e9:.1f} GB) on {storage.called} are of no VLLMCheckpoint, such as "
         f"{found.named[0]} (identity/host tuple): unless another cluster uses them, run `vernal-worker gc --identity "
         f"IDENTITY --user {user}` in a worker's container; `vernal-worker du` shows all"
     )
@@ -88,8 +88,11 @@ def _try_again(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     """The janitor failed: say so, and after a while delete its Job, so that the next plan makes a new one."""
     view, job, now = snapshot.checkpoint, snapshot.job, snapshot.now
     assert job is not None
-    claim = view.spec.storage.claim_name
-    message = f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the claim {claim}"
+    message = (
+        f"{job.message or 'the Job failed'}: see `kubectl logs job/{job.name}` and check the {view.spec.storage.called}"
+    )
+    if (bucket := view.spec.storage.object_store) is not None:
+        message += f" and the Secret {bucket.credentials_secret.name}"
     verdict = Verdict("Failed", "True", "JanitorFailed", message)
     status, since = _with_failed(snapshot, verdict)
     retry = epoch(since) + RETRY_SECONDS

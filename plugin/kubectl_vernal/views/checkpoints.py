@@ -27,11 +27,18 @@ def row(world: World, checkpoint: Object) -> Object:
         "restores": status.get("restores", 0),
         "failures": status.get("restoreFailures", 0),
         "usedBy": status.get("usedBy") or [],
-        "claim": "/".join(filter(None, (spec["storage"]["claimName"], spec["storage"].get("subPath")))),
+        "claim": _storage(spec["storage"]),
         "identity": spec["identity"],
         "host": _host(spec.get("host") or {}),
         "ageSeconds": round(world.age(checkpoint)),
     }
+
+
+def _storage(storage: Object) -> str:
+    """The claim, or the bucket's URL."""
+    if "objectStore" in storage:
+        return str(storage["objectStore"]["url"])
+    return "/".join(filter(None, (storage["claimName"], storage.get("subPath"))))
 
 
 def _state(checkpoint: Object) -> tuple[str, str]:

@@ -169,7 +169,7 @@ def _claims(world: World) -> list[Check]:
     wanted: dict[tuple[str, str], list[str]] = {}
     for pool in world.of(POOLS):
         storage = (pool["spec"].get("checkpoint") or {}).get("storage")
-        if storage:
+        if storage and "claimName" in storage:  # of buckets nothing can be seen from here
             wanted.setdefault((namespace(pool), storage["claimName"]), []).append(name(pool))
     if "persistentvolumeclaims" in world.unread:
         return [Check("Storage", "unknown", "you may not read PersistentVolumeClaims")] if wanted else []

@@ -1,5 +1,6 @@
 """`vernal-worker bucket` as people use it."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -7,9 +8,15 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from object_store.server import S3Server
+from vernal_contract import names
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_worker import cli
+from vernal_worker.bucket import credentials
+from vernal_worker.bucket.objects import Objects
+from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.exits import ExitCode
 
@@ -142,4 +149,44 @@ def test_what_is_wrong_is_said(run: Run, arguments: list[str], said: str) -> Non
 def test_a_bucket_that_is_not_there(run: Run, tmp_path: Path) -> None:
     done = run("ls", "s3://bucket", "--endpoint", "http://127.0.0.1:9")
     assert done.returncode == ExitCode.INTERNAL
-    assert "StoreUnavailable: s3://bucket/artifacts" in done.stderr, done
+    assert "ObjectStoreUnavailable: s3://bucket/artifacts" in done.stderr, done
+
+
+@pytest.mark.s3
+def test_the_janitor_lets_go_with_the_pools_credentials(
+    run: Run,
+    s3: S3Server,
+    tmp_path: Path,
+    identity: IdentityInputs,
+    host: HostTuple,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What its Job runs: the credentials are under the names that pods have them."""
+    for name, value in s3.environment.items():
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(names.ENV_OBJECT_STORE + name, value)
+    bucket = s3.make_bucket()
+    url, at = f"s3://{bucket}/models", ["--endpoint", s3.url, "--region", s3.environment["AWS_REGION"]]
+    pools = [
+        BucketStore(
+            tmp_path / user,
+            Objects(url, endpoint=s3.url, credentials=credentials.given(os.environ), region=at[3]),
+            user=user,
+        )
+        for user in ("one", "two")
+    ]
+    for store in pools:
+        store.root.mkdir()
+    staging = pools[0].stage(identity, host)
+    (staging.dir / "oracle.json").write_bytes(b"{}")
+    pools[0].publish(staging, created_by="test")
+    assert pools[1].open(identity, host, Owner(pod="p")).artifact is not None
+    which = ["--identity", digest(identity), "--host", digest(host)]
+    done = run("rm", url, *at, *which, "--user", "one", "--gc")
+    assert done.returncode == 0 and "used by two" in done.stdout and "nothing to delete" in done.stdout, done
+    assert run("ls", url, *at).stdout != "no artifacts\n"
+    done = run("rm", url, *at, *which, "--user", "two", "--gc")
+    assert done.returncode == 0 and done.stdout.startswith("1 not found any more"), done
+    assert run("ls", url, *at).stdout == "no artifacts\n"
+    again = run("rm", url, *at, *which, "--user", "two", "--gc")
+    assert again.returncode == 0, "a Job that is run again has nothing to do"

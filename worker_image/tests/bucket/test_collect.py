@@ -82,21 +82,21 @@ def test_what_is_removed_is_found_no_more_and_goes_after_the_grace_period(
 ) -> None:
     made = make()
     push(objects, made)
-    assert remove(objects, made.manifest.identity) == 1
+    assert remove(objects, made.manifest.identity).count == 1
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))
     assert error.value.reason is Reason.NO_ARTIFACT
     assert collect(objects).garbage == []
     collect(objects, grace=0.0)
     assert there(objects) == set()
-    assert remove(objects, made.manifest.identity) == 0
+    assert remove(objects, made.manifest.identity).count == 0
 
 
 def test_only_the_host_that_is_named_is_removed(objects: Objects, make: MakeArtifact) -> None:
     here, other = make(), make(host=HostTuple(architecture="x86_64", cpu_features=(), kernel="6.12"))
     push(objects, here)
     push(objects, other)
-    assert remove(objects, here.manifest.identity, here.manifest.host_tuple) == 1
+    assert remove(objects, here.manifest.identity, here.manifest.host_tuple).count == 1
     assert pointer.look(objects, place_of(here), "test") is None
     assert pointer.look(objects, place_of(other), "test") is not None
 
@@ -241,7 +241,7 @@ class _View(Objects):
         found: Found | None = self._turn(lambda: super(_View, self).head(key, stage))
         return self._known(found) if found is not None else None
 
-    def put(self, key: str, data: bytes, stage: str) -> None:
+    def put(self, key: str, data: bytes | bytearray, stage: str) -> None:
         def write() -> None:
             self._world.written[key] = self._world.time
             super(_View, self).put(key, data, stage)

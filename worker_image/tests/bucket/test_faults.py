@@ -1,5 +1,6 @@
 """What networks and S3 servers do wrong: published whole or not at all, fetched whole or not at all, no wrong byte."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,18 +8,22 @@ from typing import Any
 
 import pytest
 from object_store.server import S3Server
+from patience import GUARD_SECONDS
 from s3_proxy import Call, Choose, Cut, Fault, Flipped, Lost, S3Proxy, Silent, Status
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
 from vernal_worker.bucket import objects as connections
 from vernal_worker.bucket import pointer
-from vernal_worker.bucket.collect import collect
+from vernal_worker.bucket.collect import collect, remove
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.pull import pull
 from vernal_worker.bucket.push import push
+from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import Store
 
 pytestmark = pytest.mark.s3
@@ -94,7 +99,7 @@ def test_a_body_that_stays_damaged_is_refused(
     objects, _ = bucket.through(lambda call: fault if "/pieces/" in call.path else None, retry_seconds=1.0)
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))
-    assert error.value.reason in (Reason.DIGEST_MISMATCH, Reason.STORE_UNAVAILABLE)
+    assert error.value.reason in (Reason.DIGEST_MISMATCH, Reason.OBJECT_STORE_UNAVAILABLE)
     assert not list(worker.root.rglob("*.img"))
 
 
@@ -107,7 +112,7 @@ def test_credentials_that_do_not_count(
     for attempt in (lambda: push(objects, made), lambda: pull(objects, worker.root, place_of(made))):
         with pytest.raises(StoreError) as error:
             attempt()
-        assert error.value.reason is Reason.STORE_UNAVAILABLE
+        assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE
         assert str(fault.s3_code) in error.value.message or "credentials" in error.value.message
         assert "vernal-secret" not in error.value.message
 
@@ -116,7 +121,7 @@ def test_wrong_credentials(bucket: Bucket, make: Callable[..., Artifact], monkey
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(StoreError) as error:
         push(bucket.straight(), make(FILES))
-    assert error.value.reason is Reason.STORE_UNAVAILABLE and "credentials" in error.value.message
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE and "credentials" in error.value.message
 
 
 def test_a_server_that_is_silent_is_given_up(
@@ -128,7 +133,7 @@ def test_a_server_that_is_silent_is_given_up(
     objects, _ = bucket.through(lambda call: Silent() if "/pieces/" in call.path else None, retry_seconds=2.0)
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))
-    assert error.value.reason is Reason.STORE_UNAVAILABLE
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE
     assert not list(worker.root.rglob("*.img"))
 
 
@@ -147,7 +152,7 @@ def test_published_whole_or_not_at_all_whichever_call_fails(
             try:
                 push(objects, second, may_replace=lambda generation: True)
             except StoreError as error:
-                assert error.reason is Reason.STORE_UNAVAILABLE
+                assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
             worker = Store(tmp_path / f"worker-{count}")
             worker.root.mkdir()
             pulled = pull(straight, worker.root, place_of(first)).artifact
@@ -198,3 +203,135 @@ def test_nothing_of_an_upload_that_was_given_up_is_hidden(bucket: Bucket, make: 
     assert straight.list("", "test")
     collect(straight, grace=0.0)
     assert straight.list("", "test") == []
+
+
+# --- a worker whose pool names the bucket ---
+
+ME = Owner(pod="me")
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Callable[..., BucketStore]:
+    """The store of a new pod: nothing is on its disk."""
+    numbers = iter(range(1000))
+
+    def pod(objects: Objects, **options: Any) -> BucketStore:
+        root = tmp_path / f"pod-{next(numbers)}"
+        root.mkdir()
+        return BucketStore(root, objects, user="n/p", **options)
+
+    return pod
+
+
+Pod = Callable[..., BucketStore]
+
+
+def generations(store: Store) -> list[str]:
+    return [path.name for path in store.root.glob("artifacts/*/*/2*")]
+
+
+@pytest.mark.parametrize("fault", [ERROR, SLOW_DOWN, EXPIRED, FORBIDDEN, Lost()], ids=repr)
+def test_a_bucket_that_does_not_answer_is_said_so_and_what_was_brought_is_thawed(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple, fault: Fault
+) -> None:
+    made = make(FILES)
+    push(bucket.straight(), made)
+    objects, _ = bucket.through(lambda call: fault, retry_seconds=0.0)
+    store = pod(objects)
+    with pytest.raises(StoreError) as error:
+        store.open(identity, host, ME)
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE and error.value.generation is None
+    with pytest.raises(StoreError) as error:
+        store.lease(identity, host, ME).try_acquire()
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE
+    pull(bucket.straight(), store.root, place_of(made))
+    found = store.open(identity, host, ME).artifact
+    assert found is not None
+    found.verify()
+
+
+def test_a_bucket_that_is_not_there(s3: S3Server, s3_environment: None, pod: Pod, identity: Any, host: Any) -> None:
+    store = pod(Objects("s3://no-such-bucket/models", endpoint=s3.url, retry_seconds=0.0))
+    with pytest.raises(StoreError) as error:
+        staging = store.stage(identity, host)
+        (staging.dir / "a").write_bytes(b"a")
+        store.publish(staging, created_by="test")
+    assert error.value.reason is Reason.OBJECT_STORE_UNAVAILABLE and "no-such-bucket" in error.value.message
+    assert generations(store) == []
+
+
+def test_brought_whole_or_not_at_all_whichever_call_fails(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple
+) -> None:
+    push(bucket.straight(), make(FILES))
+    refused = 0
+    for at in range(100):
+        objects, proxy = bucket.through(_from(at, ERROR), retry_seconds=0.0)
+        store = pod(objects)
+        try:
+            found = store.open(identity, host, ME).artifact
+            assert found is not None
+            found.verify()
+        except StoreError as error:
+            assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
+            assert generations(store) == []
+            refused += 1
+        if len(proxy.calls) <= at:
+            break
+    assert refused > 8
+
+
+@pytest.mark.parametrize("fault", [ERROR, Lost()], ids=repr)
+def test_published_in_the_bucket_or_nowhere_whichever_call_fails(
+    bucket: Bucket, pod: Pod, identity: IdentityInputs, host: HostTuple, fault: Fault
+) -> None:
+    refused = 0
+    for at in range(100):
+        objects, proxy = bucket.through(_from(at, fault), retry_seconds=0.0)
+        creator, other = pod(objects), pod(bucket.straight())
+        staging = creator.stage(identity, host)
+        (staging.dir / "oracle.json").write_bytes(b"%d" % at)
+        try:
+            done = creator.publish(staging, created_by="test")
+        except StoreError as error:
+            assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
+            assert generations(creator) == []
+            refused += 1
+        else:
+            assert other.published(identity, host) == done.artifact.generation
+        if (found := other.open(identity, host, ME).artifact) is not None:  # of this attempt or of an earlier one
+            found.verify()
+        if len(proxy.calls) <= at:
+            break
+        remove(bucket.straight(), digest(identity))
+        for _ in range(2):  # what is left of it is marked, and goes: the next one makes as many calls
+            collect(bucket.straight(), grace=0.0)
+    assert refused > 4
+
+
+def test_who_is_told_to_stop_does_not_wait_for_a_bucket_that_is_silent(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple
+) -> None:
+    push(bucket.straight(), make(FILES))
+    stop = threading.Event()
+
+    def choose(call: Call) -> Fault | None:
+        if "/pieces/" not in call.path:
+            return None
+        stop.set()
+        return Silent()
+
+    objects, proxy = bucket.through(choose)
+    with pytest.raises(StoreError) as error:
+        pod(objects, patience=GUARD_SECONDS, cancel=stop).open(identity, host, ME)
+    assert error.value.reason is Reason.THAW_GIVEN_UP and not proxy.released.is_set()
+
+
+def test_who_may_only_read_thaws(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, identity: IdentityInputs, host: HostTuple
+) -> None:
+    push(bucket.straight(), make(FILES))
+    objects, proxy = bucket.through(lambda call: None if call.method in ("GET", "HEAD") else FORBIDDEN)
+    found = pod(objects).open(identity, host, ME).artifact
+    assert found is not None and proxy.met
+    found.verify()

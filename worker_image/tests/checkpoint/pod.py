@@ -134,7 +134,7 @@ class Agent:
         try:
             self.launch()
             lease = lease or request.try_acquire()
-            if must_skip_freeze(store.find(*key), None, lease is not None):
+            if must_skip_freeze(store.published(*key), None, lease is not None):
                 return "went on"
             staging = store.stage(*key)
             try:

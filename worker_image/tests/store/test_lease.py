@@ -1,5 +1,6 @@
 """At most one holder; the dead do not hold for ever; nobody's clock is believed."""
 
+import errno
 import os
 import signal
 import threading
@@ -215,6 +216,27 @@ def test_a_heartbeat_outlives_what_nobody_thought_of(
     assert threads.failures["heartbeat"] == before + 2
     lease.check()
     lease.release()
+
+
+def test_a_heartbeat_ends_though_the_storage_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close(2) says then what became of the writes, and has freed the descriptor all the same: to close it again closes
+    what another thread has opened meanwhile."""
+    closed: list[int] = []
+    os_close = os.close
+
+    def close(fd: int) -> None:
+        if fd != beat._fd:
+            return os_close(fd)
+        closed.append(fd)
+        os_close(fd)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    beat = heartbeat.Heartbeat(tmp_path / "beat", ttl=0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", close)
+        beat.stop()
+        until("the heartbeat to end", lambda: closed and (not beat._thread.is_alive() or len(closed) > 1))
+    assert len(closed) == 1
 
 
 def test_a_lease_that_was_given_back_is_held_no_more(store: Any, identity: Any, host: Any) -> None:

@@ -44,7 +44,7 @@ def test_the_table() -> None:
         Reason.DIGEST_MISMATCH,
         Reason.CANARY_MISMATCH,
     }
-    assert against[About.STORAGE] == {reason for reason in Reason if reason.value.startswith("Store")}
+    assert against[About.STORAGE] == {reason for reason in Reason if reason.value.startswith(("Store", "ObjectStore"))}
     assert against[About.GPU] == {Reason.GPU_MEMORY_INSUFFICIENT}
     assert {Reason.CRIU_RESTORE_FAILED, Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT} <= against[About.NODE]
 

@@ -16,7 +16,7 @@ from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import Store
 
 READERS = 50
-RIGHT, NONE, LOST, WRONG = 10, 11, 12, 13
+RIGHT, NONE, LOST, WRONG, MISNAMED = 10, 11, 12, 13, 14
 
 CALLS = ("open", "os.mkdir", "os.scandir", "os.listdir", "os.readlink", "os.remove", "os.rename", "os.chmod")
 
@@ -56,10 +56,40 @@ def thaw(root: Path, identity: Any, host: Any, expected: dict[str, bytes], held:
             }
         return RIGHT if found == expected else WRONG
     except (StoreError, FileNotFoundError):
-        return NONE if lookup is None else LOST
+        return MISNAMED if lookup is None else LOST  # what is collected is neither broken nor out of reach
     finally:
         if not held.reached:
             held.stop()
+
+
+def held_reader(root: Path, identity: Any, host: Any, expected: dict[str, bytes], step: int) -> tuple[int, int]:
+    """The process of a reader that stands still, and where to write for it to go on."""
+    stopped, goes_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            code = thaw(root, identity, host, expected, Held(root, step, stopped[1], goes_on[0]))
+        finally:
+            os._exit(code)
+    assert os.read(stopped[0], 1) == b"x"
+    return pid, goes_on[1]
+
+
+def go_on(pid: int, end: int) -> int:
+    os.write(end, b"x")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_what_is_collected_while_it_is_looked_for_is_no_artifact(
+    memory: Path, identity: Any, host: Any, filled: Any, step: int
+) -> None:
+    store = Store(memory)
+    filled(store.stage(identity, host)).publish(created_by="a", threads=1)
+    reader = held_reader(memory, identity, host, {}, step)
+    assert store.remove(digest(identity), digest(host)).busy == ()
+    assert go_on(*reader) == NONE
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -74,17 +104,7 @@ def test_right_or_none(
     expected = {entry.path: (artifact.path / entry.path).read_bytes() for entry in artifact.manifest.files}
     children = []
     for _ in range(READERS):
-        stopped, goes_on = os.pipe(), os.pipe()
-        step = pick.randrange(1, 40)
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                code = thaw(memory, identity, host, expected, Held(memory, step, stopped[1], goes_on[0]))
-            finally:
-                os._exit(code)
-        children.append((pid, goes_on[1]))
-        assert os.read(stopped[0], 1) == b"x"
+        children.append(held_reader(memory, identity, host, expected, pick.randrange(1, 40)))
     # All stand still, somewhere. Some go on before the collector comes, some between its runs, the rest after it.
     codes, busy = [], []
     pick.shuffle(children)
@@ -95,9 +115,7 @@ def test_right_or_none(
         if done.busy:
             artifact.verify(threads=1)
         for _ in range(min(pick.randrange(1, 12), len(children))):
-            pid, goes_on_end = children.pop()
-            os.write(goes_on_end, b"x")
-            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            codes.append(go_on(*children.pop()))
     say(f"right {codes.count(RIGHT)}, none {codes.count(NONE)}; readers the collector saw, run by run: {busy}")
     assert set(codes) == {RIGHT, NONE}, codes
     store.remove(digest(identity), digest(host))

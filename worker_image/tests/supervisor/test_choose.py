@@ -76,9 +76,8 @@ def test_an_artifact_that_was_doubted_is_known_as_such() -> None:
 
 
 def test_who_freezes() -> None:
-    nothing = Lookup(None, Reason.NO_ARTIFACT)
-    assert choose.must_skip_freeze(nothing, None, leased=True) is None
-    skipped = choose.must_skip_freeze(nothing, "pod-1", leased=False)
+    assert choose.must_skip_freeze(None, None, leased=True) is None
+    skipped = choose.must_skip_freeze(None, "pod-1", leased=False)
     assert skipped is not None and skipped[0] is Reason.LEASE_HELD and "pod-1" in skipped[1]
-    skipped = choose.must_skip_freeze(Lookup(ARTIFACT), None, leased=True)
+    skipped = choose.must_skip_freeze("g7", None, leased=True)
     assert skipped is not None and skipped[0] is Reason.PUBLISHED_BY_OTHER and "g7" in skipped[1]

@@ -11,11 +11,13 @@ from vernal_contract.config import (
     CheckpointPolicy,
     KVTransferConfig,
     ModelConfig,
+    ObjectStoreConfig,
     Verify,
     WorkerConfig,
     encode,
 )
 from vernal_contract.engine_args import canonical_name
+from vernal_worker.bucket.credentials import KEYS
 from vernal_worker.checkpoint.gpu import Gpus
 from vernal_worker.supervisor import engine_args, environment
 from vernal_worker.supervisor.context import ConfigError, Settings, read_settings
@@ -379,3 +381,28 @@ def test_a_signing_key_is_neither_the_engines_nor_of_use_where_not_every_byte_is
         assert "sesame" not in json.dumps(dict(told.engine(freezable=freezable).environment))
     with pytest.raises(ConfigError, match="verify must be Full"):
         settings({names.ENV_SIGNING_KEY: "sesame"}, checkpoint=CheckpointConfig(verify=Verify.SIZES))
+
+
+# --- a bucket ---
+
+BUCKET = CheckpointConfig(object_store=ObjectStoreConfig(url="s3://b/p", region="r"))
+OBJECT_STORE_KEYS = {f"{names.ENV_OBJECT_STORE}{name}": "planted" for name in KEYS}
+
+
+def test_credentials_of_the_bucket_stay_in_process_1() -> None:
+    """Also where a configuration says that they are the engine's."""
+    told = settings(OBJECT_STORE_KEYS, checkpoint=BUCKET, secret_env=tuple(OBJECT_STORE_KEYS))
+    assert told.object_store_keys == dict.fromkeys(KEYS, "planted")
+    for freezable in (True, False):
+        assert "planted" not in str(told.engine(freezable=freezable))
+    assert "planted" not in str((told.resume_variables, told.shaping, told.secrets))
+
+
+def test_a_bucket_that_cannot_be_one_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"checkpoint\.objectStore: 'nonsense' is no bucket"):
+        settings(checkpoint=CheckpointConfig(object_store=ObjectStoreConfig(url="nonsense")))
+    half = {f"{names.ENV_OBJECT_STORE}AWS_ACCESS_KEY_ID": "planted"}
+    with pytest.raises(ConfigError, match="no AWS_SECRET_ACCESS_KEY") as error:
+        settings(half, checkpoint=BUCKET)
+    assert "planted" not in str(error.value)
+    assert settings(checkpoint=BUCKET).object_store_keys == {}, "the pod's own, such as its web identity"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from patience import GUARD_SECONDS, until
+from vernal_contract.config import ObjectStoreConfig
 from vernal_contract.identity import digest
 from vernal_contract.reasons import NEXT_STEP, Reason
 from vernal_contract.state import StartMode
@@ -128,6 +129,9 @@ class Case:
     times: tuple[float, ...] = (GUARD_SECONDS,)
 
 
+NOWHERE = ObjectStoreConfig(url="s3://models", endpoint="http://127.0.0.1:9", region="r")
+KEYS = "export VERNAL_OBJECT_STORE_AWS_ACCESS_KEY_ID=k VERNAL_OBJECT_STORE_AWS_SECRET_ACCESS_KEY=s"
+
 RENEW = "export VERNAL_RENEW=$(basename $(readlink /var/lib/vernal/store/artifacts/*/*/current))"
 """The generation that is current is to be replaced."""
 
@@ -145,6 +149,7 @@ CASES: dict[Reason, Case] = {
     Reason.FILE_SIZE_MISMATCH: Case(change("process/criu/pstree.img", cut), "verify"),
     Reason.DIGEST_MISMATCH: Case(change(BIG_FILE, flip_a_bit), "verify"),
     Reason.STORE_UNAVAILABLE: Case(checkpoint={"store_path": "/nonexistent"}),
+    Reason.OBJECT_STORE_UNAVAILABLE: Case(no_store, checkpoint={"object_store": NOWHERE}, setup=KEYS),
     Reason.STORE_SLOW: Case(stage="verify", times=(0.0,)),
     Reason.SHM_FAILED: Case(stage="shm", setup="mount -t tmpfs -o nr_inodes=1 tmpfs /dev/shm", checkpoint=SIZES),
     Reason.CRIU_RESTORE_FAILED: Case(change("process/criu/inventory.img", blank), "criu", checkpoint=SIZES),

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from vernal_contract.reasons import Reason
 
-from vernal_worker.bucket import keys, pointer, publications
+from vernal_worker.bucket import keys, pointer, publications, users
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Found, Objects
+from vernal_worker.store.contents import KEPT_SECONDS
 from vernal_worker.store.errors import StoreError
 
 GRACE = 7200.0
@@ -39,25 +40,44 @@ class Collected:
     kept: str = ""
 
 
-def remove(objects: Objects, identity: str, host: str = "") -> int:
+@dataclass(frozen=True)
+class Removed:
+    """`count`: how many nobody finds any more; `kept`: which stay, and who uses them."""
+
+    count: int
+    kept: tuple[str, ...] = ()
+
+
+def remove(objects: Objects, identity: str, host: str = "", user: str = "") -> Removed:
     """Nobody finds the artifacts of an identity, of one host tuple or of all, from now on; `collect` deletes them when
-    the grace period is over. Returns how many there were.
+    the grace period is over.
+
+    Args:
+        user: lets go of them, and others' stay; empty to remove them whoever uses them.
 
     Raises:
         StoreError: stage gc.
+        ValueError: not a digest.
     """
     places = {
         named.place
         for found in objects.list(f"{keys.ARTIFACTS}/{identity}", "gc")
         if (named := keys.read(found.key)) is not None and named.current
-    }
-    wanted = sorted(place for place in places if not host or place == Place.of(identity, host))
-    for place in wanted:
+    } | ({Place.of(identity, host)} if host else set())
+    count, kept = 0, []
+    for place in sorted(place for place in places if not host or place == Place.of(identity, host)):
+        if user:
+            users.disuse(objects, place, user, "gc")
+            if others := users.users(objects, place, "gc"):
+                kept.append(f"{place.prefix}: used by {', '.join(others)}")
+                continue
         current = pointer.look(objects, place, "gc")
-        objects.delete([place.current], "gc")
+        marks = [mark.key for mark in objects.list(place.users, "gc")]
+        objects.delete([place.current, *marks], "gc")
         if current is not None and current.publication:
             objects.put(place.retired(current.publication), b"", "gc")
-    return len(wanted)
+        count += current is not None
+    return Removed(count, tuple(kept))
 
 
 def collect(
@@ -75,7 +95,7 @@ def collect(
         on_progress: told what is being done.
 
     Raises:
-        StoreError: stage gc: `STORE_UNAVAILABLE`.
+        StoreError: stage gc: `OBJECT_STORE_UNAVAILABLE`.
     """
     now = objects.now("gc")
     on_progress("listing the pieces")
@@ -83,6 +103,7 @@ def collect(
     on_progress("reading the manifests")
     garbage = _publications(objects, now - grace, dry)
     gone = {item.key for item in garbage}
+    garbage += _small(objects, now, now - grace)
     needed: set[str] = set()
     kept = ""
     for found in objects.list(keys.ARTIFACTS, "gc"):
@@ -92,7 +113,7 @@ def collect(
         try:
             needed |= set(publications.load(objects, named.place, named.publication, "gc").objects.values())
         except StoreError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason is Reason.OBJECT_STORE_UNAVAILABLE:
                 raise
             if error.reason is not Reason.MANIFEST_MISSING:  # it has just been deleted
                 kept = f"{found.key} cannot be read ({error.reason}), and any piece may be its"
@@ -137,4 +158,25 @@ def _publications(objects: Objects, before: float, dry: bool) -> list[Garbage]:
                 garbage.append(Garbage(mark.key, "its manifest goes", mark.size))
     lone = [found for (place, publication), found in marks.items() if publication not in there.get(place, {})]
     garbage += [Garbage(found.key, "its manifest is gone", found.size) for found in lone if found.modified <= before]
+    return garbage
+
+
+def _small(objects: Objects, now: float, before: float) -> list[Garbage]:
+    """Leases that nobody has renewed since `before`, what was said about publications that are gone, and what else is
+    old: none of it has bytes that count, but each is an object."""
+    there = [named for found in objects.list(keys.ARTIFACTS, "gc") if (named := keys.read(found.key)) is not None]
+    prefixes = {named.place.users for named in there}
+    for named in there:
+        prefixes |= {named.place.quarantine, named.place.failures(keys.generation_of(named.publication))}
+    garbage = []
+    for kind, why, limit in (
+        (keys.LEASES, "nobody holds it", before),
+        (keys.CLOCK, "nobody looks at it any more", before),
+        (keys.FAILURES, "what it is about is gone", before),
+        (keys.USERS, "what it is about is gone", before),
+        (keys.CONTENTS, "it has been there for long", now - KEPT_SECONDS),
+    ):
+        for found in objects.list(kind, "gc"):
+            if found.modified <= limit and not {found.key, found.key.rpartition("/")[0]} & prefixes:
+                garbage.append(Garbage(found.key, why, found.size))
     return garbage

@@ -7,6 +7,7 @@ from vernal_worker.store import layout
 from vernal_worker.store.fs import unique
 
 ARTIFACTS, PIECES, CLOCK = "artifacts", "pieces", "clock"
+LEASES, FAILURES, USERS, CONTENTS = "leases", "failures", "users", "contents"
 _DIGITS = 8
 _RETIRED = ".retired"
 _MANIFEST = ".json"
@@ -38,6 +39,23 @@ class Place:
     @property
     def current(self) -> str:
         return f"{self.prefix}/{_CURRENT}"
+
+    @property
+    def lease(self) -> str:
+        return f"{LEASES}/{self.identity}-{self.host}"
+
+    @property
+    def quarantine(self) -> str:
+        return f"{FAILURES}/{self.identity}/{self.host}/quarantine.json"
+
+    @property
+    def users(self) -> str:
+        """What the marks of all who use it are below."""
+        return f"{USERS}/{self.identity}/{self.host}"
+
+    def failures(self, generation: str) -> str:
+        """What the failed thaws of a generation are below."""
+        return f"{FAILURES}/{self.identity}/{self.host}/{generation}"
 
     def manifest(self, publication: str) -> str:
         return f"{self.prefix}/{publication}{_MANIFEST}"

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,7 @@ from obstore.store import from_url
 from vernal_contract.reasons import Reason
 
 from vernal_worker.bucket import keys
+from vernal_worker.bucket.credentials import provider
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.fs import unique
 
@@ -37,10 +38,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Read:
-    """A small object's content, and by which version it is known."""
+    """A small object's content, by which version it is known, and when it was written, in seconds since the epoch by
+    the bucket's clock."""
 
     data: bytes
     version: dict[str, str]
+    modified: float = 0.0
 
 
 class Objects:
@@ -51,22 +54,30 @@ class Objects:
         endpoint: of an S3 server that is not AWS; default: AWS_ENDPOINT_URL.
         region: default: AWS_REGION.
         retry_seconds: how long what may pass is tried again; 0 for not at all.
-
-    Credentials are the environment's (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; web identity;
-    instance roles; and what GCS and Azure have of the kind).
+        credentials: of S3, `credentials.KEYS` by name. Without, credentials are the environment's (AWS_ACCESS_KEY_ID,
+            AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; web identity; instance roles; and what GCS and Azure have of the
+            kind).
 
     Raises:
-        ValueError: the URL is none, or of a store that is not known.
+        ValueError: the URL is none, or of a store that is not known, or half of the credentials is missing.
     """
 
     def __init__(
-        self, url: str, *, endpoint: str | None = None, region: str | None = None, retry_seconds: float = RETRY_SECONDS
+        self,
+        url: str,
+        *,
+        endpoint: str | None = None,
+        region: str | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         options: dict[str, Any] = {}
         if url.startswith("s3:"):
             given = {"endpoint": endpoint, "region": region}
             options |= {name: value for name, value in given.items() if value}
+            if credentials:
+                options["credential_provider"] = provider(credentials)
         spoken_to = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         if not url.startswith(("file:", "memory:")):
             options["client_options"] = {
@@ -90,7 +101,8 @@ class Objects:
             try:
                 found = obstore.get(self._store, key)
                 version = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
-                return Read(bytes(found.bytes()), {name: value for name, value in version.items() if value})
+                known = {name: value for name, value in version.items() if value}
+                return Read(bytes(found.bytes()), known, float(found.meta["last_modified"].timestamp()))
             except (exceptions.NotFoundError, FileNotFoundError):
                 return None
 
@@ -117,7 +129,7 @@ class Objects:
             except (exceptions.NotFoundError, FileNotFoundError):
                 return None
 
-    def put(self, key: str, data: bytes, stage: str) -> None:
+    def put(self, key: str, data: bytes | bytearray, stage: str) -> None:
         """Write an object whole, whatever was there. Raises: StoreError."""
         with self._told(stage, key):
             obstore.put(self._store, key, data, use_multipart=False)
@@ -164,7 +176,9 @@ class Objects:
         found = self.head(key, stage)
         self.delete([key], stage)
         if found is None:
-            raise StoreError(Reason.STORE_UNAVAILABLE, stage, f"{self.url}/{key}: it was written and is not there")
+            raise StoreError(
+                Reason.OBJECT_STORE_UNAVAILABLE, stage, f"{self.url}/{key}: it was written and is not there"
+            )
         return found.modified
 
     @contextmanager
@@ -174,9 +188,9 @@ class Objects:
             yield
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             message = f"{where}: {_said(error)}; the credentials must allow to get, put, list and delete objects"
-            raise StoreError(Reason.STORE_UNAVAILABLE, stage, message) from error
+            raise StoreError(Reason.OBJECT_STORE_UNAVAILABLE, stage, message) from error
         except (exceptions.BaseError, OSError) as error:
-            raise StoreError(Reason.STORE_UNAVAILABLE, stage, f"{where}: {_said(error)}") from error
+            raise StoreError(Reason.OBJECT_STORE_UNAVAILABLE, stage, f"{where}: {_said(error)}") from error
 
 
 def _found(meta: Any) -> Found:

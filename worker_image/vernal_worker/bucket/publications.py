@@ -42,7 +42,7 @@ def load(objects: Objects, place: Place, publication: str, stage: str, signing_k
     """One whose files may be written below a directory.
 
     Raises:
-        StoreError: `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`, `STORE_UNAVAILABLE`.
+        StoreError: `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`, `OBJECT_STORE_UNAVAILABLE`.
     """
     generation = keys.generation_of(publication)
     key = place.manifest(publication)

@@ -65,7 +65,7 @@ def pull(
     Raises:
         StoreError: stage pull: `NO_ARTIFACT`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
             `FILE_MISSING` (an object is not there), `DIGEST_MISMATCH` (it has other bytes, time and again); of the
-            bucket `STORE_UNAVAILABLE`; of the store what `Store.stage` raises; `STORE_SLOW`, `THAW_GIVEN_UP`.
+            bucket `OBJECT_STORE_UNAVAILABLE`; of the store what `Store.stage` raises; `STORE_SLOW`, `THAW_GIVEN_UP`.
     """
     current = pointer.look(objects, place, "pull")
     if current is None or not current.publication:

@@ -57,8 +57,8 @@ def push(
         on_progress: called now and then in the caller's thread with bytes done and in all.
 
     Raises:
-        StoreError: stage push: `STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file here has
-            other bytes than the manifest says), `FILE_MISSING`.
+        StoreError: stage push: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`, `FREEZE_GIVEN_UP`; `DIGEST_MISMATCH` (a file
+            here has other bytes than the manifest says), `FILE_MISSING`.
     """
     content = artifact.manifest
     place = Place.of(content.identity, content.host_tuple)
@@ -147,24 +147,27 @@ def _published(objects: Objects) -> dict[str, str]:
         try:
             there |= publications.load(objects, named.place, named.publication, "push").objects
         except StoreError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason is Reason.OBJECT_STORE_UNAVAILABLE:
                 raise
             continue  # then it keeps nothing
     return there
 
 
-def _read(artifact: Artifact, piece: Piece) -> bytes:
+def _read(artifact: Artifact, piece: Piece) -> bytearray:
+    """What is there of it: a piece is in memory once."""
+    data, at = bytearray(piece.length), 0
     fd = os.open(artifact.path / piece.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = bytearray()
-        while len(data) < piece.length:
-            part = os.pread(fd, piece.length - len(data), piece.index * PIECE + len(data))
-            if not part:
-                break
-            data += part
-        return bytes(data)
+        with memoryview(data) as view:
+            while at < piece.length:
+                read = os.preadv(fd, [view[at:]], piece.index * PIECE + at)
+                if not read:
+                    break
+                at += read
     finally:
         os.close(fd)
+    del data[at:]
+    return data
 
 
 def _missing(artifact: Artifact, error: StoreError) -> StoreError:

@@ -23,14 +23,19 @@ def record(key: Key, generation: str, *, stage: str, reason: Reason, message: st
     """Raises:
     OSError: the storage cannot be written.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    failure = Failure(stage=stage, reason=reason, message=message, worker=worker, node=node, time=now)
+    failure = made(stage=stage, reason=reason, message=message, worker=worker, node=node)
     directory = key.failures(generation)
     fs.make_directory(directory, key.root)
     # Written under a name that is not counted: a reader never sees half of it.
     part = directory / f".{fs.unique()}"
     fs.write_new(part, msgspec.json.encode(failure))
     part.rename(directory / f"{fs.unique()}.json")
+
+
+def made(*, stage: str, reason: Reason, message: str, worker: str, node: str = "") -> Failure:
+    """One that is now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Failure(stage=stage, reason=reason, message=message, worker=worker, node=node, time=now)
 
 
 def load(key: Key, generation: str) -> list[Failure]:

@@ -54,7 +54,8 @@ class Heartbeat:
             with suppress(OSError):  # the storage may come back
                 _write(self._fd, self._count)
                 self.last = time.monotonic()
-        os.close(self._fd)
+        with suppress(OSError):  # of a write that failed before: the descriptor is free all the same (close(2))
+            os.close(self._fd)
 
 
 def _write(fd: int, count: int) -> None:

@@ -89,12 +89,12 @@ def key_directories(root: Path, identity: str = "", host: str = "") -> list[Path
     if host and not _DIGEST.fullmatch(host):
         raise ValueError(f"not a host tuple (64 hex digits): {host!r}")
     artifacts = root / ARTIFACTS
-    below = [artifacts / name for name in ([identity] if identity else _names(artifacts)) if _DIGEST.fullmatch(name)]
-    found = [directory / name for directory in below for name in _names(directory) if _HOST.fullmatch(name)]
+    below = [artifacts / name for name in ([identity] if identity else names(artifacts)) if _DIGEST.fullmatch(name)]
+    found = [directory / name for directory in below for name in names(directory) if _HOST.fullmatch(name)]
     return sorted(p for p in found if (not host or p.name == host[:HOST_DIGITS]) and p.is_dir())
 
 
-def _names(directory: Path) -> list[str]:
+def names(directory: Path) -> list[str]:
     """Of what is in it; of nothing, nothing. `Path.glob` says that also of what may not be read."""
     try:
         return [path.name for path in directory.iterdir()]

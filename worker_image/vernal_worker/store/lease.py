@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 from vernal_contract import decoding
@@ -34,6 +34,35 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class _Content(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     owner: Owner
+
+
+class Held(Protocol):
+    """A held lease, wherever it is kept. A context manager."""
+
+    def check(self) -> None:
+        """Raises:
+        StoreError: stage lease: `LEASE_LOST`: another has it; or where it is kept cannot be read.
+        """
+
+    def release(self) -> None:
+        """Give it back. Never raises; twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Request(Protocol):
+    """A wish for a lease. `holder`: who held it at the last try."""
+
+    holder: Owner | None
+
+    def try_acquire(self) -> Held | None:
+        """The lease, or None if another holds it. Does not wait.
+
+        Raises:
+            StoreError: stage lease: where it is kept cannot be written.
+        """
 
 
 class Lease:

@@ -21,6 +21,8 @@ from vernal_worker.store.layout import Key
 NAME = "quarantine.json"
 FIRST_DELAY = 600.0
 LONGEST_DELAY = 86400.0
+_MOST_ROUNDS = 1000
+"""More are no news, and others may write what is read here."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,16 @@ class Quarantine:
     seconds_left: float
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     generation: str  # the last one that was given up
     rounds: int  # how many were, in a row
+    token: str = ""  # whose this is, where it is written on condition
+
+
+def following(before: Record | None, generation: str, token: str = "") -> Record:
+    """What is noted down of `generation` once it is given up."""
+    rounds = 1 if before is None else min(before.rounds, _MOST_ROUNDS) + 1
+    return Record(generation=generation, rounds=rounds, token=token)
 
 
 def counted(found: Sequence[Failure]) -> int:
@@ -57,12 +66,12 @@ def look(key: Key, generation: str, attempts: int) -> Quarantine | None:
         OSError: the storage cannot be read.
     """
     found = failures.load(key, generation)
-    if (count := counted(found)) < attempts:
+    if counted(found) < attempts:
         return None
     path = key.directory / NAME
     record = _read(key)
     if record is None or record.generation != generation:
-        record = _Record(generation=generation, rounds=1 + (record.rounds if record is not None else 0))
+        record = following(record, generation)
         with suppress(OSError):  # full or read-only: then no new one can be made either
             new = path.with_name(f".{fs.unique()}")
             fs.write_new(new, msgspec.json.encode(record))
@@ -71,13 +80,18 @@ def look(key: Key, generation: str, attempts: int) -> Quarantine | None:
     if left:
         with suppress(OSError):
             left = max(0.0, left - (fs.clock(key.directory) - path.stat().st_mtime))
+    return said(generation, found, record.rounds, left)
+
+
+def said(generation: str, found: Sequence[Failure], rounds: int, left: float) -> Quarantine:
+    """`generation` is given up for what was `found`; after `rounds` in a row the next is made in `left` seconds."""
     last = found[-1]
     where = f"last on {last.worker}: {last.reason} in stage {last.stage}: {last.message}"
     again = "the next cold start makes a new checkpoint"
     if left:
         then = datetime.now(UTC) + timedelta(seconds=left)
-        again = f"{record.rounds} in a row were given up, a new one is made after {then:%Y-%m-%dT%H:%M:%SZ}"
-    return Quarantine(generation, f"{generation} failed {count} times, {where}; {again}", left)
+        again = f"{rounds} in a row were given up, a new one is made after {then:%Y-%m-%dT%H:%M:%SZ}"
+    return Quarantine(generation, f"{generation} failed {counted(found)} times, {where}; {again}", left)
 
 
 def forgive(key: Key, generation: str) -> None:
@@ -90,8 +104,8 @@ def forgive(key: Key, generation: str) -> None:
     fs.remove_tree(key.failures(generation))
 
 
-def _read(key: Key) -> _Record | None:
+def _read(key: Key) -> Record | None:
     try:
-        return decoding.json((key.directory / NAME).read_bytes(), _Record)
+        return decoding.json((key.directory / NAME).read_bytes(), Record)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

@@ -19,7 +19,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.blobs import share
 from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.layout import Key
-from vernal_worker.store.lease import Lease
+from vernal_worker.store.lease import Held
 from vernal_worker.store.pieces import default_threads, hash_all, pieces
 from vernal_worker.store.reading import use
 
@@ -74,7 +74,7 @@ class Staging:
         self,
         *,
         created_by: str,
-        lease: Lease | None = None,
+        lease: Held | None = None,
         timings: Mapping[str, float] | None = None,
         blobs: Mapping[str, Sequence[str]] | None = None,
         threads: int | None = None,

@@ -2,27 +2,29 @@
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vernal_contract.identity import HostTuple, IdentityInputs, digest, misfits
+from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import artifact as artifacts
 from vernal_worker.store import collect, failures, fs, layout, quarantine, reading
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.collect import Garbage
+from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.failures import Failure
+from vernal_worker.store.fitting import Candidate, pick
 from vernal_worker.store.layout import Key
-from vernal_worker.store.lease import LeaseRequest, Owner
+from vernal_worker.store.lease import Held, LeaseRequest, Owner, Request
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.reading import Reading
 from vernal_worker.store.remove import Removal, remove
-from vernal_worker.store.staging import Staging
+from vernal_worker.store.staging import Publication, Staging
 
 LEASE_TTL = 15.0
 """Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
@@ -93,7 +95,13 @@ class Store:
             StoreError: stage find: `STORE_UNAVAILABLE`, `MANIFEST_MISSING`, `MANIFEST_INVALID`, `FORMAT_UNSUPPORTED`;
                 with `generation` set where one is broken, for `record_failure`.
         """
-        return self._touch("find", lambda: self._find(identity, host))
+        while True:
+            try:
+                return self._touch("find", lambda: self._find(identity, host))
+            except StoreError as error:
+                broken = error
+            if not self._touch("find", lambda: self._collected(identity, broken)):  # noqa: B023  # called at once
+                raise broken
 
     def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
         """As `find`; what is found is not deleted before its `reading` is released. If the storage takes no lease (it
@@ -132,46 +140,46 @@ class Store:
 
     def _find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         self.root.stat()
-        broken: StoreError | None = None
-        refused: Lookup | None = None
-        strange: list[Artifact] = []
-        for key, generation in self._current(self._key(identity, host)):
-            given_up = quarantine.look(key, generation, self.restore_attempts)
-            try:
-                found = self._load(key, generation)
-            except StoreError as error:
-                error.host = key.host
-                broken = broken or (error if given_up is None else None)
-            else:
-                if misfits(found.manifest.host, host):
-                    strange.append(found)
-                    continue
-                if generation in self._renew:
-                    message = f"{generation} is to be replaced, as the pool's annotation asks"
-                    refused = refused or Lookup(None, Reason.RENEWAL_ASKED, message)
-                    continue
-                if given_up is None:
-                    doubted = key.failures(generation).exists() or (key.directory / quarantine.NAME).exists()
-                    return Lookup(found, doubted=doubted)
-            if given_up is not None:
-                refused = refused or Lookup(None, Reason.QUARANTINED, given_up.message, given_up.seconds_left)
-        if broken is not None:
-            raise broken
-        if refused is not None:
-            return refused
-        if strange:
-            lines = "; ".join(misfits(strange[0].manifest.host, host))
-            return Lookup(None, Reason.HOST_MISMATCH, f"{strange[0].generation} is for another host: {lines}")
-        return Lookup(None, Reason.NO_ARTIFACT, f"no artifact of identity {digest(identity)}")
+        exact = self._key(identity, host)
+        candidates = (
+            Candidate(
+                generation,
+                key.host,
+                partial(quarantine.look, key, generation, self.restore_attempts),
+                partial(self._load, key, generation),
+            )
+            for key, generation in self._current(exact)
+        )
+        found = pick(candidates, lambda artifact: artifact.manifest, exact.identity, host, self._renew)
+        if found.content is None:
+            return Lookup(None, found.reason, found.message, found.seconds_left)
+        key = Key(self.root, exact.identity, found.content.manifest.host_tuple)
+        doubted = key.failures(found.content.generation).exists() or (key.directory / quarantine.NAME).exists()
+        return Lookup(found.content, doubted=doubted)
+
+    def published(self, identity: IdentityInputs, host: HostTuple) -> str | None:
+        """The generation that a worker that starts now would thaw.
+
+        Raises:
+            StoreError: as `find`.
+        """
+        found = self.find(identity, host).artifact
+        return None if found is None else found.generation
+
+    def _collected(self, identity: IdentityInputs, broken: StoreError) -> bool:
+        """Whether what is broken has ceased to be current since it was looked at: it is on its way out."""
+        if broken.generation is None or broken.host is None:
+            return False
+        return layout.pointer(self._key(identity, broken.host).directory) != broken.generation
 
     def _current(self, exact: Key) -> list[tuple[Key, str]]:
         """Generations of an identity that are current, for any host: that for exactly this one first, then the
         newest."""
         directory = layout.identity_directory(self.root, exact.identity)
         found = []
-        for below in directory.iterdir() if directory.is_dir() else ():
-            if (generation := layout.pointer(below)) is not None:
-                found.append((Key(self.root, exact.identity, below.name), generation))
+        for name in layout.names(directory):
+            if (generation := layout.pointer(directory / name)) is not None:
+                found.append((Key(self.root, exact.identity, name), generation))
         return sorted(found, key=lambda each: (each[0].directory == exact.directory, each[1]), reverse=True)
 
     def candidates(self, identity: IdentityInputs) -> list[Artifact]:
@@ -183,10 +191,10 @@ class Store:
         found = []
         with guard("find"):
             directory = layout.identity_directory(self.root, digest(identity))
-            for below in directory.iterdir() if directory.is_dir() else ():
-                if (generation := layout.pointer(below)) is not None:
+            for name in layout.names(directory):
+                if (generation := layout.pointer(directory / name)) is not None:
                     try:
-                        found.append(artifacts.load(below / generation))
+                        found.append(artifacts.load(directory / name / generation))
                     except StoreError:
                         continue
         return sorted(found, key=lambda a: a.generation, reverse=True)
@@ -221,7 +229,28 @@ class Store:
 
         return self._touch("stage", make)
 
-    def lease(self, identity: IdentityInputs, host: HostTuple, owner: Owner, *, ttl: float = LEASE_TTL) -> LeaseRequest:
+    def publish(
+        self,
+        staging: Staging,
+        *,
+        created_by: str,
+        lease: Held | None = None,
+        timings: Mapping[str, float] | None = None,
+        blobs: Mapping[str, Sequence[str]] | None = None,
+        timeout: float | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Publication:
+        """Make what is staged current, for all who use the store: see `Staging.publish`."""
+        return staging.publish(
+            created_by=created_by, lease=lease, timings=timings, blobs=blobs, timeout=timeout, cancel=cancel
+        )
+
+    @property
+    def contents(self) -> Contents:
+        """What is known about big files outside of the store."""
+        return Contents(self.root)
+
+    def lease(self, identity: IdentityInputs, host: HostTuple, owner: Owner, *, ttl: float = LEASE_TTL) -> Request:
         """Ask to be the one who freezes for this identity and host tuple. All workers must use the same `ttl`."""
         return LeaseRequest(self._key(identity, host), owner, ttl, self._touch)
 

@@ -172,7 +172,7 @@ def text(usage: Usage) -> str:
 
 
 def _names(directory: Path) -> Sequence[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() else ()
+    return [directory / name for name in sorted(layout.names(directory))]
 
 
 def _list(names: Sequence[str]) -> str:

@@ -88,19 +88,16 @@ def _no_checkpoint(policy: CheckpointPolicy, reason: Reason, message: str) -> Co
     return Cold(reason, message, freeze=False)
 
 
-def must_skip_freeze(lookup: Lookup | None, holder: str | None, leased: bool) -> tuple[Reason, str] | None:
+def must_skip_freeze(published: str | None, holder: str | None, leased: bool) -> tuple[Reason, str] | None:
     """Why a worker that was to make a checkpoint does not, once its engine is up; None if it goes on.
 
     Args:
-        lookup: a fresh look at the store: another worker may have published meanwhile.
+        published: the generation that a fresh look at the store has found: another worker's.
         holder: who has the lease, if it is known.
         leased: whether it is us.
     """
-    if lookup is not None and lookup.artifact is not None:
-        return (
-            Reason.PUBLISHED_BY_OTHER,
-            f"generation {lookup.artifact.generation} was published during the cold start",
-        )
+    if published is not None:
+        return Reason.PUBLISHED_BY_OTHER, f"generation {published} was published during the cold start"
     if not leased:
         return Reason.LEASE_HELD, f"{holder or 'another worker'} makes the checkpoint"
     return None

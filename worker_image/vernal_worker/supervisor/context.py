@@ -10,11 +10,12 @@ import msgspec
 from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy, Verify, WorkerConfig, decode, unknown_fields
 
+from vernal_worker.bucket import credentials
 from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
 from vernal_worker.checkpoint.cuda.visible import Selection, select
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.control.protocol import PodIdentity
-from vernal_worker.supervisor import engine_args, environment, log
+from vernal_worker.supervisor import engine_args, environment, log, stores
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
@@ -29,6 +30,10 @@ VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 
 _OURS = (names.ENV_ADMIN_TOKEN, names.ENV_SIGNING_KEY)
 """Secrets of process 1, which no engine gets, whatever it is told."""
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith(names.ENV_OBJECT_STORE)
 
 
 class ConfigError(Exception):
@@ -67,6 +72,7 @@ class Settings:
     untouched: Mapping[str, str]  # of one that is not
     gpus: Selection
     signing_key: bytes | None  # of the store's artifacts
+    object_store_keys: Mapping[str, str]  # credentials of the bucket, if the pool has any
     renew: frozenset[str]  # generations that are to be replaced
     unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
@@ -149,6 +155,12 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     signing_key = variables.get(names.ENV_SIGNING_KEY, "").encode() or None
     if signing_key is not None and config.checkpoint.verify is not Verify.FULL:
         raise ConfigError("checkpoint.verify must be Full with a signing key: what is not read is not proven")
+    object_store_keys = credentials.given(variables)
+    if config.checkpoint.object_store is not None and config.checkpoint.policy is not CheckpointPolicy.DISABLED:
+        try:
+            stores.connect(config.checkpoint.object_store, object_store_keys, retry_seconds=0.0)  # only looks at it
+        except ValueError as error:
+            raise ConfigError(f"checkpoint.objectStore: {error}") from error
     pod = PodIdentity(
         name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
         namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
@@ -160,9 +172,10 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         config=config,
         pod=pod,
         signing_key=signing_key,
+        object_store_keys=object_store_keys,
         renew=frozenset(filter(None, variables.get(names.ENV_RENEW, "").split(","))),
         unfreezable=unfreezable or environment.names_pod(shaping, pod),
-        secrets={name: variables[name] for name in config.secret_env if name not in _OURS},
+        secrets={name: variables[name] for name in config.secret_env if not _is_ours(name)},
         admin_token=variables.get(names.ENV_ADMIN_TOKEN) or None,
         arguments=arguments,
         keep_alive=keep_alive,

@@ -19,7 +19,7 @@ from vernal_worker.checkpoint.process import IMAGES
 from vernal_worker.control.client import CallCancelledError, ControlError, TimedOutError, UnreachableError
 from vernal_worker.control.protocol import Canary, Weights
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.lease import Lease, LeaseRequest, Owner
+from vernal_worker.store.lease import Held, Owner, Request
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
@@ -63,8 +63,8 @@ class Creation:
         pod = context.settings.pod
         # One for all hosts that might share an artifact: which mounts it needs is only known when it is there.
         shared = msgspec.structs.replace(host, mounts=(), cpu_features=())
-        self._request: LeaseRequest = store.lease(identity, shared, Owner(pod=pod.name, node=pod.node))
-        self._lease: Lease | None = None
+        self._request: Request = store.lease(identity, shared, Owner(pod=pod.name, node=pod.node))
+        self._lease: Held | None = None
         self._problem: StoreError | None = None
         self._was_quiet = False
         self._size = 0
@@ -97,9 +97,9 @@ class Creation:
                 self._ask()
             if self._problem is not None:
                 raise self._problem
-            fresh = self._store.find(self._identity, self._host)
+            published = self._store.published(self._identity, self._host)
             holder = self._request.holder.pod if self._request.holder else None
-            if (skip := choose.must_skip_freeze(fresh, holder, self._lease is not None)) is not None:
+            if (skip := choose.must_skip_freeze(published, holder, self._lease is not None)) is not None:
                 self._skip(*skip)
                 return
             board.phase(Phase.FREEZING)
@@ -153,7 +153,8 @@ class Creation:
             self._check_answers(engine, expected)
             staging.write(ORACLE, msgspec.json.encode(expected))
             with board.timed("publish"):
-                publication = staging.publish(
+                publication = self._store.publish(
+                    staging,
                     created_by=f"{settings.pod.namespace}/{settings.pod.name}",
                     lease=self._lease,
                     timings=board.snapshot().timings,

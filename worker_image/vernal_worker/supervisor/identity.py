@@ -125,7 +125,7 @@ def find_out(context: Context, store: Store) -> tuple[Settings, IdentityInputs]:
     def find() -> tuple[Settings, IdentityInputs]:
         settings = hub.pin(context.settings)
         weights = placement(settings.config)
-        return settings, gather(settings, weights, contents=Contents(store.root), tick=tick)
+        return settings, gather(settings, weights, contents=store.contents, tick=tick)
 
     store.check()
     with context.board.timed("identity"):

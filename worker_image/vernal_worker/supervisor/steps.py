@@ -1,7 +1,6 @@
 """The steps of a start, each of them once: what a worker and a program's engine both take."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 from vernal_contract.config import CheckpointPolicy
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
@@ -15,8 +14,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.store.store import Store
-from vernal_worker.supervisor import choose, identity, log, recovery
+from vernal_worker.supervisor import choose, identity, log, recovery, stores
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StoppedError
@@ -28,9 +26,6 @@ from vernal_worker.supervisor.launching import Launcher, StartError
 from vernal_worker.supervisor.thawing import ThawError, Thawing
 from vernal_worker.supervisor.workspace import Workspace
 
-STORAGE_SECONDS = 30.0
-"""How long a look at the store, or a small file there, may take."""
-
 
 class Steps:
     """What is done for one start. Which steps are taken, and in which order, is the caller's."""
@@ -40,14 +35,13 @@ class Steps:
         self._settings, self._board, self._stop = context.settings, context.board, context.stop
         checkpoint = self._settings.config.checkpoint
         self._policy = checkpoint.policy
-        self.store = Store(
-            Path(checkpoint.store_path),
-            restore_attempts=checkpoint.restore_attempts,
-            patience=STORAGE_SECONDS,
+        self.store = stores.opened(
+            checkpoint,
+            self._settings.object_store_keys,
             cancel=self._stop.signalled,
             signing_key=self._settings.signing_key,
-            user=checkpoint.user,
             renew=self._settings.renew,
+            timing=self._board.timing,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None

@@ -366,6 +366,7 @@ def test_a_waker_that_is_told_to_go_loses_nothing(world: World) -> None:
 
 def test_the_only_worker_is_killed(world: World, tmp_path: Path) -> None:
     """Whom it was answering is told by a broken answer; everybody else waits for the next one, without noticing."""
+    world.wait("the pool to be at zero", world.is_asleep)
     one = world.asker()
     one.ask()
     go = tmp_path / "go"

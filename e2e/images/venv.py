@@ -73,9 +73,9 @@ def resolve() -> None:
         extra.write_text("".join(f"{line}\n" for line in TORCH_NEEDS))
         # The union first; the parts are then held to its versions.
         for name, extras in (
-            ("dev", ["worker-cpu", "operator", "dev"]),
+            ("dev", ["worker-cpu", "operator", "tracing", "dev"]),
             ("worker-cpu", ["worker-cpu"]),
-            ("operator", ["operator"]),
+            ("operator", ["operator", "tracing"]),
             ("docs", ["docs"]),
             ("dashboards", ["dashboards"]),
             ("plugin", []),

@@ -19,11 +19,13 @@ from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.pool_metrics import PoolMetrics
 from vernal_operator.observe.references import References
 from vernal_operator.observe.snapshot import goes_to_zero
+from vernal_operator.observe.traces import Traces
 from vernal_operator.observe.wakers import Wakers
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan.model import Event
 from vernal_operator.reconcile import Reconciler
 from vernal_operator.settings import Settings
+from vernal_operator.tracing import Tracer
 from vernal_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,12 @@ class Controller:
     """
 
     def __init__(
-        self, client: Client, settings: Settings, lease: LeaseSettings, deposed: Callable[[str], None]
+        self,
+        client: Client,
+        settings: Settings,
+        lease: LeaseSettings,
+        deposed: Callable[[str], None],
+        tracer: Tracer | None = None,
     ) -> None:
         self._leadership = Leadership(client, lease, won=self._led, lost=deposed)
         client.guard(lambda: self._leadership.seconds_left)
@@ -54,7 +61,15 @@ class Controller:
         )
         self._observer = Observer(client, settings, self._changed, wakers)
         self._references = References(self._observer, self._workers)
-        self._reconciler = Reconciler(client, self._observer, self._workers, self._references, self._queue.add)
+        self._traces = Traces(tracer, wakers) if tracer is not None else None
+        self._reconciler = Reconciler(
+            client,
+            self._observer,
+            self._workers,
+            self._references,
+            self._queue.add,
+            self._traces.tell if self._traces is not None else None,
+        )
         self._threads = [
             threading.Thread(target=self._work, name=f"reconcile-{slot}", daemon=True)
             for slot in range(settings.threads)
@@ -81,6 +96,8 @@ class Controller:
         # A reconcile that still runs may write: then the lease is left to run out.
         self._leadership.stop(release=not any(thread.is_alive() for thread in self._threads))
         self._workers.close()
+        if self._traces is not None:
+            self._traces.close()
 
     @property
     def ready(self) -> bool:

@@ -19,12 +19,13 @@ import kopf
 import kubernetes
 from vernal_contract import names
 
-from vernal_operator import logs, probes
+from vernal_operator import logs, metrics, probes, tracing
 from vernal_operator.api.overlay import CSI_DRIVERS
 from vernal_operator.client import Client, connect
 from vernal_operator.controller import Controller
 from vernal_operator.lease import LeaseSettings
 from vernal_operator.settings import Settings
+from vernal_operator.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,14 @@ class _Backoffs:
 
 
 def run(
-    client: Client, settings: Settings, lease: LeaseSettings, *, liveness: str, metrics_host: str, metrics_port: int
+    client: Client,
+    settings: Settings,
+    lease: LeaseSettings,
+    *,
+    liveness: str,
+    metrics_host: str,
+    metrics_port: int,
+    tracer: Tracer | None = None,
 ) -> str | None:
     """Run until SIGTERM or SIGINT, or until another operator took over: then returns who."""
     successor: list[str] = []
@@ -54,7 +62,7 @@ def run(
         successor.append(by)
         os.kill(os.getpid(), signal.SIGTERM)  # kopf ends as it does when it is told to
 
-    controller = Controller(client, settings, lease, deposed)
+    controller = Controller(client, settings, lease, deposed, tracer)
     registry = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=registry)
@@ -139,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         waker=(waker_namespace or lease.namespace, waker) if waker else None,
         watch_silence=args.watch_silence_seconds,
     )
+    tracer = tracing.set_up("vernal-operator", lambda result, spans: metrics.SPANS.labels(result).inc(spans))
     try:
         successor = run(
             client,
@@ -147,10 +156,14 @@ def main(argv: list[str] | None = None) -> int:
             liveness=args.liveness,
             metrics_host=args.metrics_host,
             metrics_port=args.metrics_port,
+            tracer=tracer,
         )
     except OSError as error:
         print(f"error: {error}. Choose another --metrics-port or --liveness.", file=sys.stderr)
         return 1
+    finally:
+        if tracer is not None:
+            tracer.close()
     return 0 if successor is None else EXIT_DEPOSED
 
 

@@ -45,6 +45,11 @@ STATE_READS = Counter(
     "are ok but whose identity is not that of its inputs, or not one that its pool made (these once a revision).",
     ["result"],
 )
+WAKE_READS = Counter(
+    "vernal_operator_wake_reads",
+    "Reads of GET /wakes on wakers, one a waker for each traced start from zero, by result: ok, failed.",
+    ["result"],
+)
 EVENTS_DROPPED = Counter(
     "vernal_operator_events_dropped", "Kubernetes Events that were refused and given up.", ["reason"]
 )
@@ -63,6 +68,12 @@ START_SECONDS = Histogram(
     "Where the seconds of a start go (observe/starts.py), over all pools, by phase and by how it started.",
     ["phase", "mode"],
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0),
+)
+SPANS = Counter(
+    "vernal_operator_spans",
+    "Spans of traced starts, by what became of them: sent, failed (the collector did not take them), dropped (too many "
+    "waited for it).",
+    ["result"],
 )
 ORPHANS = Gauge(
     "vernal_operator_orphans",

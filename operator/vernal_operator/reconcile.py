@@ -22,6 +22,7 @@ from vernal_operator.observe.snapshot import checkpoint_snapshot, pool_snapshot,
 from vernal_operator.observe.starts import Starts
 from vernal_operator.observe.workers import Workers
 from vernal_operator.plan import plan, plan_checkpoint, renewal
+from vernal_operator.plan.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,14 @@ class Reconciler:
         workers: Workers,
         references: References,
         enqueue: Callable[[Key], None],
+        trace: Callable[[Timeline, str], None] | None = None,
     ) -> None:
-        """`enqueue` is told of keys that are due because a worker answered."""
+        """`enqueue` is told of keys that are due because a worker answered; `trace`: see `Starts`."""
         self._client, self._observer, self._workers, self._enqueue = client, observer, workers, enqueue
         self._references = references
         self._writer, self._recorder = Writer(client, observer), Recorder(client)
         self._actor = Actor(self._writer, self._recorder)
-        self._starts = Starts()
+        self._starts = Starts(trace)
         self._lock = threading.Lock()
         self._uids: dict[Key, str] = {}
         self._failures: dict[Key, int] = {}  # in a row

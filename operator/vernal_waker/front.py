@@ -239,9 +239,10 @@ class Front:
         if relay.is_websocket(request.headers.items()):
             await pool.target()  # by the next try the Service leads there
             raise _RefusedError(503, "a worker is ready: connect anew for a WebSocket", "refused", retry=True)
-        headers = relay.request_headers(request.headers.items())
+        told = relay.trace_context(request.headers.items())
         while True:
-            address, port = await pool.target()
+            address, port = await pool.target(told)
+            headers = relay.request_headers(request.headers.items(), pool.context(told))
             host = f"[{address}]" if ":" in address else address
             url = URL(f"http://{host}:{port}{path}", encoded=True)
             until = patience.when()

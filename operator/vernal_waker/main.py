@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import kubernetes
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from vernal_operator import logs
+from vernal_contract import wakes as told
+from vernal_operator import logs, tracing
 from vernal_operator.client import Client, connect
+from vernal_operator.tracing import Tracer
 
 from vernal_waker import metrics
 from vernal_waker.admission import Admission, Bounds
 from vernal_waker.cluster import Cluster
 from vernal_waker.front import Front
 from vernal_waker.pools import Pools
+from vernal_waker.wakes import Wakes
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +50,15 @@ class Settings:
     probes_port: int
 
 
-async def serve(client: Client, settings: Settings) -> None:
+async def serve(client: Client, settings: Settings, tracer: Tracer | None = None) -> None:
     """Run until SIGTERM or SIGINT. Raises OSError if the port for probes is taken."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     due = asyncio.Event()
-    cluster = Cluster(client, settings.namespace, due.set)
-    pools = Pools(cluster.wake)
+    wakes = Wakes()
+    cluster = Cluster(client, settings.namespace, due.set, wakes)
+    pools = Pools(cluster.wake, tracer)
     front = Front(pools, Admission(settings.bounds), settings.hold, settings.host)
     await front.start()
     listening = asyncio.Event()
@@ -71,6 +75,7 @@ async def serve(client: Client, settings: Settings) -> None:
     following = asyncio.create_task(follow())
     probes = await _probes(
         settings,
+        wakes,
         alive=lambda: cluster.alive and not following.done(),
         ready=lambda: listening.is_set() and not stopped.is_set(),
     )
@@ -90,7 +95,7 @@ async def serve(client: Client, settings: Settings) -> None:
     await probes.cleanup()
 
 
-async def _probes(settings: Settings, *, alive: Ask, ready: Ask) -> web.AppRunner:
+async def _probes(settings: Settings, wakes: Wakes, *, alive: Ask, ready: Ask) -> web.AppRunner:
     def answer(ask: Ask) -> web.Response:
         return web.Response(text="ok\n") if ask() else web.Response(status=503, text="no\n")
 
@@ -103,8 +108,13 @@ async def _probes(settings: Settings, *, alive: Ask, ready: Ask) -> web.AppRunne
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def woken(request: web.Request) -> web.Response:
+        found = wakes.of(request.query.get("uid", ""))
+        return web.Response(body=told.encode(found), content_type="application/json")
+
     app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    routes = {"/healthz": healthz, "/readyz": readyz, "/metrics": scrape, told.PATH: woken}
+    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, settings.probes_host, settings.probes_port).start()
@@ -129,8 +139,9 @@ def main(argv: list[str] | None = None) -> int:
         probes_host=args.probes_host,
         probes_port=args.probes_port,
     )
+    tracer = tracing.set_up("vernal-waker", lambda result, spans: metrics.SPANS.labels(result).inc(spans))
     try:
-        asyncio.run(serve(connect(), settings))
+        asyncio.run(serve(connect(), settings, tracer))
     except kubernetes.config.ConfigException as error:
         print(
             f"error: no way to the API server: {error}. Set KUBECONFIG, or run in a pod with a service account.",
@@ -140,6 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}. Choose another --probes-port.", file=sys.stderr)
         return 1
+    finally:
+        if tracer is not None:
+            tracer.close()
     return 0
 
 
@@ -167,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, type=float, default=seconds, metavar="S", help=f"{text} (default: %(default)s)")
     parser.add_argument("--host", default="", metavar="HOST", help="address to take requests at (default: all)")
     parser.add_argument(
-        "--probes-host", default="127.0.0.1", metavar="HOST", help="address for /healthz, /readyz and /metrics"
+        "--probes-host", default="127.0.0.1", metavar="HOST", help="address for /healthz, /readyz, /metrics and /wakes"
     )
     parser.add_argument(
         "--probes-port", type=int, default=8081, metavar="PORT", help="port for these (default: %(default)s)"

@@ -36,6 +36,13 @@ WAKES = Counter(
     ["result"],
     registry=REGISTRY,
 )
+SPANS = Counter(
+    "vernal_waker_spans",
+    "Spans of traced wakes, by what became of them: sent, failed (the collector did not take them), dropped (too many "
+    "waited for it).",
+    ["result"],
+    registry=REGISTRY,
+)
 WAKE_SECONDS = Histogram(
     "vernal_waker_wake_seconds",
     "From the first request that a pool without workers held to: asked (/scale has answered), endpoint (a worker is "

@@ -4,9 +4,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
-from vernal_waker import metrics
+from vernal_operator.tracing import Tracer
+
+from vernal_waker import metrics, timeline
 from vernal_waker.routes import PoolName, Route, Table
 
 log = logging.getLogger(__name__)
@@ -16,8 +19,10 @@ AGAIN_SECONDS = 1.0
 TRIED_SECONDS = 0.25
 """How long a worker that did not take a request is not tried again."""
 
-Wake = Callable[[PoolName], Awaitable[bool]]
-"""Set a pool's replicas to 1 if they are 0; False if that failed, which was logged. Raises nothing."""
+Wake = Callable[[PoolName, str], Awaitable[bool | None]]
+"""Set a pool's replicas to 1 if they are 0, for a request with this `traceparent`; whether they were 0, or None if that
+failed, which was logged. Raises nothing."""
+_UNTOLD: Mapping[str, str] = MappingProxyType({})
 
 
 class GoneError(Exception):
@@ -31,8 +36,8 @@ class LeavingError(Exception):
 class Pool:
     """One pool's workers as they come and go. All methods belong to the event loop's thread."""
 
-    def __init__(self, name: PoolName, route: Route, wake: Wake) -> None:
-        self.name = name
+    def __init__(self, name: PoolName, route: Route, wake: Wake, tracer: Tracer | None = None) -> None:
+        self.name, self._tracer = name, tracer
         self.route: Route | None = route
         self._wake = wake
         self._waiting = 0
@@ -40,6 +45,7 @@ class Pool:
         self._turn = itertools.count()
         self._tried: dict[tuple[str, int], float] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
         self._story: _Story | None = None
         self._leaving = False
         self._count(0)
@@ -86,8 +92,14 @@ class Pool:
             self._story.done()
             self._story = None
 
-    async def target(self) -> tuple[str, int]:
-        """A worker that takes requests, when there is one.
+    def context(self, told: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of W3C Trace Context by which a worker goes on with the trace of its wake; none but for the
+        request that has woken the pool. `told`: what `target` was called with.
+        """
+        return self._story.context if self._story is not None and self._story.told is told else _UNTOLD
+
+    async def target(self, told: Mapping[str, str] = _UNTOLD) -> tuple[str, int]:
+        """A worker that takes requests, when there is one. `told`: the request's own `relay.trace_context`.
 
         Raises:
             GoneError: there will be none.
@@ -100,11 +112,13 @@ class Pool:
                     raise GoneError
                 if self._leaving:
                     raise LeavingError
-                self._ask()
+                self._ask(told)
                 await self._change()
             return found
         finally:
             self._count(-1)
+            if not self._waiting and self._story is not None and not self._story.found:
+                self.forsake()
 
     def _count(self, more: int) -> None:
         self._waiting += more
@@ -135,18 +149,22 @@ class Pool:
 
     # -- asking for a worker ---
 
-    def _ask(self) -> None:
+    def _ask(self, told: Mapping[str, str]) -> None:
         if self.route is not None and self.route.targets:
             return  # there is one; it only was tried already
+        if self._story is not None and self._story.found and self._waiting == 1:
+            self.forsake()  # whom that worker was for went away before it answered
+        if self._story is None:
+            self._story = _Story(self.name, told, self._tracer)
         if self._asking is None or self._asking.done():
-            if self._story is None:
-                self._story = _Story(self.name)
             self._asking = asyncio.create_task(self._ask_until_there())
 
     async def _ask_until_there(self) -> None:
         while self._waiting and not self._leaving and self.route is not None and not self.route.targets:
-            if await self._wake(self.name) and self._story is not None:
-                self._story.asked()
+            call = asyncio.create_task(self._call(self._story))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            await asyncio.shield(call)  # with a worker there before it has answered, it was this call all the same
             changed = self._changed
             try:
                 async with asyncio.timeout(AGAIN_SECONDS):
@@ -154,16 +172,48 @@ class Pool:
             except TimeoutError:
                 pass
 
+    async def _call(self, story: "_Story | None") -> None:
+        woken = await self._wake(self.name, story.traceparent if story is not None else "")
+        if woken is not None and story is not None:
+            story.asked(woken=woken)
+
+    def forsake(self) -> None:
+        """Nobody waits for this worker any more."""
+        if self._story is not None:
+            self._story.end("gone")
+            self._story = None
+
 
 class _Story:
-    """Where the seconds of one wake went, by the waker's clock."""
+    """Where the seconds of one wake went, by the waker's clock. It is a trace if it was this waker that woke the pool.
 
-    def __init__(self, pool: PoolName) -> None:
-        self._pool, self._began = pool, time.monotonic()
+    `told`: what the request came with that asked.
+    """
+
+    def __init__(self, pool: PoolName, told: Mapping[str, str], tracer: Tracer | None) -> None:
+        self._pool, self.told, self._began, self._since = pool, told, time.monotonic(), time.time()
         self._phases: dict[str, float] = {}
+        self._opened = tracer.open("wake", self._since, told) if tracer is not None else None
+        self._woke = False
+        self._ended: tuple[str, float] | None = None  # how, and after how many seconds
 
-    def asked(self) -> None:
+    @property
+    def traceparent(self) -> str:
+        return self._opened.context.get("traceparent", "") if self._opened is not None else ""
+
+    @property
+    def context(self) -> Mapping[str, str]:
+        return self._opened.context if self._opened is not None and self._woke else _UNTOLD
+
+    @property
+    def found(self) -> bool:
+        """Whether there was a worker for who waits."""
+        return "endpoint" in self._phases
+
+    def asked(self, *, woken: bool) -> None:
+        self._woke |= woken
         self._phases.setdefault("asked", time.monotonic() - self._began)
+        self._trace()  # who asked may be gone already, or have its answer
 
     def endpoint(self) -> None:
         self._phases.setdefault("endpoint", time.monotonic() - self._began)
@@ -173,20 +223,31 @@ class _Story:
         for phase, seconds in self._phases.items():
             metrics.WAKE_SECONDS.labels(phase).observe(seconds)
         log.info("event=wake pool=%s %s", self._pool, " ".join(f"{k}={v:.3f}" for k, v in self._phases.items()))
+        self.end("answered")
+
+    def end(self, outcome: str) -> None:
+        self._ended = outcome, time.monotonic() - self._began
+        self._trace()
+
+    def _trace(self) -> None:
+        if self._opened is not None and self._woke and self._ended is not None:
+            outcome, seconds = self._ended
+            self._opened.close(timeline.wake(self._pool, self._since, seconds, self._phases, outcome))
+            self._opened = None
 
 
 class Pools:
     """All pools, by the port at which their requests come."""
 
-    def __init__(self, wake: Wake) -> None:
-        self._wake = wake
+    def __init__(self, wake: Wake, tracer: Tracer | None = None) -> None:
+        self._wake, self._tracer = wake, tracer
         self._pools: dict[PoolName, Pool] = {}
         self._by_port: dict[int, PoolName] = {}
 
     def update(self, now: Table) -> None:
         self._by_port = now.by_port()
         for name in now.routes.keys() - self._pools.keys():
-            self._pools[name] = Pool(name, now.routes[name], self._wake)
+            self._pools[name] = Pool(name, now.routes[name], self._wake, self._tracer)
         for name, pool in list(self._pools.items()):
             if name in now.routes:
                 pool.update(now.routes[name])
@@ -211,3 +272,4 @@ class Pools:
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
+            pool.forsake()

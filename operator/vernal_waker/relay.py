@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
+from types import MappingProxyType
 
 from vernal_contract import names
 
@@ -79,11 +80,25 @@ def _named_by(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
     return frozenset(word.strip().lower() for value in values for word in value.split(","))
 
 
-def request_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What the worker is sent."""
+def request_headers(
+    headers: Iterable[tuple[str, str]], instead: Mapping[str, str] = MappingProxyType({})
+) -> list[tuple[str, str]]:
+    """What the worker is sent. `instead`, with names in lower case, takes the place of the client's own."""
     given = list(headers)
-    left_out = HOP_BY_HOP | _OURS | _named_by(given)
-    return [(name, value) for name, value in given if name.lower() not in left_out]
+    left_out = HOP_BY_HOP | _OURS | _named_by(given) | instead.keys()
+    return [*((name, value) for name, value in given if name.lower() not in left_out), *instead.items()]
+
+
+def trace_context(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A request's headers of W3C Trace Context, with names in lower case. None of them if there is not exactly one
+    `traceparent`: by that standard it then says nothing.
+    """
+    given = [(name.lower(), value) for name, value in headers]
+    parents = [value for name, value in given if name == "traceparent"]
+    if len(parents) != 1:
+        return {}
+    states = [value for name, value in given if name == "tracestate"]
+    return {"traceparent": parents[0]} | ({"tracestate": ",".join(states)} if states else {})
 
 
 def answer_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

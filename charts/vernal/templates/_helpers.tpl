@@ -66,6 +66,25 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* Variables of OpenTelemetry for the operator's own containers, if starts are traced. */}}
+{{- define "vernal.tracingEnv" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: {{ .sampler }}
+{{- if .headersSecret.name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef:
+      name: {{ .headersSecret.name }}
+      key: {{ .headersSecret.key }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "vernal.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532

@@ -14,6 +14,7 @@ from cluster import build
 from cluster.apiserver import ApiServer
 from controlplane.cases import admin
 from patience import GUARD_SECONDS, until
+from vernal_contract.wakes import Wake
 from vernal_operator.api.autoscaling import AutoscalingSpec
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.parse import parse_pool
@@ -27,6 +28,7 @@ from vernal_operator.build.waker import waker_slice
 from vernal_operator.plan.revision import content
 from vernal_waker.cluster import _ASLEEP, Cluster
 from vernal_waker.routes import PoolName
+from vernal_waker.wakes import Wakes
 
 pytestmark = pytest.mark.apiserver
 ROOT = Path(__file__).parents[3]
@@ -241,23 +243,43 @@ NEVER: dict[str, Any] = {
 }  # fmt: skip
 
 
+def wake(kubectl: Kubectl, name: str, trace: str = "", kept: Wakes | None = None) -> bool | None:
+    async def call() -> bool | None:
+        cluster = Cluster(admin(kubectl.kubeconfig), None, lambda: None, Wakes() if kept is None else kept)
+        return await cluster.wake(PoolName("default", name), trace)
+
+    return asyncio.run(call())
+
+
 def test_a_wake_that_a_policy_refuses_is_no_pool_that_is_awake(
     kubectl: Kubectl, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both are 422; who waits for a worker is told nothing of either but by the waker's log."""
 
-    async def wake(name: str) -> bool:
-        return await Cluster(admin(kubectl.kubeconfig), None, lambda: None).wake(PoolName("default", name))
-
     kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": 2}, "awake"))
-    assert asyncio.run(wake("awake")), "it was awake"
+    assert wake(kubectl, "awake") is False, "it was awake"
     kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": 0}, "never"))
     kubectl.good("create", "-f", "-", stdin=NEVER)
     scale = ("scale", "vwp/never", "--replicas=1", "--dry-run=server")
     until("the policy to be in force", lambda: "not in this namespace" in kubectl(*scale)[1])
-    assert not asyncio.run(wake("never"))
+    assert wake(kubectl, "never") is None
     assert "HTTP 422" in caplog.text and "not in this namespace" in caplog.text
-    assert not asyncio.run(wake("absent"))
+    assert wake(kubectl, "absent") is None
+
+
+def test_each_wake_is_kept_with_the_version_that_it_made(kubectl: Kubectl) -> None:
+    """Of a request that is traced."""
+    kept = Wakes()
+    kubectl.good("create", "-f", "-", stdin=pool(GOOD | {"replicas": 0}, "woken"))
+    expected = []
+    for number in (1, 2, 3):
+        trace = f"00-{number:032x}-{number:016x}-01"
+        assert wake(kubectl, "woken", trace if number != 2 else "", kept) is True
+        meta = json.loads(kubectl.good("get", "vwp", "woken", "-o", "json"))["metadata"]
+        expected += [Wake(meta["uid"], int(meta["resourceVersion"]), trace)] if number != 2 else []
+        assert wake(kubectl, "woken", trace, kept) is False
+        kubectl.good("scale", "vwp/woken", "--replicas=0")
+    assert list(kept.of(expected[0].uid)) == expected
 
 
 @pytest.mark.parametrize("how", [[], ["--server-side"]], ids=["client-side", "server-side"])

@@ -4,9 +4,10 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import kubernetes
@@ -93,9 +94,11 @@ class Case:
         all_namespaces: bool = False,
         clock: Clock | None = None,
         patience: float = GUARD_SECONDS,
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`env`: of the operator, beside KUBECONFIG."""
         self.server, self.namespace, self.client = server, namespace, server.client
-        self.zygote, self.clock, self.patience = server.zygote, clock, patience
+        self.zygote, self.clock, self.patience, self._env = server.zygote, clock, patience, env
         self.proxy = FaultProxy(server.url, server.ca)
         where = ["--all-namespaces"] if all_namespaces else ["--namespace", namespace]
         lease = [f"--lease={SYSTEM}/{namespace}", f"--identity={namespace}"]  # restarted in place: no need to wait
@@ -136,7 +139,7 @@ class Case:
         self._kubeconfig.write_text(yaml.dump(kubeconfig(self.proxy.url, token)))
 
     def start(self) -> None:
-        self.operator = self.zygote.start(self._args, self._kubeconfig, self.log, self.clock)
+        self.operator = self.zygote.start(self._args, self._kubeconfig, self.log, self.clock, self._env)
         self.starts += 1
 
     def restart(self) -> None:

@@ -74,7 +74,8 @@ def test_lint(server: Server, settings: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "setting",
     ["threads=0", "logLevel=LOUD", "relpicas=2", "watchNamespace=A_b", "image.digest=sha256:1", "extraArgs=x",
-     "networkPolicy.workers.namespaces={A}", "podMonitor.interval=often", "serviceAccount.creat=false"],
+     "networkPolicy.workers.namespaces={A}", "podMonitor.interval=often", "serviceAccount.creat=false",
+     "tracing.endpoint=collector:4317", "tracing.sampler=sometimes", "tracing.headersSecret.name=A_b"],
 )  # fmt: skip
 def test_wrong_values_are_refused(server: Server, setting: str) -> None:
     done = helm(server, "template", "vernal", str(CHART), f"--kube-version={build.OLDEST}", f"--set={IMAGE},{setting}")
@@ -271,6 +272,42 @@ def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
         assert arguments.lease_seconds == (30.0 if settings else 15.0)
         assert arguments.csi_driver == (["a.example", "b.example"] if settings else []), "as its policy is told"
     assert re.fullmatch(r"\S+:\d+\.\d+\.\d+", deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def _variables(made: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """OpenTelemetry's, by Deployment."""
+    containers = {
+        doc["metadata"]["name"]: doc["spec"]["template"]["spec"]["containers"][0]
+        for doc in made
+        if doc["kind"] == "Deployment"
+    }
+    return {
+        name: {one["name"]: one for one in container.get("env", []) if one["name"].startswith("OTEL_")}
+        for name, container in containers.items()
+    }
+
+
+def test_operator_and_waker_are_told_where_spans_go(server: Server) -> None:
+    told = ("waker.enabled=true", "tracing.endpoint=https://collector:4318", "tracing.headersSecret.name=otlp")
+    found = _variables(rendered(server.helm, "vernal", *told))
+    assert found["vernal"] == found["vernal-waker"]
+    assert found["vernal"].pop("OTEL_EXPORTER_OTLP_HEADERS")["valueFrom"] == {
+        "secretKeyRef": {"name": "otlp", "key": "headers"}
+    }
+    values = {name: one["value"] for name, one in found["vernal"].items()}
+    assert values == {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318", "OTEL_TRACES_SAMPLER": "always_on"}
+    without = ("waker.enabled=true", "tracing.headersSecret.name=otlp")
+    assert _variables(rendered(server.helm, "vernal", *without)) == {"vernal": {}, "vernal-waker": {}}
+
+
+def test_the_operator_may_ask_wakers_which_request_has_woken_a_pool(server: Server) -> None:
+    """Where their policy lets in but what it names."""
+    made = rendered(server.helm, "vernal", "waker.enabled=true", "networkPolicy.enabled=true")
+    (service,) = [doc for doc in made if doc["kind"] == "Service" and doc["metadata"]["name"] == "vernal-waker"]
+    (policy,) = [doc for doc in made if doc["kind"] == "NetworkPolicy" and doc["metadata"]["name"] == "vernal-waker"]
+    (port,) = service["spec"]["ports"]
+    open_ports = [port for rule in policy["spec"]["ingress"] if "from" not in rule for port in rule["ports"]]
+    assert port["port"] == 8081 and {"port": port["targetPort"]} in open_ports
 
 
 def test_what_helm_test_runs(server: Server, make_case: Callable[..., Case], free_port: Callable[[], int]) -> None:

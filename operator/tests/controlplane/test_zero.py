@@ -7,14 +7,16 @@ node that starts and ends pods is a few lines (`zero.ProcessNode`), and so is th
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import yaml
 from cluster.apiserver import ApiServer
 from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, condition, kubeconfig, pool
 from controlplane.chart import install, rendered, token
+from controlplane.collector import Collector, Received
 from controlplane.custom_metrics import CustomMetrics
 from controlplane.network import PREFIX, own_network
 from controlplane.zero import Asker, ProcessNode, Proxy, Tally, Waker, lead_to
@@ -154,8 +157,8 @@ _numbers = itertools.count(1)
 class Wakers:
     """Two of them, started again where a test has ended one."""
 
-    def __init__(self, server: Server) -> None:
-        self._server, self._found = server, dict[str, Waker]()
+    def __init__(self, server: Server, env: Mapping[str, str]) -> None:
+        self._server, self._found, self._env = server, dict[str, Waker](), env
         self._kubeconfig = server.directory / "waker.kubeconfig"
         told = kubeconfig(server.url, token(server.client, "vernal-waker"))
         told["clusters"][0]["cluster"]["certificate-authority"] = str(server.ca)
@@ -165,7 +168,7 @@ class Wakers:
         for address in WAKERS:
             if address not in self._found or not self._found[address].alive:
                 log = self._server.directory / f"waker-{address}.log"
-                self._found[address] = Waker(address, self._kubeconfig, log)
+                self._found[address] = Waker(address, self._kubeconfig, log, self._env)
         for waker in self._found.values():
             waker.wait_ready()
         lead_to(self._server.client, SYSTEM, "vernal-waker", WAKERS)
@@ -178,21 +181,27 @@ class Wakers:
 
 
 @pytest.fixture(scope="module")
-def wakers(world_server: tuple[Server, ProcessNode, Path]) -> Iterator[Wakers]:
-    found = Wakers(world_server[0])
+def collector(network: None) -> Iterator[Collector]:
+    with Collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def wakers(world_server: tuple[Server, ProcessNode, Path], collector: Collector) -> Iterator[Wakers]:
+    found = Wakers(world_server[0], collector.environment())
     yield found
     found.end()
 
 
 @pytest.fixture
-def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers) -> Iterator[World]:
+def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers, collector: Collector) -> Iterator[World]:
     server, node, asked = world_server
     with ExitStack() as stack:
         namespace = f"zero-{next(_numbers)}"
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         options = (f"--waker={SYSTEM}/vernal-waker", f"--metrics-port={port}")
-        case = stack.enter_context(Case(server, namespace, *options))
+        case = stack.enter_context(Case(server, namespace, *options, env=collector.environment()))
         found = World(case, node, wakers.both(), asked, port)
         stack.callback(found.proxy.stop)
         stack.callback(node.go.set)
@@ -357,6 +366,7 @@ def test_a_waker_that_is_told_to_go_loses_nothing(world: World) -> None:
 
 def test_the_only_worker_is_killed(world: World, tmp_path: Path) -> None:
     """Whom it was answering is told by a broken answer; everybody else waits for the next one, without noticing."""
+    world.wait("the pool to be at zero", world.is_asleep)
     one = world.asker()
     one.ask()
     go = tmp_path / "go"
@@ -402,6 +412,99 @@ def test_a_larger_number_is_never_undone(world: World) -> None:
     assert world.case.get_pool()["spec"]["replicas"] == 3
     world.node.go.set()
     _end(world, threads)
+    world.check()
+
+
+PHASES = ["operator", "schedule", "kubelet", "worker", "endpoint"]
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+"""Of the example in W3C Trace Context."""
+
+
+def _told(text: str, event: str, pool_: str) -> dict[str, float]:
+    """The seconds of the last line of an event in a log."""
+    line = [line for line in text.splitlines() if f"event={event} pool={pool_} " in line][-1]
+    return {name: float(value) for name, value in re.findall(r"([\w/]+)=(\d+\.\d{3})\b", line)}
+
+
+def _children(of: Received, spans: list[Received]) -> list[Received]:
+    found = [span for span in spans if span.parent == of.id]
+    for span in found:
+        assert span.trace == of.trace and of.begin <= span.begin <= span.end
+    return found
+
+
+def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_path: Path) -> None:
+    """From the client's own span over the waker's to the operator's, and on to the worker."""
+    world.wait("the pool to be at zero", world.is_asleep)
+    one, go = world.asker(), tmp_path / "go"  # without which the pool is not idle
+    one.headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
+    one.headers["tracestate"] = "vendor=1"
+    thread = threading.Thread(target=one.ask, args=(go,), daemon=True)
+    thread.start()
+
+    def mine() -> list[Received]:
+        return [s for s in collector.spans if s.attributes.get("k8s.namespace.name") == world.case.namespace]
+
+    world.wait("its spans", lambda: {"wake", "start"} <= {span.name for span in mine()})
+    spans = mine()
+    (wake,) = [span for span in spans if span.name == "wake"]
+    (start,) = [span for span in spans if span.name == "start"]
+    assert {span.trace for span in spans} == {TRACE}, "one trace"
+    assert (wake.service, start.service) == ("vernal-waker", "vernal-operator")
+    assert (wake.parent, start.parent) == (PARENT, wake.id)
+    assert [span.name for span in _children(wake, spans)] == ["held", "start", "first_byte"]
+    phases = _children(start, spans)
+    assert [span.name for span in phases] == PHASES
+    assert all(span.end <= start.end for span in phases)
+    (pod,) = world.case.items(PODS)
+    known = {
+        "k8s.namespace.name": world.case.namespace, "k8s.pod.name": pod["metadata"]["name"],
+        "k8s.pod.uid": pod["metadata"]["uid"], "k8s.node.name": "node", "vernal.pool.name": POOL,
+        "vernal.start.mode": "Cold",
+    }  # fmt: skip
+    for span in (start, *phases):
+        assert known.items() <= span.attributes.items() and len(span.attributes["vernal.checkpoint.identity"]) == 64
+    name = f"{world.case.namespace}/{POOL}"
+    lines = _told(world.case.log.read_text(), "start", name)
+    assert {**{span.name: span.seconds for span in phases}, "total": start.seconds} == pytest.approx(
+        {name: seconds for name, seconds in lines.items() if "/" not in name}, abs=0.002
+    )
+    logs = "".join(file.read_text() for file in world.case.server.directory.glob("waker-*.log"))
+    told, (held, _, first_byte) = _told(logs, "wake", name), _children(wake, spans)
+    (scale,) = _children(held, spans)
+    seconds = [scale.seconds, held.seconds, held.seconds + first_byte.seconds]
+    assert seconds == pytest.approx([told["asked"], told["endpoint"], told["first_byte"]], abs=0.002)
+
+    world.case.client.patch(POOLS, world.case.namespace, POOL, {"spec": {"replicas": 2}}, "scale")
+    world.wait("another start", lambda: len([span for span in mine() if span.name == "start"]) == 2)
+    (other,) = [span for span in mine() if span.name == "start" and span.id != start.id]
+    assert other.parent == "" and other.trace != TRACE, "somebody else has asked for this one"
+    assert [span.name for span in _children(other, mine())] == PHASES
+    assert other.attributes["vernal.start.mode"] == "Restored"
+    go.touch()
+    _end(world, [thread])
+    assert world.tally.answered == 1 and one.answered_with is not None
+    seen = one.answered_with["x-seen-traceparent"], one.answered_with["x-seen-tracestate"]
+    assert seen == (f"00-{TRACE}-{wake.id}-01", "vendor=1")
+
+    def have(names: Counter[str]) -> bool:
+        return names <= Counter(span.name for span in mine())
+
+    for later in (1, 2):  # Kubernetes treats the first write to `replicas` in another way than those that follow
+        world.wait("the pool to be at zero", world.is_asleep)
+        before = {span.trace for span in mine()}
+        world.asker().ask()
+        names = Counter({"wake": 1 + later, "start": 2 + later})
+        world.wait("another wake and its start", partial(have, names))
+        new = [span for span in mine() if span.trace not in before]
+        assert len({span.trace for span in new}) == 1, "one trace"
+        (root,) = [span for span in new if not span.parent]
+        assert (root.name, root.service) == ("wake", "vernal-waker")
+        assert [span.name for span in _children(root, new)] == ["held", "start", "first_byte"]
+        (start,) = [span for span in new if span.name == "start"]
+        assert [span.name for span in _children(start, new)] == PHASES
+    world.wait("the pool to be at zero", world.is_asleep)
+    assert Counter(span.name for span in mine() if span.name in ("wake", "start")) == names, "and no other"
     world.check()
 
 

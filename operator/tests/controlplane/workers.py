@@ -76,7 +76,8 @@ async def _application(asked: int, scope: Any, receive: Any, send: Any) -> None:
         more = message.get("more_body", False)
     request = json.loads(body)
     os.write(asked, f"{request['id']}\n".encode())
-    headers = [(b"content-type", b"text/event-stream")]
+    seen = [(b"x-seen-" + name, value) for name, value in scope["headers"] if name in (b"traceparent", b"tracestate")]
+    headers = [(b"content-type", b"text/event-stream"), *seen]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for number in range(PIECES):
         piece = f"data: {request['id']} {number}\n\n".encode()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class ProcessNode(Node):
 class Waker:
     """A waker process at an address of its own, with the chart's rights."""
 
-    def __init__(self, address: str, kubeconfig: Path, log: Path) -> None:
+    def __init__(self, address: str, kubeconfig: Path, log: Path, env: Mapping[str, str]) -> None:
         self.address, self._log = address, log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
@@ -102,7 +103,7 @@ class Waker:
                     "--probes-host", address, "--probes-port", str(_PROBES_PORT), "--propagation-seconds", "1",
                 ],
                 env=os.environ
-                | {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                | {"KUBECONFIG": str(kubeconfig), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **env},
                 stdout=out, stderr=out,
             )  # fmt: skip
 
@@ -248,6 +249,8 @@ class Asker:
         that kill what the connection leads to.
         """
         self._proxy, self._tally, self._survives = proxy, tally, survives
+        self.headers = {"Content-Type": "application/json"}
+        self.answered_with: http.client.HTTPMessage | None = None  # the headers of the last answer
         self._connection: http.client.HTTPConnection | None = None
 
     def ask(self, wait: Path | None = None) -> str:
@@ -284,7 +287,7 @@ class Asker:
         while True:
             connection = self._open()
             try:
-                connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+                connection.request("POST", "/v1/completions", body, self.headers)
                 answer = connection.getresponse()
             except (OSError, http.client.HTTPException):
                 self.close()
@@ -293,7 +296,7 @@ class Asker:
                 self._note("no answer")
                 continue
             try:
-                text = answer.read().decode()
+                text, self.answered_with = answer.read().decode(), answer.headers
             except (OSError, http.client.HTTPException):
                 self.close()
                 raise

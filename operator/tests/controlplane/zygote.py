@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 
@@ -73,11 +75,18 @@ class Zygote:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
 
-    def start(self, args: list[str], kubeconfig: Path, log: Path, clock: Clock | None = None) -> Operator:
+    def start(
+        self,
+        args: list[str],
+        kubeconfig: Path,
+        log: Path,
+        clock: Clock | None = None,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> Operator:
         assert self._process.stdin is not None and self._process.stdout is not None
         command = {
             "args": args,
-            "env": {"KUBECONFIG": str(kubeconfig)},
+            "env": {"KUBECONFIG": str(kubeconfig), **env},
             "log": str(log),
             "clock": str(clock.file) if clock else None,
         }

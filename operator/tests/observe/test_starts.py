@@ -11,6 +11,7 @@ from vernal_operator import metrics
 from vernal_operator.kinds import POOLS, Key
 from vernal_operator.observe.starts import Starts
 from vernal_operator.plan.model import PodView
+from vernal_operator.plan.timeline import Timeline, Wish
 
 KEY = Key(POOLS, "ns", "starts")
 
@@ -77,6 +78,36 @@ def test_a_start_is_told_by_phase_and_once(starts: Starts, caplog: pytest.LogCap
     assert count("Restored") == 1 and count("Cold") is None
     (line,) = [record.message for record in caplog.records if "event=start" in record.message]
     assert "mode=Restored operator=0.200 schedule=0.100 kubelet=0.700 worker=2.000 endpoint=0.250 total=3.250" in line
+
+
+@pytest.mark.parametrize(("before", "versions"), [(0, (7, 9)), (1, None)], ids=["from zero", "one more of several"])
+def test_a_start_is_traced_with_the_versions_between_which_the_pool_left_zero(
+    before: int, versions: tuple[int, int] | None
+) -> None:
+    told: list[tuple[Timeline, str]] = []
+    starts, after = Starts(lambda timeline, uid: told.append((timeline, uid))), spec(replicas=before + 1)
+    for version in (5, 7):
+        starts.look(KEY, snapshot(spec(replicas=before), now=NOW - 100, version=version))
+    starts.look(KEY, snapshot(after, now=NOW, version=9))
+    for number, (at, pod) in enumerate(life()):
+        led = frozenset({pod.name}) if at >= 3 else frozenset()
+        starts.look(KEY, snapshot(after, pod, now=NOW + at, version=10 + number, in_endpoints=led))
+    ((timeline, uid),) = told
+    assert (timeline.wish, uid) == (Wish(NOW, versions), snapshot(after).pool.uid)
+    assert (timeline.span.name, timeline.span.begin) == ("start", NOW)
+    metrics.forget_pool(KEY.namespace, KEY.name)
+
+
+def test_another_wish_meanwhile_is_not_this_pods(starts: Starts, caplog: pytest.LogCaptureFixture) -> None:
+    """An autoscaler that asks for more while the first worker starts."""
+    caplog.set_level("INFO")
+    starts.look(KEY, snapshot(spec(replicas=0), now=NOW - 100))
+    starts.look(KEY, snapshot(spec(replicas=1), now=NOW))
+    for at, pod in life():
+        led = frozenset({pod.name}) if at >= 3 else frozenset()
+        starts.look(KEY, snapshot(spec(replicas=3 if at > 0.2 else 1), pod, now=NOW + at, in_endpoints=led))
+    (line,) = [record.getMessage() for record in caplog.records if "event=start" in record.getMessage()]
+    assert "operator=0.200 " in line
 
 
 def test_cold_starts_are_told_apart(starts: Starts) -> None:

@@ -68,7 +68,7 @@ class Waker:
         self.front = Front(self.pools, self.admission, hold, "127.0.0.1")
         self.on_wake: Callable[[], None] = int  # type: ignore[assignment]
 
-    async def _wake(self, pool: PoolName) -> bool:
+    async def _wake(self, pool: PoolName, trace: str) -> bool:
         self.asked += 1
         self.on_wake()
         return True

@@ -107,6 +107,17 @@ class Waker(_Values):
     resources: Object
 
 
+class HeadersSecret(_Values):
+    name: Annotated[str, Field(max_length=253, pattern="^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$")]
+    key: Annotated[str, Field(max_length=253, pattern="^[-._a-zA-Z0-9]+$")]
+
+
+class Tracing(_Values):
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$")]
+    sampler: Literal["always_on", "parentbased_always_on"]
+    headers_secret: HeadersSecret
+
+
 class Values(_Values):
     """All values. `global` is what Helm hands down from a chart that this one is part of."""
 
@@ -122,6 +133,7 @@ class Values(_Values):
     admission_policy: AdmissionPolicy
     service_account: ServiceAccount
     waker: Waker
+    tracing: Tracing
     threads: Annotated[int, Field(ge=1, le=64)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     extra_args: list[Text]

@@ -53,6 +53,11 @@ class Wakers:
         family = [address for view in views for address in view.ready if (":" in address) == ipv6]
         return Waker(tuple(sorted(family)), port, ipv6)
 
+    def probes(self) -> list[tuple[str, int]]:
+        """Addresses and the port of their own, which is the Service's."""
+        views = [entry.view for entry in self._cache.in_namespace(self._namespace)]
+        return [(address, view.port) for view in views if view.port is not None for address in view.ready]
+
     def forget(self, key: Key) -> None:
         """The pool is gone."""
         self._ports.forget(key)

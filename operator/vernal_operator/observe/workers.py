@@ -6,7 +6,6 @@ asking, because only there a time-out covers the whole exchange.
 """
 
 import asyncio
-import ipaddress
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from vernal_contract.state import WorkerState
 
 from vernal_operator import metrics
 from vernal_operator.observe.answers import MAX_BYTES, Reader
+from vernal_operator.observe.fetch import RefusedError, fetch, session
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Workers:
             state = self._reader.read(data, doubts.append)
         except TimeoutError:
             result = "timeout"
-        except _RefusedError as error:
+        except RefusedError as error:
             result = "refused"
             log.warning("pod %s: GET /state on %s: %s", target.pod, target.address, error)
         except (aiohttp.ClientError, OSError):
@@ -145,26 +145,9 @@ class Workers:
 
     async def _get(self, address: str) -> bytes:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
-            )
-        ip = ipaddress.ip_address(address)
-        host = f"[{ip}]" if ip.version == 6 else str(ip)
-        async with self._session.get(f"http://{host}:{self._port}/state", allow_redirects=False) as response:
-            if response.status != 200:
-                raise _RefusedError(f"HTTP {response.status}")
-            data = b""
-            while len(data) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES + 1 - len(data))):
-                data += more
-            if len(data) > MAX_BYTES:
-                raise _RefusedError(f"answer of more than {MAX_BYTES} bytes")
-            return data
+            self._session = session(self._timeout)
+        return await fetch(self._session, address, self._port, "/state", MAX_BYTES)
 
     async def _close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-
-class _RefusedError(Exception):
-    pass

@@ -112,7 +112,7 @@ autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embed
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
 	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
-bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (40 s beside others)
+bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (80 s beside others)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket
 

@@ -133,3 +133,12 @@ def test_a_vllm_config_that_no_arguments_give_is_refused_by_name(model: Path) ->
     config.scheduler_config.max_num_encoder_input_tokens = 7
     with pytest.raises(ArgumentError, match=r"scheduler_config\.max_num_encoder_input_tokens.*engine_args="):
         derived.engine_args(config)
+
+
+def test_a_bucket_is_refused_by_name() -> None:
+    from vernal_contract.config import CheckpointConfig, ObjectStoreConfig
+    from vernal_worker.client.async_llm import _checkpoint
+
+    bucket = CheckpointConfig(object_store=ObjectStoreConfig(url="s3://models/vernal"))
+    with pytest.raises(ValueError, match=r"checkpoint\.object_store.*checkpoint_dir"):
+        _checkpoint(bucket, None)

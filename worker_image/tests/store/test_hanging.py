@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from vernal_contract.reasons import Reason
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.lease import Owner
+from vernal_worker.store.lease import Lease, Owner
 from vernal_worker.store.store import Store
 
 
@@ -74,7 +74,7 @@ def test_asking_for_the_lease(store: Store, impatient: Store, identity: Any, hos
 
 def test_looking_after_the_lease(store: Store, impatient: Store, identity: Any, host: Any) -> None:
     lease = store.lease(identity, host, Owner(pod="a")).try_acquire()
-    assert lease is not None
+    assert isinstance(lease, Lease)
     lease._touch = impatient._touch
     hang(lease_file(store))
     assert_slow(lease.check, "lease")

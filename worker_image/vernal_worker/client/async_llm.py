@@ -152,7 +152,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         Raises:
             EngineFailedError: there is no engine; the message says why and what to do.
             ArgumentError: an engine argument cannot be sent, or needs a network.
-            ValueError: `start` is none of these, or thawing has no directory.
+            ValueError: `start` is none of these, thawing has no directory, or `checkpoint` names a bucket.
             Exception: what vLLM raises for an engine argument that is not possible.
         """
         how, place = settings.choice(start, checkpoint_dir)
@@ -561,7 +561,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _checkpoint(
     checkpoint: CheckpointConfig | None, directory: PathLike | None, how: How = How.THAW
 ) -> CheckpointConfig:
-    """Raises: EngineFailedError: the directory cannot be made."""
+    """Raises: EngineFailedError: the directory cannot be made; ValueError: it is to be a bucket."""
+    if checkpoint is not None and checkpoint.object_store is not None:
+        raise ValueError("checkpoint.object_store is for pools: a program's checkpoints are in checkpoint_dir")
     store = str(Path(directory).resolve()) if directory is not None else ""
     if store and how is not How.THAW:
         try:

@@ -73,7 +73,7 @@ library-kinds: venv ## vLLM's server over CheckpointableAsyncLLM and over AsyncL
 	$(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
 
 library-fuzz: venv ## 10,000 calls of CheckpointableAsyncLLM in random order: no hang, no leak, documented exceptions: a table (40 min beside others, not part of make test)
-	PYTHONPATH=e2e $(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"
+	$(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"
 
 throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on a quiet machine (4 min, not part of make test)
 	$(BIN)/pytest -q -s -m "alone" worker_image/tests/client | grep -E "^(turn|ratio)|passed|failed|^E "

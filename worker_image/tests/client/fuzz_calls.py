@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[3] / "e2e"))  # a program of its own: pytest's paths are not here
+
 import fuzz_plan
 import leaks
 from fuzz_malformed import CALLS, PROMPT, REFUSED, REQUESTS, Malformed, creations, greedy

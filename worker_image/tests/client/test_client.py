@@ -187,7 +187,7 @@ async def test_every_call_has_an_end(llm: Any) -> None:
     with pytest.raises(VLLMValidationError, match="cannot read the request"):
         async for _ in llm.generate(PROMPT, greedy(), "priority", priority="high"):
             pass
-    with pytest.raises(VLLMValidationError, match="below zero"):
+    with pytest.raises(VLLMValidationError, match=r"below zero|out of vocabulary"):
         await outputs(llm, "below", greedy(), {"prompt_token_ids": [-1]})
     assert whole(await outputs(llm, "after", greedy()))
     await settled(llm)
@@ -335,11 +335,11 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     with pytest.raises(EngineFailedError):
         await llm.freeze("/proc/no/such/place")
     await llm.pause_generation()
-    with pytest.raises(EngineFailedError, match=r"paused: resume_generation\(\) comes first"):
+    with pytest.raises(EngineFailedError, match=r"paused: .*resume_generation\(\) comes first"):
         await llm.freeze(tmp_path / "again")
     await llm.resume_generation()
     await llm.sleep(1)
-    with pytest.raises(EngineFailedError, match=r"asleep: wake_up\(\) comes first"):
+    with pytest.raises(EngineFailedError, match=r"asleep or paused: wake_up\(\)"):
         await llm.freeze(tmp_path / "again")
     await llm.wake_up()
     assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before

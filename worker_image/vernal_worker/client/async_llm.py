@@ -318,9 +318,10 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         """
         try:
             connection = await self._connect()
-            for method, first in (("is_sleeping", "asleep: wake_up()"), ("is_paused", "paused: resume_generation()")):
+            for method in ("is_sleeping", "is_paused"):  # the first is true of both in some versions of vLLM
                 if await connection.call(method, (), {}):
-                    raise EngineFailedError(Reason.FREEZE_GIVEN_UP, f"the engine is {first} comes first")
+                    first = "wake_up() or resume_generation() comes first"
+                    raise EngineFailedError(Reason.FREEZE_GIVEN_UP, f"the engine is asleep or paused: {first}")
         except EngineDeadError:
             pass  # the freeze finds out more
         except TimeoutError as error:

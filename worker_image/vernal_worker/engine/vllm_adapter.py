@@ -9,10 +9,10 @@ import functools
 import logging
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI
 from prometheus_client import generate_latest
@@ -61,6 +61,8 @@ _CANARY_ANSWER_TOKENS = 8
 _CANARY_VALUES = 1024
 _MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
+_LOOK_SECONDS = 0.5
+_T = TypeVar("_T")
 """For vLLM's processes to exit, of the time that a shutdown may take."""
 
 _logger = logging.getLogger("vernal_worker.engine")
@@ -92,7 +94,7 @@ class Engine:
 
     async def forget_grammars(self) -> None:
         """Leave the choice of a backend for structured output to the first request that comes now."""
-        await self.llm.engine_core.call_utility_async("vernal_forget_grammars")
+        await self._answer(self.llm.engine_core.call_utility_async("vernal_forget_grammars"))
 
     async def store_weights(self, directory: str, piece: int) -> list[StoredRank]:
         """Write the weights to files in a directory, with a digest for each `piece` bytes.
@@ -104,7 +106,7 @@ class Engine:
         if not self.sleeps:
             raise RuntimeError("the engine was started without sleep mode")
         count = self.llm.vllm_config.parallel_config.world_size
-        saved = await self.llm.collective_rpc("vernal_save_weights", args=(directory, piece, count))
+        saved = await self._answer(self.llm.collective_rpc("vernal_save_weights", args=(directory, piece, count)))
         return [decoding.convert(rank, StoredRank) for rank in saved]
 
     async def quiesce(self, weights: Weights) -> None:
@@ -118,10 +120,10 @@ class Engine:
         if self.sleeps:
             self._weights = weights  # first: however far the rest comes, the engine is not awake
         await self._everywhere("vernal_release")  # before anything that resets a connector's cache
-        await self.llm.reset_prefix_cache()
-        await self.llm.reset_mm_cache()
+        await self._answer(self.llm.reset_prefix_cache())
+        await self._answer(self.llm.reset_mm_cache())
         if self.sleeps:
-            await self.llm.sleep(2 if weights is Weights.IN_FILES else 1)
+            await self._answer(self.llm.sleep(2 if weights is Weights.IN_FILES else 1))
         await self._everywhere("vernal_quiesce")
         await asyncio.to_thread(process.trim)
 
@@ -136,18 +138,18 @@ class Engine:
         if self._weights is not None:
             await self._fill(source)
         if self.llm.vllm_config.parallel_config.world_size > 1:
-            await self.llm.collective_rpc("vernal_connect")
+            await self._answer(self.llm.collective_rpc("vernal_connect"))
         self._weights = None
 
     async def _fill(self, source: FromHelper | FromHostMemory) -> None:
         adopted = isinstance(source, FromHelper)
         if isinstance(source, FromHelper):
-            await self.llm.collective_rpc("vernal_adopt", args=(source.socket, source.copies))
+            await self._answer(self.llm.collective_rpc("vernal_adopt", args=(source.socket, source.copies)))
         try:
-            await self.llm.wake_up()
+            await self._answer(self.llm.wake_up())
         finally:
             if adopted:
-                await self.llm.collective_rpc("vernal_adopted")
+                await self._answer(self.llm.collective_rpc("vernal_adopted"))
 
     def check_awake(self) -> None:
         """Raises: RuntimeError: the engine has no GPU memory, and can answer nobody."""
@@ -235,12 +237,12 @@ class Engine:
         if self.llm.vllm_config.kv_transfer_config is not None:
             try:
                 async with asyncio.timeout(max(0.0, seconds - _EXIT_SECONDS)):
-                    await self.llm.collective_rpc("vernal_finish_transfers")
+                    await self._answer(self.llm.collective_rpc("vernal_finish_transfers"))
                 _logger.info("KV transfers are finished after %.1f s", time.monotonic() - began)
             except TimeoutError:
                 _logger.warning("KV transfers were not finished after %.1f s", time.monotonic() - began)
                 return  # EngineCore waits for its workers and listens to nothing: whoever owns the tree ends it
-        await self.llm.engine_core.call_utility_async("vernal_unshield")
+        await self._answer(self.llm.engine_core.call_utility_async("vernal_unshield"))
         if (handler := self.llm.output_handler) is not None:  # EngineCore says goodbye, which it takes for a death
             handler.cancel()
             await asyncio.wait([handler])
@@ -249,8 +251,24 @@ class Engine:
 
     async def _everywhere(self, method: str, *arguments: Any) -> None:
         """Call a method of `worker_extension` in EngineCore and in every worker."""
-        await self.llm.collective_rpc(method, args=arguments)
-        await self.llm.engine_core.call_utility_async(method, *arguments)
+        await self._answer(self.llm.collective_rpc(method, args=arguments))
+        await self._answer(self.llm.engine_core.call_utility_async(method, *arguments))
+
+    async def _answer(self, call: Awaitable[_T]) -> _T:
+        """What a call of EngineCore returns. vLLM leaves a call that EngineCore died of, or died before, waiting.
+
+        Raises:
+            EngineDeadError: it has died.
+        """
+        answer = asyncio.ensure_future(call)
+        try:
+            while not answer.done():
+                await asyncio.wait([answer], timeout=_LOOK_SECONDS)
+                if self.llm.errored and not answer.done():
+                    raise self.llm.dead_error
+            return answer.result()
+        finally:
+            answer.cancel()
 
 
 async def load(spec: EngineSpec) -> Engine:

@@ -53,6 +53,11 @@ def nothing_expected(_: Exception) -> bool:
     return False
 
 
+def blocks_are_held(error: Exception) -> bool:
+    """vLLM's caches cannot be emptied while a streamed prompt is between two parts: AsyncLLM says the same."""
+    return type(error) is Exception and "method failed: Failed to reset KV cache" in str(error)
+
+
 @dataclass
 class Call:
     """One that is in flight."""
@@ -175,7 +180,7 @@ class Life:
 
             params = PoolingParams(task="embed")
             return lambda: _last(llm.encode(PROMPT, params, number)), lambda error: isinstance(error, REFUSED)
-        return plain[step.kind], nothing_expected
+        return plain[step.kind], blocks_are_held if step.kind in ("pause_generation", "sleep") else nothing_expected
 
     def _start(
         self,

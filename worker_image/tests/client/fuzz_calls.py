@@ -55,6 +55,11 @@ def nothing_expected(_: Exception) -> bool:
     return False
 
 
+def blocks_are_held(error: Exception) -> bool:
+    """vLLM's caches cannot be emptied while a streamed prompt is between two parts: AsyncLLM says the same."""
+    return type(error) is Exception and "method failed: Failed to reset KV cache" in str(error)
+
+
 @dataclass
 class Call:
     """One that is in flight."""
@@ -156,7 +161,7 @@ class Life:
         plain: dict[str, Callable[[], Awaitable[Any]]] = {
             "generate": lambda: self._generate(number, draw, endings),
             "generate, left early": lambda: self._left(number, draw),
-            "generate, streamed input": lambda: self._streamed(number, draw),
+            "generate, streamed input": lambda: self._streamed(number, draw, endings),
             "add_request": lambda: self._collected(number, draw),
             "check_health": llm.check_health,
             "is_paused": llm.is_paused,
@@ -177,7 +182,7 @@ class Life:
 
             params = PoolingParams(task="embed")
             return lambda: _last(llm.encode(PROMPT, params, number)), lambda error: isinstance(error, REFUSED)
-        return plain[step.kind], nothing_expected
+        return plain[step.kind], blocks_are_held if step.kind in ("pause_generation", "sleep") else nothing_expected
 
     def _start(
         self,
@@ -269,7 +274,7 @@ class Life:
         finally:
             await outputs.aclose()
 
-    async def _streamed(self, number: str, draw: random.Random) -> None:
+    async def _streamed(self, number: str, draw: random.Random, endings: int | None) -> str:
         from vllm.engine.protocol import StreamingInput
         from vllm.sampling_params import RequestOutputKind
 
@@ -279,8 +284,14 @@ class Life:
                 await asyncio.sleep(0)
 
         params = greedy(max_tokens=3, output_kind=RequestOutputKind.DELTA)
-        async for _ in self.llm.generate(inputs(), params, number):
-            pass
+        reason = None
+        async for output in self.llm.generate(inputs(), params, number):
+            reason = output.outputs[0].finish_reason
+        if reason != "abort":
+            return "answered"
+        if endings == self._endings:
+            self._fault(f"generate, streamed input (call {number}): aborted by nobody")
+        return "aborted"
 
     async def _collected(self, number: str, draw: random.Random) -> None:
         queue = await self.llm.add_request(number, PROMPT, greedy(max_tokens=draw.choice((4, 64))))

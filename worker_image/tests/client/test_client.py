@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,73 @@ async def test_inputs_that_stream(llm: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         await outputs(llm, "broken", params, inputs(broken=True))
     await settled(llm)
+
+
+@dataclass
+class Parts:
+    """A prompt whose parts come when the test says so."""
+
+    first: list[int]
+    rest: list[list[int]] = field(default_factory=list)
+    late: list[list[int]] = field(default_factory=list)
+    ends: bool = True
+    """After `rest`; else when `end` is set, and `late` comes first."""
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    given: asyncio.Event = field(default_factory=asyncio.Event)
+    end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def inputs(self) -> AsyncGenerator[Any, None]:
+        yield _part(self.first)
+        await self.go.wait()
+        for part in self.rest:
+            yield _part(part)
+        self.given.set()
+        if not self.ends:
+            await self.end.wait()
+            for part in self.late:
+                yield _part(part)
+
+
+def _part(token_ids: list[int]) -> Any:
+    from vllm.engine.protocol import StreamingInput
+
+    return StreamingInput(prompt={"type": "token", "prompt_token_ids": token_ids})
+
+
+@pytest.mark.parametrize("ending", ["pause_generation", "sleep"])
+async def test_streamed_inputs_end_with_what_ends_all_requests(llm: Any, hold: Path, ending: str) -> None:
+    """While the first part is answered, however many wait behind it; also when none does. AsyncLLM waits for ever."""
+    from vllm.sampling_params import RequestOutputKind
+
+    cases = {
+        "one waits": Parts([5, 9], [[6, 9]]),
+        "two wait": Parts([5, 9], [[6, 9], [7, 9]]),
+        "none waits": Parts([5, 9]),
+        "one waits, the end is to come": Parts([5, 9], [[6, 9]], ends=False),
+        "one waits, more is to come": Parts([5, 9], [[6, 9]], [[8, 9]], ends=False),
+        "none waits, more is to come": Parts([5, 9], [], [[8, 9]], ends=False),
+    }
+    params = greedy(max_tokens=4, output_kind=RequestOutputKind.DELTA, extra_args={"hold": str(hold)})
+    streams = {name: llm.generate(parts.inputs(), params, name) for name, parts in cases.items()}
+    async with asyncio.timeout(GUARD_SECONDS):
+        for name, parts in cases.items():
+            first = await anext(streams[name])
+            assert not first.finished and len(first.outputs[0].token_ids) == 1
+            parts.go.set()
+            await parts.given.wait()
+        await llm.check_health()  # its answer comes after all that was sent before is with the core
+        assert llm.get_num_unfinished_requests() == len(cases)
+        await (llm.pause_generation() if ending == "pause_generation" else llm.sleep(1, "abort"))
+        release(hold)
+        for name, parts in cases.items():
+            parts.end.set()
+            (last,) = [output async for output in streams[name]]
+            assert (name, last.finished, last.outputs[0].finish_reason) == (name, True, "abort")
+            assert not last.outputs[0].token_ids
+        await (llm.resume_generation() if ending == "pause_generation" else llm.wake_up())
+    await settled(llm)
+    assert whole(await outputs(llm, "after", greedy()))
+    assert await llm.reset_prefix_cache() is True  # no session holds blocks of it
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "engine.main", "client.keeper"])

@@ -1,8 +1,9 @@
 """The program's end of the connection, when the engine's end is not what it should be."""
 
 import asyncio
+import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,37 @@ async def test_what_is_no_request_is_refused_at_once(connection: Any) -> None:
         with pytest.raises(TypeError, match=why):
             connection.start("r", prompt, params, {})
     assert not connection.busy
+
+
+@pytest.mark.parametrize("late", ["a part", "the end", "an error"])
+async def test_what_comes_of_a_prompt_after_its_request_is_not_heard(connection: Any, late: str) -> None:
+    """Nor sent: the socket may be gone. What became of the request stays."""
+    from vllm import SamplingParams
+    from vllm.engine.protocol import StreamingInput
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    go, unheard = asyncio.Event(), list[Any]()
+    connection.loop.set_exception_handler(lambda _, context: unheard.append(context))
+
+    async def inputs() -> AsyncGenerator[Any, None]:
+        yield StreamingInput(prompt={"type": "token", "prompt_token_ids": [5, 9]})
+        await go.wait()
+        if late == "a part":
+            yield StreamingInput(prompt={"type": "token", "prompt_token_ids": [6, 9]})
+        elif late == "an error":
+            raise ZeroDivisionError
+
+    queue = connection.start("r", inputs(), SamplingParams(), {})
+    feeding = queue._input_stream_task
+    await asyncio.sleep(0)
+    connection.close()
+    go.set()
+    async with asyncio.timeout(GUARD_SECONDS):
+        await feeding
+        with pytest.raises(EngineDeadError, match="shut down"):
+            await queue.get()
+    gc.collect()  # what became of a message that nobody sees is told then
+    assert not unheard
 
 
 async def test_a_call_that_is_cancelled_as_the_connection_ends_is_cancelled(connection: Any) -> None:

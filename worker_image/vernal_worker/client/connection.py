@@ -129,13 +129,18 @@ class Connection:
         return queue
 
     async def _feed(self, number: int, chunks: AsyncGenerator[Any, None], queue: RequestOutputCollector) -> None:
+        """As long as there is the request: then the socket may be gone, and an error would hide what became of it."""
         try:
             async for chunk in chunks:
+                if number not in self._streams:
+                    return
                 self.send(wire.Chunk(number, wire.pack(chunk.prompt), wire.pack(chunk.sampling_params)))
-            self.send(wire.ChunksEnd(number))
+            if number in self._streams:
+                self.send(wire.ChunksEnd(number))
         except Exception as error:
-            queue.put(error)
-            self._cancel(number)
+            if number in self._streams:
+                queue.put(error)
+                self._cancel(number)
 
     def _cancel(self, number: int) -> None:
         if self._streams.pop(number, None) is not None and not self._socket.closed:

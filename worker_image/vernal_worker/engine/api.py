@@ -22,7 +22,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.stats import RequestStateStats
 
-from vernal_worker.engine import errors, readable, wire
+from vernal_worker.engine import errors, readable, sessions, wire
 
 _logger = logging.getLogger(__name__)
 _PIECE = frozenset(wire.Piece.__struct_fields__)
@@ -61,6 +61,7 @@ class ApiServer:
             raise RuntimeError("the Python API is open already")
         if not self._guarded:
             readable.guard(self._llm.input_processor)
+            sessions.guard(self._llm.output_processor)
             self._guarded = True
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)

@@ -14,6 +14,9 @@ from vernal_contract import decoding, names
 MAX_BODY_BYTES = 256 << 20
 """The largest body of an HTTP request, unless a pool says otherwise: images and other media in it are Base64."""
 
+WARM_UP_MORE_SECONDS = 120
+"""For what the engine compiles when `warm_up_seconds` are over: it ends that before it answers."""
+
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Unknown fields are left out when it is read: see `decode`."""

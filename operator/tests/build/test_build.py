@@ -183,7 +183,9 @@ def test_probes_ask_the_admin_port_and_give_a_start_its_time() -> None:
     assert {p["name"]: p["containerPort"] for p in found["ports"]} == {"http": 8000, "admin": 9100}
     assert found["startupProbe"]["periodSeconds"] == found["readinessProbe"]["periodSeconds"] == 1
     limit = found["startupProbe"]["periodSeconds"] * found["startupProbe"]["failureThreshold"]
-    assert limit == startup_seconds(spec(startupTimeoutSeconds=300)) >= 300 + 600 + 120
+    assert limit == startup_seconds(spec(startupTimeoutSeconds=300)) >= 300 + 600 + 120 + config.WARM_UP_MORE_SECONDS
+    unwarmed = startup_seconds(spec(startupTimeoutSeconds=300, checkpoint=RAW["checkpoint"] | {"warmUpSeconds": 0}))
+    assert limit - unwarmed == 120 + config.WARM_UP_MORE_SECONDS
 
 
 def test_resources_and_devices() -> None:

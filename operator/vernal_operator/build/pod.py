@@ -40,7 +40,9 @@ def startup_seconds(spec: VLLMWorkerPoolSpec) -> int:
     seconds = spec.startup_timeout_seconds + _SLACK_SECONDS
     if spec.checkpoint.policy != CheckpointPolicy.DISABLED:
         checkpoint = spec.checkpoint
-        seconds += checkpoint.warm_up_seconds + checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
+        seconds += checkpoint.freeze_timeout_seconds + checkpoint.gpu_memory_wait_seconds
+        if checkpoint.warm_up_seconds > 0:
+            seconds += checkpoint.warm_up_seconds + config.WARM_UP_MORE_SECONDS
         thaw = checkpoint.thaw_timeout_seconds or _THAW_SECONDS
         in_bucket = checkpoint.storage is not None and checkpoint.storage.object_store is not None
         seconds += 2 * thaw if in_bucket else thaw  # as long may it take to bring what is thawed

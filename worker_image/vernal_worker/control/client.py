@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
-from vernal_contract.config import MAX_BODY_BYTES
+from vernal_contract.config import MAX_BODY_BYTES, WARM_UP_MORE_SECONDS
 
 from vernal_worker.control import protocol
 from vernal_worker.control.protocol import Answer, Command
 
 _A = TypeVar("_A", bound=Answer)
 _ABORT_SHARE = 0.6  # of the time for `AbortAll`, for clients that read slowly
-_MORE = 120.0  # seconds for an answer after the engine has used its time up: it ends what it compiles first
 _SLICE = 0.2  # how late, in seconds, a call notices that it was cancelled
 
 
@@ -54,8 +53,8 @@ class EngineClient:
         return self._call(protocol.RunCanary(), protocol.Canary, timeout)
 
     def warm_up(self, seconds: float) -> dict[str, float]:
-        """Takes up to `seconds`. Returns how long the first request of each kind took."""
-        return self._call(protocol.WarmUp(seconds=seconds), protocol.Warmed, seconds + _MORE).seconds
+        """Takes up to `seconds`, and what the engine compiles then. Returns how long the first of each kind took."""
+        return self._call(protocol.WarmUp(seconds=seconds), protocol.Warmed, seconds + WARM_UP_MORE_SECONDS).seconds
 
     def store_weights(self, directory: str, piece: int, timeout: float) -> list[protocol.StoredRank]:
         return self._call(protocol.StoreWeights(directory=directory, piece=piece), protocol.Stored, timeout).ranks

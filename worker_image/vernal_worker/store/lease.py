@@ -7,9 +7,10 @@ are never compared. Holding the lease saves work; that readers never see half an
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 from vernal_contract import decoding
@@ -63,6 +64,30 @@ class Request(Protocol):
         Raises:
             StoreError: stage lease: where it is kept cannot be written.
         """
+
+
+_L = TypeVar("_L", bound=Held)
+
+
+def acquired(attempt: Callable[[], _L | None], touch: Touch) -> _L | None:
+    """What `attempt` gets, within the time that `touch` gives it. What it gets later is given back.
+
+    Raises:
+        StoreError: of `attempt`, or stage lease: `STORE_SLOW`.
+    """
+    nobody_waits = threading.Event()
+
+    def acquire() -> _L | None:
+        lease = attempt()
+        if lease is not None and nobody_waits.is_set():
+            lease.release()
+        return lease
+
+    try:
+        return touch("lease", acquire)
+    except StoreError:
+        nobody_waits.set()
+        raise
 
 
 class Lease:
@@ -122,19 +147,7 @@ class LeaseRequest:
         Raises:
             StoreError: stage lease: the store cannot be written.
         """
-        nobody_waits = threading.Event()
-
-        def acquire() -> Lease | None:
-            lease = self._try()
-            if lease is not None and nobody_waits.is_set():
-                lease.release()
-            return lease
-
-        try:
-            return self._touch("lease", acquire)
-        except StoreError:
-            nobody_waits.set()
-            raise
+        return acquired(self._try, self._touch)
 
     def _try(self) -> Lease | None:
         fs.make_directory(self._key.lease.parent, self._key.root)

@@ -92,16 +92,20 @@ class Namespace:
         self._name = str(Path(f"/proc/{pid}/ns/pid").readlink())
 
     def processes(self) -> dict[int, str]:
-        """Those inside, and their command lines."""
+        """Those inside, and their command lines; none that has ended, and that its parent has yet to look at."""
         found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and str((entry / "ns/pid").readlink()) == self._name:
+                if entry.name.isdigit() and str((entry / "ns/pid").readlink()) == self._name and not _ended(entry):
                     found[int(entry.name)] = _cmdline(int(entry.name)).decode(errors="replace")
         return found
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _ended(process: Path) -> bool:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
 def _cmdline(pid: int) -> bytes:

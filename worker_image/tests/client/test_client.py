@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from patience import GUARD_SECONDS
-from programs import ENGINE_ARGS, Frozen, Namespace, keeper_of
+from programs import ENGINE_ARGS, Frozen, Namespace, children, keeper_of
 
 PROMPT = "A worker that has served before"
 
@@ -342,14 +342,18 @@ async def test_streamed_inputs_end_with_what_ends_all_requests(llm: Any, hold: P
     assert await llm.reset_prefix_cache() is True  # no session holds blocks of it
 
 
-@pytest.mark.parametrize("victim", ["EngineCore", "engine.main", "client.keeper"])
+@pytest.mark.parametrize("victim", ["EngineCore", "engine.main", "client.keeper", "unshare"])
 async def test_a_dead_engine_is_an_error_for_all(llm: Any, hold: Path, victim: str) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     tasks = [asyncio.create_task(outputs(llm, f"r{n}", held(hold))) for n in range(3)]
     await running(llm, 3)
     namespace = Namespace(keeper_of(os.getpid()))
-    (pid,) = [pid for pid, command in namespace.processes().items() if victim in command]
+    processes = namespace.processes()
+    if victim == "unshare":  # outside, and before all others gone
+        (pid,) = [parent for parent in children(os.getpid()) if set(children(parent)) & processes.keys()]
+    else:
+        (pid,) = [pid for pid, command in processes.items() if victim in command]
     os.kill(pid, signal.SIGKILL)
     for task in tasks:
         with pytest.raises(EngineDeadError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -83,7 +84,8 @@ class EngineHost:
             os.close(program)
         self._lines = Lines(ours)
         self.pidfd = os.pidfd_open(self._process.pid)
-        """Readable once the keeper, and with it the engine, is gone."""
+        """Readable once the keeper, and with it the engine, is gone, or unshare(1) was killed, which ends them."""
+        self._keeper = -1
 
     def start(self, how: How, meanwhile: Callable[[], None] = lambda: None) -> WorkerState:
         """Blocks until there is an engine; minutes if it starts cold. `meanwhile` is called while it starts.
@@ -122,16 +124,29 @@ class EngineHost:
 
     def end(self) -> None:
         """End every process of the engine, and remove every file. Again is fine; from any thread."""
+        self._know_keeper()
         self._lines.close()
         try:
             self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()  # unshare takes the keeper along, and the kernel the rest
             self._process.wait()
+        keeper, self._keeper = self._keeper, -1
+        if keeper >= 0:  # an unshare(1) that was killed, by whomever, is gone before them
+            (poll := select.poll()).register(keeper, select.POLLIN)
+            poll.poll(_EXIT_SECONDS * 1000)
+            os.close(keeper)
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _know_keeper(self) -> None:
+        """Process 1 of the namespace: it is gone when all others in it are. While unshare(1) begins there is none."""
+        if self._keeper < 0 and self._process.returncode is None:  # else its number may be another's
+            with contextlib.suppress(OSError, ValueError):
+                (keeper,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+                self._keeper = os.pidfd_open(int(keeper))
 
     def _ask(self, request: Start | Freeze, meanwhile: Callable[[], None] = lambda: None) -> WorkerState:
         with self._lock:
@@ -141,6 +156,8 @@ class EngineHost:
             meanwhile()
             with contextlib.suppress(OSError, ValueError):  # ValueError: closed meanwhile
                 answer = self._lines.answer()
+            if answer is not None:
+                self._know_keeper()
         match answer:
             case Done(state):
                 return state

@@ -76,7 +76,7 @@ library-fuzz: venv ## 10,000 calls of CheckpointableAsyncLLM in random order: no
 	$(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"
 
 throughput: venv ## CheckpointableAsyncLLM beside AsyncLLM, 64 streams each, on a quiet machine (4 min, not part of make test)
-	$(BIN)/pytest -q -s -m "alone" worker_image/tests/client | grep -E "^(turn|ratio)|passed|failed|^E "
+	$(BIN)/pytest -q -s -m "alone" worker_image/tests/client | grep -E "^(turn|first token|ratio)|passed|failed|^E "
 
 kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers (5 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m kv_recovery

@@ -1,6 +1,7 @@
-"""Tokens a second with 64 streams, of AsyncLLM and of CheckpointableAsyncLLM, in turns.
+"""AsyncLLM and CheckpointableAsyncLLM in turns: tokens a second of 64 streams, milliseconds to the first of one stream.
 
-`throughput.py CHECKPOINTS MODEL`. The line `ratio` is the median of the ratios of neighbouring turns.
+`throughput.py CHECKPOINTS MODEL`. The line `ratio` is the median of the ratios of neighbouring turns; `first token` has
+the medians, the median of the differences of neighbours, and the quartiles of these.
 """
 
 import asyncio
@@ -17,14 +18,16 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 STREAMS, TOKENS, TURNS = 64, 48, 9
+PAIRS = 200
+"""Of requests for one token, which follow each other closely: the workers of both poll all the while."""
 SPIN_SECONDS = 1.2
 """vLLM's worker polls at full speed for a second after its last step, which the other's turn would pay for."""
 _numbers = itertools.count()
 
 
-async def one(llm: Any) -> int:
+async def one(llm: Any, tokens: int = TOKENS) -> int:
     """One stream, as a server reads it: each output as it comes. Returns how many tokens it had."""
-    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     tokens = 0
     prompt = {"prompt_token_ids": [7, 11, 13, next(_numbers) % 500 + 5]}
     async for output in llm.generate(prompt, params, f"throughput-{next(_numbers)}"):
@@ -40,6 +43,13 @@ async def turn(llm: Any) -> float:
     return tokens / (time.perf_counter() - began)
 
 
+async def first_token(llm: Any) -> float:
+    """Milliseconds from the call to the output."""
+    began = time.perf_counter()
+    assert await one(llm, 1) == 1
+    return (time.perf_counter() - began) * 1e3
+
+
 async def main(checkpoints: str, model: str) -> None:
     plain = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **ENGINE_ARGS))
     async with await CheckpointableAsyncLLM.thaw(checkpoints) as ours:
@@ -51,6 +61,15 @@ async def main(checkpoints: str, model: str) -> None:
             speed = {llm: await turn(llm) for llm in order}
             ratios.append(speed[ours] / speed[plain])
             print(f"turn {number}: AsyncLLM {speed[plain]:.0f} tokens/s, ours {speed[ours]:.0f} tokens/s")
+        first: dict[Any, list[float]] = {plain: [], ours: []}
+        for number in range(PAIRS):
+            for llm in (plain, ours) if number % 2 else (ours, plain):
+                first[llm].append(await first_token(llm))
+        more = [mine - theirs for mine, theirs in zip(first[ours], first[plain], strict=True)]
+        low, middle, high = statistics.quantiles(more, n=4)
+        of = {llm: statistics.median(milliseconds) for llm, milliseconds in first.items()}
+        difference = f"{middle:+.2f} ms ({low:+.2f} to {high:+.2f})"
+        print(f"first token: AsyncLLM {of[plain]:.2f} ms, ours {of[ours]:.2f} ms; {difference}")
         print(f"ratio {statistics.median(ratios):.3f}", flush=True)
     plain.shutdown(timeout=0)
     sys.stdout.flush()

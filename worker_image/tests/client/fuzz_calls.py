@@ -48,6 +48,9 @@ GROWTH_BYTES = 64 << 20
 MOST_FAULTS = 20
 QUICK = CheckpointConfig(warm_up_seconds=0)
 """What compiles when it is first asked for is not asked for."""
+_WORKER_DIED = "method failed: cancelled"
+"""vLLM's own end of a call to its workers when one of them dies meanwhile: as AsyncLLM gives it, before it is dead."""
+
 _PROGRESS_SECONDS = 20.0
 
 
@@ -229,6 +232,8 @@ class Life:
 
         if not self.ending:
             return False
+        if str(error).endswith(_WORKER_DIED):
+            return True
         return isinstance(error, (EngineFailedError, EngineDeadError) if "freeze" in call.name else EngineDeadError)
 
     def _fault(self, text: str) -> None:
@@ -461,7 +466,8 @@ class Life:
         except EngineDeadError:
             pass  # which the calls in flight say
         except Exception as error:
-            self._fault(f"waking up: {type(error).__name__}: {error}")
+            if not (self.ending and str(error).endswith(_WORKER_DIED)):
+                self._fault(f"waking up: {type(error).__name__}: {error}")
 
     async def after(self, end: str) -> None:
         """What must be gone with the engine."""

@@ -86,8 +86,14 @@ def test_a_vllm_config_that_the_program_made_makes_no_other_engine(
 def test_what_vllm_does_not_take(model: Path) -> None:
     with pytest.raises(ArgumentError, match="max-model-len"):
         made(model, max_model_len="long")
+    with pytest.raises(ArgumentError, match="unrecognized arguments: --no-such-argument"):
+        made(model, no_such_argument=1)
     with pytest.raises(ValueError, match="max_model_len"):
         made(model, max_model_len=10_000_000)
+
+
+def test_options_of_vllms_server_are_the_programs(model: Path) -> None:
+    assert made(model, enable_auto_tool_choice=True, tool_call_parser="hermes").model_config.max_model_len > 0
 
 
 def test_what_the_engine_found_out_is_filled_in(model: Path) -> None:

@@ -51,8 +51,11 @@ def build(arguments: Mapping[str, Any]) -> Any:
         Exception: what vLLM raises when a value is not possible.
     """
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="vLLM", add_help=False, allow_abbrev=False))
-    # The others are options of its server, which is the program's.
-    known, _ = parser.parse_known_args(engine_args.options(arguments))
+    known, others = parser.parse_known_args(options := engine_args.options(arguments))
+    if others:  # Options of its server, which is the program's. It takes a second to import.
+        from vernal_worker.engine.server_arguments import make_arg_parser
+
+        make_arg_parser(_Parser(prog="vLLM", allow_abbrev=False)).parse_args(options)
     args = AsyncEngineArgs.from_cli_args(known)
     if (logging_config := getattr(args, "create_logging_config", None)) is not None:  # 0.26 has none
         vllm.logger.configure_logging_if_needed(logging_config())

@@ -40,6 +40,7 @@ from vernal_worker.control.protocol import (
 )
 from vernal_worker.engine import load_signals, process, unfreezable, worker_extension
 from vernal_worker.engine.connections import Limits
+from vernal_worker.engine.server_arguments import make_arg_parser, validate_parsed_serve_args
 
 try:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -47,13 +48,6 @@ try:
     from vllm.entrypoints.launchers.launcher import validate_api_server_args
 except ModuleNotFoundError:  # 0.26
     from vllm.entrypoints.openai.api_server import build_app, init_app_state, validate_api_server_args
-try:
-    from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
-except ModuleNotFoundError:
-    try:
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args  # 0.32
-    except ModuleNotFoundError:  # 0.26
-        from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
 
 _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12

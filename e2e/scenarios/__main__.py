@@ -27,8 +27,9 @@ for example, as root:
 Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer). The first run
 compiles it and installs vLLM: `make help` says how long that took. With KUBECONFIG set, that cluster is used:
 VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and VERNAL_STORAGE_CLASS a class of
-ReadWriteMany storage, or, for --store s3, VERNAL_BUCKET and the variables of AWS a bucket. VERNAL_LOG names the file for what apt, pip and buildah say. `make clean-cluster` removes what
-the demo left running. Exit status 1 if a check failed.
+ReadWriteMany storage, or, for --store s3, VERNAL_BUCKET and the variables of AWS a bucket. VERNAL_LOG names the file
+for what apt, pip and buildah say. `make clean-cluster` removes what the demo left running. Exit status 1 if a check
+failed.
 """
 
 

@@ -14,6 +14,7 @@ from scenarios.lifecycle import Lifecycle, Worker
 from scenarios.report import Report
 
 PYTHON = "/opt/vernal/venv/bin/python"
+_NOW = "collect-now"
 
 # These two run in a pod beside the pool's, which has the worker image and the credentials.
 _COUNT = """
@@ -82,6 +83,29 @@ class BucketLife(Lifecycle):
         self.report.note(f"of the thawed ones' time the pull was {pulls}")
         return new
 
+    def delete_cleans_up(self) -> None:
+        self._collects_while_it_is_used()
+        super().delete_cleans_up()
+        gone = wait("its bucket's collector to be gone", lambda: not self.kube.list("cronjobs"))
+        self.report.check("and the collector of its bucket", gone)
+
+    def _collects_while_it_is_used(self) -> None:
+        """What the pool's CronJob does every few hours, now."""
+        before = self._count()
+        self.kube.run("create", "job", _NOW, f"--from=cronjob/{manifests.POOL}")
+
+        def ended() -> Object | None:
+            job = self.kube.get("job", _NOW)
+            return job if is_true(job, "Complete") or is_true(job, "Failed") else None
+
+        done = is_true(wait("the pool's collector", ended), "Complete")
+        show("\n".join(self.kube.run("logs", f"job/{_NOW}").splitlines()[-3:]))
+        same = self._count() == before
+        self.report.check(
+            f"the pool's collector can read the bucket and takes nothing that is used ({before['pieces']} pieces)",
+            done and same and before["pieces"] > 0,
+        )
+
     def space_comes_back(self) -> None:
         """Bytes go two hours after nobody finds them any more. Nobody publishes or thaws here now, so the same command
         may take them at once."""
@@ -90,8 +114,7 @@ class BucketLife(Lifecycle):
         self.report.check(
             f"the janitor let go of it: nobody finds it any more ({before['current']} current)", not before["current"]
         )
-        said = self._beside("-m", "vernal_worker", "bucket", "gc", self.bucket.url, "--grace", "0")
-        show("\n".join(said.splitlines()[-3:]))
+        self._beside("-m", "vernal_worker", "bucket", "gc", self.bucket.url, "--grace", "0")
         after = self._count()
         self.report.check(
             f"`vernal-worker bucket gc` gave back {(before['bytes'] - after['bytes']) / 1e6:.0f} MB; "

@@ -24,7 +24,7 @@ help: ## this list
 demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 15 min, then 4 to 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
-demo-s3: ## the same without any claim: checkpoints in a bucket of a real S3 server, which gets its space back (not part of make test)
+demo-s3: ## the same without any claim: checkpoints in a bucket of a real S3 server, which gets its space back (5 to 9 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo --store s3
 
 # What is compiled comes before the lanes: beside them it takes 24 minutes instead of 8, and the longest lane waits for it.

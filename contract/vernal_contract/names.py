@@ -15,6 +15,7 @@ LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
 COMPONENT_WAKER: Final = "waker"
+COMPONENT_COLLECTOR: Final = "collector"
 LABEL_SERVICE: Final = "kubernetes.io/service-name"  # Kubernetes' own: which Service an EndpointSlice is of
 LABEL_SLICE_BY: Final = "endpointslice.kubernetes.io/managed-by"
 

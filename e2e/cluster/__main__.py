@@ -13,7 +13,7 @@ from pathlib import Path
 from common.cache import cache_dir
 from common.progress import say
 
-from cluster import build, images, packages
+from cluster import build, images, packages, proc
 from cluster.apiserver import ApiServer
 from cluster.command import run
 from cluster.errors import ClusterError
@@ -135,8 +135,9 @@ def _load(arguments: argparse.Namespace, state: State) -> None:
 def _tool(arguments: argparse.Namespace, state: State) -> None:
     environment = {**os.environ, "KUBECONFIG": _kubeconfig_path(state)}
     if not foreign_kubeconfig(state):
-        # Discovery caches go by address, and every new cluster has the same one.
-        environment |= {"KUBECACHEDIR": str(state.run / "kubectl-cache")}
+        # Discovery caches go by address, and every new cluster has the same one. What still runs when the cluster goes,
+        # because who started it was killed, goes with it.
+        environment |= {"KUBECACHEDIR": str(state.run / "kubectl-cache"), proc.OWNER_VARIABLE: str(state.root)}
     own = state.bin / arguments.verb
     program = str(own) if own.exists() else build.ensure()[arguments.verb]
     os.execve(program, [arguments.verb, *arguments.arguments], environment)

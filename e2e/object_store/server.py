@@ -1,9 +1,10 @@
-"""Runs versitygw on loopback over a directory."""
+"""Runs versitygw over a directory: how it is started, and one on loopback for as long as a test runs."""
 
 import itertools
 import os
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -11,8 +12,41 @@ from patience import until
 
 from object_store import PROGRAMS
 
-_KEY, _SECRET = "vernal", "vernal-secret"  # of a server on loopback that lives for one test run
-_REGION = "us-east-1"
+REGION = "us-east-1"
+_LOOPBACK = "127.0.0.1"
+# Of a server on loopback that lives for one test run.
+_KEYS = {"AWS_ACCESS_KEY_ID": "vernal", "AWS_SECRET_ACCESS_KEY": "vernal-secret"}
+
+
+def command(address: str, port: int, buckets: Path) -> list[str]:
+    """A server whose buckets are the folders in `buckets`; built first if the cache has none.
+
+    Raises: ToolError, ClusterError.
+    """
+    return [PROGRAMS.ensure()["versitygw"], "--region", REGION, "--port", f"{address}:{port}", "--quiet",
+            "posix", str(buckets)]  # fmt: skip
+
+
+def variables(keys: Mapping[str, str], home: Path) -> dict[str, str]:
+    """What a server needs of the environment: the one pair of keys that it takes, as a client has them."""
+    return {
+        "ROOT_ACCESS_KEY": keys["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": keys["AWS_SECRET_ACCESS_KEY"],
+        "HOME": str(home),
+    }  # fmt: skip
+
+
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 class S3Server:
@@ -28,12 +62,12 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{_LOOPBACK}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
         """What a client needs beside the URL."""
-        return {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_REGION": _REGION}
+        return _KEYS | {"AWS_REGION": REGION}
 
     def make_bucket(self) -> str:
         """Its name. A folder is a bucket, for this server."""
@@ -46,16 +80,13 @@ class S3Server:
         return self._root / bucket
 
     def __enter__(self) -> Self:
-        program = PROGRAMS.ensure()["versitygw"]
         self._root.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        command = [program, "--access", _KEY, "--secret", _SECRET, "--region", _REGION,
-                   "--port", f"127.0.0.1:{self.port}", "--quiet", "posix", str(self._root)]  # fmt: skip
+        self.port = free_port(_LOOPBACK)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"HOME": str(self.directory)}
-            )
+                command(_LOOPBACK, self.port, self._root),
+                stdout=log, stderr=log, env=os.environ | variables(_KEYS, self.directory),
+            )  # fmt: skip
         until("the S3 server to answer", self._answers, more=self._log.read_text)
         return self
 
@@ -67,8 +98,4 @@ class S3Server:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-        except OSError:
-            return False
-        return True
+        return answers(_LOOPBACK, self.port)

@@ -9,6 +9,7 @@ from common.progress import duration, say
 
 from scenarios import lifecycle, manifests, setup
 from scenarios.autoscaling import Autoscaling
+from scenarios.bucket_life import BucketLife
 from scenarios.client import greedy
 from scenarios.kube import Kube, KubeError, ScenarioTimeoutError
 from scenarios.leader import installed
@@ -20,19 +21,29 @@ from scenarios.watch import Watch
 _EPILOG = """\
 for example, as root:
   PYTHONPATH=e2e python3 -m scenarios demo
+  PYTHONPATH=e2e python3 -m scenarios demo --store s3
   PYTHONPATH=e2e python3 -m scenarios rolls
 
 Without KUBECONFIG a one-node Kubernetes is built and started on this machine (root, Debian 12 or newer). The first run
 compiles it and installs vLLM: `make help` says how long that took. With KUBECONFIG set, that cluster is used:
 VERNAL_WORKER_IMAGE and VERNAL_OPERATOR_IMAGE name images that it can pull, and VERNAL_STORAGE_CLASS a class of
-ReadWriteMany storage. VERNAL_LOG names the file for what apt, pip and buildah say. `make clean-cluster` removes what
-the demo left running. Exit status 1 if a check failed.
+ReadWriteMany storage, or, for --store s3, VERNAL_BUCKET and the variables of AWS a bucket. VERNAL_LOG names the file
+for what apt, pip and buildah say. `make clean-cluster` removes what the demo left running. Exit status 1 if a check
+failed.
 """
 
 
 def run_demo() -> Report:
     """The demo; also what the scenario test runs."""
     return _run("vernal-demo", lambda kube, base, images: Lifecycle(kube, base, images.worker).run())
+
+
+def run_demo_s3() -> Report:
+    """The demo with a bucket and no claim."""
+    start, images = _installed()
+    with setup.namespace_with_bucket("vernal-demo-s3") as (kube, bucket):
+        report = _looked_at(kube, lambda base: BucketLife(kube, base, images.worker, bucket).run())
+    return _done(start, report)
 
 
 def run_rolls() -> Report:
@@ -58,22 +69,40 @@ def run_autoscaling() -> Report:
 
 def _run(namespace: str, scenario: Callable[[Kube, str, setup.Images], Report], *values: str) -> Report:
     """`values`: of the chart, as Helm's --set takes them."""
+    start, images = _installed(*values)
+    with setup.namespace(namespace) as kube:
+        setup.prepare_model(kube, images)
+        report = _looked_at(kube, lambda base: scenario(kube, base, images))
+    return _done(start, report)
+
+
+def _installed(*values: str) -> tuple[float, setup.Images]:
+    """When it began, and what is on the cluster."""
     start = time.monotonic()
     images = setup.cluster_with_images()
     setup.install(images, *values)
-    with setup.namespace(namespace) as kube:
-        setup.prepare_model(kube, images)
-        with kube.proxy() as base:
-            try:
-                report = scenario(kube, base, images)
-            except (KubeError, ScenarioTimeoutError):
-                _explain(kube)
-                raise
+    return start, images
+
+
+def _looked_at(kube: Kube, scenario: Callable[[str], Report]) -> Report:
+    """`scenario` is given the base URL of a way to the API server."""
+    with kube.proxy() as base:
+        try:
+            return scenario(base)
+        except (KubeError, ScenarioTimeoutError):
+            _explain(kube)
+            raise
+
+
+def _done(start: float, report: Report) -> Report:
     say(f"done in {duration(time.monotonic() - start)}")
     return report
 
 
-SCENARIOS = {"demo": run_demo, "rolls": run_rolls, "autoscaling": run_autoscaling}
+SCENARIOS = {
+    ("demo", "claim"): run_demo, ("demo", "s3"): run_demo_s3,
+    ("rolls", "claim"): run_rolls, ("autoscaling", "claim"): run_autoscaling,
+}  # fmt: skip
 
 
 def _explain(kube: Kube) -> None:
@@ -96,13 +125,23 @@ def main() -> int:
     )
     parser.add_argument(
         "scenario",
-        choices=sorted(SCENARIOS),
+        choices=sorted({name for name, _ in SCENARIOS}),
         help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; rolls: a broken image that rolls back, a "
         "quota, foreign conditions, a sidecar injector; autoscaling: to zero and back",
     )
-    scenario = parser.parse_args().scenario
+    parser.add_argument(
+        "--store",
+        choices=("claim", "s3"),
+        default="claim",
+        help="of the demo: where checkpoints are, on a shared (RWX) claim or in a bucket of a real S3 server, with no "
+        "claim at all (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    run = SCENARIOS.get((arguments.scenario, arguments.store))
+    if run is None:
+        parser.error(f"argument --store: {arguments.scenario} is for claims only")
     try:
-        report = SCENARIOS[scenario]()
+        report = run()
     except (KubeError, ScenarioTimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

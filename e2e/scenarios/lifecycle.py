@@ -1,17 +1,20 @@
 """The life of a pool, end to end: freeze, thaw, scale, drain, and a corrupted checkpoint.
 
-Runs on any cluster on which Vernal is installed; what it needs besides is one shared (RWX) claim.
+Runs on any cluster on which Vernal is installed; what it needs besides is one shared (RWX) claim, or a bucket
+(`bucket_life`).
 """
 
 import json
 import pathlib
 import urllib.request
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from common.progress import note, show, step
+from common import progress
+from common.progress import note, show
 from patience import GUARD_SECONDS
 
 from scenarios import manifests
@@ -54,6 +57,8 @@ def _epoch(stamp: str) -> float:
 class Lifecycle:
     """The scenario. `run` returns the report; nothing is asserted by exceptions except what never came."""
 
+    steps = 5
+
     def __init__(self, kube: Kube, base: str, image: str) -> None:
         self.kube, self.base, self.image = kube, base, image
         self.report = Report()
@@ -61,23 +66,39 @@ class Lifecycle:
         self.answer = ""
 
     def run(self) -> Report:
-        with step("1/5  one replica: starts vLLM the slow way, freezes itself, serves (1 min)"):
+        with self.step(1, "one replica: starts vLLM the slow way, freezes itself, serves (1 min)"):
             first = self.first_worker_freezes()
-        with step("2/5  an HPA on /scale takes the pool to 3: the new pods thaw (10 s)"):
+        with self.step(2, "an HPA on /scale takes the pool to 3: the new pods thaw (10 s)"):
             thawed = self.autoscaler_adds_two()
         self.tell_speedup(first, thawed)
-        with step("3/5  a streamed answer on every pod, held half-way, while the pool goes back to 1 (30 s)"):
+        with self.step(3, "a streamed answer on every pod, held half-way, while the pool goes back to 1 (30 s)"):
             self.scale_down_loses_nothing()
-        with step("4/5  one bit of the checkpoint is flipped: a new pod must notice and start cold (1 min)"):
+        with self.step(4, "one bit of the checkpoint is flipped: a new pod must notice and start cold (1 min)"):
             self.corruption_is_found()
-        with step("5/5  the pool is deleted: its pods, Service and budget go (10 s)"):
+        with self.step(5, "the pool is deleted: its pods, Service and budget go (10 s)"):
             self.delete_cleans_up()
         return self.report
+
+    def step(self, number: int, text: str) -> AbstractContextManager[None]:
+        return progress.step(f"{number}/{self.steps}  {text}")
+
+    # -- what depends on where checkpoints are ---------------------------------------------------------------------
+
+    def pool(self) -> Object:
+        return manifests.pool(self.image, replicas=1)
+
+    def flip_one_bit(self, survivor: Worker) -> str:
+        """In the current checkpoint; where."""
+        artifact = survivor.state.get("artifact") or {}
+        return self.kube.run(
+            "exec", survivor.name, "-c", "worker", "--", "/opt/vernal/venv/bin/python", "-c", FLIP_ONE_BIT,
+            artifact["generation"],
+        ).strip()  # fmt: skip
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def first_worker_freezes(self) -> Worker:
-        self.kube.apply(manifests.pool(self.image, replicas=1))
+        self.kube.apply(self.pool())
         worker = self._wait_ready(1)[0]
         pool = wait("the checkpoint", self._pool_with_checkpoint)
         self._row(worker)
@@ -137,11 +158,7 @@ class Lifecycle:
     def corruption_is_found(self) -> None:
         self.kube.delete("hpa", manifests.POOL)
         survivor = next(iter(self.workers.values()))
-        artifact = survivor.state.get("artifact") or {}
-        victim = self.kube.run(
-            "exec", survivor.name, "-c", "worker", "--", "/opt/vernal/venv/bin/python", "-c", FLIP_ONE_BIT,
-            artifact["generation"],
-        ).strip()  # fmt: skip
+        victim = self.flip_one_bit(survivor)
         self.kube.run("scale", f"vwp/{manifests.POOL}", "--replicas=2")
         worker = next(w for w in self._wait_ready(2) if w.name != survivor.name)
         self._row(worker)
@@ -230,5 +247,5 @@ def make_model(kube: Kube, image: str, script: pathlib.Path) -> None:
             )
         return job if job and is_true(job, "Complete") else None
 
-    with step("making a tiny random model on the shared claim (15 s)"):
+    with progress.step("making a tiny random model on the shared claim (15 s)"):
         wait("the model", finished)

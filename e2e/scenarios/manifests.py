@@ -3,12 +3,16 @@
 import pathlib
 from typing import Any
 
+from scenarios.buckets import Bucket
 from scenarios.kube import Object
 
 POOL = "tiny"
 CLAIM = "vernal-store"
+SECRET = "vernal-bucket"
+BESIDE = "beside-the-pool"
 MODEL_NAME = "tiny"
 MODEL_PATH = "models/tiny"
+MODEL_MADE = "/mnt/model"
 PATIENT_SECONDS = 1800  # far more than anything here takes: a busy machine must not look like a failed thaw
 DRAIN_SECONDS = PATIENT_SECONDS  # or like a lost request
 
@@ -98,6 +102,53 @@ def pool(image: str, replicas: int) -> Object:
             },
             "drain": {"propagationSeconds": 2, "timeoutSeconds": DRAIN_SECONDS},
             "terminationGracePeriodSeconds": DRAIN_SECONDS + 30,
+        },
+    }  # fmt: skip
+
+
+def secret(bucket: Bucket) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(bucket.keys)}
+
+
+def bucket_pool(image: str, replicas: int, bucket: Bucket) -> Object:
+    """A pool that needs no claim: its checkpoints are in a bucket, and each pod makes the tiny model on its own disk,
+    where others have it from a hub or in their image. What nothing uses is not kept.
+    """
+    made = pool(image, replicas)
+    store = {"url": bucket.url, "endpoint": bucket.endpoint, "region": bucket.region}
+    made["spec"]["model"]["source"] = {"image": {"path": MODEL_MADE}}
+    made["spec"]["checkpoint"] |= {
+        "storage": {
+            "objectStore": {name: value for name, value in store.items() if value is not None}
+            | {"credentialsSecret": {"name": SECRET}}
+        },
+        "retention": {"unusedSeconds": 0},
+    }
+    model = {"name": "model", "mountPath": MODEL_MADE}
+    made["spec"]["podTemplate"] = {"spec": {
+        "initContainers": [{
+            "name": "make-model", "image": image, "imagePullPolicy": "IfNotPresent",
+            "command": ["/opt/vernal/venv/bin/python", "/scripts/tiny.py", MODEL_MADE],
+            "volumeMounts": [model, {"name": "scripts", "mountPath": "/scripts"}],
+        }],
+        "containers": [{"name": "worker", "volumeMounts": [model]}],
+        "volumes": [{"name": "model", "emptyDir": {}}, {"name": "scripts", "configMap": {"name": "make-model"}}],
+    }}  # fmt: skip
+    return made
+
+
+def beside_bucket(image: str, bucket: Bucket) -> Object:
+    """A pod in which `vernal-worker bucket` works, as for a person who looks at the bucket."""
+    place = {"AWS_ENDPOINT_URL": bucket.endpoint, "AWS_REGION": bucket.region}
+    container = {
+        "name": "vernal-worker", "image": image, "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"],
+        "env": [{"name": name, "value": value} for name, value in place.items() if value is not None],
+        "envFrom": [{"secretRef": {"name": SECRET}}],
+    }  # fmt: skip
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": BESIDE},
+        "spec": {
+            "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "containers": [container],
         },
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from cluster.build import NEWEST
@@ -15,11 +15,13 @@ from common.progress import step
 from common.tools import log_file
 from patience import GUARD_SECONDS
 
-from scenarios import manifests
+from scenarios import buckets, manifests
+from scenarios.buckets import Bucket
 from scenarios.kube import Kube, die, wait
 from scenarios.lifecycle import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODEL_SCRIPT = ROOT / "e2e" / "models" / "tiny.py"
 SYSTEM_NAMESPACE = "vernal-system"
 RELEASE = "vernal"
 _CLUSTER = ["env", f"PYTHONPATH={ROOT / 'e2e'}", sys.executable, "-m", "cluster"]
@@ -119,17 +121,33 @@ def namespace(name: str) -> Iterator[Kube]:
             _run("rm", "-rf", "--", str(directory))
 
 
-def _remove(kube: Kube, volume: str) -> None:
+@contextmanager
+def namespace_with_bucket(name: str) -> Iterator[tuple[Kube, Bucket]]:
+    """A fresh namespace with no claim, with the credentials of a bucket and with what makes the model; it goes when the
+    block ends."""
+    kube = Kube(KUBECTL, name)
+    _remove(kube)
+    with buckets.embedded(name) if embedded() else nullcontext(buckets.of_environment(name)) as bucket:
+        kube.apply(manifests.namespace(name), manifests.secret(bucket), manifests.model_script(MODEL_SCRIPT))
+        try:
+            yield kube, bucket
+        finally:
+            _remove(kube)
+
+
+def _remove(kube: Kube, volume: str = "") -> None:
+    """Without `volume` checkpoints are not waited for: the bucket that an earlier run named may be gone, and without a
+    namespace nothing holds them."""
     if kube.get("namespace", kube.namespace) is None:
         return
     with step(f"removing namespace {kube.namespace} (15 s)"):
-        for kind in ("vwp", "vck"):
-            kube.run("delete", kind, "--all", "--ignore-not-found")
+        kube.run("delete", "vwp", "--all", "--ignore-not-found")
+        kube.run("delete", "vck", "--all", "--ignore-not-found", f"--wait={'true' if volume else 'false'}")
         kube.run("delete", "namespace", kube.namespace)
         wait("the namespace to be gone", lambda: kube.get("namespace", kube.namespace) is None)
-    if embedded():
+    if volume and embedded():
         kube.delete("persistentvolume", volume)
 
 
 def prepare_model(kube: Kube, images: Images) -> None:
-    make_model(kube, images.worker, ROOT / "e2e" / "models" / "tiny.py")
+    make_model(kube, images.worker, MODEL_SCRIPT)

@@ -40,12 +40,13 @@ BUDGETS = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 AUTOSCALERS = Kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 REVISIONS = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 JOBS = Kind("batch", "v1", "Job", "jobs")
+CRONJOBS = Kind("batch", "v1", "CronJob", "cronjobs")
 LEASES = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 EVENTS = Kind("events.k8s.io", "v1", "Event", "events")
 
 SLICES = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 
-CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS, SLICES)
+CHILDREN = (SERVICES, BUDGETS, AUTOSCALERS, SLICES, CRONJOBS)
 """What a pool owns besides pods: applied by the operator, watched by label."""
 
 BY_NAME = {kind.name: kind for kind in (POOLS, CHECKPOINTS, PODS, *CHILDREN, REVISIONS, JOBS)}

@@ -85,16 +85,30 @@ def checkpointer(folder: Path) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def environment(state: Path) -> dict[str, str]:
+    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "VERNAL_STATE": str(state)}
+    return {key: value for key, value in os.environ.items() if key != "KUBECONFIG"} | own
+
+
 def cluster(
     state: Path, *arguments: str, stdin: str | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "cluster", *arguments], check=False, capture_output=True, text=True, input=stdin,
-        env={key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
-        | {"PYTHONPATH": str(Path(__file__).parents[2]), "VERNAL_STATE": str(state)},
+        env=environment(state),
     )  # fmt: skip
     assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     return done
+
+
+def proxy(state: Path) -> subprocess.Popen[str]:
+    """`kubectl proxy` that listens, as a program that was killed leaves it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster", "kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True,
+        env=environment(state),
+    )  # fmt: skip
+    assert process.stdout is not None and "Starting to serve" in process.stdout.readline()
+    return process
 
 
 def nothing_left(before: leftovers.Snapshot) -> None:
@@ -244,7 +258,12 @@ def test_what_was_killed_is_repaired_and_pods_live_on(state: Path, web: str, kil
 
 
 def test_down_leaves_nothing_and_up_brings_the_pods_back(state: Path, web: str, before: leftovers.Snapshot) -> None:
-    cluster(state, "down")
+    with proxy(state) as forgotten:
+        try:
+            cluster(state, "down")
+            assert forgotten.poll() is not None, "kubectl runs on, for a cluster that is gone"
+        finally:
+            forgotten.kill()
     nothing_left(before)
     assert cluster(state, "status", check=False).returncode == 1
     cluster(state, "down")  # a second time is no error

@@ -1,5 +1,6 @@
 """What is built keeps the contract with the worker, with Kubernetes and with whoever trusts Vernal with a node."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from vernal_contract import config, names
 from vernal_contract.variables import shapes
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
+from vernal_operator.api.crd import MAX_NAME
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.checkpoint import checkpoint, checkpoint_name, janitor_job
 from vernal_operator.build.children import children
+from vernal_operator.build.collector import collector
 from vernal_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
 from vernal_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
 from vernal_worker import cli
@@ -340,6 +343,65 @@ def test_credentials_of_a_bucket_come_from_its_secret_under_names_that_no_engine
 def test_what_is_no_bucket_is_refused(storage: dict[str, Any], says: str) -> None:
     parsed, error = parse_pool({"spec": RAW | {"checkpoint": {"storage": storage}}})
     assert parsed is None and says in str(error)
+
+
+def in_bucket(**checkpoint: Any) -> VLLMWorkerPoolSpec:
+    template = {"spec": {"imagePullSecrets": [{"name": "pull"}]}}
+    return spec(checkpoint={"storage": {"objectStore": BUCKET}} | checkpoint, podTemplate=template)
+
+
+def test_a_bucket_is_collected_now_and_then_while_a_pool_names_it() -> None:
+    (found,) = [child for child in children(OWNER, in_bucket()) if child["kind"] == "CronJob"]
+    assert found["metadata"]["ownerReferences"][0]["uid"] == "u-1"
+    assert found["spec"]["concurrencyPolicy"] == "Forbid"
+    job = found["spec"]["jobTemplate"]
+    pod = job["spec"]["template"]["spec"]
+    [collecting] = pod["containers"]
+    parsed = cli._parser().parse_args(collecting["args"])
+    assert (parsed.command, parsed.action, parsed.dry_run, parsed.grace) == ("bucket", "gc", False, None)
+    assert (parsed.url, parsed.endpoint, parsed.region) == ("s3://models/vernal", "http://minio:9000", "r")
+    assert pod["imagePullSecrets"] == [{"name": "pull"}] and collecting["image"] == "worker:1"
+    for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        assert labels == {names.LABEL_COMPONENT: names.COMPONENT_COLLECTOR}, "neither a replica nor the janitor's"
+
+
+def test_who_collects_a_bucket_has_the_janitor_s_rights_and_no_more() -> None:
+    storage = Storage.model_validate({"objectStore": BUCKET})
+    wanted = VLLMCheckpointSpec(
+        identity="a" * 64,
+        host_tuple="b" * 64,
+        model="m",
+        storage=storage,
+        image="worker:1",
+        image_pull_secrets=["pull"],
+    )
+    janitor = janitor_job(checkpoint_owner("vck-1", "ns", "u-2"), wanted)["spec"]["template"]["spec"]
+    made = collector(OWNER, in_bucket())
+    assert made is not None
+    pod = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    own = ("name", "args")
+    assert {**pod, "containers": None} == {**janitor, "containers": None}
+    assert {name: value for name, value in pod["containers"][0].items() if name not in own} == {
+        name: value for name, value in janitor["containers"][0].items() if name not in own
+    }
+
+
+@pytest.mark.parametrize("policy", ["Auto", "Required", "Disabled"])
+def test_what_is_no_bucket_needs_no_collector(policy: str) -> None:
+    assert collector(OWNER, spec()) is None
+    assert (collector(OWNER, in_bucket(policy=policy)) is None) == (policy == "Disabled")
+
+
+def test_pools_do_not_all_collect_at_the_same_moment() -> None:
+    def schedule(pool: str) -> str:
+        made = collector(pool_owner(pool, "ns", "u"), in_bucket())
+        assert made is not None and len(made["metadata"]["name"]) <= 52, "so long may a CronJob's name be"
+        text: str = made["spec"]["schedule"]
+        assert re.fullmatch(r"[0-5]?\d \*/6 \* \* \*", text)
+        return text
+
+    assert len({schedule(f"pool-{number}") for number in range(60)}) > 20
+    schedule("p" * MAX_NAME)
 
 
 def test_the_janitor_of_a_bucket_has_its_credentials_and_mounts_nothing() -> None:

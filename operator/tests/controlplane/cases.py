@@ -22,6 +22,7 @@ from vernal_operator.kinds import (
     AUTOSCALERS,
     BUDGETS,
     CHECKPOINTS,
+    CRONJOBS,
     EVENTS,
     JOBS,
     PODS,
@@ -160,7 +161,7 @@ class Case:
         """Delete the pool and, as the garbage collector would, what it owns."""
         found = self.client.get(POOLS, self.namespace, POOL)
         self.client.delete(POOLS, self.namespace, POOL, found["metadata"]["uid"])
-        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS):
+        for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, CRONJOBS):
             for item in self.items(kind):
                 if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
                     self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
@@ -254,7 +255,7 @@ class Case:
         """All that the operator is answerable for, without what differs from run to run."""
         found = {
             kind.name: self.items(kind)
-            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, JOBS)
+            for kind in (POOLS, CHECKPOINTS, PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, JOBS, CRONJOBS)
         }
         for pod in found[PODS.name]:  # which of the slots are taken depends on the order of events
             del pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_SLOT]

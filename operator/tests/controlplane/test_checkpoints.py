@@ -12,7 +12,7 @@ from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
 from vernal_operator.api.pool import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS, POOLS
+from vernal_operator.kinds import CHECKPOINTS, CRONJOBS, JOBS, NODES, PODS, POOLS
 
 pytestmark = pytest.mark.apiserver
 
@@ -105,6 +105,18 @@ def test_a_pool_with_a_bucket_instead_of_a_claim(case: Case) -> None:
     change = {"storage": {"objectStore": {"url": "s3://others"}}}
     with pytest.raises(ApiError, match="spec is immutable"):
         case.client.patch(CHECKPOINTS, case.namespace, mine["metadata"]["name"], {"spec": change})
+    collector = case.client.get(CRONJOBS, case.namespace, POOL)
+    job = collector["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert job["containers"][0]["args"][:3] == ["bucket", "gc", BUCKET["url"]] and "volumes" not in job
+    case.assert_quiet(2)
+    edit = {"spec": {"schedule": "0 0 1 1 *", "suspend": True}}
+    case.client._json("patch", CRONJOBS, CRONJOBS.path(case.namespace, POOL), {"fieldManager": "kubectl-edit"}, edit)
+
+    def put_back() -> bool:
+        now: dict[str, Any] = case.client.get(CRONJOBS, case.namespace, POOL)["spec"]
+        return bool(now["schedule"] == collector["spec"]["schedule"] and now["suspend"])
+
+    case.wait("the schedule to be put back, and what is the user's to stay", put_back)
     case.assert_quiet(2)
     ended: list[dict[str, Any]] = []
 
@@ -118,6 +130,7 @@ def test_a_pool_with_a_bucket_instead_of_a_claim(case: Case) -> None:
     assert container["args"][:3] == ["bucket", "rm", BUCKET["url"]] and "--gc" in container["args"]
     assert {entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"]} == {"bucket"}
     assert "volumes" not in ended[0]["spec"]["template"]["spec"]
+    assert [item["metadata"]["name"] for item in case.items(CRONJOBS)] == ["with-a-claim-for-kv"]
 
 
 def test_a_checkpoint_is_kept_for_a_node_that_fits_and_goes_with_it(case: Case) -> None:

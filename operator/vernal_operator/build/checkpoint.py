@@ -3,13 +3,13 @@ files.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vernal_contract import names
 
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
-from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
+from vernal_operator.api.pool import ObjectStore, Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import Manifest, Owner
 from vernal_operator.build.pod import claim_volume, object_store_keys, store_mount, store_user
 
@@ -37,12 +37,6 @@ def checkpoint(
     host: dict[str, Any],
 ) -> Manifest:
     """The VLLMCheckpoint of an artifact. It has no owner: it outlives pools and is shared by them."""
-    listed = spec.pod_template.spec.get("imagePullSecrets")
-    secrets = [
-        entry["name"]
-        for entry in (listed if isinstance(listed, list) else [])
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
-    ]
     wanted = VLLMCheckpointSpec(
         identity=identity,
         host_tuple=host_tuple,
@@ -51,7 +45,7 @@ def checkpoint(
         model=spec.model.name,
         storage=storage,
         image=spec.image,
-        image_pull_secrets=secrets,
+        image_pull_secrets=pull_secrets(spec),
     )
     return {
         "apiVersion": names.API_VERSION,
@@ -63,6 +57,16 @@ def checkpoint(
         },
         "spec": wanted.model_dump(mode="json", by_alias=True, exclude={"storage"}) | {"storage": _kept(storage)},
     }
+
+
+def pull_secrets(spec: VLLMWorkerPoolSpec) -> list[str]:
+    """Names of the Secrets that the pool's pods pull their image with."""
+    listed = spec.pod_template.spec.get("imagePullSecrets")
+    return [
+        entry["name"]
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    ]
 
 
 def _kept(storage: Storage) -> Manifest:
@@ -79,30 +83,9 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[st
     credentials of buckets.
     """
     labels = {names.LABEL_COMPONENT: names.COMPONENT_JANITOR}
-    container: Manifest = {
-        "name": "janitor",
-        "image": spec.image,
-        "imagePullPolicy": "IfNotPresent",
-        **_janitor_work(owner, spec, known),
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-        "securityContext": {
-            "runAsUser": 0,  # as the worker that wrote the files; they are readable by nobody else
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-    pod: Manifest = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "containers": [container],
-    }
+    pod = tidying_pod("janitor", spec.image, spec.image_pull_secrets, _janitor_work(owner, spec, known))
     if spec.storage.claim_name is not None:
         pod["volumes"] = [claim_volume("store", spec.storage.claim_name)]
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": name} for name in spec.image_pull_secrets]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -118,6 +101,42 @@ def janitor_job(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[st
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
+
+
+def tidying_pod(name: str, image: str, secrets: Sequence[str], work: Manifest) -> Manifest:
+    """The spec of a pod that does some `work` of `vernal-worker`'s (arguments, environment, mounts), and may nothing
+    else.
+    """
+    container: Manifest = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        **work,
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "securityContext": {
+            "runAsUser": 0,  # as the worker that wrote the files; they are readable by nobody else
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "containers": [container],
+    }
+    if secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in secrets]
+    return pod
+
+
+def bucket_command(action: str, bucket: ObjectStore) -> list[str]:
+    """The beginning of a command of `vernal-worker bucket`."""
+    options = {"--endpoint": bucket.endpoint, "--region": bucket.region}
+    given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    return ["bucket", action, bucket.url, *given]
 
 
 def _janitor_work(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[str, str]]) -> Manifest:
@@ -137,6 +156,4 @@ def _janitor_work(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[
             "env": [{"name": names.ENV_KNOWN, "value": ",".join(sorted(map("/".join, known)))}],
             "volumeMounts": [store_mount(spec.storage)],
         }
-    options = {"--endpoint": bucket.endpoint, "--region": bucket.region}
-    given = [word for name, value in options.items() if value is not None for word in (name, value)]
-    return {"args": ["bucket", "rm", bucket.url, *given, *which, "--gc"], "env": object_store_keys(bucket)}
+    return {"args": [*bucket_command("rm", bucket), *which, "--gc"], "env": object_store_keys(bucket)}

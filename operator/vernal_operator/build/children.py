@@ -1,10 +1,11 @@
-"""The pool's Service, PodDisruptionBudget and HorizontalPodAutoscaler, all named like the pool."""
+"""The pool's Service, PodDisruptionBudget, HorizontalPodAutoscaler and, for a bucket, CronJob, all named like it."""
 
 from vernal_contract import names
 
 from vernal_operator.api.autoscaling import Autoscaler
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.autoscaler import autoscaler
+from vernal_operator.build.collector import collector
 from vernal_operator.build.meta import Manifest, Owner, child, pod_labels
 from vernal_operator.kinds import BUDGETS, SERVICES
 
@@ -14,6 +15,8 @@ def children(owner: Owner, spec: VLLMWorkerPoolSpec) -> list[Manifest]:
     out = [service(owner), disruption_budget(owner, spec)]
     if spec.autoscaling is not None and spec.autoscaling.autoscaler is Autoscaler.HPA:
         out.append(autoscaler(owner, spec.autoscaling))
+    if (collecting := collector(owner, spec)) is not None:
+        out.append(collecting)
     return out
 
 

@@ -137,7 +137,7 @@ class ChildKey:
 
 @dataclass(frozen=True, slots=True)
 class ChildView:
-    """A Service, PodDisruptionBudget, HorizontalPodAutoscaler or EndpointSlice whose controller is the pool.
+    """A Service, PodDisruptionBudget, HorizontalPodAutoscaler, EndpointSlice or CronJob whose controller is the pool.
 
     Attributes:
         spec_hash: the annotation `vernal.dev/spec-hash` that the applied manifest carried; "" without one.

@@ -12,7 +12,7 @@ from patience import GUARD_SECONDS
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
-from vernal_worker.bucket import keys, pointer, publications
+from vernal_worker.bucket import failures, keys, pointer, publications
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.pull import pull
@@ -129,6 +129,28 @@ def test_a_piece_that_was_lost_is_sent_again(
         objects.delete([key], "test")
     else:
         objects.put(key, rest, "test")
+    assert push(objects, second, may_replace=lambda generation: True).sent == 8
+    pull(objects, worker.root, place_of(second)).artifact.verify()
+
+
+def test_a_piece_with_other_bytes_is_sent_again_once_a_thaw_has_found_so(
+    objects: Objects, make: MakeArtifact, worker: Store, identity: IdentityInputs
+) -> None:
+    """Else what rotted once would be in each later checkpoint of the same content, and none of them would ever thaw.
+    Also where another checkpoint, of which nobody has said anything, has the same object."""
+    other = make({"both": b"content", "own": b"0"}, identity=msgspec.structs.replace(identity, model="other"))
+    first, second = make({"both": b"content", "own": b"1"}), make({"both": b"content", "own": b"2"})
+    push(objects, other)
+    assert push(objects, first).sent == 1
+    place = place_of(first)
+    key = publications.load(objects, place, published(objects, first), "test").objects[first.digests("both")[0]]
+    objects.put(key, b"CONTENT", "test")
+    with pytest.raises(StoreError) as refused:
+        pull(objects, worker.root, place)
+    assert refused.value.reason is Reason.DIGEST_MISMATCH and refused.value.generation is not None
+    failures.record(
+        objects, place, refused.value.generation, stage="pull", reason=refused.value.reason, message="", worker="w"
+    )
     assert push(objects, second, may_replace=lambda generation: True).sent == 8
     pull(objects, worker.root, place_of(second)).artifact.verify()
 

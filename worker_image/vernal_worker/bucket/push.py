@@ -10,7 +10,7 @@ from blake3 import blake3
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome
 
-from vernal_worker.bucket import collect, keys, pointer, publications
+from vernal_worker.bucket import collect, failures, keys, pointer, publications
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.pointer import Pointer
@@ -137,20 +137,36 @@ def _is_whole(objects: Objects, key: str, piece: Piece) -> bool:
 
 def _published(objects: Objects) -> dict[str, str]:
     """The pieces of what is published and stays for as long as this takes, because it is not retired: their keys by
-    digest."""
+    digest. Not those of what was found to have other bytes: no look at an object would tell."""
     names = [named for found in objects.list(keys.ARTIFACTS, "push") if (named := keys.read(found.key)) is not None]
     retired = {(named.place, named.publication) for named in names if named.retired}
+    failed = {found.key.rpartition("/")[0] for found in objects.list(keys.FAILURES, "push")}
     there: dict[str, str] = {}
+    doubtful: set[str] = set()
     for named in names:
-        if named.current or named.retired or (named.place, named.publication) in retired:
+        if named.current or named.retired:
+            continue
+        about = named.place.failures(keys.generation_of(named.publication))
+        spoiled = about in failed and _has_other_bytes(objects, named)
+        if (named.place, named.publication) in retired and not spoiled:
             continue
         try:
-            there |= publications.load(objects, named.place, named.publication, "push").objects
+            found = publications.load(objects, named.place, named.publication, "push").objects
         except StoreError as error:
             if error.reason is Reason.OBJECT_STORE_UNAVAILABLE:
                 raise
             continue  # then it keeps nothing
-    return there
+        if spoiled:
+            doubtful |= set(found.values())
+        else:
+            there |= found
+    return {digest: key for digest, key in there.items() if key not in doubtful}
+
+
+def _has_other_bytes(objects: Objects, named: keys.Named) -> bool:
+    """Whether somebody who fetched it has found a piece damaged: which one is not known, nor who else has it."""
+    found = failures.load(objects, named.place, keys.generation_of(named.publication), "push")
+    return any(failure.reason is Reason.DIGEST_MISMATCH for failure in found)
 
 
 def _read(artifact: Artifact, piece: Piece) -> bytearray:

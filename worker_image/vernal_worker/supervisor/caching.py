@@ -111,30 +111,30 @@ class Caching:
             filled = cache.fill(artifact)
         except StoreError as error:
             if error.reason is not Reason.THAW_GIVEN_UP:  # told to stop
-                self._tell(fill=CacheFill.FAILED, message=error.message)
                 self._say("node_cache_not_filled", CacheFill.FAILED, error.message, reason=error.reason)
+                self._tell(fill=CacheFill.FAILED, message=error.message)
             return
         except Exception as error:
-            self._tell(fill=CacheFill.FAILED, message=f"{type(error).__name__}: {error}")
             log.failure("bug", traceback=traceback.format_exc())
+            self._tell(fill=CacheFill.FAILED, message=f"{type(error).__name__}: {error}")
             return
         seconds = time.monotonic() - began
         if filled.full:
-            self._tell(fill=CacheFill.FULL, message=filled.full)
             self._say("node_cache_not_filled", CacheFill.FULL, filled.full, bytes=artifact.bytes)
+            self._tell(fill=CacheFill.FULL, message=filled.full)
             return
-        self._tell(
-            fill=CacheFill.FILLED,
-            fill_seconds=round(seconds, 4),
-            filled_bytes=filled.bytes,
-            evicted_bytes=filled.evicted,
-        )
         log.event(
             "node_cache_filled",
             generation=artifact.generation,
             bytes=filled.bytes,
             evicted=filled.evicted,
             seconds=seconds,
+        )
+        self._tell(
+            fill=CacheFill.FILLED,
+            fill_seconds=round(seconds, 4),
+            filled_bytes=filled.bytes,
+            evicted_bytes=filled.evicted,
         )
 
     def unavailable(self, message: str) -> None:

@@ -75,6 +75,8 @@ class Caching:
             view = self._cache.look(content)
             found = CacheLookup.HIT if view is not None else CacheLookup.MISS
         except StoreError as error:
+            if error.reason is Reason.THAW_GIVEN_UP:  # told to stop
+                return None
             view, found, message = None, CacheLookup.UNAVAILABLE, error.message
         seconds = time.monotonic() - began
         self._tell(lookup=found, lookup_seconds=round(seconds, 4), message=message)

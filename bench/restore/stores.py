@@ -79,28 +79,27 @@ class Bench:
 
     def prepare(self) -> int:
         """A checkpoint, in all of the places; its bytes."""
-        self._end(self._start("cold", self._claim)[0])
+        with self._worker("cold", self._claim):
+            pass
         (current,) = self._claim.glob("artifacts/*/*/current")
         artifact = load(current.resolve())
         os.environ.update(self._server.environment)
         push(Objects(f"s3://{self._bucket}/models", endpoint=self._server.url), artifact)
         for cache in (self._disk, self._memory):
-            pod, _ = self._start("fill", self._claim, cache=cache)
-            until("the cache is filled", lambda pod=pod: report(pod).fill, more=pod.log)
-            assert report(pod).fill is CacheFill.FILLED, pod.log()
-            self._end(pod)
+            with self._worker("fill", self._claim, cache=cache) as (pod, _):
+                filled = until("the cache is filled", lambda pod=pod: report(pod).fill, more=pod.log)
+                assert filled is CacheFill.FILLED, pod.log()
         return artifact.bytes
 
     def thaw(self, place: str) -> measure.Start:
         cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk}.get(place)
         more: dict[str, Any] = self._of_bucket() if place in (S3, BEFORE_S3) else {}
         with tempfile.TemporaryDirectory(dir=self._work) as empty:
-            pod, result = self._start(place, Path(empty) if more else self._claim, cache=cache, **more)
-            assert result.mode == "Restored", result.log
-            assert cache is None or report(pod).lookup is CacheLookup.HIT, result.log
-            assert ("event=pull_began" in result.log) == (place == S3), result.log
-            self._end(pod)
-        return result
+            with self._worker(place, Path(empty) if more else self._claim, cache=cache, **more) as (pod, result):
+                assert result.mode == "Restored", result.log
+                assert cache is None or report(pod).lookup is CacheLookup.HIT, result.log
+                assert ("event=pull_began" in result.log) == (place == S3), result.log
+            return result
 
     def _of_bucket(self) -> dict[str, Any]:
         credentials = {name: value for name, value in self._server.environment.items() if name != "AWS_REGION"}
@@ -115,13 +114,15 @@ class Bench:
             "beside": partial(Relay, port=PORT, target=self._server.port),
         }
 
-    def _start(self, name: str, store: Path, **options: Any) -> tuple[Pod, measure.Start]:
+    @contextmanager
+    def _worker(self, name: str, store: Path, **options: Any) -> Iterator[tuple[Pod, measure.Start]]:
         self._count += 1
         name = f"{name.replace(',', '').replace(' ', '-')}-{self._count}"
-        return measure.start(name, self._logs, store, self._model, self._criu, **options)
-
-    def _end(self, pod: Pod) -> None:
-        measure.stop(pod)
+        pod, result = measure.start(name, self._logs, store, self._model, self._criu, **options)
+        try:
+            yield pod, result
+        finally:
+            measure.stop(pod)
 
 
 def report(pod: Pod) -> NodeCacheReport:

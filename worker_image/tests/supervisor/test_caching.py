@@ -252,6 +252,25 @@ def test_no_room_is_said(worker: Any, cache: NodeCache, capfd: pytest.CaptureFix
     assert report(made).fill is CacheFill.FULL and "nodeCache.size" in capfd.readouterr().out
 
 
+def test_that_there_is_one_is_told_before_anything_is_looked_for(cache: NodeCache) -> None:
+    of = board()
+    Caching(cache, "memory", of)
+    told = of.snapshot().node_cache
+    assert told is not None and (told.tier, told.lookup, told.fill) == ("memory", None, None)
+
+
+def test_who_is_told_to_stop_says_nothing_of_it(
+    artifact: Artifact, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cancel, of = threading.Event(), board()
+    made = Caching(NodeCache(place, LARGE, cancel=cancel), "disk", of)
+    cancel.set()
+    assert made.look(artifact.manifest) is None
+    made._fill(NodeCache(place, LARGE, cancel=cancel), artifact)
+    told = of.snapshot().node_cache
+    assert told is not None and told.fill is None and "level=error" not in capfd.readouterr().out
+
+
 def test_where_nothing_is_mounted_there_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     of = board()
     made = caching.opened(LARGE, of, threading.Event())

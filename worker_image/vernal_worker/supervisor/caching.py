@@ -65,6 +65,8 @@ class Caching:
         self._cache, self._board = cache, board
         self._report = NodeCacheReport(tier=tier)
         self._distrusted = False
+        if cache is not None:
+            self._tell()
 
     def look(self, content: Manifest) -> View | None:
         """The artifact of this manifest from the cache. Never raises."""

@@ -15,7 +15,7 @@ CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
-        fault-matrix store-matrix bench-operator images cluster-up cluster-down clean-cluster
+        fault-matrix store-matrix bench-operator bench-store images cluster-up cluster-down clean-cluster
 
 help: ## this list
 	@echo "$(MEASURED)"; echo
@@ -145,6 +145,10 @@ store-matrix: venv ## the store on file systems and in a bucket, each full, read
 bench-operator: venv ## the operator with 100 pools and 10,000 pods on a real API server, beside plain kopf (8 min beside others, not part of make test)
 	$(CLUSTER) build >/dev/null
 	PYTHONPATH=operator/tests:e2e $(BIN)/python bench/operator/run.py $(BENCH)
+
+bench-store: venv criu ## thaws from a claim, from S3 on loopback and from the node's cache (disk, memory) in turns: medians and spread (needs root, not part of make test)
+	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
+	PYTHONPATH=contract:worker_image:e2e:worker_image/tests/worker $(BIN)/python bench/restore/stores.py --work /var/tmp/vernal-bench-store $(BENCH)
 
 cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
 	$(BIN)/pytest -q -m "scenario" e2e/cluster

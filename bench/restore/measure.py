@@ -7,6 +7,8 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,15 @@ class Start:
 
 
 def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:
-    """Start a worker, and ask it until it answers. The pod runs on."""
+    """Start a worker, and ask it until it answers. The pod runs on. `beside`: what a pod needs until then, such
+    as a way to a server."""
+    beside: Callable[[Pod], AbstractContextManager[object]] = options.pop("beside", contextlib.nullcontext)
     pod = Pod(
         name, logs / f"{name}.log", store, model, criu, setup=options.pop("setup", ":") + f"; {_EXEC_AT}", **options
     )
     try:
-        first, last, tokens = _ask(pod, deadline=time.monotonic() + 600)
+        with beside(pod):
+            first, last, tokens = _ask(pod, deadline=time.monotonic() + 600)
         state = pod.state()
     except BaseException:
         pod.end()

@@ -50,6 +50,7 @@ STATE = state.WorkerState(
     freeze=state.FreezeReport(outcome=state.FreezeOutcome.PUBLISHED),
     restore_failures=[state.RestoreFailure(generation="g", stage="criu", reason="r", message="m")],
     drain=state.DrainReport(seconds_left=1.0, accepting=True),
+    node_cache=state.NodeCacheReport(lookup=state.CacheLookup.HIT, fill=state.CacheFill.FULL),
 )
 
 
@@ -110,6 +111,12 @@ def test_words_that_a_newer_worker_invents_are_no_silence(field: str, word: str)
     assert "Unknown" in (found.phase, found.start_mode, found.freeze.outcome)
     with pytest.raises(msgspec.ValidationError):
         state.decode(state.encode(STATE).replace(b'"phase":"Ready"', b'"phase":1'))
+
+
+def test_words_of_a_node_cache_that_a_newer_worker_invents_are_no_silence() -> None:
+    text = state.encode(STATE).replace(b'"lookup":"Hit"', b'"lookup":"X"').replace(b'"fill":"Full"', b'"fill":"Y"')
+    found = state.decode(text).node_cache
+    assert found is not None and (found.lookup, found.fill) == ("Unknown", "Unknown")
 
 
 def test_an_unknown_field_never_changes_what_an_identity_is() -> None:

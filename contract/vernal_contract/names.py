@@ -39,10 +39,13 @@ ENV_SIGNING_KEY: Final = "VERNAL_SIGNING_KEY"  # from a Secret; never reaches th
 ENV_OBJECT_STORE: Final = "VERNAL_OBJECT_STORE_"
 # Generations of the pool's artifacts that are to be replaced, with commas between them: they are not thawed.
 ENV_RENEW: Final = "VERNAL_RENEW"
+# How many bytes a worker's node cache may have; where there is one, it is mounted at PATH_NODE_CACHE.
+ENV_NODE_CACHE: Final = "VERNAL_NODE_CACHE_BYTES"
 # Of a janitor: which artifacts its namespace has VLLMCheckpoints of, as identity/host tuple with commas between them.
 ENV_KNOWN: Final = "VERNAL_KNOWN"
 
 CONTAINER_WORKER: Final = "worker"
+VOLUME_NODE_CACHE: Final = "vernal-node-cache"
 PORT_SERVING: Final = 8000
 PORT_ADMIN: Final = 9100
 PORT_NAME_SERVING: Final = "http"
@@ -59,3 +62,4 @@ PATH_MODEL: Final = "/var/lib/vernal/model"
 PATH_KV: Final = "/var/lib/vernal/kv"
 PATH_RUN: Final = "/run/vernal"
 PATH_IMAGE_ID: Final = "/opt/vernal/image-id"
+PATH_NODE_CACHE: Final = "/var/lib/vernal/node-cache"  # gone from the container before an engine is there

@@ -102,6 +102,39 @@ class Load(_Base):
     first_token_seconds: Amount = 0.0  # that these waited for it, together
 
 
+class CacheLookup(_Word):
+    """What a node cache gave for a thaw."""
+
+    HIT = "Hit"
+    MISS = "Miss"  # not all of the checkpoint's files are there
+    DAMAGED = "Damaged"  # it gave other bytes than the store's manifest says: they were left, and thrown away
+    UNAVAILABLE = "Unavailable"  # it did not answer, cannot be written, or cannot be kept from the engine
+    UNKNOWN = "Unknown"
+
+
+class CacheFill(_Word):
+    """What became of files that a node cache did not have."""
+
+    FILLED = "Filled"
+    FULL = "Full"  # no room for them, though everything that nobody reads would have gone
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+class NodeCacheReport(_Base):
+    """A worker and its node cache. Bytes are those of files."""
+
+    tier: str = ""  # disk, memory
+    lookup: CacheLookup | None = None  # None: nothing was looked for
+    lookup_seconds: Amount = 0.0
+    bytes: Count = 0  # that were thawed from it
+    fill: CacheFill | None = None  # None: there was nothing to fill, or it goes on
+    fill_seconds: Amount = 0.0
+    filled_bytes: Count = 0
+    evicted_bytes: Count = 0  # of files that made room
+    message: str = ""  # what went wrong last
+
+
 class WorkerState(_Base, kw_only=True):
     """The whole answer. Durations in seconds, sizes in bytes. Unknown fields are ignored by readers, so that an
     operator can read a newer worker."""
@@ -130,6 +163,7 @@ class WorkerState(_Base, kw_only=True):
     accepted_total: Count = 0  # as well
     load: Load | None = None  # None until it serves, while its engine is silent, and from an older worker
     drain: DrainReport | None = None
+    node_cache: NodeCacheReport | None = None  # None without one, and from an older worker
     last_error: str | None = None
     uptime: Seconds = 0.0
 

@@ -7,6 +7,7 @@ reasons that no setting of it cures (docs/design/0015): `observe.informer` does.
 import argparse
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,7 +21,10 @@ import kubernetes
 from vernal_contract import names
 
 from vernal_operator import logs, metrics, probes, tracing
+from vernal_operator.api.common import whole
 from vernal_operator.api.overlay import CSI_DRIVERS
+from vernal_operator.api.values import DIRECTORY
+from vernal_operator.build.pod import NodeCache
 from vernal_operator.client import Client, connect
 from vernal_operator.controller import Controller
 from vernal_operator.lease import LeaseSettings
@@ -145,6 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         threads=args.threads,
         admin_port=args.admin_port,
         waker=(waker_namespace or lease.namespace, waker) if waker else None,
+        node_cache=NodeCache(args.node_cache, args.node_cache_size) if args.node_cache else None,
         watch_silence=args.watch_silence_seconds,
     )
     tracer = tracing.set_up("vernal-operator", lambda result, spans: metrics.SPANS.labels(result).inc(spans))
@@ -171,6 +176,22 @@ def _own_namespace() -> str:
     """The namespace of the pod that this process runs in; "" where it runs in none."""
     file = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
     return file.read_text().strip() if file.exists() else ""
+
+
+def _directory(text: str) -> str:
+    if text and not re.fullmatch(DIRECTORY, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no absolute path in its shortest form, below the root")
+    return text
+
+
+def _bytes(text: str) -> int:
+    try:
+        size = whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no quantity, such as 100Gi: {error}") from error
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no room for anything")
+    return size
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,6 +252,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a CSI driver of which pools may have inline volumes, once for each; none by default, since such a "
         "volume mounts whatever its attributes say",
+    )
+    run_parser.add_argument(
+        "--node-cache",
+        type=_directory,
+        default="",
+        metavar="DIRECTORY",
+        help="a directory of each node in which workers keep copies of checkpoints, for each namespace one of its own "
+        "(default: none)",
+    )
+    run_parser.add_argument(
+        "--node-cache-size",
+        type=_bytes,
+        default="100Gi",
+        metavar="SIZE",
+        help="how much each namespace may have there, as a quantity of Kubernetes (default: %(default)s)",
     )
     run_parser.add_argument(
         "--watch-silence-seconds",

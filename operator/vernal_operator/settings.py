@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vernal_operator.build.pod import NodeCache
+
 WATCH_SILENCE_SECONDS = 150.0
 """Bookmarks come about once a minute."""
 
@@ -15,6 +17,7 @@ class Settings:
         threads: reconciles at once.
         admin_port: of workers, where `GET /state` is.
         waker: namespace and name of the waker's Service; None without a waker.
+        node_cache: of each node; None without one.
         watch_silence: seconds without a word after which a watch counts as broken.
     """
 
@@ -22,4 +25,5 @@ class Settings:
     threads: int = 4
     admin_port: int = 9100
     waker: tuple[str, str] | None = None
+    node_cache: NodeCache | None = None
     watch_silence: float = WATCH_SILENCE_SECONDS

@@ -132,7 +132,7 @@ def _process_1() -> Iterator[Attempt]:
         f"{_P}.containers[worker].envFrom cannot be set: its names are not known here, and process 1 would get them",
     )  # fmt: skip
     for path in ("/", "/usr/bin", "/opt/vernal/criu", "/etc/ld.so.preload", "/lib64", "/proc", "/var/lib/vernal/store",
-                 "//usr", "/mnt/../usr", "/usr/"):  # fmt: skip
+                 "/var/lib/vernal/node-cache", "//usr", "/mnt/../usr", "/usr/"):  # fmt: skip
         yield Attempt(
             PROCESS_1, f"a volume of the worker at `{path}`", _worker(volumeMounts=[{"name": "v", "mountPath": path}]),
             f"{_P}.containers[worker].volumeMounts[v] {_TAKEN}",
@@ -156,6 +156,23 @@ def _process_1() -> Iterator[Attempt]:
     yield Attempt(
         PROCESS_1, "a sidecar that speaks with process 1", _side(volumeMounts=[{"name": "run", "mountPath": "/r"}]),
         f"{_P}.containers[side].volumeMounts[run] cannot be mounted: process 1 and the engine speak with each other",
+    )  # fmt: skip
+
+
+def _node_cache() -> Iterator[Attempt]:
+    """What the operator mounts for process 1 alone."""
+    mount = {"volumeMounts": [{"name": "vernal-node-cache", "mountPath": "/mnt/cache"}]}
+    said = "volumeMounts[vernal-node-cache] cannot be mounted: other pools' checkpoints are there"
+    for of, fields, at in (
+        ("the worker", _worker(**mount), "containers[worker]"),
+        ("a sidecar", _side(**mount), "containers[side]"),
+        ("an init container", _side("initContainers", **mount), "initContainers[side]"),
+    ):
+        yield Attempt(FILES, f"the node cache in {of}", fields, f"{_P}.{at}.{said}")
+    yield Attempt(
+        FILES, "a volume in the node cache's place",
+        {"podTemplate": {"spec": {"volumes": [{"name": "vernal-node-cache", "emptyDir": {}}]}}},
+        f"{_P}.volumes[vernal-node-cache] cannot be set: the node cache is the administrator's",
     )  # fmt: skip
 
 
@@ -446,8 +463,8 @@ def _paths() -> Iterator[Attempt]:
 def attempts() -> list[Attempt]:
     """All, in the order of the page."""
     found = [
-        *_volumes(), *_images(), *_node(), *_of_every_container(), *_rights(), *_others(), *_process_1(), *_trusted(),
-        *_paths(),
+        *_volumes(), *_node_cache(), *_images(), *_node(), *_of_every_container(), *_rights(), *_others(),
+        *_process_1(), *_trusted(), *_paths(),
     ]  # fmt: skip
     groups = list(dict.fromkeys(one.group for one in found))
     return sorted(found, key=lambda one: groups.index(one.group))

@@ -9,13 +9,14 @@ from vernal_contract import config, names
 from vernal_contract.variables import shapes
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.crd import MAX_NAME
+from vernal_operator.api.overlay import taken
 from vernal_operator.api.parse import parse_pool
 from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
 from vernal_operator.build.checkpoint import checkpoint, checkpoint_name, janitor_job
 from vernal_operator.build.children import children
 from vernal_operator.build.collector import collector
 from vernal_operator.build.meta import checkpoint_owner, pod_labels, pool_owner, selector
-from vernal_operator.build.pod import CAPABILITIES, startup_seconds, worker_pod
+from vernal_operator.build.pod import CAPABILITIES, NodeCache, startup_seconds, worker_pod
 from vernal_worker import cli
 from vernal_worker.checkpoint import doctor
 
@@ -285,6 +286,38 @@ def test_the_janitor_mounts_the_store_and_is_no_worker() -> None:
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert names.LABEL_POOL not in labels, "an autoscaler would take it for a replica"
     assert job["metadata"]["ownerReferences"][0]["kind"] == "VLLMCheckpoint"
+
+
+CACHE = NodeCache("/var/lib/vernal-cache", 100 << 30)
+
+
+def cached(**fields: Any) -> dict[str, Any]:
+    return worker_pod(OWNER, spec(**fields), "abcdef12", 3, node_cache=CACHE)
+
+
+def test_a_node_cache_is_the_namespaces_own_and_cannot_be_written_by_who_does_not_know_of_it() -> None:
+    pod = cached()
+    (volume,) = [v for v in pod["spec"]["volumes"] if "hostPath" in v]
+    assert volume["hostPath"] == {"path": "/var/lib/vernal-cache/ns", "type": "DirectoryOrCreate"}
+    (mount,) = [m for m in container(pod)["volumeMounts"] if m["name"] == volume["name"]]
+    assert mount == {"name": names.VOLUME_NODE_CACHE, "mountPath": names.PATH_NODE_CACHE, "readOnly": True}
+    assert env(pod)[names.ENV_NODE_CACHE]["value"] == str(100 << 30)
+    assert not shapes(names.ENV_NODE_CACHE), "no engine gets it, and no identity counts it"
+    assert taken(names.PATH_NODE_CACHE), "no pool can mount something there"
+    in_bucket = cached(checkpoint={"storage": {"objectStore": BUCKET}})
+    assert names.VOLUME_NODE_CACHE in {v["name"] for v in in_bucket["spec"]["volumes"]}
+
+
+def test_a_node_cache_changes_nothing_else_and_is_not_where_nothing_is_frozen() -> None:
+    """Nor what the worker's image must know: one that is older leaves it alone."""
+    pod, plain = cached(), build()
+    assert env(pod)[names.ENV_CONFIG] == env(plain)[names.ENV_CONFIG]
+    pod["spec"]["volumes"].pop()
+    container(pod)["volumeMounts"].pop()
+    container(pod)["env"].pop()
+    assert pod == plain
+    for fields in ({"policy": "Disabled", "storage": {"claimName": "store"}}, {"policy": "Disabled"}):
+        assert cached(checkpoint=fields) == build(checkpoint=fields)
 
 
 BUCKET: dict[str, Any] = {

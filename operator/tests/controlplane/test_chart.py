@@ -263,7 +263,8 @@ def test_roles_for_people(server: Server, api: ApiServer) -> None:
 
 def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
     drivers = "admissionPolicy.csiDrivers={a.example,b.example}"
-    for settings in ((), (*EVERYTHING, "extraArgs={--lease-seconds=30}", drivers)):
+    cache = ("nodeCache.directory=/var/lib/vernal-cache", "nodeCache.size=2Ti")
+    for settings in ((), (*EVERYTHING, "extraArgs={--lease-seconds=30}", drivers, *cache)):
         (deployment,) = [d for d in rendered(server.helm, "vernal", *settings) if d["kind"] == "Deployment"]
         from vernal_operator.main import _parser
 
@@ -271,6 +272,8 @@ def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
         assert arguments.namespace == ("ml" if settings else None)
         assert arguments.lease_seconds == (30.0 if settings else 15.0)
         assert arguments.csi_driver == (["a.example", "b.example"] if settings else []), "as its policy is told"
+        told = (arguments.node_cache, arguments.node_cache_size)
+        assert told == (("/var/lib/vernal-cache", 2 << 40) if settings else ("", 100 << 30))
     assert re.fullmatch(r"\S+:\d+\.\d+\.\d+", deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from fuzz.limits import bounded
 from plan.factory import NOW, applied, condition, creator, pending, pool, published, ready, snapshot, spec, starting
+from vernal_operator.build.pod import NodeCache
 from vernal_operator.plan import plan
 from vernal_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Snapshot
 from vernal_operator.plan.pods import LOST_AFTER_SECONDS
@@ -205,3 +206,14 @@ def test_what_one_plan_does_is_bounded() -> None:
         assert len(plan(snapshot(spec(replicas=2**31 - 1))).create) == AT_ONCE
     many = [ready(i) for i in range(300)]
     assert len(plan(snapshot(spec(replicas=0), *many)).delete) == AT_ONCE
+
+
+def test_a_node_cache_is_the_next_pods_and_changes_no_revision() -> None:
+    cache, wanted = NodeCache("/cache", 1), spec(replicas=2)
+    without, made = plan(snapshot(wanted)).create, plan(snapshot(wanted, node_cache=cache)).create
+    assert [pod["metadata"] for pod in made] == [pod["metadata"] for pod in without] != []
+    for pod in made:
+        assert [v["hostPath"]["path"] for v in pod["spec"]["volumes"] if "hostPath" in v] == ["/cache/ns"]
+    settled, _ = settle(snapshot(spec(), ready()))
+    done = plan(replace(settled, node_cache=cache))
+    assert not done.delete and not done.create, "those that are there go on without"

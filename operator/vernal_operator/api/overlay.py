@@ -144,7 +144,7 @@ LOADED = (
     r"^(LD_.*|PYTHON.*|PATH|GCONV_PATH|GLIBC_TUNABLES|OPENSSL_.*|BASH_ENV|ENV)$"  # what the worker's process 1 runs
 )
 _SYSTEM = (  # where the programs of process 1 are, what belongs to the kernel, and Vernal's own places
-    r"^/(bin|boot|dev|etc|lib[^/]*|opt/vernal|proc|root/[.]local|run|sbin|sys|usr|var/lib/vernal/(store|model)|var/run"
+    r"^/(bin|boot|dev|etc|lib[^/]*|opt/vernal|proc|root/[.]local|run|sbin|sys|usr|var/lib/vernal/(store|model|node-cache)|var/run"
     r"|vllm-workspace)(/|$)|^/(opt|root|var|var/lib|var/lib/vernal)?$"
 )
 _CERTIFICATES = r"^/(etc/ssl/certs|etc/pki|usr/local/share/ca-certificates)(/|$)"
@@ -198,6 +198,18 @@ REFUSALS = (
         lambda it: it.get("name") == "run",
         "has(it.name) && it.name == 'run'",
         "cannot be mounted: process 1 and the engine speak with each other there",
+    ),
+    Refusal(
+        _in(_ALL, Step("volumeMounts", True)),
+        lambda it: it.get("name") == names.VOLUME_NODE_CACHE,
+        f"has(it.name) && it.name == '{names.VOLUME_NODE_CACHE}'",
+        "cannot be mounted: other pools' checkpoints are there",
+    ),
+    Refusal(
+        ((Step("volumes", True),),),
+        lambda it: it.get("name") == names.VOLUME_NODE_CACHE,
+        f"has(it.name) && it.name == '{names.VOLUME_NODE_CACHE}'",
+        "cannot be set: the node cache is the administrator's (nodeCache of the chart)",
     ),
     Refusal(
         ((Step("securityContext"),), *_in(_ALL, Step("securityContext"))),

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+DIRECTORY = "^(/[A-Za-z0-9_][-.A-Za-z0-9_]*)+$"
+"""Of a node: an absolute path without `.` and `..`, and not the root."""
+
 Text = Annotated[str, Field(min_length=1)]
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 Strings = dict[str, str]
@@ -118,6 +121,11 @@ class Tracing(_Values):
     headers_secret: HeadersSecret
 
 
+class NodeCache(_Values):
+    directory: Annotated[str, Field(pattern=f"^$|{DIRECTORY}")]
+    size: Annotated[str, Field(pattern="^[1-9][0-9]{0,11}(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
+
+
 class Values(_Values):
     """All values. `global` is what Helm hands down from a chart that this one is part of."""
 
@@ -133,6 +141,7 @@ class Values(_Values):
     admission_policy: AdmissionPolicy
     service_account: ServiceAccount
     waker: Waker
+    node_cache: NodeCache
     tracing: Tracing
     threads: Annotated[int, Field(ge=1, le=64)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]

@@ -118,6 +118,14 @@ class Renew:
     generations: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NodeCache:
+    """Of each node: a directory, in which each namespace has one of its own, and the bytes that such a one may have."""
+
+    directory: str
+    size: int
+
+
 def worker_pod(
     owner: Owner,
     spec: VLLMWorkerPoolSpec,
@@ -125,10 +133,12 @@ def worker_pod(
     slot: int,
     told: str | None = None,
     renew: Renew | None = None,
+    node_cache: NodeCache | None = None,
 ) -> Manifest:
     """The Pod of one worker. The same arguments give the same manifest.
 
-    `told` is the text of `names.ENV_CONFIG`; without it, it is made from `spec`.
+    `told` is the text of `names.ENV_CONFIG`; without it, it is made from `spec`. What `node_cache` says is in no
+    revision: it is the administrator's, and the next pod's.
     """
     text = told or config.encode(worker_config(owner.name, owner.namespace, spec, revision))
     overlay, base = spec.pod_template, _pod_spec(spec, text)
@@ -136,6 +146,8 @@ def worker_pod(
     if renew is not None:
         annotations[names.ANNOTATION_RENEW] = renew.request
         base["containers"][0]["env"].append({"name": names.ENV_RENEW, "value": ",".join(renew.generations)})
+    if node_cache is not None and _has_checkpoints(spec):
+        _cache_on_node(base, node_cache, owner.namespace)
     own_labels = pod_labels(owner.name) | {names.LABEL_REVISION: revision, names.LABEL_SLOT: str(slot)}
     metadata: Manifest = {
         "name": pod_name(owner.name, revision, slot),
@@ -151,6 +163,21 @@ def worker_pod(
         "metadata": metadata,
         "spec": merge(base, overlay.spec) if overlay.spec else base,
     }
+
+
+def _has_checkpoints(spec: VLLMWorkerPoolSpec) -> bool:
+    return spec.checkpoint.policy != CheckpointPolicy.DISABLED and spec.checkpoint.storage is not None
+
+
+def _cache_on_node(pod: Manifest, cache: NodeCache, namespace: str) -> None:
+    """Read-only: the worker, which may, changes that for itself alone; a worker image that does not know of it cannot
+    write, nor can its engine."""
+    path = f"{cache.directory}/{namespace}"
+    pod["volumes"].append({"name": names.VOLUME_NODE_CACHE, "hostPath": {"path": path, "type": "DirectoryOrCreate"}})
+    worker = pod["containers"][0]
+    mount = {"name": names.VOLUME_NODE_CACHE, "mountPath": names.PATH_NODE_CACHE, "readOnly": True}
+    worker["volumeMounts"].append(mount)
+    worker["env"].append({"name": names.ENV_NODE_CACHE, "value": str(cache.size)})
 
 
 def claim_volume(name: str, claim_name: str) -> Manifest:

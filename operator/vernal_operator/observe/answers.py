@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from vernal_contract import decoding
-from vernal_contract.state import ArtifactRef, FreezeReport, RestoreFailure, WorkerState, decode
+from vernal_contract.state import ArtifactRef, FreezeReport, NodeCacheReport, RestoreFailure, WorkerState, decode
 
 MAX_BYTES = 64 << 10
 """Of an answer. A worker's is a few thousand; each byte of JSON may become twenty in memory."""
@@ -105,6 +105,7 @@ def _trimmed(state: WorkerState) -> WorkerState:
         last_error=_short(state.last_error),
         artifact=None if artifact is None else _artifact(artifact),
         freeze=None if state.freeze is None else _freeze(state.freeze),
+        node_cache=None if state.node_cache is None else _node_cache(state.node_cache),
         restore_failures=[_failure(failure) for failure in state.restore_failures[-MOST:]],
         timings={_word(name): seconds for name, seconds in longest},
     )
@@ -118,6 +119,10 @@ def _artifact(artifact: ArtifactRef) -> ArtifactRef:
 
 def _freeze(report: FreezeReport) -> FreezeReport:
     return msgspec.structs.replace(report, reason=_word(report.reason), message=_short(report.message))
+
+
+def _node_cache(report: NodeCacheReport) -> NodeCacheReport:
+    return msgspec.structs.replace(report, tier=_word(report.tier), message=_short(report.message))
 
 
 def _failure(failure: RestoreFailure) -> RestoreFailure:

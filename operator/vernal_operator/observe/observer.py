@@ -49,6 +49,7 @@ class Observer:
                     selector=_SELECTORS.get(kind, ""),
                 )
             )
+        self.node_cache = settings.node_cache
         self._wakers = wakers
         if wakers is not None:
             self._informers.append(wakers.informer)

@@ -60,6 +60,7 @@ def pool_snapshot(
         waker=observer.waker(key)
         if goes_to_zero(found.view) or ChildKey(SLICES.name, slice_name(key.name)) in children
         else None,
+        node_cache=observer.node_cache,
     )
 
 

@@ -21,6 +21,7 @@ from vernal_contract.state import WorkerState
 
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
 from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.build.pod import NodeCache
 
 Manifest = dict[str, Any]
 _STARTS_SECONDS = 60.0
@@ -211,6 +212,7 @@ class Snapshot:
         refused: what was decided before and is refused still.
         in_endpoints: names of pods that the pool's Service leads to: their addresses are ready endpoints of it.
         waker: None if this operator knows of none.
+        node_cache: None where nodes have none.
         version: the pool's resourceVersion.
     """
 
@@ -226,6 +228,7 @@ class Snapshot:
     refused: tuple[Refused, ...] = ()
     in_endpoints: frozenset[str] = frozenset()
     waker: Waker | None = None
+    node_cache: NodeCache | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

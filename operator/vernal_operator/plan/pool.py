@@ -167,7 +167,10 @@ def _create(
             wanted += [recipe] * min(count, AT_ONCE)
     slots = _free_slots(snapshot, min(len(wanted), AT_ONCE))
     renew = None if renewing is None else renewing.pods()
-    made = (worker_pod(owner, r.spec, r.revision, slot, r.told, renew) for r, slot in zip(wanted, slots, strict=False))
+    made = (
+        worker_pod(owner, r.spec, r.revision, slot, r.told, renew, snapshot.node_cache)
+        for r, slot in zip(wanted, slots, strict=False)
+    )
     return tuple(made), min(later, default=None)
 
 

@@ -1,7 +1,9 @@
 """Workers whose pool names a bucket: what is thawed, published, leased and given up there is so for all of them."""
 
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.contents import Known
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
+from vernal_worker.store.node_cache import NodeCache
 from vernal_worker.store.quarantine import LONGEST_DELAY
 from vernal_worker.store.staging import Publication
 from vernal_worker.store.store import Store
@@ -346,3 +349,40 @@ def test_a_bucket_that_fails_is_not_asked_for_each_file(pod: Worker, monkeypatch
     assert [contents.get(key) for key in ("a", "b")] == [None, None] and len(asked) == 1
     contents.put("a", Known(content="c", samples="s"))
     assert contents.get("a") == Known(content="c", samples="s"), "on its own disk"
+
+
+# --- a cache on the node ---
+
+
+@pytest.fixture
+def cache() -> Iterator[NodeCache]:
+    place = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-test-"))
+    yield NodeCache(place, 1 << 40)
+    shutil.rmtree(place)
+
+
+def test_what_the_node_has_is_not_fetched(
+    pod: Worker, objects: Objects, cache: NodeCache, identity: IdentityInputs, host: HostTuple
+) -> None:
+    """A miss is brought as without a cache; then the bucket is asked which one is current, and for no byte of it."""
+    artifact = freeze(pod(), identity, host).artifact
+    fetched: list[int] = []
+    first = pod(cached=cache.look, on_progress=lambda what, done, size: fetched.append(size))
+    found = first.open(identity, host, A)
+    assert found.view is None and found.artifact is not None and here(first) == [artifact.generation] and fetched
+    cache.fill(found.artifact)
+    fetched.clear()
+    second = pod(cached=cache.look, on_progress=lambda what, done, size: fetched.append(size))
+    found = second.open(identity, host, B)
+    assert found.view is not None and found.artifact is not None and found.artifact.path == found.view.path
+    with found.view:
+        found.artifact.verify()
+        assert (found.artifact.path / "process/a.img").read_bytes() == FILES["process/a.img"]
+    assert found.artifact.manifest == artifact.manifest and not fetched and here(second) == []
+    assert found.reading is None, "nobody collects from a bucket what is read"
+    fail(second, identity, host, artifact.generation)
+    again = second.open(identity, host, B)
+    assert again.doubted and again.view is not None
+    again.view.release()
+    collect.remove(objects, digest(identity), digest(host))
+    assert second.open(identity, host, B).reason is Reason.NO_ARTIFACT, "the bucket decides"

@@ -105,9 +105,18 @@ def in_a_pod(
     return ["unshare", *usual, *namespaces, "sh", "-c", _SETUP, "sh", name, str(store), str(model), seen, setup]
 
 
+CACHE_MOUNTED = f"""
+mkdir -p {names.PATH_NODE_CACHE}
+mount -n --bind "$cache" {names.PATH_NODE_CACHE}
+mount -n -o remount,bind,ro {names.PATH_NODE_CACHE}
+umount -n -l "$cache" 2>/dev/null || true  # the way to it that this test needed
+"""
+"""A setup with the directory that the variable `cache` names as a node cache, mounted as the operator has it."""
+
+
 class Pod:
-    """A running worker. `store` and `model` are directories of this machine; `uptime`: how many seconds longer the
-    pod's host seems to have been up than this machine (a time namespace)."""
+    """A running worker. `store`, `model` and `cache` (the node's, if there is one) are directories of this machine;
+    `uptime`: how many seconds longer the pod's host seems to have been up than this machine (a time namespace)."""
 
     def __init__(
         self,
@@ -119,6 +128,7 @@ class Pod:
         *,
         setup: str = "",
         uptime: int = 0,
+        cache: Path | None = None,
         secrets: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
         **settings: Any,
@@ -159,7 +169,12 @@ class Pod:
             **secrets,
         }
         clocks = ("--time", "--boottime", str(uptime), "--monotonic", str(uptime)) if uptime else ()
-        place = in_a_pod(name, store, model, setup, needed=(criu.parent,), namespaces=clocks)
+        needed = [criu.parent]
+        if cache is not None:
+            needed.append(cache)
+            setup = f"cache={cache}\n{CACHE_MOUNTED}\n{setup}"
+            environment[names.ENV_NODE_CACHE] = str(1 << 40)
+        place = in_a_pod(name, store, model, setup, needed=needed, namespaces=clocks)
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(

@@ -33,6 +33,8 @@ from vernal_worker.store.failures import Failure
 from vernal_worker.store.fitting import Candidate, Picked, pick
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import Held, Owner, Request
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.node_cache import View
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.staging import Publication, Staging
 from vernal_worker.store.store import Lookup, Store
@@ -66,6 +68,7 @@ class BucketStore(Store):
 
     Args:
         transfer: the same bucket for pieces of artifacts, which may be tried again for longer; default: `objects`.
+        cached: looks for an artifact in the node cache, before it is brought; never raises.
         pull_seconds: how long so many bytes may take to come; None for as long as it takes.
         on_progress: see `Progress`; may raise a `StoreError` to give up.
 
@@ -84,6 +87,7 @@ class BucketStore(Store):
         signing_key: bytes | None = None,
         user: str = "",
         renew: Collection[str] = (),
+        cached: Callable[[Manifest], View | None] = lambda content: None,
         pull_seconds: Callable[[int], float | None] = lambda size: None,
         on_progress: Progress = lambda what, done, size: None,
     ) -> None:
@@ -98,6 +102,7 @@ class BucketStore(Store):
         )
         self._objects, self._transfer, self._cancel = objects, transfer or objects, cancel
         self._pull_seconds, self._on_progress = pull_seconds, on_progress
+        self._in_node_cache = cached
 
     @property
     def contents(self) -> Contents:
@@ -106,7 +111,8 @@ class BucketStore(Store):
     # --- for who thaws ---
 
     def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
-        """As `Store.open`, of what is current in the bucket; it is brought here first if it is not here.
+        """As `Store.open`, of what is current in the bucket; it is brought here first if it is neither here nor in
+        the node cache.
 
         Raises:
             StoreError: as `Store.open`, and stage find or pull: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`,
@@ -116,7 +122,11 @@ class BucketStore(Store):
             found = self._touch("find", partial(self._pick, identity, host))
             if found.content is None:
                 return Lookup(None, found.reason, found.message, found.seconds_left)
-            doubted = self._bring(found.content)
+            doubted = self._touch("find", partial(self._use, found.content))
+            content = found.content.published.manifest
+            if (view := self._in_node_cache(content)) is not None:
+                return Lookup(Artifact(view.path, content), doubted=doubted, view=view)
+            self._bring(found.content)
         except StoreError as error:
             if error.reason in _GONE and (here := super().open(identity, host, owner)).artifact is not None:
                 return here
@@ -124,16 +134,15 @@ class BucketStore(Store):
         here = super().open(identity, host, owner)
         return replace(here, doubted=here.doubted or doubted)
 
-    def _bring(self, offer: _Offer) -> bool:
-        """Have it here, and nothing else; whether thaws of it or of one before it have failed. Raises: StoreError."""
+    def _use(self, offer: _Offer) -> bool:
+        """Whether thaws of it or of one before it have failed. Raises: StoreError."""
+        with suppress(StoreError):  # who may only read thaws all the same, and may find it gone the next time
+            users.use(self._objects, offer.place, self.user, "find")
+        return failures.doubted(self._objects, offer.place, offer.failed, "find")
+
+    def _bring(self, offer: _Offer) -> None:
+        """Have it here, and nothing else. Raises: StoreError."""
         place, content = offer.place, offer.published.manifest
-
-        def look() -> bool:
-            with suppress(StoreError):  # who may only read thaws all the same, and may find it gone the next time
-                users.use(self._objects, place, self.user, "find")
-            return failures.doubted(self._objects, place, offer.failed, "find")
-
-        doubted = self._touch("find", look)
         self._drop_all_but(content.generation)
         seconds = self._pull_seconds(sum(entry.size for entry in content.files))
         fetch = partial(
@@ -151,7 +160,6 @@ class BucketStore(Store):
         except StoreError as error:
             error.host = place.host
             raise
-        return doubted
 
     def published(self, identity: IdentityInputs, host: HostTuple) -> str | None:
         found = self._touch("find", partial(self._pick, identity, host))

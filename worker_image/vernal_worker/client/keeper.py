@@ -269,7 +269,7 @@ def main() -> None:
         _make_private()
         reaper = Reaper()
         reaper.start()
-        settings = replace(read_settings(os.environ), mounts=())
+        settings = replace(read_settings(os.environ), mounts=(), node_cache=None)
         state = WorkerState(pod="", namespace="", pool="", revision="", phase=Phase.STARTING)
         keeper = Keeper(lines, Context(settings, Board(state), stop, reaper))
         keeper.run()

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,8 @@ from vernal_worker.store.failures import Failure
 from vernal_worker.store.fitting import Candidate, pick
 from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import Held, LeaseRequest, Owner, Request
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.node_cache import View
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.reading import Reading
 from vernal_worker.store.remove import Removal, remove
@@ -53,6 +55,8 @@ class Lookup:
     works."""
     reading: Reading | None = None
     """From `Store.open`: to be released when the thaw has ended."""
+    view: View | None = None
+    """From `Store.open`, where the artifact is the node cache's: to be released when the thaw has ended."""
 
 
 class Store:
@@ -65,6 +69,7 @@ class Store:
         signing_key: artifacts must be signed with it, and are; None to take any.
         user: on whose behalf artifacts are published and read; they stay until `remove` is called for the last user.
         renew: generations that are treated as absent, so that they are replaced; who reads one goes on.
+        cached: looks for an artifact in the node cache; never raises.
     """
 
     def __init__(
@@ -77,9 +82,11 @@ class Store:
         signing_key: bytes | None = None,
         user: str = "",
         renew: Collection[str] = (),
+        cached: Callable[[Manifest], View | None] = lambda content: None,
     ) -> None:
         self.root = root
         self.user = user
+        self._cached = cached
         self._signing_key, self._renew = signing_key, frozenset(renew)
         self.restore_attempts = restore_attempts
         self._touch = Touch(patience, cancel)
@@ -108,7 +115,7 @@ class Store:
 
     def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
         """As `find`; what is found is not deleted before its `reading` is released. If the storage takes no lease (it
-        is read-only, or full) there is none, and the grace period has to do.
+        is read-only, or full) there is none, and the grace period has to do. Where the node cache has it, it is that.
 
         Raises:
             StoreError: as `find`.
@@ -137,7 +144,9 @@ class Store:
                 nobody_waits.set()
                 raise
             if artifact is not None:
-                return replace(lookup, artifact=artifact, reading=lease)
+                view = self._cached(artifact.manifest)
+                found = artifact if view is None else replace(artifact, path=view.path)
+                return replace(lookup, artifact=found, reading=lease, view=view)
             if lease is not None:  # replaced or collected between the two looks
                 lease.release()
 

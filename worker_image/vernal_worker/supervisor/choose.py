@@ -7,6 +7,7 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.node_cache import View
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.reading import Reading
 from vernal_worker.store.store import Lookup
@@ -15,11 +16,12 @@ from vernal_worker.store.store import Lookup
 @dataclass(frozen=True)
 class Thaw:
     """Thaw `artifact`. `doubted`: thaws of it have failed before, which is to be forgiven if this one works. `reading`:
-    to be released when the thaw has ended."""
+    to be released when the thaw has ended; so is `view`, where the artifact is the node cache's."""
 
     artifact: Artifact
     doubted: bool = False
     reading: Reading | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def from_lookup(lookup: Lookup) -> Thaw | Cold:
     """The store answered. With nothing that fits, this worker makes a checkpoint if it gets the lease, and if one may
     be made already in the place of one that was given up."""
     if lookup.artifact is not None:
-        return Thaw(lookup.artifact, lookup.doubted, lookup.reading)
+        return Thaw(lookup.artifact, lookup.doubted, lookup.reading, lookup.view)
     return Cold(lookup.reason or Reason.NO_ARTIFACT, lookup.message, freeze=lookup.seconds_left <= 0)
 
 

@@ -15,7 +15,7 @@ from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
 from vernal_worker.checkpoint.cuda.visible import Selection, select
 from vernal_worker.checkpoint.gpu import gpus
 from vernal_worker.control.protocol import PodIdentity
-from vernal_worker.supervisor import engine_args, environment, log, stores
+from vernal_worker.supervisor import caching, engine_args, environment, log, stores
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
@@ -74,6 +74,7 @@ class Settings:
     signing_key: bytes | None  # of the store's artifacts
     object_store_keys: Mapping[str, str]  # credentials of the bucket, if the pool has any
     renew: frozenset[str]  # generations that are to be replaced
+    node_cache: int | None  # bytes that the node cache may have; None: there is none
     unfreezable: str | None  # why an engine like this is never frozen
     paths: RunPaths
     criu: str
@@ -161,6 +162,10 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
             stores.connect(config.checkpoint.object_store, object_store_keys, retry_seconds=0.0)  # only looks at it
         except ValueError as error:
             raise ConfigError(f"checkpoint.objectStore: {error}") from error
+    try:
+        node_cache = caching.limit(variables)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     pod = PodIdentity(
         name=variables.get(names.ENV_POD_NAME) or os.uname().nodename,
         namespace=variables.get(names.ENV_POD_NAMESPACE) or config.namespace,
@@ -173,6 +178,7 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
         pod=pod,
         signing_key=signing_key,
         object_store_keys=object_store_keys,
+        node_cache=node_cache,
         renew=frozenset(filter(None, variables.get(names.ENV_RENEW, "").split(","))),
         unfreezable=unfreezable or environment.names_pod(shaping, pod),
         secrets={name: variables[name] for name in config.secret_env if not _is_ours(name)},

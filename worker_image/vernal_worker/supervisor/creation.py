@@ -18,6 +18,7 @@ from vernal_worker.checkpoint.freeze import freeze
 from vernal_worker.checkpoint.process import IMAGES
 from vernal_worker.control.client import CallCancelledError, ControlError, TimedOutError, UnreachableError
 from vernal_worker.control.protocol import Canary, Weights
+from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Held, Owner, Request
 from vernal_worker.store.staging import Staging
@@ -67,6 +68,8 @@ class Creation:
         self._lease: Held | None = None
         self._problem: StoreError | None = None
         self._was_quiet = False
+        self.published: Artifact | None = None
+        """The checkpoint that `freeze` has made."""
         self._size = 0
         """Bytes of the engine's memory, GPUs and all: of more a freeze writes nothing."""
 
@@ -164,6 +167,8 @@ class Creation:
                 )
         finally:
             staging.discard()
+        if publication.outcome is FreezeOutcome.PUBLISHED:
+            self.published = publication.artifact
         manifest = publication.artifact.manifest
         board.update(artifact=publication.artifact.ref(), host_tuple=manifest.host_tuple, host=manifest.host)
         return publication.outcome

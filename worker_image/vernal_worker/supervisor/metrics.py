@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
-from vernal_contract.state import Phase, WorkerState
+from vernal_contract.state import NodeCacheReport, Phase, WorkerState
 
 from vernal_worker import threads
 
@@ -43,6 +43,7 @@ class _Collector(Collector):
         for (stage, reason), count in sorted(counts.items()):
             failures.add_metric([stage, reason], count)
         yield failures
+        yield from _node_cache(state.node_cache or NodeCacheReport())
         threads_failed = CounterMetricFamily(
             "vernal_worker_thread_failures",
             "How often a thread of process 1 failed and began again.",
@@ -75,6 +76,35 @@ class _Collector(Collector):
                 "Seconds until requests are aborted.",
                 value=state.drain.seconds_left,
             )
+
+
+def _node_cache(report: NodeCacheReport) -> Iterator[Metric]:
+    """Of this start, which looks once: a sum over workers tells the rate of hits."""
+    lookups = CounterMetricFamily(
+        "vernal_worker_node_cache_lookups", "Checkpoints that were looked for in the node cache.", labels=["result"]
+    )
+    if report.lookup is not None:
+        lookups.add_metric([report.lookup], 1)
+    yield lookups
+    fills = CounterMetricFamily(
+        "vernal_worker_node_cache_fills", "Checkpoints that the node cache was to get.", labels=["result"]
+    )
+    if report.fill is not None:
+        fills.add_metric([report.fill], 1)
+    yield fills
+    moved = CounterMetricFamily(
+        "vernal_worker_node_cache_bytes", "Bytes of checkpoints, by what the node cache did.", labels=["what"]
+    )
+    for what, count in (("thawed", report.bytes), ("filled", report.filled_bytes), ("evicted", report.evicted_bytes)):
+        moved.add_metric([what], count)
+    yield moved
+    seconds = GaugeMetricFamily(
+        "vernal_worker_node_cache_seconds", "Seconds that a step with the node cache took.", labels=["step"]
+    )
+    for step, value in (("lookup", report.lookup_seconds), ("fill", report.fill_seconds)):
+        if value:
+            seconds.add_metric([step], value)
+    yield seconds
 
 
 def text(state: WorkerState) -> str:

@@ -3,6 +3,7 @@
 from vernal_contract.reasons import NEXT_STEP
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode
 
+from vernal_worker.store.artifact import Artifact
 from vernal_worker.supervisor import gpu, log
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.context import Context
@@ -19,6 +20,7 @@ class Start:
     def __init__(self, context: Context, steps: Steps | None = None) -> None:
         self._context, self._board = context, context.board
         self._steps = steps if steps is not None else Steps(context)
+        self._published: Artifact | None = None
 
     def run(self) -> Engine:
         """Returns an engine that has taken on this pod's identity and has not listened yet.
@@ -37,6 +39,10 @@ class Start:
                 self._board.update(start_reason=choice.reason, start_message=choice.message)
                 raise StartError(choice.reason, choice.message, required=True)
             return self._cold(choice, gpus)
+
+    def serving(self) -> None:
+        """The worker serves: what would have kept it from that may be done now. Returns at once."""
+        self._steps.fill_node_cache(self._published)
 
     def clean(self) -> None:
         """Remove the files of an engine that is gone."""
@@ -62,6 +68,7 @@ class Start:
             engine = self._steps.launch(gpus, freezable=True)
             try:
                 creation.freeze(engine)
+                self._published = creation.published
                 return self._steps.resumed(engine)
             except EngineHarmedError:
                 log.event("engine_replaced", message="the freeze harmed the engine; starting another one")

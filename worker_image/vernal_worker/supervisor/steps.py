@@ -1,5 +1,6 @@
 """The steps of a start, each of them once: what a worker and a program's engine both take."""
 
+import time
 from contextlib import nullcontext
 
 from vernal_contract.config import CheckpointPolicy
@@ -14,7 +15,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.supervisor import choose, identity, log, recovery, stores
+from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, stores
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StoppedError
@@ -35,16 +36,20 @@ class Steps:
         self._settings, self._board, self._stop = context.settings, context.board, context.stop
         checkpoint = self._settings.config.checkpoint
         self._policy = checkpoint.policy
+        self._caching = caching.opened(self._settings.node_cache, self._board, self._stop.signalled)
         self.store = stores.opened(
             checkpoint,
             self._settings.object_store_keys,
             cancel=self._stop.signalled,
             signing_key=self._settings.signing_key,
             renew=self._settings.renew,
+            cached=self._caching.look,
             timing=self._board.timing,
         )
         self._identity: IdentityInputs | None = None
         self._host: HostTuple | None = None
+        self._read: Artifact | None = None
+        """What was thawed and is not from the node cache."""
         self._workspace = Workspace(context)
         self._launcher = Launcher(context, self._workspace)
         self._thawing = Thawing(context, self._workspace)
@@ -99,6 +104,11 @@ class Steps:
             return choose.from_store_error(self._policy, error)
         here = host.host_tuple(self._settings.mounts)
         self._identity, self._host = wanted, here
+        return self._look()
+
+    def _look(self) -> Thaw | Cold | GiveUp:
+        """What the store has. Raises: StoppedError."""
+        wanted, here = self.found
         self._board.update(identity=digest(wanted), identity_inputs=wanted, host_tuple=digest(here), host=here)
         try:
             with self._board.timed("find"):
@@ -161,25 +171,62 @@ class Steps:
 
         Raises: StoppedError.
         """
-        with choice.reading or nullcontext():
-            thawed = self._thaw(choice.artifact, gpus)
+        seconds = pace.allowance(choice.artifact.bytes, self._settings.config.checkpoint.thaw_timeout_seconds)
+        thawed: Engine | Cold | GiveUp | None = None
+        if choice.view is not None:
+            began = time.monotonic()
+            with choice.view, choice.reading or nullcontext():
+                thawed = self._from_cache(choice.artifact, gpus, seconds / 2)
+            if thawed is None:
+                again = self._look()
+                if not isinstance(again, Thaw):
+                    return again
+                choice, seconds = again, max(seconds / 2, seconds - (time.monotonic() - began))
+        if thawed is None:
+            with choice.reading or nullcontext():
+                thawed = self._thaw(choice.artifact, gpus, seconds)
+            if isinstance(thawed, Engine):
+                self._read = choice.artifact
         if isinstance(thawed, Engine) and choice.doubted:
             self._forgive(choice.artifact)
         return thawed
 
-    def _thaw(self, artifact: Artifact, gpus: Gpu | None) -> Engine | Cold | GiveUp:
+    def _from_cache(self, artifact: Artifact, gpus: Gpu | None, seconds: float) -> Engine | Cold | GiveUp | None:
+        """As `_thaw`, of what the node cache has; None: it may be the cache's fault that there is no engine."""
         try:
-            try:
-                return self._thawing.run(artifact, gpus)
-            except ThawError as failure:
-                if failure.reason is not Reason.GPU_MEMORY_INSUFFICIENT or gpus is None:
-                    raise
-                self._wait_for_room(gpus, failure)
-                return self._thawing.run(artifact, gpus)
+            engine = self._run(artifact, gpus, seconds, cached=True)
+        except ThawError as failure:
+            if self._stop.signalled.is_set():
+                raise StoppedError from failure
+            if failure.reason not in caching.SUSPECT:
+                return self._instead(artifact, failure)
+            self._caching.distrust(artifact, failure.reason, failure.message)
+            return None
+        self._caching.thawed(artifact)
+        return engine
+
+    def _thaw(self, artifact: Artifact, gpus: Gpu | None, seconds: float) -> Engine | Cold | GiveUp:
+        try:
+            return self._run(artifact, gpus, seconds)
         except ThawError as failure:
             if self._stop.signalled.is_set():
                 raise StoppedError from failure
             return self._instead(artifact, failure)
+
+    def _run(self, artifact: Artifact, gpus: Gpu | None, seconds: float, *, cached: bool = False) -> Engine:
+        """Raises: ThawError, StoppedError."""
+        try:
+            return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
+        except ThawError as failure:
+            if failure.reason is not Reason.GPU_MEMORY_INSUFFICIENT or gpus is None:
+                raise
+            self._wait_for_room(gpus, failure)
+            return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
+
+    def fill_node_cache(self, published: Artifact | None = None) -> None:
+        """Let the node's next worker read from there what this one has read, or `published`. Returns at once."""
+        if (artifact := published or self._read) is not None:
+            self._caching.fill(artifact)
 
     def _wait_for_room(self, gpus: Gpu, failure: ThawError) -> None:
         """Until there is room for what failed for want of it. Raises: ThawError: there is none; StoppedError."""

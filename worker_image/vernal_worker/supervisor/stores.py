@@ -10,6 +10,8 @@ from vernal_contract.config import CheckpointConfig, CheckpointPolicy, ObjectSto
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store.errors import StoreError
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.node_cache import View
 from vernal_worker.store.store import STORAGE_SECONDS, Store
 from vernal_worker.supervisor import log, pace
 
@@ -47,6 +49,7 @@ def opened(
     cancel: threading.Event,
     signing_key: bytes | None,
     renew: Collection[str],
+    cached: Callable[[Manifest], View | None],
     timing: Callable[[str, float], None],
 ) -> Store:
     """What `checkpoint` names.
@@ -64,6 +67,7 @@ def opened(
         "signing_key": signing_key,
         "user": checkpoint.user,
         "renew": renew,
+        "cached": cached,
     }
     if checkpoint.object_store is None or checkpoint.policy is CheckpointPolicy.DISABLED:
         return Store(root, patience=STORAGE_SECONDS, **options)

@@ -52,19 +52,26 @@ class Thawing:
         self._context, self._workspace = context, workspace
         self._settings, self._board = context.settings, context.board
 
-    def run(self, artifact: Artifact, gpu: Gpu | None) -> Engine:
+    def run(self, artifact: Artifact, gpu: Gpu | None, *, seconds: float | None = None, cached: bool = False) -> Engine:
         """An engine that has taken on this pod's identity.
+
+        Args:
+            seconds: how long it may take; None for what the pool says, or its size.
+            cached: the artifact is not where the pool's storage has it: every byte of it is verified, whatever the pool
+                says of its storage.
 
         Raises:
             ThawError: at any stage; no process and no file of the artifact is left, and no GPU memory.
         """
-        configured = self._settings.config.checkpoint.thaw_timeout_seconds
-        deadline = time.monotonic() + pace.allowance(artifact.bytes, configured)
+        if seconds is None:
+            seconds = pace.allowance(artifact.bytes, self._settings.config.checkpoint.thaw_timeout_seconds)
+        deadline = time.monotonic() + seconds
+        level = Verify.FULL if cached else self._settings.config.checkpoint.verify
         manifest = artifact.manifest
         self._board.update(host_tuple=manifest.host_tuple, host=manifest.host)
         self._board.update(artifact=artifact.ref(), start_mode=StartMode.RESTORED, start_reason=Reason.RESTORED)
         self._board.phase(Phase.THAWING, generation=artifact.generation)
-        attempt = _Attempt(self._context, self._workspace, artifact, gpu, deadline)
+        attempt = _Attempt(self._context, self._workspace, artifact, gpu, deadline, level)
         try:
             return attempt.run()
         except BaseException as error:
@@ -94,10 +101,17 @@ class _Attempt:
     """One thaw: how far it came, and what there is to be cleaned up."""
 
     def __init__(
-        self, context: Context, workspace: Workspace, artifact: Artifact, gpu: Gpu | None, deadline: float
+        self,
+        context: Context,
+        workspace: Workspace,
+        artifact: Artifact,
+        gpu: Gpu | None,
+        deadline: float,
+        level: Verify,
     ) -> None:
         self._context, self._workspace, self._artifact, self._gpu = context, workspace, artifact, gpu
         self._settings, self._board, self._deadline = context.settings, context.board, deadline
+        self._level = level
         self.stage = "verify"
         self.engine: Engine | None = None
         self.verification: Verification | None = None
@@ -113,12 +127,12 @@ class _Attempt:
         return Touch(max(0.0, self._left), self._context.stop.signalled)
 
     def run(self) -> Engine:
-        artifact, checkpoint = self._artifact, self._settings.config.checkpoint
+        artifact = self._artifact
         on, expected = self._touch("verify", self._look)
         memory = _of_memory(artifact)
         self.verification = Verification(
             artifact,
-            checkpoint.verify,
+            self._level,
             self._board,
             except_content=[*gpus.weight_files(on), *(f"{PROCESS}/{name}" for name in memory.of)],
             first=self._before_criu(),
@@ -128,7 +142,7 @@ class _Attempt:
         if self._gpu and on:
             self.wanted = on.bytes
             self._gpu.load(artifact.path / gpus.WEIGHTS, on, gpus.digests(on, artifact))
-        engine = self._restore(memory if checkpoint.verify is Verify.FULL else None, self.verification)
+        engine = self._restore(memory if self._level is Verify.FULL else None, self.verification)
         if self._gpu and on:
             self._back_on_gpu(self._gpu, engine, on)
         self.stage = "resume"

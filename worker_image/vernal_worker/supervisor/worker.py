@@ -90,6 +90,7 @@ class Worker:
                 self._open(engine)
             except OSError as error:
                 return self._end(Phase.FAILED, ExitCode.PORT_UNAVAILABLE, f"cannot open the serving port: {error}")
+            start.serving()
             self._serve(engine)
             return self._drain(engine)
         except EngineDiedError as death:

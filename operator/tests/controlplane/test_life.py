@@ -43,6 +43,28 @@ def test_a_pool_comes_up_and_then_nothing_is_called(case: Case) -> None:
             before[call.method, call.path] = body
 
 
+def test_a_node_cache_is_for_pods_that_come_and_rolls_none(make_case: Callable[..., Case]) -> None:
+    """As the API server has them, with PodSecurity admission on."""
+    case = make_case("--node-cache=/var/lib/vernal-cache", "--node-cache-size=1Gi")
+    case.start()
+    case.create(pool(replicas=1))
+    case.wait_settled(1)
+    with_cache = {pod["metadata"]["name"]: pod["spec"] for pod in case.items(PODS)}
+    for found in with_cache.values():
+        (volume,) = [volume for volume in found["volumes"] if "hostPath" in volume]
+        assert volume["hostPath"] == {"path": f"/var/lib/vernal-cache/{case.namespace}", "type": "DirectoryOrCreate"}
+        mounts = [mount for c in found["containers"] for mount in c["volumeMounts"] if mount["name"] == volume["name"]]
+        assert [mount["readOnly"] for mount in mounts] == [True]
+    del case._args[-2:]
+    case.restart()
+    case.change(replicas=2)
+    case.wait_settled(2)
+    pods = {pod["metadata"]["name"]: pod for pod in case.items(PODS)}
+    assert pods.keys() > with_cache.keys()
+    (new,) = [pod for name, pod in pods.items() if name not in with_cache]
+    assert not [volume for volume in new["spec"]["volumes"] if "hostPath" in volume]
+
+
 def test_a_pool_that_is_nested_without_end_is_told_so_and_keeps_no_other_from_being_served(
     case: Case, api: ApiServer
 ) -> None:

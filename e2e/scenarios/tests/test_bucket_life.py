@@ -17,7 +17,8 @@ BUCKET = Bucket("s3://vernal-demo-s3", "http://10.255.0.1:7070", "us-east-1", KE
 
 def pod() -> dict[str, Any]:
     spec = VLLMWorkerPoolSpec.model_validate(manifests.bucket_pool("vernal:1", 1, BUCKET)["spec"])
-    return worker_pod(pool_owner("tiny", "demo", "uid"), spec, "1", 0)["spec"]
+    made: dict[str, Any] = worker_pod(pool_owner("tiny", "demo", "uid"), spec, "1", 0)["spec"]
+    return made
 
 
 def test_its_pods_mount_no_claim_and_have_the_model_where_the_engine_looks() -> None:

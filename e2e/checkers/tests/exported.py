@@ -15,10 +15,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 from vernal_contract.reasons import Reason
 from vernal_contract.state import (
+    CacheFill,
+    CacheLookup,
     DrainReport,
     FreezeOutcome,
     FreezeReport,
     Load,
+    NodeCacheReport,
     Phase,
     RestoreFailure,
     StartMode,
@@ -132,6 +135,9 @@ def state() -> WorkerState:
         restore_failures=[RestoreFailure(generation="g", stage="verify", reason="DigestMismatch", message="m")],
         drain=DrainReport(seconds_left=5.0, accepting=False, aborted=1), in_flight=1, accepted_total=1,
         load=Load(running=1, waiting=0, kv_usage=0.5, pressure=0.5, idle_seconds=0.0),
+        node_cache=NodeCacheReport(
+            tier="disk", lookup=CacheLookup.DAMAGED, lookup_seconds=0.1, fill=CacheFill.FULL, fill_seconds=1.0
+        ),
     )  # fmt: skip
 
 

@@ -318,5 +318,5 @@ def test_metrics(worker: Any, artifact: Artifact) -> None:
     text = metrics.text(made.steps._board.snapshot())
     assert 'vernal_worker_node_cache_lookups_total{result="Miss"} 1.0' in text
     assert 'vernal_worker_node_cache_fills_total{result="Filled"} 1.0' in text
-    assert f'vernal_worker_node_cache_bytes_total{{what="filled"}} {float(artifact.bytes)}' in text
-    assert 'vernal_worker_node_cache_seconds{step="fill"}' in text
+    assert f'vernal_worker_node_cache_bytes_total{{result="Filled"}} {float(artifact.bytes)}' in text
+    assert 'vernal_worker_node_cache_seconds{phase="fill"}' in text

@@ -23,12 +23,11 @@ from vernal_worker.store.node_cache import PATIENCE, NodeCache, View
 from vernal_worker.supervisor import cache_mount, log
 from vernal_worker.supervisor.board import Board
 
-_LOOK = "check the directory nodeCache.directory of the chart on this node, and its disk"
 NEXT_STEP: dict[CacheLookup | CacheFill, str] = {
     CacheLookup.DAMAGED: "the disk gives other bytes than were written, or somebody wrote there: check the node's disk",
-    CacheLookup.UNAVAILABLE: _LOOK,
+    CacheLookup.UNAVAILABLE: "check the directory nodeCache.directory of the chart on this node, and its disk",
     CacheFill.FULL: "raise nodeCache.size of the chart, or free space on the disk of nodeCache.directory",
-    CacheFill.FAILED: _LOOK,
+    CacheFill.FAILED: "check the disk of the file that the message names",
 }
 """What to do, by what went wrong."""
 

@@ -93,17 +93,17 @@ def _node_cache(report: NodeCacheReport) -> Iterator[Metric]:
         fills.add_metric([report.fill], 1)
     yield fills
     moved = CounterMetricFamily(
-        "vernal_worker_node_cache_bytes", "Bytes of checkpoints, by what the node cache did.", labels=["what"]
+        "vernal_worker_node_cache_bytes", "Bytes of files, by what became of them in the node cache.", labels=["result"]
     )
-    for what, count in (("thawed", report.bytes), ("filled", report.filled_bytes), ("evicted", report.evicted_bytes)):
-        moved.add_metric([what], count)
+    for result, count in (("Thawed", report.bytes), ("Filled", report.filled_bytes), ("Evicted", report.evicted_bytes)):
+        moved.add_metric([result], count)
     yield moved
     seconds = GaugeMetricFamily(
-        "vernal_worker_node_cache_seconds", "Seconds that a step with the node cache took.", labels=["step"]
+        "vernal_worker_node_cache_seconds", "Seconds that a step with the node cache took.", labels=["phase"]
     )
-    for step, value in (("lookup", report.lookup_seconds), ("fill", report.fill_seconds)):
+    for phase, value in (("lookup", report.lookup_seconds), ("fill", report.fill_seconds)):
         if value:
-            seconds.add_metric([step], value)
+            seconds.add_metric([phase], value)
     yield seconds
 
 

@@ -38,9 +38,10 @@ def aside(work: Callable[[], T], tick: Callable[[], None]) -> T:
 def for_each(items: Iterable[T], work: Callable[[T], None], threads: int, tick: Callable[[], None]) -> None:
     """Call `work` on every item with `threads` threads; the first exception ends it and is raised.
 
-    `tick` is called in the caller's thread every `TICK` seconds or so; if it raises, that is raised at once, and the
-    threads (daemons) end after the item that they are at.
+    `tick` is called in the caller's thread before the first item and every `TICK` seconds or so; if it raises, that is
+    raised at once, and the threads (daemons) end after the item that they are at.
     """
+    tick()
     lock, stop = threading.Lock(), threading.Event()
     todo = iter(items)
     errors: list[BaseException] = []

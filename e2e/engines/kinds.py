@@ -171,6 +171,10 @@ def llava(directory: Path) -> None:
         vision_config=vision, text_config=text, image_token_index=VOCABULARY, tie_word_embeddings=False
     )
     _save(directory, "LlavaForConditionalGeneration", config)
+    # The names that published checkpoints have and vLLM reads; transformers 5 writes others.
+    weights = load_file(directory / _WEIGHTS)
+    named = {name.replace("vision_tower.", "vision_tower.vision_model.", 1): value for name, value in weights.items()}
+    save_file(named, directory / _WEIGHTS, metadata={"format": "pt"})
     _add_tokens(directory, ["<image>"])
     picture = {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}}
     _write(directory / "preprocessor_config.json", picture | {"image_processor_type": "CLIPImageProcessor"})

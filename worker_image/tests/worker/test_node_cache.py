@@ -1,4 +1,7 @@
-"""A worker whose node has a cache: it thaws from there what is right, and from the store what is not."""
+"""A worker whose node has a cache: it thaws from there what is right, and from the store what is not.
+
+By itself (`make node-cache-tests`): the cache of 1.5 GB is memory, which other lanes' engines have no room beside.
+"""
 
 import os
 import shutil
@@ -72,10 +75,12 @@ def test_a_node_cache(creator: Pod, store: Path, cache: Path, start_pod: StartPo
     engine = as_the_engine(first, "sh", "-c", "ls /proc/1/fd/ && touch /proc/1/cwd/x")
     assert engine.returncode != 0 and "Permission denied" in engine.stderr, engine
     assert as_the_engine(first, "sh", "-c", "echo $$").returncode == 0
+    first.end()
 
     second = thawed(bad)
     assert (report(second).lookup, report(second).bytes) == (CacheLookup.HIT, size)
     assert report(second).fill is None
+    second.end()
 
     (current,) = store.glob("artifacts/*/*/current")
     known = manifest.decode((current / "manifest.json").read_bytes(), current.resolve().name)
@@ -88,6 +93,7 @@ def test_a_node_cache(creator: Pod, store: Path, cache: Path, start_pod: StartPo
     told = filled(third)
     assert told.lookup is CacheLookup.DAMAGED and told.bytes == 0 and told.filled_bytes > 0
     assert "event=node_cache_damaged" in third.log() and "reason=DigestMismatch" in third.log()
+    third.end()
 
     fourth = thawed(bad)
     assert report(fourth).lookup is CacheLookup.HIT

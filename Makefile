@@ -76,7 +76,7 @@ library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm
 	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client --ignore=worker_image/tests/client/test_kinds.py
 
 library-kinds: venv ## vLLM's server over CheckpointableAsyncLLM and over AsyncLLM: embeddings, adapters, images (not part of make test)
-	PYTHONPATH=$(CURDIR)/e2e:$$($(PYTHON) e2e/images/vision.py) $(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
+	PYTHONPATH=$(CURDIR)/e2e:$$($(PYTHON) e2e/images/beside.py vision) $(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
 
 library-fuzz: venv ## 10,000 calls of CheckpointableAsyncLLM in random order: no hang, no leak, documented exceptions: a table (40 min beside others, not part of make test)
 	$(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"

@@ -14,9 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.cache import cache_dir
-from common.lock import locked
-from common.progress import step
+from common.cache import cache_dir, made_once
 from common.tools import ToolError, fail
 
 from images.tools import ROOT, content_key, load_script
@@ -44,15 +42,7 @@ def criu_path() -> Path:
             else:
                 return Path(found)
         directory = cache_dir() / f"criu-{content_key([SCRIPT])[:12]}"
-        if not (directory / "criu").exists():
-            with locked(directory, "bringing CRIU"):
-                if not (directory / "criu").exists():
-                    with step("bringing CRIU from Debian unstable to the cache (15 s)"):
-                        new = directory.with_name(directory.name + ".new")
-                        shutil.rmtree(new, ignore_errors=True)
-                        installer.install(new)
-                        new.rename(directory)
-        return directory / "criu"
+        return made_once(directory, "CRIU from Debian unstable, to the cache (15 s)", installer.install) / "criu"
     except installer.CriuError as error:
         raise ToolError(str(error)) from error
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from common.cache import cache_dir
+from common.cache import cache_dir, made_once
 from common.lock import locked
 from common.progress import step
 from common.tools import run
@@ -75,19 +75,14 @@ def uv() -> Path:
     Raises:
         ToolError: pip cannot install it.
     """
+
+    def install(new: Path) -> None:
+        # --target also works where the distribution manages its Python's packages (PEP 668).
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", new]
+        run([*pip, f"uv=={UV_VERSION}"], "On Debian: apt-get install python3-pip.", QUIET_PIP)
+
     directory = cache_dir() / f"uv-{UV_VERSION}"
-    binary = directory / "bin" / "uv"
-    if not binary.exists():
-        with locked(directory, f"installing uv {UV_VERSION}"):
-            if not binary.exists():
-                with step(f"installing uv {UV_VERSION} into the cache (10 s)"):
-                    # --target also works where the distribution manages its Python's packages (PEP 668).
-                    new = directory.with_name(directory.name + ".new")
-                    shutil.rmtree(new, ignore_errors=True)
-                    pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", new]
-                    run([*pip, f"uv=={UV_VERSION}"], "On Debian: apt-get install python3-pip.", QUIET_PIP)
-                    new.rename(directory)
-    return binary
+    return made_once(directory, f"installing uv {UV_VERSION} into the cache (10 s)", install) / "bin" / "uv"
 
 
 def uv_environment() -> dict[str, str]:

@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from cluster.packages import Unpacked, unpacked
-from common.cache import cache_dir
-from common.lock import locked
-from common.tools import ToolError, run
-from images.tools import ROOT, content_key, uv, uv_environment
+from common.tools import ToolError
+from images.beside import packages
+from images.tools import ROOT
 
 from store_matrix.errors import CannotError
 
@@ -50,20 +49,10 @@ def fuse_server(*arguments: str | Path) -> tuple[Sequence[str | Path], dict[str,
 
 
 def _mfusepy() -> Path:
-    """The folder in the cache that has it: it is in no environment with anything else."""
-    pins = ROOT / "constraints" / "store-matrix.txt"
-    folder = cache_dir() / "store-matrix" / content_key([pins], sys.version)[:16]
-    with locked(folder, "installing mfusepy"):
-        if not folder.exists():
-            new = folder.with_name(f"{folder.name}.new")
-            shutil.rmtree(new, ignore_errors=True)  # what a killed run left
-            command: list[str | Path] = [uv(), "pip", "install", "--no-deps", "--python", sys.executable]
-            try:
-                run([*command, "--target", new, "-r", pins], "Check the network.", uv_environment())
-            except ToolError as error:
-                raise CannotError(str(error).splitlines()[0]) from error
-            new.rename(folder)
-    return folder
+    try:
+        return packages("store-matrix")
+    except ToolError as error:
+        raise CannotError(str(error).splitlines()[0]) from error
 
 
 @cache

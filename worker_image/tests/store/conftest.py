@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,20 @@ def host() -> HostTuple:
 @pytest.fixture
 def other_host() -> HostTuple:
     return HostTuple(architecture="x86_64", cpu_features=("sse2",), kernel="6.12", mounts=("/models",))
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts one with these options (takes root)."""
+    place = tmp_path / "mounted"
+
+    def mount(options: str) -> Path:
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+        return place
+
+    yield mount
+    subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.fixture

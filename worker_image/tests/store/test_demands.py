@@ -2,8 +2,7 @@
 
 import errno
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,8 @@ def test_a_mount_that_remembers_for_too_long() -> None:
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    root = tmp_path / "mounted"
-    root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", root], check=True)
-    yield root
-    subprocess.run(["umount", "-l", root], check=True)
+def read_only(tmpfs: Callable[[str], Path]) -> Path:
+    return tmpfs("ro")
 
 
 @pytest.mark.integration

@@ -18,7 +18,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.store import eviction, layout, node_cache
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
-from vernal_worker.store.node_cache import FORMAT, WORK, NodeCache
+from vernal_worker.store.node_cache import BUSY, FORMAT, NodeCache
 from vernal_worker.store.store import Store
 
 LARGE = 1 << 40
@@ -78,7 +78,7 @@ def blob(root: Path, artifact: Artifact, file: str) -> Path:
 
 
 def work(root: Path) -> list[str]:
-    return layout.names(root / FORMAT / WORK)
+    return layout.names(root / FORMAT / BUSY)
 
 
 def test_a_miss_then_what_was_read_is_there(root: Path, make: Make) -> None:
@@ -363,13 +363,8 @@ def test_workers_of_a_node_at_once(root: Path, make: Make, in_children: Any, say
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 256 KiB (takes root)."""
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], check=True)
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+def small(tmpfs: Callable[[str], Path]) -> Path:
+    return tmpfs("size=256k")
 
 
 @pytest.mark.integration

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,8 @@ def test_root_is_not_there(tmp_path: Path, identity: Any, host: Any) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Store]:
-    """A store on a tmpfs of 256 KiB (takes root)."""
-    root = tmp_path / "small"
-    root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", root], check=True)
-    yield Store(root)
-    subprocess.run(["umount", "-l", root], check=True)
+def small(tmpfs: Callable[[str], Path]) -> Store:
+    return Store(tmpfs("size=256k"))
 
 
 @pytest.mark.integration

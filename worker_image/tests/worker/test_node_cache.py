@@ -99,4 +99,4 @@ def test_a_node_cache(creator: Pod, store: Path, cache: Path, start_pod: StartPo
     assert report(fourth).lookup is CacheLookup.HIT
     text = fourth.admin("/metrics")[1].decode()
     assert 'vernal_worker_node_cache_lookups_total{result="Hit"} 1.0' in text
-    assert not list((cache / node_cache.FORMAT / "work").iterdir())
+    assert not list((cache / node_cache.FORMAT / node_cache.BUSY).iterdir())

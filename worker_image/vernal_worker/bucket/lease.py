@@ -20,7 +20,7 @@ from vernal_worker.bucket.objects import Objects, Read
 from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.fs import unique
 from vernal_worker.store.heartbeat import BEATS_PER_TTL
-from vernal_worker.store.lease import Owner, acquired
+from vernal_worker.store.lease import Owner
 
 TTL = 60.0
 """Seconds. More than a call may be tried again (`Objects`), so that a bucket that is slow for a while takes the lease
@@ -105,7 +105,7 @@ class BucketLeaseRequest:
         Raises:
             StoreError: stage lease: the bucket cannot be read or written.
         """
-        return acquired(self._try, self._touch)
+        return self._touch.acquire("lease", self._try, BucketLease.release)
 
     def _try(self) -> BucketLease | None:
         read = self._objects.get(self._key, "lease")

@@ -83,3 +83,22 @@ class Touch:
                     raise StoreError(Reason.STORE_SLOW, stage, f"the storage has not answered for {seconds:g} s")
 
             return aside(work, tick)
+
+    def acquire(self, stage: str, attempt: Callable[[], T | None], release: Callable[[T], None]) -> T | None:
+        """What `attempt` gets. What it gets when nobody waits for it any more is given back.
+
+        Raises: StoreError.
+        """
+        nobody_waits = threading.Event()
+
+        def acquire() -> T | None:
+            got = attempt()
+            if got is not None and nobody_waits.is_set():
+                release(got)
+            return got
+
+        try:
+            return self(stage, acquire)
+        except StoreError:
+            nobody_waits.set()
+            raise

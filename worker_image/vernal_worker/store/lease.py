@@ -5,12 +5,10 @@ writes a counter into a file of its own beside it. Whoever waits watches that co
 are never compared. Holding the lease saves work; that readers never see half an artifact does not depend on it.
 """
 
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import msgspec
 from vernal_contract import decoding
@@ -64,30 +62,6 @@ class Request(Protocol):
         Raises:
             StoreError: stage lease: where it is kept cannot be written.
         """
-
-
-_L = TypeVar("_L", bound=Held)
-
-
-def acquired(attempt: Callable[[], _L | None], touch: Touch) -> _L | None:
-    """What `attempt` gets, within the time that `touch` gives it. What it gets later is given back.
-
-    Raises:
-        StoreError: of `attempt`, or stage lease: `STORE_SLOW`.
-    """
-    nobody_waits = threading.Event()
-
-    def acquire() -> _L | None:
-        lease = attempt()
-        if lease is not None and nobody_waits.is_set():
-            lease.release()
-        return lease
-
-    try:
-        return touch("lease", acquire)
-    except StoreError:
-        nobody_waits.set()
-        raise
 
 
 class Lease:
@@ -147,7 +121,7 @@ class LeaseRequest:
         Raises:
             StoreError: stage lease: the store cannot be written.
         """
-        return acquired(self._try, self._touch)
+        return self._touch.acquire("lease", self._try, Lease.release)
 
     def _try(self) -> Lease | None:
         fs.make_directory(self._key.lease.parent, self._key.root)

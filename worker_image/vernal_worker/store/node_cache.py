@@ -1,7 +1,7 @@
 """Files of artifacts on the disk of a node, in front of whatever store its workers have.
 
     v1/blobs/<digest>     a file of an artifact, under the same name as a store's blob: of its size and its digests
-    v1/work/<unique>/     of one worker: the view of an artifact that it reads, or the file that it is writing
+    v1/busy/<unique>/     of one worker: the view of an artifact that it reads, or the file that it is writing
     v1/filling            locked by the one who fills
 
 What a file must be is never asked here: names, sizes and digests are those of the manifest that came from the store,
@@ -10,7 +10,7 @@ and never another answer.
 
 A view has a hard link of each file. So what is read cannot vanish, and a file with a second link is one that somebody
 reads. All marks are locks (flock(2)), which the kernel takes away with their owner: a node's workers share one kernel.
-There is nothing to repair after a kill: a file gets its name when it is whole, and what a dead worker left in `work` is
+There is nothing to repair after a kill: a file gets its name when it is whole, and what a dead worker left in `busy` is
 removed by the next one who fills.
 """
 
@@ -38,7 +38,7 @@ from vernal_worker.store.manifest import FileEntry, Manifest
 from vernal_worker.store.pieces import PIECE
 
 FORMAT = "v1"
-WORK, FILLING = "work", "filling"
+BUSY, FILLING = "busy", "filling"
 
 PATIENCE = 5.0
 """Seconds that a look, or the end of one, may take: a node's own disk that is slower is of no use to a start."""
@@ -111,19 +111,7 @@ class NodeCache:
         Raises:
             StoreError: stage cache: the disk cannot be read or written, or does not answer.
         """
-        left = threading.Event()
-
-        def look() -> View | None:
-            view = self._look(content)
-            if view is not None and left.is_set():
-                view.release()
-            return view
-
-        try:
-            return self._touch("cache", look)
-        except StoreError:
-            left.set()
-            raise
+        return self._touch.acquire("cache", lambda: self._look(content), View.release)
 
     def _look(self, content: Manifest) -> View | None:
         wanted = _wanted(content)
@@ -173,7 +161,7 @@ class NodeCache:
                 what its manifest says; `THAW_GIVEN_UP`. Files that were whole by then stay.
         """
         with guard("cache"):
-            for directory in (self._blobs, self._work):
+            for directory in (self._blobs, self._busy):
                 fs.make_directory(directory, self._mount)
             with self._turn():
                 self._sweep()
@@ -239,8 +227,8 @@ class NodeCache:
         return self._root / layout.BLOBS
 
     @property
-    def _work(self) -> Path:
-        return self._root / WORK
+    def _busy(self) -> Path:
+        return self._root / BUSY
 
     def _missing(self, wanted: Mapping[str, FileEntry]) -> list[str]:
         there: dict[str, int] = {}
@@ -267,9 +255,9 @@ class NodeCache:
                 raise
 
     def _claim(self) -> tuple[Path, int]:
-        """A new directory in `work`, and the descriptor that has it locked."""
+        """A new directory in `busy`, and the descriptor that has it locked."""
         for _ in range(_TRIES):
-            path = self._work / fs.unique()
+            path = self._busy / fs.unique()
             path.mkdir(mode=0o700)
             lock = -1
             with suppress(FileNotFoundError, BlockingIOError):  # a sweep came before the lock
@@ -279,18 +267,18 @@ class NodeCache:
                     return path, lock
             if lock >= 0:
                 os.close(lock)
-        raise StoreError(Reason.STORE_UNAVAILABLE, "cache", f"{self._work}: what is made there vanishes")
+        raise StoreError(Reason.STORE_UNAVAILABLE, "cache", f"{self._busy}: what is made there vanishes")
 
     def _sweep(self) -> None:
         """Remove what nobody has locked: its owner is dead, or has not come to lock it yet, and then makes another."""
-        for name in layout.names(self._work):
+        for name in layout.names(self._busy):
             if not layout.is_unique(name):
                 continue
             with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
-                lock = os.open(self._work / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                lock = os.open(self._busy / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    fs.remove_tree(self._work / name)
+                    fs.remove_tree(self._busy / name)
                 finally:
                     os.close(lock)
 
@@ -301,7 +289,7 @@ class NodeCache:
             if layout.is_digest(name):
                 bytes_ = eviction.on_disk(info.st_size)
                 named[info.st_ino] = Cached(name, bytes_, info.st_mtime, held=info.st_nlink > 1)
-        others = {info.st_ino: info.st_size for _, info in _stats(self._work.iterdir()) if info.st_ino not in named}
+        others = {info.st_ino: info.st_size for _, info in _stats(self._busy.iterdir()) if info.st_ino not in named}
         return list(named.values()), sum(map(eviction.on_disk, others.values()))
 
     @contextmanager

@@ -58,6 +58,12 @@ class Lookup:
     view: View | None = None
     """From `Store.open`, where the artifact is the node cache's: to be released when the thaw has ended."""
 
+    def release(self) -> None:
+        """What `Store.open` holds."""
+        for held in (self.view, self.reading):
+            if held is not None:
+                held.release()
+
 
 class Store:
     """The store under `root`, which must exist: it is where the volume is mounted.
@@ -120,35 +126,30 @@ class Store:
         Raises:
             StoreError: as `find`.
         """
-        nobody_waits = threading.Event()
 
-        def hold(found: Artifact) -> tuple[Reading | None, Artifact | None]:
+        def hold(lookup: Lookup, found: Artifact) -> Lookup | None:
             lease: Reading | None = None
             key = Key(self.root, found.manifest.identity, found.manifest.host_tuple)  # it may fit this host and another
             with suppress(OSError):
                 if self.user:
                     reading.use(key, self.user)
                 lease = reading.read(key, found.generation, owner.pod, LEASE_TTL, self._touch)
-            if lease is not None and nobody_waits.is_set():
+            if layout.pointer(key.directory) == found.generation:
+                return replace(lookup, artifact=found.with_shared(), reading=lease)
+            if lease is not None:  # replaced or collected between the two looks
                 lease.release()
-            current = layout.pointer(key.directory) == found.generation
-            return lease, found.with_shared() if current else None
+            return None
 
         while True:
             lookup = self.find(identity, host)
             if lookup.artifact is None:
                 return lookup
-            try:
-                lease, artifact = self._touch("find", partial(hold, lookup.artifact))
-            except StoreError:
-                nobody_waits.set()
-                raise
-            if artifact is not None:
-                view = self._cached(artifact.manifest)
-                found = artifact if view is None else replace(artifact, path=view.path)
-                return replace(lookup, artifact=found, reading=lease, view=view)
-            if lease is not None:  # replaced or collected between the two looks
-                lease.release()
+            held = self._touch.acquire("find", partial(hold, lookup, lookup.artifact), Lookup.release)
+            if held is None or held.artifact is None:
+                continue
+            if (view := self._cached(held.artifact.manifest)) is None:
+                return held
+            return replace(held, artifact=replace(held.artifact, path=view.path), view=view)
 
     def _find(self, identity: IdentityInputs, host: HostTuple) -> Lookup:
         self.root.stat()

@@ -114,11 +114,12 @@ def worker(tmp_path: Path) -> WorkerConfig:
 
 
 def publish(worker: WorkerConfig, variables: dict[str, str] | None = None, **host_fields: object) -> None:
-    """What a worker like `worker` would, on a host like this but for some fields."""
+    """What a worker like `worker` would, on a host like this but for some fields. It needs no mounts: those of this
+    machine come and go with other tests."""
     root = Path(worker.checkpoint.store_path)
     root.mkdir(exist_ok=True)
     settings = read_settings({**os.environ, names.ENV_CONFIG: encode(worker), **(variables or {})})
-    here = msgspec.structs.replace(host.host_tuple(), **host_fields)
+    here = msgspec.structs.replace(host.host_tuple(mounts=()), **host_fields)
     staging = Store(root).stage(identity.gather(settings), here)
     (staging.dir / "memory.img").write_bytes(b"x")
     staging.publish(created_by="default/pod-1")

@@ -90,5 +90,8 @@ def uv_environment() -> dict[str, str]:
     return {
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(cache_dir() / "uv"),
         "UV_HTTP_TIMEOUT": os.environ.get("UV_HTTP_TIMEOUT") or "300",
+        # Another link to a file of the cache changes the ctime of all its links, and a worker that is frozen meanwhile
+        # in any other environment takes the file for one that was made in its container.
+        "UV_LINK_MODE": os.environ.get("UV_LINK_MODE") or "copy",
         "VIRTUAL_ENV": "",
     }

@@ -189,6 +189,7 @@ class Case:
             and (replicas == 0 or condition(found, "CheckpointReady") == "True")
             and status["restoredReplicas"] + status["coldStartedReplicas"] == replicas
             and len(self.items(PODS)) == replicas
+            and all("status" in checkpoint for checkpoint in self.items(CHECKPOINTS))  # a plan of its own writes it
         )
 
     def serves(self, ready: int, starting: int) -> bool:

@@ -3,7 +3,8 @@
 memory. They take turns, so that what else the machine does meets all of them: `make bench-store`.
 
 The page cache is warm for the claim and for the cache on a disk; from S3 everything is fetched each time. Seconds are
-those from the supervisor's exec to the first token. Needs root: it mounts a file system of its own, and a tmpfs.
+those from the supervisor's exec to the first token. Needs root: it mounts a file system of its own, and a tmpfs. On a
+GPU: `--device gpu --shape 8b --cache-gib 26`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from gpu_pods import mounted as as_volume
 from images.criu import criu_path
+from models.shapes import make_shape
 from models.tiny import make_tiny_model
 from object_store.server import S3Server
 from patience import until
 from relay import Relay
+from run import GPU_ENGINE
 from vernal_contract.config import ObjectStoreConfig
 from vernal_contract.names import ENV_OBJECT_STORE
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
@@ -41,9 +45,6 @@ PORT = 9000
 CLAIM, S3, DISK, MEMORY, BEFORE_S3 = "claim", "S3", "node cache, disk", "node cache, memory", "node cache before S3"
 PLACES = (CLAIM, S3, DISK, MEMORY, BEFORE_S3)
 
-DISK_BYTES, MEMORY_BYTES = 6 << 30, 6 << 30
-"""Of which a cache leaves a part free."""
-
 
 @contextmanager
 def mounted(place: Path, *options: str) -> Iterator[Path]:
@@ -56,24 +57,26 @@ def mounted(place: Path, *options: str) -> Iterator[Path]:
 
 
 @contextmanager
-def own_disk(work: Path) -> Iterator[Path]:
+def own_disk(work: Path, size: int) -> Iterator[Path]:
     """An ext4 in a file: what of the machine's disk others use says nothing here."""
     image = work / "disk.img"
     with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
+        file.truncate(size)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
     with mounted(work / "disk", "-o", "loop", str(image)) as disk:
         yield disk
 
 
 class Bench:
-    def __init__(self, work: Path, disk: Path, memory: Path, server: S3Server) -> None:
+    def __init__(self, work: Path, disk: Path, memory: Path, server: S3Server, copies: Path, shape: str | None) -> None:
+        """`copies`: where pods put what they fetch; `shape`: of a model on a GPU, None for the tiny one on a CPU."""
         self._work, self._server, self._criu = work, server, criu_path()
-        self._disk, self._memory = disk, memory
+        self._disk, self._memory, self._copies = disk, memory, copies
         self._logs, self._model, self._claim = work / "logs", work / "model", work / "claim"
         for place in (self._logs, self._claim):
             place.mkdir()
-        make_tiny_model(self._model)
+        make_shape(shape, self._model) if shape else make_tiny_model(self._model)
+        self._engine = on_gpu(work / "compile-cache") if shape else {}
         self._bucket = server.make_bucket()
         self._count = 0
         self.lookups: list[float] = []
@@ -93,7 +96,7 @@ class Bench:
     def thaw(self, place: str) -> measure.Start:
         cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk}.get(place)
         more: dict[str, Any] = self._of_bucket() if place in (S3, BEFORE_S3) else {}
-        with tempfile.TemporaryDirectory(dir=self._work) as empty:
+        with tempfile.TemporaryDirectory(dir=self._copies) as empty:
             with self._worker(place, Path(empty) if more else self._claim, cache=cache, **more) as (pod, result):
                 assert result.mode == "Restored", result.log
                 if cache is not None:
@@ -119,11 +122,19 @@ class Bench:
     def _worker(self, name: str, store: Path, **options: Any) -> Iterator[tuple[Pod, measure.Start]]:
         self._count += 1
         name = f"{name.replace(',', '').replace(' ', '-')}-{self._count}"
-        pod, result = measure.start(name, self._logs, store, self._model, self._criu, **options)
+        pod, result = measure.start(name, self._logs, store, self._model, self._criu, **self._engine, **options)
         try:
             yield pod, result
         finally:
             measure.stop(pod)
+
+
+def on_gpu(cache: Path) -> dict[str, Any]:
+    """Options of a pod with an engine on a GPU, whose compile cache is a volume."""
+    cache.mkdir(exist_ok=True)
+    environment = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_CACHE_ROOT": f"{cache}/vllm"}
+    environment |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+    return {"engine_args": GPU_ENGINE, "engine_env": environment, "setup": as_volume(cache)}
 
 
 def report(pod: Pod) -> NodeCacheReport:
@@ -152,16 +163,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--work", type=Path, required=True, help="directory on the disk to be measured, which is made")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--shape", default="8b", help="of the model on a GPU (default 8b)")
+    parser.add_argument("--cache-gib", type=int, default=6, help="of each cache, which leaves a part of it free")
+    parser.add_argument("--copies", type=Path, help="for buckets and what pods fetch (default: in --work)")
     parser.add_argument("--out", type=Path, help="for stores.json")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True)
+    size = arguments.cache_gib << 30
     try:
         with ExitStack() as stack:
-            disk = stack.enter_context(own_disk(arguments.work))
-            size = f"size={MEMORY_BYTES}"
-            memory = stack.enter_context(mounted(arguments.work / "memory", "-t", "tmpfs", "-o", size, "tmpfs"))
-            server = stack.enter_context(S3Server(arguments.work))
-            bench = Bench(arguments.work, disk, memory, server)
+            copies = arguments.copies or arguments.work
+            disk = stack.enter_context(own_disk(arguments.work, size))
+            options = f"size={size},huge=always"
+            memory = stack.enter_context(mounted(arguments.work / "memory", "-t", "tmpfs", "-o", options, "tmpfs"))
+            server = stack.enter_context(S3Server(copies))
+            shape = arguments.shape if arguments.device == "gpu" else None
+            bench = Bench(arguments.work, disk, memory, server, copies, shape)
             bytes_ = bench.prepare()
             found: dict[str, list[float]] = {place: [] for place in PLACES}
             timings: dict[str, list[dict[str, float]]] = {place: [] for place in PLACES}

@@ -18,7 +18,11 @@ from engines.asking import ask_all
 from engines.row import GPU, Answer, Asked, Result, Row
 from engines.sentence import is_general, own_sentence
 
-_ON_GPU: dict[str, Any] = {"gpuMemoryUtilization": 0.3, "numGpuBlocksOverride": None}
+_ON_GPU: dict[str, Any] = {
+    "gpuMemoryUtilization": 0.2,
+    "kvCacheMemoryBytes": 2 << 30,  # so that several of these programs may run side by side on one GPU
+    "numGpuBlocksOverride": None,
+}
 """Beside the arguments of `worker_pod.ENGINE_ARGS`."""
 
 

@@ -19,8 +19,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "0.6b": {"hidden_size": 1024, "num_hidden_layers": 28, "intermediate_size": 3072, "num_attention_heads": 16},
     "8b": {"hidden_size": 4096, "num_hidden_layers": 36, "intermediate_size": 12288, "num_attention_heads": 32},
     "14b": {"hidden_size": 5120, "num_hidden_layers": 40, "intermediate_size": 17408, "num_attention_heads": 40},
+    "32b": {"hidden_size": 5120, "num_hidden_layers": 64, "intermediate_size": 25600, "num_attention_heads": 64},
+    "72b": {"hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 29568, "num_attention_heads": 64},
 }
-"""Qwen3's (https://huggingface.co/Qwen), except that embeddings are tied in none of them."""
+"""Qwen3's, and for 72b Qwen2.5's (https://huggingface.co/Qwen), except that embeddings are tied in none of them."""
 
 _COMMON: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -54,7 +56,7 @@ def make_shape(name: str, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=sorted(SHAPES), help="which of Qwen3's, in parameters")
+    parser.add_argument("shape", choices=sorted(SHAPES), help="which of Qwen's, in parameters")
     parser.add_argument("directory", type=Path, help="where to write it")
     arguments = parser.parse_args()
     make_shape(arguments.shape, arguments.directory)

@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_pods import ENGINE, SHAPE, StartPod, machine_settings, mounted
 from worker_pod import WARM, Pod
 
+_MARKS = {"four_gpus": 4, "two_gpus": 2}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -23,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.gpu)
-            wanted = 2 if item.get_closest_marker("two_gpus") else 1
+            wanted = next((count for mark, count in _MARKS.items() if item.get_closest_marker(mark)), 1)
             if found < wanted:
                 item.add_marker(pytest.mark.skip(reason=f"needs {wanted} NVIDIA GPU(s), this machine has {found}"))
 

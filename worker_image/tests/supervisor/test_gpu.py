@@ -17,9 +17,9 @@ def test_what_can_be_frozen(arguments: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"tensor_parallel_size": 4},
-        {"pipeline_parallel_size": 4},
-        {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+        {"tensor_parallel_size": 8},
+        {"pipeline_parallel_size": 8},
+        {"tensor_parallel_size": 2, "pipeline_parallel_size": 4},
         {"data_parallel_size": 2},
         {"distributed_executor_backend": "ray"},
     ],

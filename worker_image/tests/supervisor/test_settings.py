@@ -280,7 +280,7 @@ def test_two_gpus_that_are_to_be_frozen(four_gpus: None) -> None:
 @pytest.mark.parametrize(
     ("fields", "freezable"),
     [
-        ({"engine_args": {"tensorParallelSize": 4}}, False),  # more than can be frozen
+        ({"engine_args": {"tensorParallelSize": 8}}, False),  # more than can be frozen
         ({"engine_args": {"tensorParallelSize": 2}}, False),  # could be, but this start will not be
         ({"engine_args": {"tensorParallelSize": 2}, "checkpoint": CheckpointConfig(policy=DISABLED)}, False),
     ],
@@ -296,7 +296,7 @@ def test_what_is_not_frozen_is_untouched(four_gpus: None, fields: dict[str, Any]
 
 def test_what_cannot_be_frozen_keeps_its_own_network_settings(four_gpus: None) -> None:
     own = {"NCCL_SOCKET_IFNAME": "eth1", "VLLM_HOST_IP": "10.9.8.7"}
-    told = settings(own, engine_args={"tensorParallelSize": 4}, engine_env={"GLOO_SOCKET_IFNAME": "eth2"})
+    told = settings(own, engine_args={"tensorParallelSize": 8}, engine_env={"GLOO_SOCKET_IFNAME": "eth2"})
     seen = told.engine(freezable=False).environment
     assert {**own, "GLOO_SOCKET_IFNAME": "eth2"}.items() <= seen.items()
     with pytest.raises(ConfigError, match="GLOO_SOCKET_IFNAME"):

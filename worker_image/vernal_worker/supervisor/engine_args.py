@@ -8,7 +8,7 @@ from typing import Any
 from vernal_contract import engine_args as contract
 from vernal_contract.config import KVTransferConfig, WorkerConfig
 
-MOST_GPUS = 2
+MOST_GPUS = 4
 """On how many GPUs an engine can be that is to be frozen."""
 
 _SPREAD = ("tensor_parallel_size", "pipeline_parallel_size")

@@ -17,7 +17,7 @@ from typing import Any
 
 import ceilings
 import measure
-from gpu_pods import mounted, only
+from gpu_pods import compile_cache, mounted, only
 from measure import Start
 from models.shapes import make_shape
 from models.tiny import make_tiny_model
@@ -105,12 +105,7 @@ class Bench:
             cache = self._work / "compile-cache"
             cache.mkdir(exist_ok=True)
             options["engine_args"] = GPU_ENGINE
-            options["engine_env"] = {
-                "VLLM_USE_FLASHINFER_SAMPLER": "0",
-                "VLLM_CACHE_ROOT": str(cache / "vllm"),
-                "TRITON_CACHE_DIR": str(cache / "triton"),
-                "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-            }
+            options["engine_env"] = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
             options["setup"] = self._on(self._arguments.gpu)
         return options
 

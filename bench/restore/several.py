@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from gpu_pods import mounted
+from gpu_pods import NO_NVLINK, compile_cache, machine_settings, mounted
 from models.shapes import make_shape
 from run import GPU_ENGINE, artifact, line, machine, say
 
@@ -95,15 +95,9 @@ class Bench:
             "pipelineParallelSize": arguments.stages,
         }
         self._engine = GPU_ENGINE | {name: count for name, count in spread.items() if count > 1}
-        own = {k: v for k, v in os.environ.items() if k.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_"))}
-        cache = self._work / "compile-cache"
-        self._environment = own | {
-            "VLLM_USE_FLASHINFER_SAMPLER": "0",
-            "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
-            "VLLM_CACHE_ROOT": str(cache / "vllm"),
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-        }
+        cache = compile_cache(self._work / "compile-cache")
+        own = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ALLREDUCE_USE_SYMM_MEM": "0"}
+        self._environment = machine_settings() | cache | own
         self._results: dict[str, Any] = {
             "machine": machine(),
             "arguments": {k: str(v) for k, v in vars(arguments).items()},
@@ -158,18 +152,14 @@ class Bench:
             **options,
         )
         found = {"first_token": result.first_token, "timings": result.timings, "tokens": result.tokens}
-        self._keep(name, found | {"mode": result.mode, "freeze": result.freeze, "links": links(result.log)})
-        say(f"{name}: {line(result)} {links(result.log)} ({time.monotonic() - began:.0f} s)")
+        nvlink = NO_NVLINK not in result.log
+        self._keep(name, found | {"mode": result.mode, "freeze": result.freeze, "nvlink": nvlink})
+        say(f"{name}: {line(result)}{'' if nvlink else ' without NVLink'} ({time.monotonic() - began:.0f} s)")
         return pod
 
     def _keep(self, name: str, found: Any) -> None:
         self._results[name] = found
         (self._out / "several.json").write_text(json.dumps(self._results, indent=1) + "\n")
-
-
-def links(log: str) -> dict[str, int]:
-    """How often ranks said how they reach each other."""
-    return {how: log.count(how) for how in ("over NVLink", "through the host's memory") if how in log}
 
 
 def main() -> None:

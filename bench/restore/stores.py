@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from gpu_pods import compile_cache
 from gpu_pods import mounted as as_volume
 from images.criu import criu_path
 from models.shapes import make_shape
@@ -132,8 +133,7 @@ class Bench:
 def on_gpu(cache: Path) -> dict[str, Any]:
     """Options of a pod with an engine on a GPU, whose compile cache is a volume."""
     cache.mkdir(exist_ok=True)
-    environment = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_CACHE_ROOT": f"{cache}/vllm"}
-    environment |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+    environment = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
     return {"engine_args": GPU_ENGINE, "engine_env": environment, "setup": as_volume(cache)}
 
 

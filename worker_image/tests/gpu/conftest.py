@@ -13,7 +13,7 @@ from vernal_worker.checkpoint.gpu import gpus
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))  # for worker_pod
 sys.path.insert(0, str(Path(__file__).parents[1] / "client"))  # for programs
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_pods import ENGINE, SHAPE, StartPod, machine_settings, mounted
+from gpu_pods import ENGINE, SHAPE, StartPod, compile_cache, machine_settings, mounted
 from worker_pod import WARM, Pod
 
 _MARKS = {"four_gpus": 4, "two_gpus": 2}
@@ -57,12 +57,7 @@ def cache(work: Path) -> Path:
 @pytest.fixture(scope="session")
 def environment(cache: Path) -> dict[str, str]:
     """An engine's."""
-    return machine_settings() | {
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
-        "VLLM_CACHE_ROOT": str(cache / "vllm"),
-        "TRITON_CACHE_DIR": str(cache / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-    }
+    return machine_settings() | compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 
 
 @pytest.fixture(scope="session")

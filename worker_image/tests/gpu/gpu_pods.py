@@ -20,6 +20,9 @@ ENGINE = {
 }
 PROMPT = list(range(100, 132))
 
+NO_NVLINK = "the GPUs cannot reach each other's memory"
+"""What an engine's log says if its ranks go through the host's."""
+
 StartPod = Callable[..., Pod]
 
 
@@ -38,6 +41,15 @@ def only(gpu: int) -> str:
 def mounted(directory: Path) -> str:
     """Shell: a directory as a volume of the container, which may hold files that a frozen engine has mapped."""
     return f"mount -n --bind {directory} {directory}"
+
+
+def compile_cache(directory: Path) -> dict[str, str]:
+    """An engine's environment, so that what it compiles is there."""
+    return {
+        "VLLM_CACHE_ROOT": str(directory / "vllm"),
+        "TRITON_CACHE_DIR": str(directory / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(directory / "inductor"),
+    }
 
 
 def machine_settings() -> dict[str, str]:

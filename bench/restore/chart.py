@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Tables and one waterfall of what run.py found: `python3 bench/restore/chart.py RESULTS.json... WATERFALL.svg`."""
+"""Tables and one waterfall of what run.py and several.py found.
+
+`python3 bench/restore/chart.py RESULTS.json... WATERFALL.svg`
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -50,16 +54,28 @@ def spread(thaws: list[dict[str, Any]]) -> str:
     return f"**{statistics.median(seconds):.2f}** ({', '.join(f'{s:.2f}' for s in seconds)})" if seconds else "-"
 
 
+def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Of each row, those with a warm page cache and the weights outside: of what run.py found, or several.py."""
+    if "runs" in results:
+        runs = results["runs"].items()
+        return {name.removesuffix("-External"): run["thaws"] for name, run in runs if not name.endswith("-InImage")}
+    shape, gpus = results["arguments"]["shape"], results["arguments"]["gpus"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, entry in results.items():
+        if match := re.search(r"-thaw-(\d+)-\d+$", name):
+            found.setdefault(f"{shape}, {gpus} GPUs, {match[1]}", []).append(entry)
+    return found
+
+
 def waterfall(found: dict[str, dict[str, Any]]) -> str:
-    """Of the middle thaw of each run with a warm page cache and the weights outside; by the names of the files."""
+    """Of the middle thaw of each row; by the names of the files."""
     rows = []
     for file, results in found.items():
-        for name, run in results["runs"].items():
-            if not name.endswith("-InImage"):
-                middle = sorted(run["thaws"], key=lambda entry: entry["first_token"])[len(run["thaws"]) // 2]
-                rows.append((f"{name.removesuffix('-External')} ({file})", phases(middle)))
+        for name, entries in thaws(results).items():
+            middle = sorted(entries, key=lambda entry: float(entry["first_token"]))[len(entries) // 2]
+            rows.append((f"{name} ({file})", phases(middle)))
     longest = max(sum(row.values()) for _, row in rows)
-    scale, left, height = 560 / longest, 230, 26
+    scale, left, height = 500 / longest, 290, 26
     parts = []
     for number, (name, row) in enumerate(rows):
         y, x = 30 + number * height, float(left)
@@ -91,6 +107,9 @@ def main() -> None:
     target.write_text(waterfall(found))
     for file, results in found.items():
         print(file, results["machine"])
+        if "runs" not in results:
+            print("\n".join(f"| {name} | {spread(entries)} |" for name, entries in thaws(results).items()))
+            continue
         print(table(results))
         for name, run in results["runs"].items():
             if unverified := run.get("unverified"):

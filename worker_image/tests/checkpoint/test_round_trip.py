@@ -89,6 +89,52 @@ def test_many_pods_thaw_a_read_only_image_at_once(pods: Any) -> None:
     assert all(same(before, pod.ask("state")) for pod in others)
 
 
+MAPS = """
+import ctypes, mmap, sys, time
+file = open("/run/shared/cache/compiled.so", "rb")
+area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+file.close()
+print("mapped", flush=True)
+while True:
+    time.sleep(0.1)
+    print(area[:4].decode(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["replaced", "removed"])
+def test_what_others_did_to_a_mapped_file_of_a_volume(meanwhile: str, pods: Any, tmp_path: Path) -> None:
+    """A compile cache that engines share: one maps a file, another writes it once more, or throws it away."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "compiled.so").write_text("old " * 4096)
+    source = pods()
+    source.launch(argv=["python3", "-S", "-c", MAPS])
+    source.read_until("mapped")
+    if meanwhile == "replaced":
+        (cache / "another.so").write_text("new " * 4096)
+        (cache / "another.so").rename(cache / "compiled.so")
+    else:
+        (cache / "compiled.so").unlink()
+    source.freeze("image")
+    others = [pods() for _ in range(4)]
+    problems = list[Exception]()
+
+    def thaw(pod: Any) -> None:
+        try:
+            pod.thaw("image")
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=thaw, args=(pod,)) for pod in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    for pod in others:
+        pod.read_until("old ")
+
+
 def test_directories_that_travel_with_the_tree(pods: Any) -> None:
     source = pods()
     source.launch()

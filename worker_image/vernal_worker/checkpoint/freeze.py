@@ -12,7 +12,7 @@ import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import carry as carrying
-from vernal_worker.checkpoint import mapped, process, procfs, surroundings
+from vernal_worker.checkpoint import ghosts, mapped, process, procfs, surroundings
 from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
 from vernal_worker.checkpoint.errors import CheckpointError
@@ -95,6 +95,7 @@ def freeze(
         before = time.monotonic()
 
         def finish() -> int:
+            ghosts.move(images, surroundings.shared(carry))
             memory = take_out(images, image_dir, patience.check)
             seen, used = mapped.collect(images, looked.areas), mapped.code(looked.areas)
             process.write(image_dir, msgspec.structs.replace(frozen, memory=memory, mapped=seen, code=used))

@@ -11,7 +11,6 @@ import bisect
 import itertools
 import mmap
 import os
-import struct
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from vernal_worker.checkpoint import wire
+from vernal_worker.checkpoint.wire import UnknownFormatError
+
 PAGE = 4096
-_MAGIC = 0x54564319  # IMG_COMMON_MAGIC
 _PAGEMAP_MAGIC, _MM_MAGIC = 0x56084025, 0x57492820
 _MM_VMAS = 14  # numbers of fields, here and below
 _VMA_START, _VMA_END, _VMA_PROTECTION, _VMA_FLAGS, _VMA_STATUS, _VMA_ADVISED = 1, 2, 5, 6, 7, 9
@@ -44,10 +45,6 @@ LARGE = (1 << 20) // PAGE
 _HUGE_CONTENT = (4 << 20) // PAGE
 _HUGE_DENSITY = 0.9
 _HUGE_ZEROS = (16 << 20) // PAGE
-
-
-class UnknownFormatError(Exception):
-    """An image is not as this module knows it."""
 
 
 @dataclass(frozen=True)
@@ -218,30 +215,31 @@ def read_pagemap(data: bytes) -> tuple[int, list[Entry]]:
     Raises:
         UnknownFormatError: also if an entry is not plain, such as one in a parent image.
     """
-    head, *messages = _messages(data, _PAGEMAP_MAGIC)
+    head, *rest = wire.messages(data, _PAGEMAP_MAGIC)
     entries = []
-    for message in messages:
-        fields = _integers(message)
-        if fields.keys() != {_ENTRY_ADDRESS, _ENTRY_OLD_PAGES, _ENTRY_FLAGS, _ENTRY_PAGES} or fields[_ENTRY_OLD_PAGES]:
+    for message in rest:
+        known = wire.integers(message)
+        if known.keys() != {_ENTRY_ADDRESS, _ENTRY_OLD_PAGES, _ENTRY_FLAGS, _ENTRY_PAGES} or known[_ENTRY_OLD_PAGES]:
             raise UnknownFormatError
-        if fields[_ENTRY_FLAGS] & ~_LAZY != _PRESENT:
+        if known[_ENTRY_FLAGS] & ~_LAZY != _PRESENT:
             raise UnknownFormatError
-        entries.append(Entry(fields[_ENTRY_ADDRESS], fields[_ENTRY_PAGES], fields[_ENTRY_FLAGS]))
-    return _integers(head)[_HEAD_PAGES_ID], entries
+        entries.append(Entry(known[_ENTRY_ADDRESS], known[_ENTRY_PAGES], known[_ENTRY_FLAGS]))
+    return wire.integers(head)[_HEAD_PAGES_ID], entries
 
 
 def write_pagemap(pages_id: int, entries: list[Entry]) -> bytes:
     """What `read_pagemap` reads."""
-    parts = [struct.pack("<II", _MAGIC, _PAGEMAP_MAGIC), _framed(_field(_HEAD_PAGES_ID, pages_id))]
-    for entry in entries:
-        fields = (
+
+    def message(entry: Entry) -> bytes:
+        values = (
             (_ENTRY_ADDRESS, entry.address),
             (_ENTRY_OLD_PAGES, 0),
             (_ENTRY_FLAGS, entry.flags),
             (_ENTRY_PAGES, entry.pages),
         )
-        parts.append(_framed(b"".join(_field(number, value) for number, value in fields)))
-    return b"".join(parts)
+        return b"".join(wire.field(number, value) for number, value in values)
+
+    return wire.image(_PAGEMAP_MAGIC, [wire.field(_HEAD_PAGES_ID, pages_id), *map(message, entries)])
 
 
 def anonymous_areas(mm: bytes) -> list[Area]:
@@ -251,10 +249,10 @@ def anonymous_areas(mm: bytes) -> list[Area]:
         UnknownFormatError.
     """
     areas: list[Area] = []
-    for message in _messages(mm, _MM_MAGIC):
-        for number, value in _fields(message):
+    for message in wire.messages(mm, _MM_MAGIC):
+        for number, value in wire.fields(message):
             if number == _MM_VMAS and isinstance(value, bytes):
-                vma = _integers(value)
+                vma = wire.integers(value)
                 if vma.get(_VMA_STATUS, 0) & ~_HEAP == _ANON_PRIVATE | _REGULAR:
                     writable = vma.get(_VMA_PROTECTION, 0) & mmap.PROT_WRITE
                     fillable = bool(writable) and not vma.get(_VMA_FLAGS, 0) & _MAP_GROWSDOWN
@@ -271,87 +269,21 @@ def advise_huge(mm: bytes, starts: Collection[int]) -> bytes:
 
     def area(value: int | bytes) -> int | bytes:
         assert isinstance(value, bytes)
-        fields = dict(_fields(value))
-        if fields[_VMA_START] not in starts:
+        known = dict(wire.fields(value))
+        if known[_VMA_START] not in starts:
             return value
-        advised = fields.get(_VMA_ADVISED, 0)
-        assert isinstance(advised, int)
-        return b"".join(_field(*field) for field in sorted((fields | {_VMA_ADVISED: advised | _HUGE}).items()))
+        before = known.get(_VMA_ADVISED, 0)
+        assert isinstance(before, int)
+        return b"".join(wire.field(*each) for each in sorted((known | {_VMA_ADVISED: before | _HUGE}).items()))
 
-    parts = [struct.pack("<II", _MAGIC, _MM_MAGIC)]
-    for message in _messages(mm, _MM_MAGIC):
-        fields = ((number, area(value) if number == _MM_VMAS else value) for number, value in _fields(message))
-        parts.append(_framed(b"".join(_field(*field) for field in fields)))
-    return b"".join(parts)
+    def advised(message: bytes) -> bytes:
+        every = ((number, area(value) if number == _MM_VMAS else value) for number, value in wire.fields(message))
+        return b"".join(wire.field(*each) for each in every)
+
+    return wire.image(_MM_MAGIC, map(advised, wire.messages(mm, _MM_MAGIC)))
 
 
 def _copy(source: int, target: int, offset: int, length: int) -> None:
     while length:
         sent = os.sendfile(target, source, offset, length)
         offset, length = offset + sent, length - sent
-
-
-def _messages(data: bytes, magic: int) -> list[bytes]:
-    if data[:8] != struct.pack("<II", _MAGIC, magic):
-        raise UnknownFormatError
-    messages, at = [], 8
-    while at < len(data):
-        (size,) = struct.unpack_from("<I", data, at)
-        messages.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    if not messages:
-        raise UnknownFormatError
-    return messages
-
-
-# --- protobuf's wire format (https://protobuf.dev/programming-guides/encoding) ---
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        value: int | bytes
-        if tag & 7 == 0:
-            value, at = _varint(message, at)
-        elif tag & 7 == 2:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        else:
-            raise UnknownFormatError
-        yield tag >> 3, value
-
-
-def _integers(message: bytes) -> dict[int, int]:
-    return {number: value for number, value in _fields(message) if isinstance(value, int)}
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        if at >= len(data):
-            raise UnknownFormatError
-        byte = data[at]
-        result |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return result, at
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return _as_varint(number << 3) + _as_varint(value)
-    return _as_varint(number << 3 | 2) + _as_varint(len(value)) + value
-
-
-def _as_varint(value: int) -> bytes:
-    result = bytearray()
-    while value > 127:
-        result.append(value & 127 | 128)
-        value >>= 7
-    result.append(value)
-    return bytes(result)
-
-
-def _framed(message: bytes) -> bytes:
-    return struct.pack("<I", len(message)) + message

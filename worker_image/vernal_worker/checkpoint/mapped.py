@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from vernal_worker.checkpoint.images import PAGE, Entry, UnknownFormatError, read_pagemap
+from vernal_worker.checkpoint.images import PAGE, Entry, read_pagemap
 from vernal_worker.checkpoint.procfs import FileArea, used
+from vernal_worker.checkpoint.wire import UnknownFormatError
 from vernal_worker.parallel import for_each
 
 _HEAD = PAGE

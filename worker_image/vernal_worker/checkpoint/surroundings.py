@@ -8,7 +8,7 @@ elsewhere, so a thaw would end with an error that names neither the file nor who
 import ipaddress
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from vernal_worker.checkpoint.host import MOUNTINFO, RUNTIMES, unescape
 _PRIVATE = re.compile(r".*/kubernetes\.io~empty-dir/.*")
 """Where a kubelet keeps volumes that belong to one pod (the root of such a mount)."""
 
+_MEMORY = ("tmpfs", "devtmpfs")
 _NAMED = 5
 
 
@@ -78,11 +79,21 @@ def used(pids: Iterable[int], carried: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted(point for point in points if not RUNTIMES.fullmatch(point)))
 
 
+def shared(carried: Sequence[Path]) -> Callable[[str], bool]:
+    """Whether other pods have the same file: it is on a volume, and does not travel with the tree."""
+    here = mounts(MOUNTINFO.read_text())
+    return lambda path: not _is_below(path, carried) and not _private(_mount(path, here))
+
+
+def _private(mount: Mount) -> bool:
+    return mount.point == "/" or mount.kind in _MEMORY or _PRIVATE.fullmatch(mount.root) is not None
+
+
 def _strays(paths: Iterable[str], carried: Sequence[Path], since: float, here: Sequence[Mount]) -> Iterator[str]:
     for path in paths:
         mount = _mount(path, here)
-        private = mount.point == "/" or mount.kind == "tmpfs" or _PRIVATE.fullmatch(mount.root)
-        if _is_below(path, carried) or not private or (mount.point != "/" and RUNTIMES.fullmatch(mount.point)):
+        from_outside = not _private(mount) or (mount.point != "/" and RUNTIMES.fullmatch(mount.point))
+        if from_outside or _is_below(path, carried):
             continue
         try:
             info = Path(path).stat()

@@ -5,7 +5,6 @@ that calls every janitor Job done. The operator reads real pods from a real API 
 import asyncio
 import itertools
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from common.ports import free_port
 from vernal_contract import names
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.state import (
@@ -56,8 +56,7 @@ class Node:
         self._numbers = itertools.count(256 * 256 + 1)
         self.reads = 0  # of all workers together
         self._problems: list[str] = []
-        with socket.create_server(("127.1.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port("127.1.0.1")
         self._loop = asyncio.new_event_loop()
         for target in (self._pods, self._jobs, self._loop.run_forever):
             self._thread(target)

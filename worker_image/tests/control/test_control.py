@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from common.ports import free_port
 from patience import GUARD_SECONDS, until
 from vernal_worker import threads
 from vernal_worker.control import protocol, server
@@ -100,8 +101,8 @@ def test_a_listening_socket_changes_hands(serve: Callable[[Handle], str]) -> Non
         return protocol.Done()
 
     client = EngineClient(serve(handle))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as listener:
         client.listen(listener, 60.0, GUARD_SECONDS, 1 << 20)
     with socket.socket(fileno=handed[0]) as ours:
         assert ours.getsockname()[1] == port

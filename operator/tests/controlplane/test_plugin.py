@@ -139,7 +139,7 @@ class Demo:
             context["context"]["namespace"] = NAMESPACE
         self.kubeconfig = directory / "kubeconfig"
         self.kubeconfig.write_text(yaml.safe_dump(config))
-        self.held = threading.Event()  # pods that were deleted go on while it is set
+        self.held = threading.Event()  # pods that were deleted stay until it is set
         self.shown: dict[str, Said] = {}
         self.thawed = self.cold = self.long = ""  # names of pods: of qwen, and the one of qwen-long
 
@@ -261,7 +261,7 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         case = stack.enter_context(Case(server, NAMESPACE))
         demo = Demo(server, case, api, directory)
-        plain, end = server.node._state, server.node._end
+        plain = server.node._state
 
         def state(pod: dict[str, Any], *, ready: bool) -> WorkerState:
             found = plain(pod, ready=ready)
@@ -269,14 +269,9 @@ def demo(server: Server, api: ApiServer, tmp_path_factory: pytest.TempPathFactor
                 _as_on_a_gpu(found)
             return found
 
-        def later(pod: dict[str, Any]) -> None:
-            if pod["metadata"]["namespace"] == NAMESPACE:
-                demo.held.wait(GUARD_SECONDS)
-            end(pod)
-
         demo.held.set()
         patch.setattr(server.node, "_state", state)
-        patch.setattr(server.node, "_end", later)
+        patch.setitem(server.node.ends, NAMESPACE, demo.held)
         patch.setattr("kubectl_vernal.cluster._SECONDS", GUARD_SECONDS)  # no verb gives up because the machine is slow
         a_kubelet = kubelet(api.pki, logs)
         stack.callback(a_kubelet.shutdown)

@@ -10,11 +10,12 @@ with ApiServer(release=build.OLDEST) as server: ...   # the oldest Kubernetes th
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+
+from common.ports import free_port
 
 from cluster import api, build, config, pki, proc
 from cluster.build import Release
@@ -119,7 +120,9 @@ class ApiServer:
         """The ports of an earlier run over the same directory, or two that are free now."""
         file = self.directory / "ports"
         if not file.exists():
-            with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-                file.write_text(f"{one.getsockname()[1]} {two.getsockname()[1]}")
+            found: set[int] = set()
+            while len(found) < 2:
+                found.add(free_port())
+            file.write_text(" ".join(map(str, found)))
         first, second = file.read_text().split()
         return int(first), int(second)

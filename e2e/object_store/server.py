@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from common.ports import free_port
 from patience import until
 
 from object_store import PROGRAMS
@@ -33,12 +34,6 @@ def variables(keys: Mapping[str, str], home: Path) -> dict[str, str]:
         "ROOT_ACCESS_KEY": keys["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": keys["AWS_SECRET_ACCESS_KEY"],
         "HOME": str(home),
     }  # fmt: skip
-
-
-def free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(address: str, port: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.errors import ClusterError
 from cluster.layout import NODE_IP, State, state_dir
 from cluster.proc import Processes
+from common.ports import free_port
 from common.progress import step
 from common.tools import ToolError
 from object_store import server
@@ -59,7 +60,7 @@ def embedded(name: str) -> Iterator[Bucket]:
 
 def _start(processes: Processes, directory: Path, keys: Mapping[str, str]) -> int:
     """The port."""
-    port = server.free_port(NODE_IP)
+    port = free_port(NODE_IP)
 
     def answers() -> bool:
         processes.check(_PROCESS)

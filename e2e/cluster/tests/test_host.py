@@ -11,6 +11,7 @@ from cluster import host, layout, leftovers, proc
 from cluster.errors import ClusterError
 from cluster.layout import State
 from cluster.node import Cluster
+from common.ports import free_port
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -26,8 +27,8 @@ def test_mounts_below_are_found_innermost_first_and_unescaped() -> None:
 
 
 def test_a_port_is_free_until_somebody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert not host.port_free("127.0.0.1", port)
     assert host.port_free("127.0.0.1", port)
 

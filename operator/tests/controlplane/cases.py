@@ -55,6 +55,20 @@ def admin(kubeconfig: Path) -> Client:
     return Client(kubernetes.client.ApiClient(configuration), timeout=GUARD_SECONDS)
 
 
+def refusal(client: Client, kind: Kind, namespace: str, **fields: Any) -> str:
+    """What the API server says against an object with these fields, which is not made; "" if it would take it.
+
+    What decides that (quotas, limits, labels of the namespace, webhooks) it is told of by watches of its own, some time
+    after the write was answered.
+    """
+    body = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": "probe"}, **fields}
+    try:
+        client._json("create", kind, kind.path(namespace), {"dryRun": "All"}, body)
+    except ApiError as error:
+        return error.sentence
+    return ""
+
+
 def pool(**spec: Any) -> dict[str, Any]:
     base = {
         "replicas": 2,
@@ -166,6 +180,16 @@ class Case:
                 if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
                     self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
 
+    def expect(self, *, most: int | None = None, fewest_ready: int | None = None) -> None:
+        """From now on so many pods at most, and so many ready ones, at every event. What was before need not have been
+        so: it is waited for until it was seen.
+        """
+        self.wait("what was before to be seen", lambda: self.invariants.knows(self.items(PODS)))
+        if most is not None:
+            self.invariants.most = most
+        if fewest_ready is not None:
+            self.invariants.fewest_ready = fewest_ready
+
     # -- looking ---
 
     def items(self, kind: Kind) -> list[dict[str, Any]]:
@@ -190,6 +214,15 @@ class Case:
             and status["restoredReplicas"] + status["coldStartedReplicas"] == replicas
             and len(self.items(PODS)) == replicas
             and all("status" in checkpoint for checkpoint in self.items(CHECKPOINTS))  # a plan of its own writes it
+            and self._is_used(status.get("checkpoint"), found["metadata"]["name"])
+        )
+
+    def _is_used(self, reference: dict[str, Any] | None, user: str) -> bool:
+        """Whether the checkpoint that a pool refers to says so, too."""
+        return reference is None or any(
+            user in item.get("status", {}).get("usedBy", ())
+            for item in self.items(CHECKPOINTS)
+            if item["metadata"]["name"] == reference["name"]
         )
 
     def serves(self, ready: int, starting: int) -> bool:
@@ -218,6 +251,18 @@ class Case:
                     f"{'alive' if alive else 'dead'}\n{state}\n{calls}\n{tail}"
                 )
             time.sleep(0.6)  # dozens of cases do this at a time
+
+    def wait_event(self, reason: str, note: str = "") -> dict[str, Any]:
+        """The only Event with this reason, and this in its note. Events are posted after what they tell of, the status
+        too.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            return [event for event in self.events() if event["reason"] == reason and note in event["note"]]
+
+        self.wait(f"the Event {reason} {note}", lambda: bool(found()))
+        (event,) = found()
+        return event
 
     def wait_settled(self, replicas: int) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas))
@@ -277,15 +322,23 @@ class Invariants(threading.Thread):
         super().__init__(daemon=True)
         self._case = case
         self._stopped = threading.Event()
-        self.most = 10**9  # pods that are neither terminating nor over
+        self.most = 10**9  # pods that are neither terminating nor over; to be set by `Case.expect`
         self.fewest_ready = 0
         self.broken: list[str] = []
+        self._failure: BaseException | None = None
         self._pods: dict[str, dict[str, Any]] = {}
 
     def stop(self) -> None:
         self._stopped.set()
 
     def run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _watch(self) -> None:
         client, namespace = self._case.client, self._case.namespace
         while not self._stopped.is_set():
             try:
@@ -314,11 +367,13 @@ class Invariants(threading.Thread):
 
     def knows(self, pods: list[dict[str, Any]]) -> bool:
         """Whether this, and nothing older, is what was seen last: what is expected from now on holds of it."""
+        assert self._failure is None, f"{self._case.namespace}: nobody watches: {self._failure!r}"
         seen = dict(self._pods)
         versions = {uid: pod["metadata"]["resourceVersion"] for uid, pod in seen.items()}
         return versions == {pod["metadata"]["uid"]: pod["metadata"]["resourceVersion"] for pod in pods}
 
     def check(self) -> None:
+        assert self._failure is None, f"{self._case.namespace}: nobody watched: {self._failure!r}"
         broken = list(self.broken)
         for call in self._case.proxy.writes():
             if call.method != "DELETE":

@@ -50,6 +50,35 @@ def install(client: Client, documents: list[dict[str, Any]]) -> None:
             client.apply(kind, document["metadata"].get("namespace", ""), document)
     for kind in (POOLS, CHECKPOINTS):
         until(f"{kind.name} to be served", lambda kind=kind: _served(client, kind))  # type: ignore[misc]
+    for document in documents:
+        if document["kind"] in ("RoleBinding", "ClusterRoleBinding"):
+            _wait_granted(client, document, documents)
+
+
+def _wait_granted(client: Client, binding: dict[str, Any], documents: list[dict[str, Any]]) -> None:
+    """The API server hears of roles and of bindings some time after they were made."""
+    where, ref = binding["metadata"].get("namespace"), binding["roleRef"]
+    (role,) = (
+        document
+        for document in documents
+        if (document["kind"], document["metadata"]["name"]) == (ref["kind"], ref["name"])
+        and document["metadata"].get("namespace") in (None, where)
+    )
+    for subject in binding["subjects"]:
+        for rule in role["rules"]:
+            resource, _, subresource = rule["resources"][-1].partition("/")
+            asked = {"verb": rule["verbs"][-1], "group": rule["apiGroups"][-1], "resource": resource}
+            asked |= {"subresource": subresource, "namespace": where or subject["namespace"]}
+            asked["name"] = rule.get("resourceNames", [""])[-1]
+            user = f"system:serviceaccount:{subject['namespace']}:{subject['name']}"
+            body = {"spec": {"user": user, "resourceAttributes": asked}}
+            until(f"{user} to be granted {asked}", lambda body=body: _is_granted(client, body))  # type: ignore[misc]
+
+
+def _is_granted(client: Client, body: dict[str, Any]) -> bool:
+    kind = Kind("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", False)
+    named = {"apiVersion": kind.api_version, "kind": kind.name, **body}
+    return bool(client._json("create", kind, kind.path(None), None, named)["status"]["allowed"])
 
 
 def _served(client: Client, kind: Kind) -> bool:

@@ -80,6 +80,7 @@ class Collector:
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
             "OTEL_TRACES_SAMPLER": "always_on",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": str(GUARD_SECONDS),  # seconds: what is late is neither lost nor sent twice
         }
 
     def _take(self, handler: BaseHTTPRequestHandler) -> None:

@@ -4,7 +4,6 @@ Tests marked `every_release` run twice: against the newest Kubernetes, and again
 """
 
 import itertools
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -53,13 +52,3 @@ def make_case(server: Server) -> Iterator[Callable[..., Case]]:
 @pytest.fixture
 def case(make_case: Callable[..., Case]) -> Case:
     return make_case()
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
-        return port
-
-    return find

@@ -5,7 +5,6 @@ that calls every janitor Job done. The operator reads real pods from a real API 
 import asyncio
 import itertools
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from common.ports import free_port
+from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.state import (
@@ -50,14 +51,16 @@ class Node:
         self._lock = threading.Lock()
         self._artifacts: dict[tuple[str, str], str] = {}  # generation, by namespace and identity
         self._answers: dict[str, bytes] = {}  # address -> body
+        self._since: dict[str, float] = {}  # address -> when its worker started: of two, the later one is believed
         self.lies: dict[tuple[str, str], Callable[[WorkerState], WorkerState]] = {}
         """What workers of a pool, by namespace and name, make of each answer."""
+        self.ends: dict[str, threading.Event] = {}
+        """By namespace: pods that were deleted stay until it is set."""
         self._seen: dict[str, str] = {}  # uid -> the last that was done for it
         self._numbers = itertools.count(256 * 256 + 1)
         self.reads = 0  # of all workers together
         self._problems: list[str] = []
-        with socket.create_server(("127.1.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port("127.1.0.1")
         self._loop = asyncio.new_event_loop()
         for target in (self._pods, self._jobs, self._loop.run_forever):
             self._thread(target)
@@ -122,6 +125,8 @@ class Node:
         self._client._json("patch", PODS, path, None, {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status})
 
     def _end(self, pod: dict[str, Any]) -> None:
+        if (gate := self.ends.get(pod["metadata"]["namespace"])) is not None:
+            gate.wait(GUARD_SECONDS)
         path = PODS.path(pod["metadata"]["namespace"], pod["metadata"]["name"])
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         self._client._json("delete", PODS, path, None, body)
@@ -145,6 +150,7 @@ class Node:
         with self._lock:
             new = address not in self._answers
             self._answers[address] = encode(state)
+            self._since.setdefault(address, time.monotonic())
         if new:
             server = asyncio.start_server(partial(self._answer, address), address, self.port)
             asyncio.run_coroutine_threadsafe(server, self._loop).result(300)
@@ -152,11 +158,10 @@ class Node:
     async def _answer(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         assert request.startswith(b"GET /state HTTP/1.1\r\n"), request
-        body = self._answers[address]
-        if self.lies:
-            state = decode(body)
-            lie = self.lies.get((state.namespace, state.pool))
-            body = body if lie is None else encode(lie(state))
+        state = decode(self._answers[address])
+        state.uptime += time.monotonic() - self._since[address]
+        lie = self.lies.get((state.namespace, state.pool))
+        body = encode(state if lie is None else lie(state))
         self.reads += 1
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()

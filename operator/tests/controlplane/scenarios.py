@@ -155,8 +155,7 @@ def run(
     for step in scenario.prepare:
         go(case, step)
         _still(case)
-    case.invariants.most = scenario.most
-    case.invariants.fewest_ready = scenario.fewest_ready
+    case.expect(most=scenario.most, fewest_ready=scenario.fewest_ready)
     before = len(case.proxy.writes())
     since = time.monotonic()
     begin()

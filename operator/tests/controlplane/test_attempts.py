@@ -45,7 +45,17 @@ def _bound(server: Server, api: ApiServer, role: str) -> Client:
     configuration = kubernetes.client.Configuration()
     configuration.host, configuration.ssl_ca_cert = api.url, str(api.pki / "ca.crt")
     configuration.api_key = {"BearerToken": f"Bearer {token}"}
-    return Client(kubernetes.client.ApiClient(configuration), timeout=GUARD_SECONDS)
+    client = Client(kubernetes.client.ApiClient(configuration), timeout=GUARD_SECONDS)
+
+    def granted() -> bool:
+        try:
+            client.list_page(POOLS, NAMESPACE, {})
+        except ApiError:
+            return False
+        return True
+
+    until(f"the rights of {role}", granted)  # the API server hears of a binding some time after it was made
+    return client
 
 
 def _pool(fields: dict[str, Any], name: str = "p") -> dict[str, Any]:

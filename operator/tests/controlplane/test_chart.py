@@ -14,9 +14,10 @@ import pytest
 import yaml
 from cluster import build
 from cluster.apiserver import ApiServer
+from common.ports import free_port
 from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, pool
 from controlplane.chart import ADMISSION, CHART, IMAGE, rendered
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, LEASES, PODS, POOLS, Kind
 
@@ -160,6 +161,8 @@ def kubectl(api: ApiServer) -> list[str]:
     subprocess.run([*command, "apply", "--server-side", *files], check=True, capture_output=True)
     wait = [*command, "wait", "--for=condition=Established", f"--timeout={GUARD_SECONDS:.0f}s", *files]
     subprocess.run(wait, check=True, capture_output=True)
+    kinds = [*command, "get", "podmonitors,prometheusrules", "--all-namespaces"]  # served some time after that
+    until("the kinds to be served", lambda: subprocess.run(kinds, capture_output=True).returncode == 0)
     return command
 
 
@@ -243,6 +246,8 @@ def test_roles_for_people(server: Server, api: ApiServer) -> None:
         assert f"rbac.authorization.k8s.io/aggregate-to-{who}" in labels or who == "edit"
         bind = [*kubectl, "create", "rolebinding", who, f"--clusterrole={role}", f"--user={who}"]
         subprocess.run(bind, check=True, capture_output=True)
+        may = [*kubectl, "auth", "can-i", "list", "vllmworkerpools", f"--as={who}"]
+        until("the binding to count", lambda may=may: subprocess.run(may, capture_output=True).returncode == 0)  # type: ignore[misc]
     allowed = {
         who: {
             (verb, kind)
@@ -313,7 +318,7 @@ def test_the_operator_may_ask_wakers_which_request_has_woken_a_pool(server: Serv
     assert port["port"] == 8081 and {"port": port["targetPort"]} in open_ports
 
 
-def test_what_helm_test_runs(server: Server, make_case: Callable[..., Case], free_port: Callable[[], int]) -> None:
+def test_what_helm_test_runs(server: Server, make_case: Callable[..., Case]) -> None:
     """The script of its pod, against a running operator, and against none."""
     (test,) = [d for d in rendered(server.helm, "vernal") if d["kind"] == "Pod"]
     assert test["metadata"]["annotations"]["helm.sh/hook"] == "test"

@@ -5,10 +5,12 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
+from common.ports import free_port
 from controlplane.cases import CORE, METRIC, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Call, Watches
@@ -97,7 +99,7 @@ def test_scale_goes_through_the_subresource(case: Case, kubectl: Callable[..., s
     case.wait_settled(3)
     kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=2")
     case.wait_settled(2)
-    assert [e["note"] for e in case.events() if e["note"].startswith("deleting pod")]
+    case.wait("the Event", lambda: any(event["note"].startswith("deleting pod") for event in case.events()))
     kubectl("-n", case.namespace, "scale", f"vwp/{POOL}", "--replicas=3")
     case.wait_settled(3)
     scale = json.loads(kubectl("get", "--raw", POOLS.path(case.namespace, POOL, "scale")))
@@ -164,15 +166,19 @@ def test_a_checkpoint_in_use_survives_its_deletion_and_a_restart(case: Case) -> 
     case.wait("the files to be removed and the checkpoint to go", lambda: not case.items(CHECKPOINTS))
 
 
-def test_probes_metrics_and_an_end_without_complaint(
-    make_case: Callable[..., Case], free_port: Callable[[], int]
-) -> None:
+def test_probes_metrics_and_an_end_without_complaint(make_case: Callable[..., Case]) -> None:
     health, metrics = free_port(), free_port()
     case = make_case(f"--liveness=http://127.0.0.1:{health}/healthz", f"--metrics-port={metrics}")
     case.start()
     case.create(pool(replicas=1))
     case.wait_settled(1)
-    assert json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"}
+
+    def alive() -> bool:
+        with suppress(OSError):  # kopf serves it, in its own time
+            return bool(json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"})
+        return False
+
+    case.wait("liveness", alive)
     assert _get(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
     for sample in (
         'vernal_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0',

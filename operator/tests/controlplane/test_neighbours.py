@@ -14,7 +14,7 @@ import yaml
 from cluster.apiserver import ApiServer
 from controlplane.cases import POOL, Case, Server, condition, pool
 from controlplane.webhook import patched, webhook
-from patience import GUARD_SECONDS, until
+from patience import until
 from vernal_contract import names
 from vernal_operator.build.meta import pod_labels
 from vernal_operator.kinds import PODS, POOLS
@@ -49,7 +49,8 @@ def beside(server: Server, api: ApiServer) -> Iterator[Kubectl]:
     kinds = [kind for found in CRDS.values() for kind in found]
     until("the kinds to be served", lambda: kubectl("get", ",".join(kinds), "-A").returncode == 0)
     yield kubectl
-    kubectl("delete", *files, f"--timeout={GUARD_SECONDS:.0f}s")
+    # Not waited for: where a kind's storage has just begun, the API server tries again after ever longer pauses.
+    kubectl("delete", *files, "--wait=false")
 
 
 def documents(example: str) -> list[dict[str, Any]]:

@@ -2,17 +2,15 @@
 
 import http.client
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import certifi
 import pytest
+from common.ports import free_port
 from controlplane.proxy import Fault, FaultProxy
 
 
-def test_a_kill_is_not_missed_when_the_api_server_breaks_the_connection(
-    free_port: Callable[[], int],
-) -> None:
+def test_a_kill_is_not_missed_when_the_api_server_breaks_the_connection() -> None:
     killed = threading.Event()
     proxy = FaultProxy(f"https://127.0.0.1:{free_port()}", Path(certifi.where()))
     proxy.fault = lambda call: Fault(drop="after", then=killed.set)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
+from common.ports import free_port
 from controlplane.cases import METRIC, POOL, Case, pool
 from controlplane.node import now
 from controlplane.proxy import Watches
 from controlplane.test_refusals import LIMITS
 from controlplane.webhook import patched, webhook
+from patience import GUARD_SECONDS
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, REVISIONS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
@@ -53,7 +55,7 @@ def meddle(case: Case, kind: Kind, number: int) -> None:
 
 def reconciles(port: int) -> int:
     """How many reconciles the operator has ended."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GUARD_SECONDS) as response:
         text = response.read().decode()
     return sum(int(float(n)) for n in re.findall(r"^vernal_operator_reconciles_total{.*} (\S+)$", text, re.MULTILINE))
 
@@ -62,9 +64,7 @@ def lists(case: Case) -> int:
     return len([call for call in list(case.proxy.calls) if call.is_list])
 
 
-def test_what_others_write_beside_causes_no_call(
-    api: ApiServer, make_case: Callable[..., Case], free_port: Callable[[], int]
-) -> None:
+def test_what_others_write_beside_causes_no_call(api: ApiServer, make_case: Callable[..., Case]) -> None:
     port = free_port()
     case = make_case(f"--metrics-port={port}")
     limits = {"limits": [{"type": "Container", "default": {"memory": "1Gi"}, "defaultRequest": {"cpu": "100m"}}]}

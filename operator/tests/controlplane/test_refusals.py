@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
-from controlplane.cases import CORE, METRIC, POOL, Case, condition, pool
+from controlplane.cases import CORE, METRIC, POOL, Case, condition, pool, refusal
 from controlplane.webhook import PATIENCE_SECONDS, unreachable, webhook
 from patience import GUARD_SECONDS
 from vernal_contract import names
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.apiserver
 
 QUOTAS = Kind("", "v1", "ResourceQuota", "resourcequotas")
 LIMITS = Kind("", "v1", "LimitRange", "limitranges")
+CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,33 @@ class Obstacle:
     mended: dict[str, Any] = field(default_factory=dict)
 
 
-def quota(case: Case, pods: int) -> Callable[[], object]:
-    """No controller runs here that would fill in the quota's status; admission reads and writes it."""
-    hard = {"pods": str(pods)}
+def quota(case: Case, of: str, most: int, used: int = 0) -> Callable[[], object]:
+    """No controller runs here that would fill in the quota's status; admission reads and writes it. It is in force when
+    this returns: of what nobody here makes it allows none, and none is.
+    """
+    hard = {of: str(most), "count/configmaps": "0"}
     body = {"apiVersion": "v1", "kind": QUOTAS.name, "metadata": {"name": "few"}, "spec": {"hard": hard}}
     made = case.client.create(QUOTAS, case.namespace, body)
-    status = {"hard": hard, "used": {"pods": str(len(case.items(PODS)))}}
+    status = {"hard": hard, "used": {of: str(used), "count/configmaps": "0"}}
     case.client._json("patch", QUOTAS, QUOTAS.path(case.namespace, "few", "status"), None, {"status": status})
+    case.wait("the quota", lambda: "exceeded quota" in refusal(case.client, CONFIG_MAPS, case.namespace))
     return lambda: case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"])
 
 
 def no_pod(case: Case) -> Callable[[], object]:
-    return quota(case, 0)
+    return quota(case, "pods", 0)
+
+
+def pod_refusal(case: Case, **container: Any) -> str:
+    spec = {"containers": [{"name": "c", "image": "i", **container}]}
+    return refusal(case.client, PODS, case.namespace, spec=spec)
 
 
 def limit_range(case: Case) -> Callable[[], object]:
     limits = {"limits": [{"type": "Container", "max": {"memory": "1Gi"}, "default": {"memory": "1Gi"}}]}
     body = {"apiVersion": "v1", "kind": LIMITS.name, "metadata": {"name": "small"}, "spec": limits}
     made = case.client.create(LIMITS, case.namespace, body)
+    case.wait("the limit", lambda: "maximum memory" in pod_refusal(case, resources={"limits": {"memory": "2Gi"}}))
     return lambda: case.client.delete(LIMITS, case.namespace, "small", made["metadata"]["uid"])
 
 
@@ -62,6 +72,7 @@ def pod_security(case: Case) -> Callable[[], object]:
         case.client.patch(CORE["Namespace"], "", case.namespace, {"metadata": {"labels": {label: level}}})
 
     enforce("restricted")
+    case.wait("the standard", lambda: "violates PodSecurity" in pod_refusal(case))
     return lambda: enforce(None)
 
 
@@ -144,7 +155,7 @@ def test_a_quota_met_on_the_way_up_leaves_the_rest_serving(case: Case) -> None:
     case.start()
     case.create(pool(replicas=2))
     case.wait_settled(2)
-    lift = quota(case, 3)
+    lift = quota(case, "pods", 3, used=2)
     case.change(replicas=4)
     case.wait("the condition", lambda: degraded(case).get("reason") == "QuotaExceeded")
     case.wait("the third pod", lambda: case.get_pool()["status"]["readyReplicas"] == 3)
@@ -249,11 +260,7 @@ def test_a_janitor_that_may_not_run_is_told_on_the_checkpoint(case: Case) -> Non
     retention = {"storage": {"claimName": "store"}, "retention": {"unusedSeconds": 0}}
     case.create(pool(replicas=1, checkpoint=retention))
     case.wait_settled(1)
-    hard = {"count/jobs.batch": "0"}
-    body = {"apiVersion": "v1", "kind": QUOTAS.name, "metadata": {"name": "few"}, "spec": {"hard": hard}}
-    made = case.client.create(QUOTAS, case.namespace, body)
-    status = {"hard": hard, "used": {"count/jobs.batch": "0"}}
-    case.client._json("patch", QUOTAS, QUOTAS.path(case.namespace, "few", "status"), None, {"status": status})
+    lift = quota(case, "count/jobs.batch", 0)
     case.delete_pool()
 
     def told() -> bool:
@@ -267,5 +274,5 @@ def test_a_janitor_that_may_not_run_is_told_on_the_checkpoint(case: Case) -> Non
 
     case.wait("the condition", told)
     assert not case.items(JOBS)
-    case.client.delete(QUOTAS, case.namespace, "few", made["metadata"]["uid"])
+    lift()
     case.wait("the files to be removed and the checkpoint to go", lambda: not case.items(CHECKPOINTS))

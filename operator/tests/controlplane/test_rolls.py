@@ -4,6 +4,7 @@ import urllib.request
 from collections.abc import Callable
 
 import pytest
+from common.ports import free_port
 from controlplane.cases import Case, condition, pool
 from controlplane.node import SINGLE, UNPULLABLE
 from controlplane.scenarios import (
@@ -28,7 +29,7 @@ def images(case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "operator killed before each step"])
-def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], int], killed: bool) -> None:
+def test_a_broken_image(make_case: Callable[..., Case], killed: bool) -> None:
     port = free_port()
     case = make_case(f"--metrics-port={port}")
 
@@ -41,7 +42,7 @@ def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], 
     case.start()
     case.create(pool(replicas=2))
     case.wait_settled(2)
-    case.invariants.fewest_ready = 1  # the one that is lost
+    case.expect(fewest_ready=1)  # the one that is lost
     before = case.get_pool()["status"]["currentRevision"]
     step(break_image)
     step(lose_a_pod)
@@ -62,7 +63,7 @@ def test_a_broken_image(make_case: Callable[..., Case], free_port: Callable[[], 
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as response:
         counted = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
         assert counted in response.read().decode()
-    [event] = [event for event in case.events() if event["reason"] == "ProgressDeadlineExceeded"]
+    event = case.wait_event("ProgressDeadlineExceeded")
     assert event["type"] == "Warning" and "ImagePullBackOff" in event["note"] and "revert it" in event["note"]
     step(fix_image(4))
     assert images(case) == ["worker:3"] * 4
@@ -87,7 +88,7 @@ def test_an_image_of_which_only_the_first_pod_works(case: Case) -> None:
     case.start()
     case.create(pool(replicas=3))
     case.wait_settled(3)
-    case.invariants.fewest_ready = 2  # one is lost
+    case.expect(fewest_ready=2)  # one is lost
     before = case.get_pool()["status"]["currentRevision"]
     case.change(image=SINGLE, rollout={"progressDeadlineSeconds": 86400})
     serve(3, SINGLE, SINGLE, "worker:1", "worker:1")
@@ -115,7 +116,7 @@ def test_the_old_spec_ends_a_roll_at_once(case: Case) -> None:
     case.create(pool(replicas=2))
     case.wait_settled(2)
     uids = {pod["metadata"]["uid"] for pod in case.items(PODS)}
-    case.invariants.fewest_ready = 2
+    case.expect(fewest_ready=2)
     go(case, break_image)
     case.change(image="worker:1")
     case.wait_settled(2)

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import urllib.request
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster.apiserver import ApiServer
+from common.ports import free_port
 from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, condition, kubeconfig, pool
 from controlplane.chart import install, rendered, token
 from controlplane.collector import Collector, Received
@@ -198,8 +198,7 @@ def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers, collec
     server, node, asked = world_server
     with ExitStack() as stack:
         namespace = f"zero-{next(_numbers)}"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         options = (f"--waker={SYSTEM}/vernal-waker", f"--metrics-port={port}")
         case = stack.enter_context(Case(server, namespace, *options, env=collector.environment()))
         found = World(case, node, wakers.both(), asked, port)

@@ -11,8 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from cluster.apiserver import ApiServer
-from controlplane.cases import admin
-from vernal_operator.kinds import Kind
+from controlplane.cases import admin, refusal
+from patience import until
+from vernal_operator.client import Client
+from vernal_operator.kinds import PODS, SERVICES, Kind
 
 GROUP = "admissionregistration.k8s.io"
 PATIENCE_SECONDS = 30
@@ -26,7 +28,10 @@ def webhook(
     sort: Literal["Validating", "Mutating"],
     answer: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Iterator[None]:
-    """`answer` gets each pod that is created and returns the AdmissionReview's response, less its uid."""
+    """`answer` gets each pod that is created and returns the AdmissionReview's response, less its uid. It is asked from
+    the beginning: the API server hears of a webhook some time after it was made.
+    """
+    asked = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
@@ -34,7 +39,12 @@ def webhook(
 
         def do_POST(self) -> None:
             review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            response = answer(review["request"]["object"]) | {"uid": review["request"]["uid"]}
+            if review["request"]["dryRun"]:  # ours
+                asked.set()
+                response: dict[str, Any] = {"allowed": True}
+            else:
+                response = answer(review["request"]["object"])
+            response = response | {"uid": review["request"]["uid"]}
             reply = {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
             body = json.dumps(reply).encode()
             self.send_response(200)
@@ -49,7 +59,13 @@ def webhook(
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with _configured(api, namespace, sort, "pods", f"https://127.0.0.1:{server.server_port}/"):
+        with _configured(api, namespace, sort, "pods", f"https://127.0.0.1:{server.server_port}/") as client:
+
+            def is_asked() -> bool:
+                _probed(client, namespace, "pods")
+                return asked.is_set()
+
+            until("the webhook to be asked", is_asked)
             yield
     finally:
         server.shutdown()
@@ -61,14 +77,21 @@ def unreachable(api: ApiServer, namespace: str, resource: Literal["pods", "servi
     """A webhook that must be asked about each that is created, and that nobody can ask."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with _configured(api, namespace, "Validating", resource, f"https://127.0.0.1:{port}/"):
+    with _configured(api, namespace, "Validating", resource, f"https://127.0.0.1:{port}/") as client:
+        until("the webhook to be missed", lambda: "failed calling webhook" in _probed(client, namespace, resource))
         yield
+
+
+def _probed(client: Client, namespace: str, resource: Literal["pods", "services"]) -> str:
+    if resource == "pods":
+        return refusal(client, PODS, namespace, spec={"containers": [{"name": "c", "image": "i"}]})
+    return refusal(client, SERVICES, namespace, spec={"ports": [{"port": 1}]})
 
 
 @contextmanager
 def _configured(
     api: ApiServer, namespace: str, sort: Literal["Validating", "Mutating"], resource: str, url: str
-) -> Iterator[None]:
+) -> Iterator[Client]:
     hook = {
         "name": f"{resource}.example.com",
         "clientConfig": {"url": url, "caBundle": base64.b64encode((api.pki / "ca.crt").read_bytes()).decode()},
@@ -84,7 +107,7 @@ def _configured(
     body = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": namespace}, "webhooks": [hook]}
     made = client.create(kind, "", body)
     try:
-        yield
+        yield client
     finally:
         client.delete(kind, "", namespace, made["metadata"]["uid"])
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,7 @@ async def _work(command: dict[str, Any]) -> None:
     from vernal_worker.engine.http import HttpServer
 
     asked = os.open(command["asked"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    state = decode(command["state"].encode())
+    state, began = decode(command["state"].encode()), time.monotonic()
     gate = Gate(partial(_application, asked))
     http = HttpServer(gate)
     told = asyncio.Event()
@@ -104,8 +105,14 @@ async def _work(command: dict[str, Any]) -> None:
         await reader.readuntil(b"\r\n\r\n")
         places = 8
         load = Load(running=gate.in_flight, pressure=gate.in_flight / places, idle_seconds=round(gate.idle_seconds, 3))
+        uptime = state.uptime + time.monotonic() - began
         now = msgspec.structs.replace(
-            state, in_flight=gate.in_flight, accepted_total=gate.accepted_total, load=load, ready=not told.is_set()
+            state,
+            uptime=uptime,
+            in_flight=gate.in_flight,
+            accepted_total=gate.accepted_total,
+            load=load,
+            ready=not told.is_set(),
         )
         body = encode(now)
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

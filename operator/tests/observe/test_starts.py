@@ -122,6 +122,27 @@ def test_a_pod_that_was_there_before_is_not_told_of(starts: Starts) -> None:
     assert count("Restored") is None
 
 
+def test_a_pod_that_comes_back_is_not_told_of_again(starts: Starts) -> None:
+    """Its label was taken away for a while."""
+    run(starts, life())
+    pod = life()[-1][1]
+    for at, pods in ((60, ()), (61, (pod,))):
+        starts.look(KEY, snapshot(spec(), *pods, now=NOW + at, in_endpoints=frozenset({pod.name})))
+    assert count("Restored") == 1
+
+
+def test_a_pod_that_took_long_to_be_seen_is_told_of(starts: Starts, caplog: pytest.LogCaptureFixture) -> None:
+    """The answer to the operator's own request comes ten seconds after the pod was made."""
+    caplog.set_level("INFO")
+    starts.look(KEY, snapshot(spec(replicas=0), now=NOW - 100))
+    starts.look(KEY, snapshot(spec(replicas=1), now=NOW))
+    for after, pod in life():
+        led = frozenset({pod.name}) if after >= 3 else frozenset()
+        starts.look(KEY, snapshot(spec(), pod, now=NOW + 10 + after, in_endpoints=led))
+    (line,) = [record.getMessage() for record in caplog.records if "event=start" in record.getMessage()]
+    assert "operator=10.200 " in line
+
+
 def test_a_container_that_was_restarted_is_no_start_of_a_pod(starts: Starts) -> None:
     run(starts, life(restarts=1))
     assert count("Restored") is None

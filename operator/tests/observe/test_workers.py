@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
 
 import pytest
-from patience import GUARD_SECONDS
+from common.ports import free_port
+from patience import GUARD_SECONDS, until
 from vernal_contract.state import Phase, WorkerState, encode
+from vernal_operator.observe import workers as workers_module
 from vernal_operator.observe.answers import MAX_BYTES
-from vernal_operator.observe.workers import CONCURRENCY, Answer, Target, Workers
+from vernal_operator.observe.workers import Answer, Target, Workers
 
 STATE = encode(WorkerState(pod="p", namespace="ns", pool="pool", revision="r", phase=Phase.READY, ready=True))
 
@@ -62,9 +64,7 @@ def long_answer(size: int) -> bytes:
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    reader = Workers(port, timeout=GUARD_SECONDS)
+    reader = Workers(free_port(), timeout=GUARD_SECONDS)
     yield reader
     reader.close()
 
@@ -200,8 +200,7 @@ def test_many_are_asked_at_once() -> None:
     """Nobody answers before all have been asked."""
     count = 60
     together = threading.Barrier(count, timeout=GUARD_SECONDS)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     peers = [Peer(f"127.0.1.{n}", port, [ok(STATE)], together.wait) for n in range(1, count + 1)]
     workers, done = Workers(port, timeout=GUARD_SECONDS), threading.Event()
     workers.ask([Target(f"u{n}", 0, "pod", f"127.0.1.{n}") for n in range(1, count + 1)], done.set)
@@ -213,13 +212,14 @@ def test_many_are_asked_at_once() -> None:
         peer.close()
 
 
-def test_who_waits_for_a_place_is_asked_before_it_is_given_up() -> None:
-    """Three times as many workers as are asked at once never answer."""
+def test_who_waits_for_a_place_is_asked_before_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as many workers as are asked at once never answer. They are few: each must be reached in its time."""
+    monkeypatch.setattr(workers_module, "CONCURRENCY", 2)
     silent = Peer("127.0.0.1", 0, (b"",), threading.Event().wait)
-    reader = Workers(silent.port, timeout=1.0)
+    reader = Workers(silent.port, timeout=2.0)
     done = threading.Event()
-    reader.ask([Target(f"uid-{number}", 0, "pod", silent.address) for number in range(3 * CONCURRENCY)], done.set)
+    reader.ask([Target(f"uid-{number}", 0, "pod", silent.address) for number in range(6)], done.set)
     assert done.wait(GUARD_SECONDS)
-    assert silent.connections == 3 * CONCURRENCY
+    until("each to be counted", lambda: silent.connections == 6)
     silent.close()
     reader.close()

@@ -11,12 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from common.ports import free_port
 from patience import GUARD_SECONDS
 from vernal_contract import names
 from vernal_waker import front as fronts
 from vernal_waker.admission import Bounds
 from vernal_waker.routes import Table
-from waker.world import Make, Waker, Worker, comes, free_port, hello
+from waker.world import Make, Waker, Worker, comes, hello
 from yarl import URL
 
 

@@ -12,12 +12,13 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 from aiohttp import web
+from common.ports import free_port
 from patience import GUARD_SECONDS
 from vernal_waker import connections, metrics
 from vernal_waker import front as fronts
 from vernal_waker.admission import Bounds
 from vernal_waker.routes import PoolName, Route, Table
-from waker.world import POOL, Make, Waker, Worker, comes, free_port, hello
+from waker.world import POOL, Make, Waker, Worker, comes, hello
 
 OTHER = PoolName("other", "p")
 Client = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

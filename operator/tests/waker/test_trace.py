@@ -1,13 +1,13 @@
 """The request that wakes a pool is a trace; what the worker is told of it; and what all others say goes through."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 import pytest
 from aiohttp import web
+from common.ports import free_port
 from controlplane.collector import Collector, Received
 from patience import GUARD_SECONDS
 from vernal_operator import tracing
@@ -27,8 +27,7 @@ class World:
     """A waker of one pool, its worker, and clients. `woken`: what the next call for a worker comes to."""
 
     def __init__(self, tracer: Tracer | None) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.woken: bool | None = True
         self.scaled = asyncio.Event()  # without which the API server does not answer
         self.go = asyncio.Event()  # without which the worker does not

@@ -1,11 +1,11 @@
 """A waker of one pool on real sockets, and small workers for it."""
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from common.ports import free_port
 from patience import GUARD_SECONDS
 from vernal_waker.admission import Admission, Bounds
 from vernal_waker.front import Front
@@ -14,12 +14,6 @@ from vernal_waker.routes import PoolName, Route, Table
 
 POOL = PoolName("ns", "p")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def comes(what: str, probe: Callable[[], Any]) -> None:

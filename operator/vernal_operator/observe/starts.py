@@ -23,7 +23,9 @@ from vernal_operator.plan.timeline import MOMENTS, Timeline, Wish, timeline
 log = logging.getLogger(__name__)
 
 _NEW_SECONDS = 3.0
-"""A pod that is older when it is first seen was made before this operator began to look."""
+"""A pod that was made longer than this before the last look at its pool, or before the first one, is none that has come
+since, though it was not seen: clocks differ, and Kubernetes writes whole seconds.
+"""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class _Pool:
     replicas: int | None = None
     version: int = 0  # when these were last seen
     wish: Wish | None = None
+    looked: float | None = None  # when it was looked at last
     pods: dict[str, _Start | None] = field(default_factory=dict)  # by uid; None of those that are told
 
 
@@ -56,19 +59,20 @@ class Starts:
         with self._lock:
             pool = self._pools.setdefault(key, _Pool())
         replicas, now = snapshot.pool.spec.replicas, snapshot.now
+        since = now if pool.looked is None else pool.looked  # not now: the API server may take long to make a pod
         if pool.replicas is None or replicas > pool.replicas:
             pool.wish = Wish(now, (pool.version, snapshot.version) if pool.replicas == 0 else None)
         pool.replicas, pool.version = replicas, snapshot.version
         seen: dict[str, _Start | None] = {}
         for pod in snapshot.pods:
-            start = pool.pods.get(pod.uid, _Start(pool.wish) if now - pod.created < _NEW_SECONDS else None)
+            start = pool.pods.get(pod.uid, _Start(pool.wish) if pod.created > since - _NEW_SECONDS else None)
             if start is not None and pod.restarts == 0:
                 _note(start.moments, pod, now, in_endpoints=pod.name in snapshot.in_endpoints)
                 if "endpoint" in start.moments and heard(pod) is Heard.READY:
                     self._tell(key, snapshot.pool, pod, start)
                     start = None
             seen[pod.uid] = start if pod.restarts == 0 else None
-        pool.pods = seen
+        pool.pods, pool.looked = seen, now
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""

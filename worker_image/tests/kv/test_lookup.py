@@ -46,10 +46,11 @@ class Rig:
         self.lookup = Lookup(stores, 1.0, self.breaker, self.counters, guess=guess)
 
     def hits(self, keys: list[bytes] = KEYS) -> int:
+        """When this returns, the threads that asked have also remembered what storage said."""
         for store in self.stores:
             store.asked.clear()
         hits = self.lookup.ask(keys).hits(GUARD_SECONDS)
-        assert hits is not None
+        assert hits is not None and self.lookup._workers.drain(GUARD_SECONDS)
         return hits
 
 

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -37,8 +36,7 @@ def test_output_is_passed_on_by_lines(capfd: pytest.CaptureFixture[str]) -> None
     read, write = os.pipe()
     output = Output(read)
     for part in (b"one\ntw", b"o\r\n", b"x" * 100_000 + b"\n", "schräg\n".encode(), b"no end"):
-        os.write(write, part) if len(part) < 1000 else threading.Thread(target=os.write, args=(write, part)).start()
-        time.sleep(0.05)
+        os.write(write, part)  # waits for the reader, where it is more than a pipe holds
     os.close(write)
     output.join(GUARD_SECONDS)
     lines = [line.partition(" engine ")[2] for line in capfd.readouterr().out.splitlines()]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import until
+from patience import GUARD_SECONDS, until
 from vernal_worker.control.client import EngineClient, UnreachableError
 
 sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
@@ -185,7 +185,7 @@ def _listen_too_early(pod: Pod) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             while pod.alive():
                 try:
-                    client.listen(listener, 60, 60)
+                    client.listen(listener, 60, GUARD_SECONDS)
                     break
                 except UnreachableError:
                     time.sleep(0.2)

@@ -10,7 +10,7 @@ from object_store.server import S3Server
 from relay import Relay
 from vernal_contract.config import ObjectStoreConfig
 from vernal_contract.names import ENV_OBJECT_STORE
-from worker_pod import Pod
+from worker_pod import Pod, until_listens
 
 PORT = 9000
 """Of the server, as pods see it."""
@@ -35,6 +35,7 @@ class Bucket:
         )
         pod = self._start(
             store,
+            setup=until_listens(PORT),  # the relay
             checkpoint={"object_store": config},
             environment={ENV_OBJECT_STORE + key: value for key, value in self.credentials.items()},
         )

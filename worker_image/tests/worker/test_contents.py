@@ -10,7 +10,7 @@ from models.tiny import make_tiny_model
 from vernal_contract.config import ModelConfig
 from vernal_contract.identity import differences
 from vernal_contract.state import FreezeOutcome
-from worker_pod import ROOT, Pod
+from worker_pod import ROOT, Pod, until_listens
 
 StartPod = Callable[..., Pod]
 HUB = ROOT / "worker_image/tests/supervisor/hub_server.py"
@@ -52,7 +52,7 @@ def test_a_gated_model_from_a_hub_is_loaded_frozen_and_thawed_without_its_token(
         "secrets": {"HF_TOKEN": TOKEN},
         "environment": {"HF_ENDPOINT": "http://127.0.0.1:7777", "HOME": "/tmp"},
     }
-    serve = f"{sys.executable} -S {HUB} 7777 /var/lib/vernal/model {TOKEN} & "
+    serve = f"{sys.executable} -S {HUB} 7777 /var/lib/vernal/model {TOKEN} & {until_listens(7777)}"
     creator = start_pod(store, setup=serve, **options)
     state = creator.wait_ready()
     assert state.freeze is not None and state.freeze.outcome is FreezeOutcome.PUBLISHED, creator.log()

@@ -11,8 +11,7 @@ OF_REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:k
 
 def value(pod: Pod, name: str) -> float:
     """A gauge without labels, or with those of vLLM's only engine."""
-    text = pod.admin("/metrics")[1].decode()
-    (found,) = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    (found,) = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", pod.engine_metrics(), re.MULTILINE)
     return float(found)
 
 

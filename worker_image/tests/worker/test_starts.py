@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from vernal_worker.supervisor.exits import ExitCode
-from worker_pod import Pod
+from worker_pod import Pod, until_listens
 
 StartPod = Callable[..., Pod]
 NO_CHECKPOINT = {"policy": "Disabled"}
@@ -82,7 +82,6 @@ def test_a_start_that_fails_ends_with_vllms_reason(failing: dict[str, Pod], name
 
 def test_a_taken_port_is_said_before_anything_is_started(start_pod: StartPod, tmp_path: Path) -> None:
     take = "python3 -c 'import socket, time; s = socket.create_server((\"\", 8000)); time.sleep(3600)' &"
-    wait = "while ! grep -q 1F40 /proc/net/tcp; do sleep 0.05; done"
-    pod = start_pod(tmp_path, setup=f"{take} {wait}", checkpoint=NO_CHECKPOINT)
+    pod = start_pod(tmp_path, setup=f"{take} {until_listens(8000)}", checkpoint=NO_CHECKPOINT)
     assert pod.wait() == ExitCode.PORT_UNAVAILABLE, pod.log()
     assert "serving port 8000" in pod.log() and "event=engine_start" not in pod.log()

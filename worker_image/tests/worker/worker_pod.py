@@ -10,6 +10,7 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -52,6 +53,12 @@ touch /run/criu-held
 export VERNAL_CRIU=/run/criu
 """
 """A setup with which a thaw gets as far as CRIU, and no further until `Pod.release_criu`."""
+
+
+def until_listens(port: int) -> str:
+    """A setup that waits until somebody in the pod listens on a port of IPv4: the worker does not try again."""
+    return f"while ! grep -q ':{port:04X} 00000000:0000 0A' /proc/net/tcp; do sleep 0.05; done"
+
 
 # For machines without iproute2: SIOCSIFFLAGS with IFF_UP and IFF_RUNNING (netdevice(7)).
 _LOOPBACK_UP = (
@@ -219,7 +226,7 @@ class Pod:
         self._outer.kill()
         self._outer.wait()
         if init >= 0:
-            assert select.select([init], [], [], 120)[0], f"{self.name} does not end"
+            assert select.select([init], [], [], GUARD_SECONDS)[0], f"{self.name} does not end"
             os.close(init)
 
     def processes(self) -> dict[int, str]:
@@ -330,6 +337,15 @@ class Pod:
 
     def admin(self, path: str, method: str = "GET") -> tuple[int, bytes]:
         return self.ask(method, path, port=names.PORT_ADMIN)
+
+    def engine_metrics(self) -> str:
+        """/metrics with those of the engine, which are left out where it takes long to tell them."""
+
+        def whole() -> str:
+            text = self.admin("/metrics")[1].decode()
+            return text if re.search("^vllm:", text, re.MULTILINE) else ""
+
+        return until("the engine's metrics", whole, more=self.log)
 
     def state(self) -> WorkerState:
         return decode(self.admin("/state")[1])

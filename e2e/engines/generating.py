@@ -42,7 +42,7 @@ def _named(number: int) -> str:
 
 
 def _tools(name: str, choice: object, **more: object) -> Question:
-    plain = {"ignore_eos": None, "logprobs": None, "top_logprobs": None, "max_tokens": 64}
+    plain = {"ignore_eos": None, "logprobs": None, "top_logprobs": None, "max_tokens": 200}
     return chat(name, tools=[_TOOL], tool_choice=choice, **plain, **more)
 
 
@@ -133,7 +133,14 @@ ROWS = (
             _tools("required", "required", shows={_CALLED: "start"}),
             _tools("named", {"type": "function", "function": {"name": "start"}}, shows={_CALLED: "start"}),
         ),
-        arguments={"enableAutoToolChoice": True, "toolCallParser": "hermes"},
+        arguments={
+            "enableAutoToolChoice": True,
+            "toolCallParser": "hermes",
+            "structuredOutputsConfig": {
+                "backend": "xgrammar",
+                "disable_any_whitespace": True,
+            },  # or it writes nothing else
+        },
     ),
     _speculating(
         "n-gram speculation",

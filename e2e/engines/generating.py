@@ -136,10 +136,8 @@ ROWS = (
         arguments={
             "enableAutoToolChoice": True,
             "toolCallParser": "hermes",
-            "structuredOutputsConfig": {
-                "backend": "xgrammar",
-                "disable_any_whitespace": True,
-            },  # or it writes nothing else
+            # With white space in it a model without training writes nothing else.
+            "structuredOutputsConfig": {"backend": "xgrammar", "disable_any_whitespace": True},
         },
     ),
     _speculating(

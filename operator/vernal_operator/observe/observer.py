@@ -8,7 +8,7 @@ from typing import Any, cast
 from vernal_contract import names
 
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, SLICES, Key, Kind
+from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, NODES, PODS, POOLS, REVISIONS, SLICES, Key, Kind
 from vernal_operator.observe import views
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.informer import Informer
@@ -34,7 +34,10 @@ class Observer:
 
     def __init__(self, client: Client, settings: Settings, on_change: OnChange, wakers: Wakers | None = None) -> None:
         self._client = client
-        self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in views.READERS}
+        readers = views.READERS
+        if settings.node_cache is not None and settings.namespace is None:  # of one namespace it may not read nodes
+            readers += (views.NODES_READER,)
+        self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in readers}
         self._caches: dict[Kind, Cache[Any]] = {}
         self._informers: list[Informer[Any]] = []
         for kind, reader in self._readers.items():
@@ -94,6 +97,11 @@ class Observer:
     @property
     def revisions(self) -> Cache[RevisionView]:
         return cast("Cache[RevisionView]", self._caches[REVISIONS])
+
+    @property
+    def nodes(self) -> Cache[str] | None:
+        """None where they are not watched."""
+        return self._caches.get(NODES)
 
     def children(self, kind: Kind) -> Cache[ChildView]:
         return cast("Cache[ChildView]", self._caches[kind])

@@ -8,25 +8,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from vernal_operator.build.pod import store_user
-from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS, POOLS, Key, Kind
 from vernal_operator.observe.beliefs import Beliefs
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.workers import Workers
+from vernal_operator.plan import warm
 from vernal_operator.plan.hosts import fitting
-from vernal_operator.plan.model import CheckpointView, Pool, WorkerUse
+from vernal_operator.plan.model import CheckpointView, NodeCaches, Pool, WorkerUse
 from vernal_operator.plan.pods import is_over
 
 
 class References:
     """Reads the caches and the workers' answers anew each time; of its own it knows only which checkpoints wait until
-    all workers were asked. Thread-safe.
+    all workers were asked, and which until a node is seen on which a worker is. Thread-safe.
     """
 
     def __init__(self, observer: Observer, workers: Workers) -> None:
         self._observer, self._workers = observer, workers
         self.beliefs = Beliefs(observer, workers)
         self._unsure: set[Key] = set()
+        self._nodeless: set[Key] = set()
 
     # -- of a checkpoint ---
 
@@ -68,6 +70,20 @@ class References:
         """Nodes on which a pod of some pool could thaw it, as far as pools know."""
         return fitting(self._pools(checkpoint.namespace), checkpoint.name)
 
+    def caches(self, checkpoint: Key) -> NodeCaches | None:
+        """What may be known of nodes' caches; None where nodes have none. A checkpoint is due again once a node is seen
+        that its workers told of earlier.
+        """
+        if self._observer.node_cache is None:
+            return None
+        uses = map(self._use, self._observer.pods.in_namespace(checkpoint.namespace))
+        told = tuple(use for use in uses if use is not None and use.worker.node_cache is not None)
+        if (seen := self._observer.nodes) is None:
+            return NodeCaches(None, told)
+        nodes = frozenset(entry.name for entry in seen.entries())
+        (self._nodeless.discard if {use.node for use in told} <= nodes else self._nodeless.add)(checkpoint)
+        return NodeCaches(nodes, told)
+
     def all_asked(self, checkpoint: Key) -> bool:
         """Whether every running worker of the namespace was asked, so that none refers to it unheard. If not, it is due
         again with the next answers.
@@ -78,6 +94,7 @@ class References:
 
     def forget(self, checkpoint: Key) -> None:
         self._unsure.discard(checkpoint)
+        self._nodeless.discard(checkpoint)
 
     # -- of a pool ---
 
@@ -100,7 +117,10 @@ class References:
         entry = new or old
         assert entry is not None
         namespace = entry.namespace
-        if kind is CHECKPOINTS:
+        if kind is NODES:
+            if old is None or new is None:
+                yield from self._node(entry.name, gone=new is None)
+        elif kind is CHECKPOINTS:
             yield Key(CHECKPOINTS, namespace, entry.name)
             yield from self._all(POOLS, namespace)
             yield from self._counted_with(entry)
@@ -120,7 +140,7 @@ class References:
         """Pools and checkpoints to look at because workers of a pool have answered."""
         unsure = {key for key in list(self._unsure) if key.namespace == pool.namespace}
         yield pool
-        yield from unsure.union(self.of(pool))
+        yield from unsure.union(self.of(pool), self._taken_off(pool))
 
     # -- underneath ---
 
@@ -137,7 +157,28 @@ class References:
             container_started=view.container_started,
             worker=answer.worker,
             answered_at=answer.answered_at or answer.polled_at,
+            node=view.node,
         )
+
+    def _node(self, name: str, *, gone: bool) -> Iterator[Key]:
+        """Checkpoints to look at because a node is there, or is not any more."""
+        if not gone:
+            yield from list(self._nodeless)
+            return
+        for entry in self._observer.checkpoints.entries():
+            if any(node.get("name") == name for node in entry.view.status.get("nodes") or ()):
+                yield Key(CHECKPOINTS, entry.namespace, entry.name)
+
+    def _taken_off(self, pool: Key) -> set[Key]:
+        """Checkpoints whose files may have gone for those of a pool's workers."""
+        if self._observer.node_cache is None:
+            return set()
+        uses = [use for entry in self._observer.pods.group(pool.namespace, pool.name) if (use := self._use(entry))]
+        return {
+            Key(CHECKPOINTS, entry.namespace, entry.name)
+            for entry in self._observer.checkpoints.group(pool.namespace, "")
+            if any(warm.takes_off(use, entry.view.status) for use in uses)
+        }
 
     def _all(self, kind: Kind, namespace: str) -> Iterator[Key]:
         for entry in self._observer.cache(kind).group(namespace, ""):

@@ -114,6 +114,7 @@ def checkpoint_snapshot(
         job=next(
             (entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid), None
         ),
+        caches=references.caches(key),
         announced=announced,
     )
     if snapshot.users or not snapshot.workers_known:

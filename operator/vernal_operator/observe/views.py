@@ -16,6 +16,7 @@ from vernal_operator.kinds import (
     CHECKPOINTS,
     CHILDREN,
     JOBS,
+    NODES,
     PODS,
     POOLS,
     REVISIONS,
@@ -417,6 +418,10 @@ def _job(raw: _Job) -> JobView:
     )  # fmt: skip
 
 
+def _node(raw: Raw) -> str:
+    return raw.metadata.name
+
+
 def _controller_name(meta: Meta) -> str:
     return meta.controller.name if meta.controller else ""
 
@@ -430,6 +435,7 @@ CHILD_READERS = tuple(
     SLICES_READER if kind is SLICES else Reader(kind, _Child, _child, _pool_label) for kind in CHILDREN
 )
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
+NODES_READER = Reader(NODES, Raw, _node)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
     POOLS_READER,

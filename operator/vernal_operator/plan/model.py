@@ -256,6 +256,7 @@ class WorkerUse:
     worker: WorkerState
     answered_at: float
     container_started: float | None = None
+    node: str | None = None
 
     @property
     def started(self) -> float:
@@ -294,6 +295,19 @@ class JobView:
     going: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class NodeCaches:
+    """What may be known of nodes' caches.
+
+    Attributes:
+        nodes: all that exist; None where they cannot be looked up.
+        told: live workers of the namespace, whatever they have, that have told of their node's cache.
+    """
+
+    nodes: frozenset[str] | None
+    told: tuple[WorkerUse, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSnapshot:
     """A checkpoint and all that matters to it, at one moment.
@@ -312,6 +326,7 @@ class CheckpointSnapshot:
         claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
             being deleted and unused.
         namespace_terminating: no Job can be made there any more.
+        caches: None where nodes have none.
         refused: as `Snapshot.refused`.
     """
 
@@ -327,6 +342,7 @@ class CheckpointSnapshot:
     job: JobView | None = None
     claim_exists: bool = True
     namespace_terminating: bool = False
+    caches: NodeCaches | None = None
     announced: frozenset[str] = frozenset()
     refused: tuple[Refused, ...] = ()
 

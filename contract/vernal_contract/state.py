@@ -169,6 +169,23 @@ class WorkerState(_Base, kw_only=True):
     uptime: Seconds = 0.0
 
 
+LONGEST_MESSAGE = 800
+"""Characters of what a pod's last words (4096 bytes, by Kubernetes) have of a message."""
+
+
+def encode_cache(report: NodeCacheReport) -> bytes:
+    """The last words of a pod that has filled a node's cache, or has not."""
+    return msgspec.json.encode(msgspec.structs.replace(report, message=report.message[:LONGEST_MESSAGE]))
+
+
+def decode_cache(text: str) -> NodeCacheReport | None:
+    """The same, read; None of a pod that could not say it."""
+    try:
+        return decoding.json(text.encode(), NodeCacheReport)
+    except msgspec.DecodeError:
+        return None
+
+
 def encode(state: WorkerState) -> bytes:
     return msgspec.json.encode(state)
 

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from controlplane.cases import Case, Server, pool
 from controlplane.chart import install, rendered, token
+from controlplane.node import now
+from vernal_contract import names, state
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport, WorkerState
 from vernal_operator.client import ApiError
-from vernal_operator.kinds import CHECKPOINTS, NODES
+from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS
 
 pytestmark = pytest.mark.apiserver
 
@@ -45,8 +47,8 @@ def test_a_node_is_warm_until_others_take_the_room_or_it_is_gone(
         "other": NodeCacheReport(tier="disk", fill=CacheFill.FILLED, evicted_bytes=9, told_at=began + 1),
     }
 
-    def tell(state: WorkerState) -> WorkerState:
-        return msgspec.structs.replace(state, node_cache=says[state.pool]) if state.ready else state
+    def tell(said: WorkerState) -> WorkerState:
+        return msgspec.structs.replace(said, node_cache=says[said.pool]) if said.ready else said
 
     for name in says:
         server.node.lies[case.namespace, name] = tell
@@ -68,6 +70,80 @@ def test_a_node_is_warm_until_others_take_the_room_or_it_is_gone(
     case.wait("the node not to be counted", lambda: warm(case) == {None: (0, []), 9: (0, [])})
     assert not [str(call) for call in case.proxy.calls if call.status == 403]
     case.invariants.check()
+
+
+@pytest.fixture
+def gpu_nodes(server: Server) -> Iterator[None]:
+    """Two more nodes, ready, on which the pool's pods could be."""
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastTransitionTime": now()}
+    made = {}
+    for name in ("gpu-1", "gpu-2"):
+        meta = {"name": name, "labels": {"gpu": "yes"}}
+        found = server.client.create(NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": meta})
+        made[name] = found["metadata"]["uid"]
+        status = {"conditions": [ready], "allocatable": {"cpu": "8"}}
+        server.client._json("patch", NODES, NODES.path(None, name, "status"), None, {"status": status})
+        server.client._json("patch", NODES, NODES.path(None, name), None, {"spec": {"taints": None}})  # not-ready
+    yield
+    for name, uid in made.items():
+        server.client.delete(NODES, "", name, uid)
+
+
+def test_nodes_fetch_a_checkpoint_before_a_pod_is_there(
+    server: Server, make_case: Callable[..., Case], node: Callable[[], None], gpu_nodes: None
+) -> None:
+    """One after the other, by Jobs that the API server takes; one that failed is told, and nothing goes round."""
+    cache = ("--node-cache=/var/lib/vernal-cache", "--node-cache-size=1Gi")
+    case = make_case(*cache, "--prefetch=2", all_namespaces=True)
+    settings = ("nodeCache.directory=/c", "nodeCache.prefetch.nodes=2", "crds.install=false")
+    install(server.client, rendered(server.helm, "cached", *settings))
+    case.use(token(server.client, "cached-vernal"))
+    case.start()
+    case.create(pool(replicas=1, podTemplate={"spec": {"nodeSelector": {"gpu": "yes"}}}))
+    case.wait_settled(1)
+    ends = {"gpu-1": {"fill": CacheFill.FILLED}, "gpu-2": {"fill": CacheFill.FULL, "message": "7 bytes are needed"}}
+    for name, said in ends.items():
+        case.wait(f"a Job for {name}", lambda name=name: fetches(case) == [name])  # type: ignore[misc]
+        case.restart()
+        assert fetches(case) == [name], "one at a time, whoever leads"
+        finish(case, NodeCacheReport(told_at=time.time(), **said))
+        case.wait(f"that of {name} to go", lambda name=name: name not in fetches(case))  # type: ignore[misc]
+    told = [("gpu-1", True, "Fetched"), ("gpu-2", False, "Full")]
+    case.wait("both to be told", lambda: warm(case) == {None: (1, told)})
+    (event,) = [event for event in case.events() if event["reason"] == "PrefetchFailed"]
+    assert "node gpu-2" in event["note"] and "7 bytes are needed; raise nodeCache.size" in event["note"]
+    case.assert_quiet(5)
+    case.restart()
+    case.assert_quiet(5)
+    assert not fetches(case) and warm(case) == {None: (1, told)}
+    assert not [str(call) for call in case.proxy.calls if call.status == 403]
+    case.invariants.check()
+
+
+def fetches(case: Case) -> list[str]:
+    """Nodes that Jobs fetch to."""
+    jobs = [job for job in case.items(JOBS) if not job["metadata"].get("deletionTimestamp")]
+    return sorted(job["metadata"]["annotations"][names.ANNOTATION_NODE] for job in jobs)
+
+
+def finish(case: Case, report: NodeCacheReport) -> None:
+    """What kubelet and Job controller do when the only Job's pod has ended."""
+    (job,) = case.items(JOBS)
+    name, client = job["metadata"]["name"], case.client
+    template = job["spec"]["template"]
+    meta = {"name": name, "labels": template["metadata"]["labels"] | {"batch.kubernetes.io/job-name": name}}
+    client.create(PODS, case.namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
+    good = report.fill is CacheFill.FILLED
+    ended = {"exitCode": 0 if good else 1, "message": state.encode_cache(report).decode()}
+    container = {"name": "fetch", "ready": False, "restartCount": 0, "image": "x", "imageID": "x"}
+    statuses = [container | {"state": {"terminated": ended}}]
+    status: dict[str, Any] = {"phase": "Succeeded" if good else "Failed", "containerStatuses": statuses}
+    client._json("patch", PODS, PODS.path(case.namespace, name, "status"), None, {"status": status})
+    kinds = ("SuccessCriteriaMet", "Complete") if good else ("FailureTarget", "Failed")
+    conditions = [{"type": kind, "status": "True", "reason": "x", "lastTransitionTime": now()} for kind in kinds]
+    status = {"startTime": now(), "conditions": conditions}
+    status |= {"succeeded": 1, "completionTime": now()} if good else {"failed": 1}
+    client._json("patch", JOBS, JOBS.path(case.namespace, name, "status"), None, {"status": status})
 
 
 def warm(case: Case) -> dict[Any, tuple[int | None, list[tuple[str, bool, str]]]]:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from plan.factory import HOST, NOW, artifact, creator, published, ready, snapshot, spec, worker
 from vernal_contract.identity import digest
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport, StartMode, WorkerState
+from vernal_operator.build.pod import NodeCache
 from vernal_operator.plan import plan, plan_checkpoint, warm
-from vernal_operator.plan.model import CheckpointSnapshot, NodeCaches, PoolUse, WorkerUse
+from vernal_operator.plan.model import CheckpointSnapshot, NodeCaches, NodeView, PoolUse, WorkerUse
 from vernal_operator.plan.polling import FILLING_SECONDS, FILLS_SECONDS, due
 
 USER = PoolUse(name="p", restore_attempts=3, retain=False, unused_seconds=3600)
@@ -42,7 +43,8 @@ def other(said: NodeCacheReport, node: str = "a", uid: str = "o") -> WorkerUse:
 def seen(*uses: WorkerUse, nodes: tuple[str, ...] | None = NODES, **fields: Any) -> CheckpointSnapshot:
     own = tuple(u for u in uses if u.worker.artifact is not None)
     told = tuple(u for u in uses if u.worker.node_cache is not None)
-    caches = NodeCaches(None if nodes is None else frozenset(nodes), told)
+    machines = None if nodes is None else tuple(NodeView(name=name) for name in nodes)
+    caches = NodeCaches(cache=NodeCache("/c", 1), machines=machines, told=told, others=fields.pop("others", ()))
     view = replace(published(MANIFEST), status=fields.pop("status", {}))
     return CheckpointSnapshot(
         **({"now": NOW, "checkpoint": view, "workers": own, "users": (USER,), "caches": caches} | fields)

@@ -74,15 +74,18 @@ class References:
         """What may be known of nodes' caches; None where nodes have none. A checkpoint is due again once a node is seen
         that its workers told of earlier.
         """
-        if self._observer.node_cache is None:
+        if (cache := self._observer.node_cache) is None:
             return None
         uses = map(self._use, self._observer.pods.in_namespace(checkpoint.namespace))
         told = tuple(use for use in uses if use is not None and use.worker.node_cache is not None)
+        known = self._observer.checkpoints.group(checkpoint.namespace, "")
+        others = tuple(entry.view.status for entry in known if entry.name != checkpoint.name)
         if (seen := self._observer.nodes) is None:
-            return NodeCaches(None, told)
-        nodes = frozenset(entry.name for entry in seen.entries())
-        (self._nodeless.discard if {use.node for use in told} <= nodes else self._nodeless.add)(checkpoint)
-        return NodeCaches(nodes, told)
+            return NodeCaches(cache=cache, machines=None, told=told, others=others)
+        machines = tuple(entry.view for entry in seen.entries())
+        all_seen = {use.node for use in told} <= {node.name for node in machines}
+        (self._nodeless.discard if all_seen else self._nodeless.add)(checkpoint)
+        return NodeCaches(cache=cache, machines=machines, told=told, others=others)
 
     def all_asked(self, checkpoint: Key) -> bool:
         """Whether every running worker of the namespace was asked, so that none refers to it unheard. If not, it is due
@@ -118,12 +121,13 @@ class References:
         assert entry is not None
         namespace = entry.namespace
         if kind is NODES:
-            if old is None or new is None:
+            if old is None or new is None or old.view != new.view:
                 yield from self._node(entry.name, gone=new is None)
         elif kind is CHECKPOINTS:
             yield Key(CHECKPOINTS, namespace, entry.name)
             yield from self._all(POOLS, namespace)
             yield from self._counted_with(entry)
+            yield from self._had_room_taken(entry)
         elif kind is JOBS:
             yield Key(CHECKPOINTS, namespace, entry.group)
         else:
@@ -161,9 +165,11 @@ class References:
         )
 
     def _node(self, name: str, *, gone: bool) -> Iterator[Key]:
-        """Checkpoints to look at because a node is there, or is not any more."""
+        """Checkpoints to look at because a node is there or has changed, or is not any more."""
         if not gone:
-            yield from list(self._nodeless)
+            fetched = self._observer.node_cache is not None and self._observer.node_cache.fetched
+            every = (Key(CHECKPOINTS, entry.namespace, entry.name) for entry in self._observer.checkpoints.entries())
+            yield from every if fetched else list(self._nodeless)
             return
         for entry in self._observer.checkpoints.entries():
             if any(node.get("name") == name for node in entry.view.status.get("nodes") or ()):
@@ -191,6 +197,13 @@ class References:
         for entry in self.siblings(changed.view):
             if "maxUnused" in entry.status.get("retention", {}):
                 yield Key(CHECKPOINTS, entry.namespace, entry.name)
+
+    def _had_room_taken(self, changed: Entry[CheckpointView]) -> Iterator[Key]:
+        """Checkpoints whose files may have gone for those that were fetched."""
+        if self._observer.node_cache is not None:
+            for entry in self._observer.checkpoints.group(changed.namespace, ""):
+                if entry.name != changed.name and warm.other_takes_off(changed.view.status, entry.view.status):
+                    yield Key(CHECKPOINTS, entry.namespace, entry.name)
 
     def _pools(self, namespace: str) -> list[Pool]:
         return [entry.view for entry in self._observer.pools.group(namespace, "")]

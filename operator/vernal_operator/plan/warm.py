@@ -12,15 +12,19 @@ order in which words are heard, and how often, makes no difference.
                              them there
     they may not be          any worker of the namespace (its checkpoints share the cache) made room for others', or
                              found files damaged and threw them away
+
+What a Job says that fetched them (`plan.prefetch`) is a word like a worker's. Such Jobs are gone soon, so that one made
+room for the files is in the reason, for the other checkpoints to see.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vernal_contract.state import CacheFill, CacheLookup, StartMode
+from vernal_contract import state
+from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport, StartMode
 
-from vernal_operator.plan.model import CheckpointSnapshot, Manifest, WorkerUse
+from vernal_operator.plan.model import CheckpointSnapshot, JobView, Manifest, WorkerUse
 from vernal_operator.plan.own import own_checkpoint_status
 from vernal_operator.plan.times import epoch, precise
 
@@ -28,6 +32,7 @@ MOST_NODES = 200
 """That a status holds, and that can be counted."""
 AHEAD_SECONDS = 300.0
 """How far a node's clock may be ahead of the operator's: what is said of later than that is not believed yet."""
+EVICTED, FETCHED, FETCHED_EVICTING = "Evicted", "Fetched", "FetchedEvicting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,9 @@ def status(snapshot: CheckpointSnapshot, generation: str | None) -> Manifest:
     if caches is None:
         return {}
     kept = _kept(old) if generation == old.get("generation") else []
-    words = [*kept, *_said(snapshot, caches.told, generation)]
+    fetched = [word for job in caches.fetches if job.generation == generation and (word := of_job(job)) is not None]
+    made_room = [word for other in caches.others for word in _losses(other)]
+    words = [*kept, *_said(snapshot, caches.told, generation), *fetched, *made_room]
     last: dict[str, Word] = {}
     for word in words:
         there = caches.nodes is None or word.node in caches.nodes
@@ -68,9 +75,42 @@ def status(snapshot: CheckpointSnapshot, generation: str | None) -> Manifest:
 def takes_off(use: WorkerUse, checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint, by its status, is counted on a node that, by a worker's word, may not have it any more."""
     word = _loss(use)
-    return word is not None and any(
-        entry.node == word.node and entry.cached and word.rank > entry.rank for entry in _kept(checkpoint)
-    )
+    return word is not None and _contradicts(word, checkpoint)
+
+
+def other_takes_off(other: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+    """The same, by what another checkpoint's status says of how that was fetched."""
+    return any(_contradicts(word, checkpoint) for word in _losses(other))
+
+
+def _contradicts(word: Word, checkpoint: Mapping[str, Any]) -> bool:
+    return any(entry.node == word.node and entry.cached and word.rank > entry.rank for entry in _kept(checkpoint))
+
+
+def _losses(other: Mapping[str, Any]) -> list[Word]:
+    return [replace(w, cached=False, reason=EVICTED) for w in _kept(other) if w.reason == FETCHED_EVICTING]
+
+
+def of_job(job: JobView) -> Word | None:
+    """What a Job that fetches has come to; None while it runs. One that was killed has said nothing."""
+    if job.ended is None or job.going:
+        return None
+    said = said_by(job)
+    if said is None:
+        return Word(job.node, cached=False, reason=str(CacheFill.FAILED), time=precise(job.ended))
+    # By the node's clock, so that it can be compared, unless that is no clock.
+    time = precise(said.told_at if abs(said.told_at - job.ended) <= AHEAD_SECONDS else job.ended)
+    if said.fill is None and said.lookup == CacheLookup.HIT:
+        return Word(job.node, cached=True, reason=FETCHED, time=time)
+    if said.fill == CacheFill.FILLED:
+        return Word(job.node, cached=True, reason=FETCHED_EVICTING if said.evicted_bytes else FETCHED, time=time)
+    full = said.fill == CacheFill.FULL
+    return Word(job.node, cached=False, reason=str(CacheFill.FULL if full else CacheFill.FAILED), time=time)
+
+
+def said_by(job: JobView) -> NodeCacheReport | None:
+    """The last words of a Job's pod."""
+    return state.decode_cache(job.said) if job.said else None
 
 
 def _kept(old: Mapping[str, Any]) -> list[Word]:
@@ -109,7 +149,7 @@ def _loss(use: WorkerUse) -> Word | None:
     if report is None:
         return None
     if report.evicted_bytes:
-        return _word(use, cached=False, reason="Evicted")
+        return _word(use, cached=False, reason=EVICTED)
     return _word(use, cached=False, reason=CacheLookup.DAMAGED) if report.lookup == CacheLookup.DAMAGED else None
 
 

@@ -7,6 +7,7 @@ https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/ and ...
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from vernal_operator.api.common import exact
@@ -93,6 +94,7 @@ def _requests(containers: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, De
         yield from ((name, _quantity(amount)) for name, amount in wanted.items())
 
 
+@lru_cache(4096)  # nodes are many, and alike
 def _quantity(value: Any) -> Decimal:
     try:
         return exact(value)

@@ -63,8 +63,9 @@ def status(snapshot: CheckpointSnapshot, generation: str | None) -> Manifest:
     made_room = [word for other in caches.others for word in _losses(other)]
     words = [*kept, *_said(snapshot, caches.told, generation), *fetched, *made_room]
     last: dict[str, Word] = {}
+    nodes = caches.nodes
     for word in words:
-        there = caches.nodes is None or word.node in caches.nodes
+        there = nodes is None or word.node in nodes
         if there and epoch(word.time) <= snapshot.now + AHEAD_SECONDS:
             last[word.node] = max(last.get(word.node, word), word, key=lambda word: word.rank)
     told = sorted(last.values(), key=lambda word: (not word.cached, -epoch(word.time), word.node))[:MOST_NODES]

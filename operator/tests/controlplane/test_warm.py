@@ -101,7 +101,10 @@ def test_nodes_fetch_a_checkpoint_before_a_pod_is_there(
     case.start()
     case.create(pool(replicas=1, podTemplate={"spec": {"nodeSelector": {"gpu": "yes"}}}))
     case.wait_settled(1)
-    ends = {"gpu-1": {"fill": CacheFill.FILLED}, "gpu-2": {"fill": CacheFill.FULL, "message": "7 bytes are needed"}}
+    ends: dict[str, dict[str, Any]] = {
+        "gpu-1": {"fill": CacheFill.FILLED},
+        "gpu-2": {"fill": CacheFill.FULL, "message": "7 bytes are needed"},
+    }
     for name, said in ends.items():
         case.wait(f"a Job for {name}", lambda name=name: fetches(case) == [name])  # type: ignore[misc]
         case.restart()

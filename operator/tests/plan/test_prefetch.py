@@ -192,6 +192,21 @@ def test_a_failure_is_told_and_not_tried_again_at_once(said: dict[str, Any], rea
     assert world.made == (["a"] if reason == "Full" else ["a", "a"])
 
 
+def test_an_operator_that_starts_anew_takes_nobody_s_pods_for_more() -> None:
+    world = World(machines("a"))
+    world.settle()
+    world.end("a", **FULL)
+    world.settle()
+    before = world.view.status
+    world.now += AGAIN_SECONDS
+    unsure = replace(world.look(), users=(), workers_known=False)
+    assert not plan_checkpoint(unsure).create
+    written = plan_checkpoint(unsure).status or before
+    assert written["prefetch"] == before["prefetch"]
+    world.settle()
+    assert world.made == ["a"]
+
+
 def test_when_a_pool_asks_for_more_pods_what_failed_is_tried_again() -> None:
     world = World(machines("a"))
     world.settle()

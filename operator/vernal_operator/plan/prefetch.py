@@ -59,11 +59,13 @@ def prefetch(snapshot: CheckpointSnapshot, status: Mapping[str, Any]) -> Prefetc
     caches, old = snapshot.caches, own_checkpoint_status(snapshot.checkpoint.status)
     if caches is None or not caches.cache.fetched:
         return Prefetch()
+    before = old.get("prefetch") or {}
+    if not snapshot.workers_known:  # who uses it may become more, and no pool has asked for any
+        return Prefetch(status=before or None)
     generation, cache, now = status.get("generation"), caches.cache, snapshot.now
     targets = _targets(snapshot) if _is_ready(status) else {}
     entries = {entry["name"]: entry for entry in status.get("nodes") or ()}
     replicas = sum(pool.spec.replicas for pool in snapshot.users if pool.makes and pool.spec is not None)
-    before = old.get("prefetch") or {}
     anew = generation != old.get("generation") or replicas > before.get("replicas", 0)
     there = {node.name for node in caches.machines or ()}
     tried = [] if anew else [node for node in before.get("nodes") or () if node in there]

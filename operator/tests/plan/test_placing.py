@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from vernal_operator.plan.model import NodeView, Taint
-from vernal_operator.plan.placing import fits, same_machine
+from vernal_operator.plan.placing import fits, needs, same_machine
 
 NODE = NodeView(
     name="n1",
@@ -33,8 +33,7 @@ def wants(*resources: dict[str, Any]) -> dict[str, Any]:
     ("pod", "expected"),
     [
         ({}, True),
-        ({"nodeName": "n1"}, True),
-        ({"nodeName": "n2"}, False),
+        ({"nodeSelector": None, "affinity": None, "tolerations": None, "containers": None}, True),
         ({"nodeSelector": {"gpu": "h100"}}, True),
         ({"nodeSelector": {"gpu": "a100"}}, False),
         ({"nodeSelector": {"gpu": "h100", "zone": "x"}}, False),
@@ -65,8 +64,37 @@ def wants(*resources: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_whether_a_pod_fits(pod: dict[str, Any], expected: bool) -> None:
-    assert fits(pod, NODE) is expected
-    assert not fits(pod, NodeView(name="n1", ready=False))
+    wanted = needs(pod)
+    assert wanted is not None
+    assert fits(wanted, NODE) is expected
+    assert not fits(wanted, NodeView(name="n1", ready=False))
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"nodeSelector": "text"},
+        {"nodeSelector": {"a": 1}},
+        {"affinity": []},
+        {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": "x"}}}},
+        {"tolerations": ["x"]},
+        {"tolerations": {"a": "b"}},
+        wants({"limits": {"cpu": "much"}}),
+        wants({"limits": {"cpu": "NaN"}}),
+        wants({"limits": {"cpu": "1e999999999"}}, {"limits": {"cpu": "1"}}),
+        wants({"limits": {"cpu": [1]}}),
+    ],
+)
+def test_what_the_api_server_would_refuse_fits_nowhere(pod: dict[str, Any]) -> None:
+    wanted = needs(pod)
+    assert wanted is None or not fits(wanted, NODE)
+
+
+def test_a_node_that_says_nonsense_has_no_room() -> None:
+    wanted = needs(wants({"limits": {"cpu": 1}}))
+    assert wanted is not None
+    for amount in ("x", None, [], "NaN"):
+        assert not fits(wanted, NodeView(name="n", allocatable={"cpu": amount}))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +111,8 @@ def test_whether_a_pod_fits(pod: dict[str, Any], expected: bool) -> None:
     ],
 )
 def test_taints(toleration: dict[str, Any] | None, expected: bool) -> None:
-    assert fits({"tolerations": [toleration] if toleration else []}, TAINTED) is expected
+    wanted = needs({"tolerations": [toleration] if toleration else []})
+    assert wanted is not None and fits(wanted, TAINTED) is expected
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from vernal_operator.plan import refused as refusals
 from vernal_operator.plan import warm
 from vernal_operator.plan.model import CheckpointSnapshot, Event, JobView, Manifest, ObjectRef
 from vernal_operator.plan.own import own_checkpoint_status
-from vernal_operator.plan.placing import fits, same_machine
+from vernal_operator.plan.placing import fits, needs, same_machine
 from vernal_operator.plan.times import epoch
 
 AGAIN_SECONDS = 1800.0
@@ -123,8 +123,10 @@ def _targets(snapshot: CheckpointSnapshot) -> dict[str, Sequence[Any]]:
             continue
         owner = pool_owner(pool.name, view.namespace, "")
         pod = worker_pod(owner, pool.spec, "", 0)["spec"]
+        if (wanted := needs(pod)) is None:
+            continue
         for node in caches.machines or ():
-            if node.name not in pool.elsewhere and fits(pod, node) and same_machine(view.spec.host, node):
+            if node.name not in pool.elsewhere and fits(wanted, node) and same_machine(view.spec.host, node):
                 found.setdefault(node.name, pod.get("tolerations") or ())
     return dict(sorted(found.items()))
 

@@ -16,12 +16,16 @@ COMPONENT_WORKER: Final = "worker"
 COMPONENT_JANITOR: Final = "janitor"
 COMPONENT_WAKER: Final = "waker"
 COMPONENT_COLLECTOR: Final = "collector"
+COMPONENT_PREFETCH: Final = "prefetch"
 LABEL_SERVICE: Final = "kubernetes.io/service-name"  # Kubernetes' own: which Service an EndpointSlice is of
 LABEL_SLICE_BY: Final = "endpointslice.kubernetes.io/managed-by"
 
 ANNOTATION_SPEC_HASH: Final = f"{GROUP}/spec-hash"
 # On a pool: any text; a new one asks for a new checkpoint. On a pod: the text that it was made under.
 ANNOTATION_RENEW: Final = f"{GROUP}/renew-checkpoint"
+# On a Job that fetches a checkpoint: where to, and which.
+ANNOTATION_NODE: Final = f"{GROUP}/node"
+ANNOTATION_GENERATION: Final = f"{GROUP}/generation"
 FINALIZER_CHECKPOINT: Final = f"{GROUP}/artifact-files"
 
 # Environment of the worker's container. CONFIG is the JSON of `config.WorkerConfig`; the rest is the downward API.

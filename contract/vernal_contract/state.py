@@ -133,6 +133,7 @@ class NodeCacheReport(_Base):
     filled_bytes: Count = 0
     evicted_bytes: Count = 0  # of files that made room
     message: str = ""  # what went wrong last
+    told_at: Amount = 0.0  # when the last of it was told: seconds since the epoch, by the node's clock
 
 
 class WorkerState(_Base, kw_only=True):
@@ -166,6 +167,23 @@ class WorkerState(_Base, kw_only=True):
     node_cache: NodeCacheReport | None = None  # None without one, and from an older worker
     last_error: str | None = None
     uptime: Seconds = 0.0
+
+
+LONGEST_MESSAGE = 800
+"""Characters of what a pod's last words (4096 bytes, by Kubernetes) have of a message."""
+
+
+def encode_cache(report: NodeCacheReport) -> bytes:
+    """The last words of a pod that has filled a node's cache, or has not."""
+    return msgspec.json.encode(msgspec.structs.replace(report, message=report.message[:LONGEST_MESSAGE]))
+
+
+def decode_cache(text: str) -> NodeCacheReport | None:
+    """The same, read; None of a pod that could not say it."""
+    try:
+        return decoding.json(text.encode(), NodeCacheReport)
+    except msgspec.DecodeError:
+        return None
 
 
 def encode(state: WorkerState) -> bytes:

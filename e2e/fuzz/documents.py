@@ -36,6 +36,7 @@ TEXTS = (
 _DEEP = "\ue000"
 """A text that begins with it stands for so many lists, each in the one before: Python's json cannot write them."""
 
+_deep = re.compile(f"{_DEEP}([0-9]{{1,5}})")
 _deep_as_json = re.compile(rb'"\\ue000(\d+)"')
 
 plain = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.text(max_size=5)
@@ -105,8 +106,8 @@ def text(document: Any) -> bytes:
 
 def unfolded(document: Any) -> Any:
     """The same as Python's values: with what `deep` stands for."""
-    if isinstance(document, str) and document.startswith(_DEEP):
-        return nested(int(document[1:]))
+    if isinstance(document, str) and (found := _deep.fullmatch(document)):
+        return nested(int(found[1]))
     if isinstance(document, dict):
         return {key: unfolded(value) for key, value in document.items()}
     if isinstance(document, list):

@@ -1,7 +1,7 @@
 """What the operator's command line takes for a node cache."""
 
 import pytest
-from vernal_operator.main import _parser
+from vernal_operator.main import _parser, main
 
 
 def parsed(*arguments: str) -> tuple[str, int]:
@@ -19,6 +19,18 @@ def test_a_directory_that_leads_elsewhere_is_refused(directory: str, capsys: pyt
     with pytest.raises(SystemExit):
         parsed(f"--node-cache={directory}")
     assert repr(directory) in capsys.readouterr().err
+
+
+def test_prefetch(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _parser().parse_args(["run", "-A", "--node-cache=/c", "--prefetch=8", "--prefetch-at-once=2"])
+    assert (found.prefetch, found.prefetch_at_once) == (8, 2)
+    for arguments in (["-A", "--prefetch=1"], ["-n", "ns", "--node-cache=/c", "--prefetch=1"]):
+        with pytest.raises(SystemExit):
+            main(["run", *arguments])
+        assert "--prefetch: needs --node-cache, and -A" in capsys.readouterr().err
+    for number in ("-1", "101", "many"):
+        with pytest.raises(SystemExit):
+            _parser().parse_args(["run", "-A", f"--prefetch={number}"])
 
 
 @pytest.mark.parametrize("size", ["", "much", "0", "-1Gi"])

@@ -118,7 +118,10 @@ def _login(client: Client) -> kopf.ConnectionInfo:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command == "run" and args.prefetch and (not args.node_cache or args.namespace is not None):
+        parser.error("--prefetch: needs --node-cache, and -A: an operator of one namespace may not read nodes")
     if args.command == "crds":
         # Only this command needs the generator.
         from vernal_operator.api.__main__ import files
@@ -149,7 +152,9 @@ def main(argv: list[str] | None = None) -> int:
         threads=args.threads,
         admin_port=args.admin_port,
         waker=(waker_namespace or lease.namespace, waker) if waker else None,
-        node_cache=NodeCache(args.node_cache, args.node_cache_size) if args.node_cache else None,
+        node_cache=NodeCache(args.node_cache, args.node_cache_size, args.prefetch, args.prefetch_at_once)
+        if args.node_cache
+        else None,
         watch_silence=args.watch_silence_seconds,
     )
     tracer = tracing.set_up("vernal-operator", lambda result, spans: metrics.SPANS.labels(result).inc(spans))
@@ -184,6 +189,10 @@ def _directory(text: str) -> str:
     return text
 
 
+_MOST = 100
+"""Nodes that fetch a checkpoint: the status remembers some more."""
+
+
 def _bytes(text: str) -> int:
     try:
         size = whole(text)
@@ -192,6 +201,12 @@ def _bytes(text: str) -> int:
     if size <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no room for anything")
     return size
+
+
+def _number(text: str) -> int:
+    if text.isdecimal() and int(text) <= _MOST:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {_MOST}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,6 +282,21 @@ def _parser() -> argparse.ArgumentParser:
         default="100Gi",
         metavar="SIZE",
         help="how much each namespace may have there, as a quantity of Kubernetes (default: %(default)s)",
+    )
+    run_parser.add_argument(
+        "--prefetch",
+        type=_number,
+        default=0,
+        metavar="N",
+        help="how many nodes are to have each checkpoint in --node-cache before a pod is there, with -A (default: "
+        "%(default)s, only workers fill it)",
+    )
+    run_parser.add_argument(
+        "--prefetch-at-once",
+        type=_number,
+        default=1,
+        metavar="N",
+        help="how many of these nodes fetch a checkpoint at a time (default: %(default)s)",
     )
     run_parser.add_argument(
         "--watch-silence-seconds",

@@ -80,6 +80,12 @@ ORPHANS = Gauge(
     "Artifacts on a claim that no VLLMCheckpoint of its namespace is of, when a janitor looked last.",
     ["namespace", "claim"],
 )
+PREFETCHES = Counter(
+    "vernal_operator_prefetches",
+    "Jobs that fetch a checkpoint into a node's cache, by what became of them: Fetched, FetchedEvicting (others' files "
+    "made room), Full, Failed.",
+    ["result"],
+)
 RENEWALS = Counter(
     "vernal_operator_renewals",
     "New checkpoints that pools were asked for (annotation vernal.dev/renew-checkpoint), by outcome: Renewed, Failed.",

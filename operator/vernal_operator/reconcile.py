@@ -21,7 +21,7 @@ from vernal_operator.observe.references import References
 from vernal_operator.observe.snapshot import checkpoint_snapshot, pool_snapshot, targets
 from vernal_operator.observe.starts import Starts
 from vernal_operator.observe.workers import Workers
-from vernal_operator.plan import plan, plan_checkpoint, renewal
+from vernal_operator.plan import plan, plan_checkpoint, renewal, warm
 from vernal_operator.plan.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,12 @@ class Reconciler:
             decisions,
             lambda refused: plan_checkpoint(replace(snapshot, refused=refused)),
         )
+        if not outcome.errors and snapshot.caches is not None:
+            removed = {ref.uid for ref in decisions.remove}
+            words = [warm.of_job(job) for job in snapshot.caches.fetches if job.uid in removed]
+            for word in words:
+                if word is not None:
+                    metrics.PREFETCHES.labels(word.reason).inc()
         return outcome, decisions.requeue_after
 
     def _answered(self, key: Key) -> None:

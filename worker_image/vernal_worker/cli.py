@@ -41,6 +41,19 @@ compared with the manifest.
 """
 
 
+_CACHE = """\
+A worker fills its node's cache when it serves. This fills it before a worker is there: the operator's Jobs run it,
+where `nodeCache.prefetch` of the chart is set, with the store read-only. By hand, on a node or in a pod that mounts
+both:
+
+  vernal-worker cache fill --identity HEX --host HEX --store /mnt/store --cache /var/lib/vernal-cache/NAMESPACE \\
+    --size 107374182400                                               # `du -o json` shows identities and hosts
+
+What is there already is not copied again, and every byte that is copied is compared with the manifest. It may be
+killed at any time: a file gets its name when it is whole.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point. Exits with the command's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -62,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from vernal_worker import bucket_commands
 
         command = bucket_commands.run
+    elif parsed.command == "cache":
+        from vernal_worker import cache_commands
+
+        command = cache_commands.run
     else:
         command = {
             "inspect": commands.inspect,
@@ -116,6 +133,12 @@ def _seconds(text: str) -> float:
         if 0 <= (value := float(text)) < math.inf:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, 1 or more")
 
 
 def _identity(text: str) -> str:
@@ -217,7 +240,40 @@ def _parser() -> argparse.ArgumentParser:
         "--store", metavar="PATH", type=_path, help="look at this file system instead: can it hold a store?"
     )
     _add_bucket(commands, store, picked)
+    _add_cache(commands, store)
     return parser
+
+
+def _add_cache(commands: Any, store: argparse.ArgumentParser) -> None:
+    cache = _verb(commands, "cache", help="the node's copies of checkpoints", description=_CACHE)
+    actions = cache.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fill = _verb(
+        actions,
+        "fill",
+        parents=[store],
+        help="copy a checkpoint's files there; 1 if they are not there in the end, and why",
+        description=_CACHE,
+    )
+    fill.add_argument("--identity", metavar="HEX", type=_identity, required=True, help="64 hex digits")
+    fill.add_argument("--host", metavar="HEX", type=_identity, required=True, help="its host tuple, 64 hex digits")
+    fill.add_argument("--generation", metavar="NAME", help="copy nothing if another one is current")
+    fill.add_argument(
+        "--cache", metavar="PATH", type=_path, help=f"the cache's directory; default: {names.PATH_NODE_CACHE}, mounted"
+    )
+    fill.add_argument(
+        "--size",
+        metavar="BYTES",
+        type=_count,
+        help=f"what the cache may have; what was not used for longest makes room; default: {names.ENV_NODE_CACHE}",
+    )
+    fill.add_argument(
+        "--bucket",
+        metavar="URL",
+        type=_path,
+        help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, by way of the store's directory",
+    )
+    fill.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    fill.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
 
 
 def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.ArgumentParser) -> None:

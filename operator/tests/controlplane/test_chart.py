@@ -269,6 +269,7 @@ def test_roles_for_people(server: Server, api: ApiServer) -> None:
 def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
     drivers = "admissionPolicy.csiDrivers={a.example,b.example}"
     cache = ("nodeCache.directory=/var/lib/vernal-cache", "nodeCache.size=2Ti")
+    fetched = ("nodeCache.prefetch.nodes=8", "nodeCache.prefetch.atOnce=2")
     for settings in ((), (*EVERYTHING, "extraArgs={--lease-seconds=30}", drivers, *cache)):
         (deployment,) = [d for d in rendered(server.helm, "vernal", *settings) if d["kind"] == "Deployment"]
         from vernal_operator.main import _parser
@@ -279,6 +280,11 @@ def test_the_command_line_that_it_gives_is_understood(server: Server) -> None:
         assert arguments.csi_driver == (["a.example", "b.example"] if settings else []), "as its policy is told"
         told = (arguments.node_cache, arguments.node_cache_size)
         assert told == (("/var/lib/vernal-cache", 2 << 40) if settings else ("", 100 << 30))
+    (deployment,) = [d for d in rendered(server.helm, "vernal", *cache, *fetched) if d["kind"] == "Deployment"]
+    arguments = _parser().parse_args(deployment["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert (arguments.prefetch, arguments.prefetch_at_once) == (8, 2)
+    with pytest.raises(subprocess.CalledProcessError):
+        rendered(server.helm, "vernal", *cache, *fetched, "watchNamespace=ml")
     assert re.fullmatch(r"\S+:\d+\.\d+\.\d+", deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 

@@ -62,11 +62,12 @@ def test_a_status_that_somebody_else_wrote_does_not_end_the_scrape() -> None:
 def test_a_checkpoint() -> None:
     seen = caches()
     published = {"type": "Ready", "status": "True", "reason": "Published"}
-    status = {"sizeBytes": 1024, "restores": 7, "conditions": [published]}
+    status = {"sizeBytes": 1024, "warmNodes": 2, "restores": 7, "conditions": [published]}
     see(seen.checkpoints, CHECKPOINTS_READER, "c", 1, ARTIFACT, status)
     found = text(seen)
     labels = 'checkpoint="c",namespace="ml"'
     assert f"vernal_checkpoint_size_bytes{{{labels}}} 1024.0" in found
+    assert f"vernal_checkpoint_warm_nodes{{{labels}}} 2.0" in found
     assert f"vernal_checkpoint_restores_total{{{labels}}} 7.0" in found
     assert f"vernal_checkpoint_restore_failures_total{{{labels}}} 0.0" in found
     assert 'vernal_checkpoint_condition{checkpoint="c",namespace="ml",reason="Published",type="Ready"} 1.0' in found

@@ -5,8 +5,9 @@ from typing import Any, cast
 
 import pytest
 from plan.factory import creator, ready, snapshot, spec
+from vernal_operator.build.pod import NodeCache
 from vernal_operator.client import Client
-from vernal_operator.kinds import CHECKPOINTS, PODS, POOLS, Key
+from vernal_operator.kinds import CHECKPOINTS, NODES, PODS, POOLS, Key
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.references import References
 from vernal_operator.observe.workers import Workers
@@ -110,3 +111,28 @@ def test_when_a_pod_goes_any_checkpoint_may_be_unused(seen: tuple[Observer, Refe
     pod = observer.pods.get("ns", "p-0")
     assert names(references.changed(PODS, pod, None)) == {"vllmworkerpools/p", "vllmcheckpoints/one"}
     assert names(references.changed(PODS, pod, pod)) == {"vllmworkerpools/p"}
+
+
+def test_what_is_due_when_a_node_comes_or_goes() -> None:
+    settings = Settings(node_cache=NodeCache("/c", 1))
+    observer, workers = Observer(cast(Client, None), settings, lambda *_: None), Workers()
+    references = References(observer, workers)
+    told = {"cached": True, "reason": "Hit", "time": "2026-01-01T00:00:00Z"}
+    checkpoint(observer, "warm", "a", nodes=[told | {"name": "n1"}])
+    checkpoint(observer, "cold", "b")
+    entry = observer.wrote(NODES, {"metadata": {"name": "n1", "uid": "n1", "resourceVersion": "5"}})
+    known = references.caches(Key(CHECKPOINTS, "ns", "warm"))
+    assert known is not None and (known.nodes, known.told) == (frozenset({"n1"}), ())
+    assert not names(references.changed(NODES, None, entry)) and not names(references.changed(NODES, entry, entry))
+    assert names(references.changed(NODES, entry, None)) == {"vllmcheckpoints/warm"}
+    workers.close()
+
+
+def test_nodes_are_watched_where_they_have_caches_and_may_be_read() -> None:
+    for settings, watched in (
+        (Settings(), False),
+        (Settings(node_cache=NodeCache("/c", 1)), True),
+        (Settings(node_cache=NodeCache("/c", 1), namespace="ns"), False),
+    ):
+        observer = Observer(cast(Client, None), settings, lambda *_: None)
+        assert (observer.nodes is not None) == watched, settings

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from vernal_operator.observe import views
-from vernal_operator.plan.model import ContainerView, JobView
+from vernal_operator.plan.model import ContainerView, JobView, NodeView, Taint
 from vernal_operator.plan.times import epoch
 
 
@@ -193,6 +193,38 @@ def test_jobs(conditions: list[dict[str, str]], succeeded: bool, failed: bool, m
     meta |= {"deletionTimestamp": "2026-11-21T08:00:00Z"}
     going = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
     assert not entry.view.going and going is not None and going.view == JobView("j", "u", going=True)
+
+
+def test_a_job_that_fetches() -> None:
+    told = {"vernal.dev/node": "n", "vernal.dev/generation": "g"}
+    meta = {"name": "j", "namespace": "ns", "uid": "u", "resourceVersion": "1", "annotations": told}
+    ended = {"type": "Failed", "status": "True", "message": "no", "lastTransitionTime": "2026-11-21T08:00:00Z"}
+    for conditions, expected in (([], None), ([ended], epoch("2026-11-21T08:00:00Z"))):
+        entry = views.JOBS_READER.convert({"metadata": meta, "status": {"conditions": conditions}})
+        assert entry is not None
+        assert (entry.view.node, entry.view.generation, entry.view.ended) == ("n", "g", expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "ready"),
+    [
+        ({}, {"conditions": [{"type": "Ready", "status": "True"}]}, True),
+        ({"unschedulable": True}, {"conditions": [{"type": "Ready", "status": "True"}]}, False),
+        ({}, {"conditions": [{"type": "Ready", "status": "Unknown"}]}, False),
+        ({}, {"conditions": None}, False),
+        ({}, {}, False),
+    ],
+)
+def test_nodes(spec: dict[str, Any], status: dict[str, Any], ready: bool) -> None:
+    meta = {"name": "n", "uid": "u", "resourceVersion": "1", "labels": {"a": "b"}}
+    more = {"allocatable": {"cpu": "8"}, "nodeInfo": {"architecture": "amd64", "kernelVersion": "6.18.1"}}
+    taints = {"taints": [{"key": "k", "effect": "NoSchedule"}]}
+    entry = views.NODES_READER.convert({"metadata": meta, "spec": spec | taints, "status": status | more})
+    assert entry is not None and entry.view == NodeView(
+        name="n", ready=ready, labels={"a": "b"}, taints=(Taint("k", "", "NoSchedule"),), allocatable={"cpu": "8"},
+        architecture="amd64", kernel="6.18.1",
+    )  # fmt: skip
+    assert views.NODES_READER.convert({"metadata": meta}) is not None
 
 
 @pytest.mark.parametrize("reader", [*views.CHILD_READERS, views.REVISIONS_READER], ids=lambda r: r.kind.name)

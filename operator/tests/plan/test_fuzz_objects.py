@@ -3,6 +3,7 @@ line that names the field."""
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan.factory import NOW, RAW, applied, creator, published, ready, starting
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
+from vernal_operator.build.meta import pool_owner
+from vernal_operator.build.pod import NodeCache, worker_pod
 from vernal_operator.observe.views import CHECKPOINTS_READER, POOLS_READER
 from vernal_operator.plan import plan, plan_checkpoint
-from vernal_operator.plan.model import CheckpointSnapshot, CheckpointView, PoolUse, Snapshot, Waker
+from vernal_operator.plan.model import (
+    CheckpointSnapshot,
+    CheckpointView,
+    NodeCaches,
+    NodeView,
+    PoolUse,
+    Snapshot,
+    Waker,
+)
+from vernal_operator.plan.placing import fits, needs
 from vernal_operator.plan.revision import content, restored, revision
 
 
@@ -129,6 +141,8 @@ def test_an_admitted_pool_is_planned(spec: Any, status: Any, renew: str, twice: 
             assert_told(pool.spec_error)
             decided(plan(Snapshot(now=NOW, pool=pool)))
             return
+        wanted = needs(worker_pod(pool_owner("p", "ns", "u"), pool.spec, "r", 0)["spec"])
+        assert wanted is None or fits(wanted, NodeView(name="n")) in (True, False)
         first = Snapshot(now=NOW, pool=pool, waker=Waker(("10.0.0.1",), 8000))
         made = plan(first)
         decided(made)
@@ -183,6 +197,10 @@ def test_an_admitted_checkpoint_is_planned(spec: Any, status: Any, going: bool, 
         decided(plan_checkpoint(CheckpointSnapshot(now=NOW, checkpoint=view, users=tuple(users))))
         spec_, _ = parse_pool({"spec": RAW})
         assert spec_ is not None
+        making = tuple(replace(one, makes=True, spec=spec_) for one in users)
+        caches = NodeCaches(cache=NodeCache("/c", 1, 2, 1), machines=(NodeView(name="n"), NodeView(name="a")))
+        with_caches = CheckpointSnapshot(now=NOW, checkpoint=view, users=making, caches=caches)
+        decided(plan_checkpoint(with_caches))
         pool = POOLS_READER.convert({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": RAW}).view
         decided(plan(Snapshot(now=NOW, pool=pool, pods=(ready(0, revision=revision(spec_)),), checkpoints=(view,))))
 

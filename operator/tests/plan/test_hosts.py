@@ -13,7 +13,7 @@ from vernal_contract.state import ArtifactRef, WorkerState
 from vernal_operator.api.pool import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.plan import plan
-from vernal_operator.plan.hosts import MOST_NODES, fitting, listed
+from vernal_operator.plan.hosts import MOST_NODES, elsewhere, fitting, listed, makes
 from vernal_operator.plan.model import CheckpointView, PodView, Snapshot
 from vernal_operator.plan.revision import revision
 
@@ -146,3 +146,16 @@ def test_whatever_pods_come_and_go(turns: list[list[PodView]]) -> None:
         assert listed(seen, STORAGE, made, pods, known) == found, "it settles at once"
         for_nodes = [entry for entry in found if entry["nodes"]]
         assert listed(seen, STORAGE, made, [], known) == for_nodes, "without pods it is kept for its nodes"
+
+
+def test_which_checkpoints_pods_are_made_of_and_where_others_of_their_identity_are() -> None:
+    entries = [
+        {"name": "one", "identity": "i", "revision": "r2", "nodes": ["a", "b"]},
+        {"name": "two", "identity": "i", "revision": "r2", "nodes": ["b", "c"]},
+        {"name": "old", "identity": "o", "revision": "r1", "nodes": ["d"]},
+    ]
+    status = {"checkpoint": {"name": "one"}, "checkpoints": entries, "updateRevision": "r2", "currentRevision": "r2"}
+    found = pool(status=status)
+    assert [name for name in ("one", "two", "old", "none") if makes(found, name)] == ["one", "two"]
+    assert elsewhere(found, "one", "i") == {"c"} and elsewhere(found, "two", "i") == {"a"}
+    assert not elsewhere(found, "old", "o") and not makes(pool(), "one")

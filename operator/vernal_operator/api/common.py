@@ -4,6 +4,7 @@ extensions.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
 from kubernetes.utils.quantity import parse_quantity
@@ -88,7 +89,12 @@ Quantity = Annotated[
 
 def whole(quantity: int | str) -> int:
     """A `Quantity` as a number, rounded down."""
-    return int(parse_quantity(quantity))
+    return int(exact(quantity))
+
+
+def exact(quantity: int | str) -> Decimal:
+    """A `Quantity` as a number. Raises: ValueError: it is none."""
+    return Decimal(parse_quantity(quantity))
 
 
 Seconds = Annotated[int, Field(le=10 * 366 * 86400)]

@@ -85,6 +85,7 @@ CHECKPOINT = Kind(
         ("Size", "string", ".status.size", 0),
         ("Restores", "integer", ".status.restores", 0),
         ("Failures", "integer", ".status.restoreFailures", 0),
+        ("Warm", "integer", ".status.warmNodes", 0),
         ("Last used", "date", ".status.lastUsedTime", 0),
         ("Claim", "string", ".spec.storage.claimName", 1),
         ("Bucket", "string", ".spec.storage.objectStore.url", 1),

@@ -131,6 +131,25 @@ class RetentionStatus(Model):
     max_unused: int | None = Field(default=None, description="How many unused ones of its model and claim are kept.")
 
 
+class CachingNode(Model):
+    name: str = Field(description="Name of the node.")
+    cached: bool = Field(description="Its cache had all files of this generation.")
+    reason: str = Field(
+        description="What a worker told of the node's cache last: Hit, Filled; Miss, Damaged, Unavailable, Full, "
+        "Failed; Evicted, if files went for those of other checkpoints. Or a Job that fetched it: Fetched, "
+        "FetchedEvicting, if others' files went for it, Full, Failed."
+    )
+    time: AwareDatetime = Field(description="When it was so, by the node's clock.")
+
+
+class Prefetching(Model):
+    replicas: int = Field(description="Pods that the pools asked for together that make pods of it.")
+    nodes: list[str] = Field(
+        max_length=200,
+        description="Nodes that were told to fetch it since these became more, or the generation another, 200 at most.",
+    )
+
+
 class VLLMCheckpointStatus(Model):
     """What workers said about the checkpoint."""
 
@@ -163,6 +182,18 @@ class VLLMCheckpointStatus(Model):
     kept_for: list[str] = Field(
         default=[],
         description="Nodes on which pods of a pool could thaw it, for which it is kept though its time is up.",
+    )
+    warm_nodes: int | None = Field(
+        default=None,
+        description="How many of nodes had its files in their cache, as last known. Only where nodes have caches.",
+    )
+    nodes: Annotated[list[CachingNode], extension(list_type="map", list_map_keys=["name"])] | None = Field(
+        default=None,
+        max_length=200,
+        description="Nodes of whose cache a worker told something about it, 200 at most: those that have it first.",
+    )
+    prefetch: Prefetching | None = Field(
+        default=None, description="What was begun to have it on nodes before pods are there: nodeCache of the chart."
     )
     counted: list[str] = Field(
         default=[],

@@ -121,9 +121,15 @@ class Tracing(_Values):
     headers_secret: HeadersSecret
 
 
+class Prefetch(_Values):
+    nodes: Annotated[int, Field(ge=0, le=100)]
+    at_once: Annotated[int, Field(ge=1, le=100)]
+
+
 class NodeCache(_Values):
     directory: Annotated[str, Field(pattern=f"^$|{DIRECTORY}")]
     size: Annotated[str, Field(pattern="^[1-9][0-9]{0,11}(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
+    prefetch: Prefetch
 
 
 class Values(_Values):

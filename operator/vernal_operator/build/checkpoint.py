@@ -134,9 +134,12 @@ def tidying_pod(name: str, image: str, secrets: Sequence[str], work: Manifest) -
 
 def bucket_command(action: str, bucket: ObjectStore) -> list[str]:
     """The beginning of a command of `vernal-worker bucket`."""
+    return ["bucket", action, bucket.url, *bucket_options(bucket)]
+
+
+def bucket_options(bucket: ObjectStore) -> list[str]:
     options = {"--endpoint": bucket.endpoint, "--region": bucket.region}
-    given = [word for name, value in options.items() if value is not None for word in (name, value)]
-    return ["bucket", action, bucket.url, *given]
+    return [word for name, value in options.items() if value is not None for word in (name, value)]
 
 
 def _janitor_work(owner: Owner, spec: VLLMCheckpointSpec, known: Iterable[tuple[str, str]]) -> Manifest:

@@ -120,10 +120,15 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class NodeCache:
-    """Of each node: a directory, in which each namespace has one of its own, and the bytes that such a one may have."""
+    """Of each node: a directory, in which each namespace has one of its own, and the bytes that such a one may have.
+
+    `fetched`: how many nodes are to have each checkpoint before a pod is there, `at_once` of them at a time.
+    """
 
     directory: str
     size: int
+    fetched: int = 0
+    at_once: int = 1
 
 
 def worker_pod(
@@ -172,12 +177,16 @@ def _has_checkpoints(spec: VLLMWorkerPoolSpec) -> bool:
 def _cache_on_node(pod: Manifest, cache: NodeCache, namespace: str) -> None:
     """Read-only: the worker, which may, changes that for itself alone; a worker image that does not know of it cannot
     write, nor can its engine."""
-    path = f"{cache.directory}/{namespace}"
-    pod["volumes"].append({"name": names.VOLUME_NODE_CACHE, "hostPath": {"path": path, "type": "DirectoryOrCreate"}})
+    pod["volumes"].append(cache_volume(cache, namespace))
     worker = pod["containers"][0]
     mount = {"name": names.VOLUME_NODE_CACHE, "mountPath": names.PATH_NODE_CACHE, "readOnly": True}
     worker["volumeMounts"].append(mount)
     worker["env"].append({"name": names.ENV_NODE_CACHE, "value": str(cache.size)})
+
+
+def cache_volume(cache: NodeCache, namespace: str) -> Manifest:
+    path = f"{cache.directory}/{namespace}"
+    return {"name": names.VOLUME_NODE_CACHE, "hostPath": {"path": path, "type": "DirectoryOrCreate"}}
 
 
 def claim_volume(name: str, claim_name: str) -> Manifest:

@@ -23,6 +23,7 @@ _POOL: tuple[tuple[str, str, str], ...] = (
 )  # name, field of the status, help
 _CHECKPOINT: tuple[tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, str, str], ...] = (
     (GaugeMetricFamily, "size_bytes", "sizeBytes", "Size of the checkpoint's files."),
+    (GaugeMetricFamily, "warm_nodes", "warmNodes", "Nodes whose cache had all its files, as last known."),
     (GaugeMetricFamily, "shared_bytes", "sharedBytes", "How much of it other checkpoints have too."),
     (CounterMetricFamily, "restores", "restores", "Workers that thawed it."),
     (CounterMetricFamily, "restore_failures", "restoreFailures", "Thaws of it that failed."),

@@ -8,13 +8,13 @@ from typing import Any, cast
 from vernal_contract import names
 
 from vernal_operator.client import ApiError, Client
-from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, PODS, POOLS, REVISIONS, SLICES, Key, Kind
+from vernal_operator.kinds import CHECKPOINTS, CHILDREN, JOBS, NODES, PODS, POOLS, REVISIONS, SLICES, Key, Kind
 from vernal_operator.observe import views
 from vernal_operator.observe.cache import Cache, Entry
 from vernal_operator.observe.informer import Informer
 from vernal_operator.observe.views import Reader, SeenPod, SliceView
 from vernal_operator.observe.wakers import Wakers
-from vernal_operator.plan.model import CheckpointView, ChildView, JobView, Pool, RevisionView, Waker
+from vernal_operator.plan.model import CheckpointView, ChildView, JobView, NodeView, Pool, RevisionView, Waker
 from vernal_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ _LABELLED = (PODS, *CHILDREN, REVISIONS)
 """Kinds of which only labelled objects are watched. Others must not be cached: nothing would tell of their end."""
 
 _SELECTORS = dict.fromkeys(_LABELLED, names.LABEL_POOL) | {JOBS: f"{names.LABEL_COMPONENT}={names.COMPONENT_JANITOR}"}
+_FETCHES_TOO = {JOBS: f"{names.LABEL_COMPONENT} in ({names.COMPONENT_JANITOR},{names.COMPONENT_PREFETCH})"}
 
 
 class Observer:
@@ -34,7 +35,12 @@ class Observer:
 
     def __init__(self, client: Client, settings: Settings, on_change: OnChange, wakers: Wakers | None = None) -> None:
         self._client = client
-        self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in views.READERS}
+        readers = views.READERS
+        if settings.node_cache is not None and settings.namespace is None:  # of one namespace it may not read nodes
+            readers += (views.NODES_READER,)
+        self._readers: dict[Kind, Reader[Any]] = {reader.kind: reader for reader in readers}
+        fetches = settings.node_cache is not None and settings.node_cache.fetched
+        selectors = _SELECTORS | (_FETCHES_TOO if fetches else {})
         self._caches: dict[Kind, Cache[Any]] = {}
         self._informers: list[Informer[Any]] = []
         for kind, reader in self._readers.items():
@@ -46,7 +52,7 @@ class Observer:
                     self._caches[kind],
                     namespace=settings.namespace,
                     silence=settings.watch_silence,
-                    selector=_SELECTORS.get(kind, ""),
+                    selector=selectors.get(kind, ""),
                 )
             )
         self.node_cache = settings.node_cache
@@ -94,6 +100,11 @@ class Observer:
     @property
     def revisions(self) -> Cache[RevisionView]:
         return cast("Cache[RevisionView]", self._caches[REVISIONS])
+
+    @property
+    def nodes(self) -> Cache[NodeView] | None:
+        """None where they are not watched."""
+        return self._caches.get(NODES)
 
     def children(self, kind: Kind) -> Cache[ChildView]:
         return cast("Cache[ChildView]", self._caches[kind])

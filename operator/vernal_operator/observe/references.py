@@ -8,25 +8,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from vernal_operator.build.pod import store_user
-from vernal_operator.kinds import CHECKPOINTS, JOBS, PODS, POOLS, Key, Kind
+from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS, POOLS, Key, Kind
 from vernal_operator.observe.beliefs import Beliefs
 from vernal_operator.observe.cache import Entry
 from vernal_operator.observe.observer import Observer
 from vernal_operator.observe.workers import Workers
+from vernal_operator.plan import warm
 from vernal_operator.plan.hosts import fitting
-from vernal_operator.plan.model import CheckpointView, Pool, WorkerUse
+from vernal_operator.plan.model import CheckpointView, NodeCaches, Pool, WorkerUse
 from vernal_operator.plan.pods import is_over
 
 
 class References:
     """Reads the caches and the workers' answers anew each time; of its own it knows only which checkpoints wait until
-    all workers were asked. Thread-safe.
+    all workers were asked, and which until a node is seen on which a worker is. Thread-safe.
     """
 
     def __init__(self, observer: Observer, workers: Workers) -> None:
         self._observer, self._workers = observer, workers
         self.beliefs = Beliefs(observer, workers)
         self._unsure: set[Key] = set()
+        self._nodeless: set[Key] = set()
 
     # -- of a checkpoint ---
 
@@ -68,6 +70,23 @@ class References:
         """Nodes on which a pod of some pool could thaw it, as far as pools know."""
         return fitting(self._pools(checkpoint.namespace), checkpoint.name)
 
+    def caches(self, checkpoint: Key) -> NodeCaches | None:
+        """What may be known of nodes' caches; None where nodes have none. A checkpoint is due again once a node is seen
+        that its workers told of earlier.
+        """
+        if (cache := self._observer.node_cache) is None:
+            return None
+        uses = map(self._use, self._observer.pods.in_namespace(checkpoint.namespace))
+        told = tuple(use for use in uses if use is not None and use.worker.node_cache is not None)
+        known = self._observer.checkpoints.group(checkpoint.namespace, "")
+        others = tuple(entry.view.status for entry in known if entry.name != checkpoint.name)
+        if (seen := self._observer.nodes) is None:
+            return NodeCaches(cache=cache, machines=None, told=told, others=others)
+        machines = tuple(entry.view for entry in seen.entries())
+        all_seen = {use.node for use in told} <= {node.name for node in machines}
+        (self._nodeless.discard if all_seen else self._nodeless.add)(checkpoint)
+        return NodeCaches(cache=cache, machines=machines, told=told, others=others)
+
     def all_asked(self, checkpoint: Key) -> bool:
         """Whether every running worker of the namespace was asked, so that none refers to it unheard. If not, it is due
         again with the next answers.
@@ -78,6 +97,7 @@ class References:
 
     def forget(self, checkpoint: Key) -> None:
         self._unsure.discard(checkpoint)
+        self._nodeless.discard(checkpoint)
 
     # -- of a pool ---
 
@@ -100,10 +120,14 @@ class References:
         entry = new or old
         assert entry is not None
         namespace = entry.namespace
-        if kind is CHECKPOINTS:
+        if kind is NODES:
+            if old is None or new is None or old.view != new.view:
+                yield from self._node(entry.name, gone=new is None)
+        elif kind is CHECKPOINTS:
             yield Key(CHECKPOINTS, namespace, entry.name)
             yield from self._all(POOLS, namespace)
             yield from self._counted_with(entry)
+            yield from self._had_room_taken(entry)
         elif kind is JOBS:
             yield Key(CHECKPOINTS, namespace, entry.group)
         else:
@@ -120,7 +144,7 @@ class References:
         """Pools and checkpoints to look at because workers of a pool have answered."""
         unsure = {key for key in list(self._unsure) if key.namespace == pool.namespace}
         yield pool
-        yield from unsure.union(self.of(pool))
+        yield from unsure.union(self.of(pool), self._taken_off(pool))
 
     # -- underneath ---
 
@@ -137,7 +161,30 @@ class References:
             container_started=view.container_started,
             worker=answer.worker,
             answered_at=answer.answered_at or answer.polled_at,
+            node=view.node,
         )
+
+    def _node(self, name: str, *, gone: bool) -> Iterator[Key]:
+        """Checkpoints to look at because a node is there or has changed, or is not any more."""
+        if not gone:
+            fetched = self._observer.node_cache is not None and self._observer.node_cache.fetched
+            every = (Key(CHECKPOINTS, entry.namespace, entry.name) for entry in self._observer.checkpoints.entries())
+            yield from every if fetched else list(self._nodeless)
+            return
+        for entry in self._observer.checkpoints.entries():
+            if any(node.get("name") == name for node in entry.view.status.get("nodes") or ()):
+                yield Key(CHECKPOINTS, entry.namespace, entry.name)
+
+    def _taken_off(self, pool: Key) -> set[Key]:
+        """Checkpoints whose files may have gone for those of a pool's workers."""
+        if self._observer.node_cache is None:
+            return set()
+        uses = [use for entry in self._observer.pods.group(pool.namespace, pool.name) if (use := self._use(entry))]
+        return {
+            Key(CHECKPOINTS, entry.namespace, entry.name)
+            for entry in self._observer.checkpoints.group(pool.namespace, "")
+            if any(warm.takes_off(use, entry.view.status) for use in uses)
+        }
 
     def _all(self, kind: Kind, namespace: str) -> Iterator[Key]:
         for entry in self._observer.cache(kind).group(namespace, ""):
@@ -150,6 +197,13 @@ class References:
         for entry in self.siblings(changed.view):
             if "maxUnused" in entry.status.get("retention", {}):
                 yield Key(CHECKPOINTS, entry.namespace, entry.name)
+
+    def _had_room_taken(self, changed: Entry[CheckpointView]) -> Iterator[Key]:
+        """Checkpoints whose files may have gone for those that were fetched."""
+        if self._observer.node_cache is not None:
+            for entry in self._observer.checkpoints.group(changed.namespace, ""):
+                if entry.name != changed.name and warm.other_takes_off(changed.view.status, entry.view.status):
+                    yield Key(CHECKPOINTS, entry.namespace, entry.name)
 
     def _pools(self, namespace: str) -> list[Pool]:
         return [entry.view for entry in self._observer.pools.group(namespace, "")]

@@ -1,7 +1,8 @@
 """Builds what plans read from the caches. No call to the API server, but for checkpoints that are being deleted, or due
-to be.
+to be, and for the last words of Jobs.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vernal_operator.api.pool import RetentionPolicy
@@ -16,11 +17,13 @@ from vernal_operator.observe.references import References
 from vernal_operator.observe.views import SeenPod
 from vernal_operator.observe.workers import Target
 from vernal_operator.plan import retention
+from vernal_operator.plan.hosts import elsewhere, makes
 from vernal_operator.plan.model import (
     CheckpointSnapshot,
     CheckpointView,
     ChildKey,
     JobView,
+    NodeCaches,
     PodView,
     Pool,
     PoolUse,
@@ -102,18 +105,18 @@ def checkpoint_snapshot(
         return None
     checkpoint = found.view
     using = references.workers(checkpoint)
+    jobs = [entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid]
     snapshot = CheckpointSnapshot(
         now=now,
         checkpoint=checkpoint,
-        users=tuple(map(_pool_use, references.pools(checkpoint, using))),
+        users=tuple(_pool_use(pool, checkpoint) for pool in references.pools(checkpoint, using)),
         workers=using,
         pods=references.live(key.namespace),
         workers_known=references.all_asked(key),
         siblings=references.siblings(checkpoint),
         fitting=references.fitting(checkpoint),
-        job=next(
-            (entry.view for entry in observer.jobs.group(key.namespace, key.name) if entry.owner == found.uid), None
-        ),
+        job=next((job for job in jobs if not job.node), None),
+        caches=_with_fetches(client, key, references.caches(key), [job for job in jobs if job.node]),
         announced=announced,
     )
     if snapshot.users or not snapshot.workers_known:
@@ -144,7 +147,15 @@ def _heard(entry: Entry[SeenPod], beliefs: Beliefs) -> PodView:
     )
 
 
-def _pool_use(pool: Pool) -> PoolUse:
+def _with_fetches(client: Client, key: Key, caches: NodeCaches | None, fetches: Sequence[JobView]) -> NodeCaches | None:
+    """With what pods of Jobs have said that have ended: they are few, and removed when that was heard."""
+    if caches is None or not fetches:
+        return caches
+    said = {job.uid: _last_words(client, key.namespace, job) for job in fetches if job.ended is not None}
+    return replace(caches, fetches=tuple(replace(job, said=said.get(job.uid, "")) for job in fetches))
+
+
+def _pool_use(pool: Pool, checkpoint: CheckpointView) -> PoolUse:
     if pool.spec is None:  # nothing is known of its wishes, so nothing of its is thrown away
         return PoolUse(name=pool.name, restore_attempts=3, retain=True, unused_seconds=0)
     wish = pool.spec.checkpoint
@@ -154,6 +165,9 @@ def _pool_use(pool: Pool) -> PoolUse:
         retain=wish.retention.policy is RetentionPolicy.RETAIN,
         unused_seconds=wish.retention.unused_seconds,
         max_unused=wish.retention.max_unused,
+        spec=pool.spec,
+        makes=makes(pool, checkpoint.name),
+        elsewhere=elsewhere(pool, checkpoint.name, checkpoint.spec.identity),
     )
 
 

@@ -16,6 +16,7 @@ from vernal_operator.kinds import (
     CHECKPOINTS,
     CHILDREN,
     JOBS,
+    NODES,
     PODS,
     POOLS,
     REVISIONS,
@@ -28,10 +29,12 @@ from vernal_operator.plan.model import (
     ChildView,
     ContainerView,
     JobView,
+    NodeView,
     PodPhase,
     PodView,
     Pool,
     RevisionView,
+    Taint,
 )
 
 log = logging.getLogger(__name__)
@@ -411,9 +414,49 @@ def _job(raw: _Job) -> JobView:
     going = raw.metadata.deletion_timestamp is not None
     true = {c.type: c for c in raw.status.conditions or () if c.status == "True" and not going}
     failed = true.get("Failed")
+    ended, told = true.get("Complete") or failed, raw.metadata.annotations or {}
     return JobView(
         name=raw.metadata.name, uid=raw.metadata.uid, succeeded="Complete" in true, failed=failed is not None,
         message=(failed.message or failed.reason or "") if failed else "", going=going,
+        node=told.get(names.ANNOTATION_NODE, ""), generation=told.get(names.ANNOTATION_GENERATION, ""),
+        ended=_seconds(ended.last_transition_time) or 0.0 if ended else None,
+    )  # fmt: skip
+
+
+class _Taint(_Json):
+    key: str
+    effect: str
+    value: str | None = None
+
+
+class _NodeSpec(_Json):
+    unschedulable: bool | None = None
+    taints: list[_Taint] | None = None
+
+
+class _NodeInfo(_Json):
+    architecture: str = ""
+    kernel_version: str = ""
+
+
+class _NodeStatus(_Json):
+    conditions: list[_Condition] | None = None
+    allocatable: dict[str, Any] | None = None
+    node_info: _NodeInfo | None = None
+
+
+class _Node(Raw):
+    spec: _NodeSpec = msgspec.field(default_factory=_NodeSpec)
+    status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
+
+
+def _node(raw: _Node) -> NodeView:
+    info = raw.status.node_info or _NodeInfo()
+    ready = any(c.type == "Ready" and c.status == "True" for c in raw.status.conditions or ())
+    return NodeView(
+        name=raw.metadata.name, ready=ready and not raw.spec.unschedulable, labels=raw.metadata.labels or {},
+        taints=tuple(Taint(t.key, t.value or "", t.effect) for t in raw.spec.taints or ()),
+        allocatable=raw.status.allocatable or {}, architecture=info.architecture, kernel=info.kernel_version,
     )  # fmt: skip
 
 
@@ -430,6 +473,7 @@ CHILD_READERS = tuple(
     SLICES_READER if kind is SLICES else Reader(kind, _Child, _child, _pool_label) for kind in CHILDREN
 )
 REVISIONS_READER = Reader(REVISIONS, _Revision, _revision, _pool_label)
+NODES_READER = Reader(NODES, _Node, _node)
 READERS: tuple[Reader[Any], ...] = (
     PODS_READER,
     POOLS_READER,

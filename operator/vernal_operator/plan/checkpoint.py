@@ -3,6 +3,9 @@
 Pools make checkpoints; only this plan writes their status, deletes them and lets them go.
 """
 
+from dataclasses import replace
+
+from vernal_operator.plan import prefetch as prefetching
 from vernal_operator.plan import retention
 from vernal_operator.plan.janitor import let_go
 from vernal_operator.plan.model import CheckpointDecisions, CheckpointSnapshot, ObjectRef
@@ -14,8 +17,12 @@ def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     """Decide everything there is to do about a checkpoint."""
     view, now = snapshot.checkpoint, snapshot.now
     if view.deletion_time is not None and not snapshot.users and snapshot.workers_known:
-        return let_go(snapshot)
+        gone = let_go(snapshot)
+        return replace(gone, remove=(*prefetching.end(snapshot), *gone.remove))
     status = checkpoint_status(snapshot)
+    fetching = prefetching.prefetch(snapshot, status)
+    if fetching.status is not None:
+        status["prefetch"] = dict(fetching.status)
     due = retention.is_due(status, snapshot)
     nodes = retention.kept_for(snapshot) if due else []
     if nodes:
@@ -26,8 +33,9 @@ def plan_checkpoint(snapshot: CheckpointSnapshot) -> CheckpointDecisions:
     stale = snapshot.job if snapshot.users and snapshot.job is not None and not snapshot.job.going else None
     return CheckpointDecisions(
         delete=ObjectRef("VLLMCheckpoint", view.name, view.uid) if due and not nodes else None,
-        remove=() if stale is None else (ObjectRef("Job", stale.name, stale.uid),),
+        create=() if due and not nodes else fetching.create,
+        remove=(*(() if stale is None else (ObjectRef("Job", stale.name, stale.uid),)), *fetching.remove),
         status=to_write(status, own_checkpoint_status(view.status)),
-        events=tuple(checkpoint_events(snapshot, status)),
-        requeue_after=None if wait is None else max(1.0, wait),
+        events=(*checkpoint_events(snapshot, status), *fetching.events),
+        requeue_after=min((max(1.0, s) for s in (wait, fetching.requeue_after) if s is not None), default=None),
     )

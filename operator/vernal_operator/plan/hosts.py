@@ -65,6 +65,22 @@ def fitting(pools: Iterable[Pool], checkpoint: str) -> tuple[str, ...]:
     return tuple(sorted({node for nodes in named for node in nodes}))
 
 
+def makes(pool: Pool, checkpoint: str) -> bool:
+    """Whether pods are made of a pool that can have a checkpoint."""
+    status = pool.status
+    if (status.get("checkpoint") or {}).get("name") == checkpoint:
+        return True
+    made = {status.get("updateRevision"), status.get("currentRevision")} - {None}
+    return any(e.get("name") == checkpoint and e.get("revision") in made for e in status.get("checkpoints", []))
+
+
+def elsewhere(pool: Pool, checkpoint: str, identity: str) -> frozenset[str]:
+    """Nodes on which a pool's pods have another checkpoint of the same identity: hosts of another kind."""
+    entries = [e for e in pool.status.get("checkpoints", []) if e.get("identity") == identity]
+    here = {node for e in entries if e.get("name") == checkpoint for node in e.get("nodes", [])}
+    return frozenset(n for e in entries if e.get("name") != checkpoint for n in e.get("nodes", [])) - here
+
+
 def _users(storage: Storage, pods: Iterable[PodView]) -> dict[str, list[PodView]]:
     """Pods by the checkpoint that they have."""
     out: dict[str, list[PodView]] = {}

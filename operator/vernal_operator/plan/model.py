@@ -243,6 +243,9 @@ class PoolUse:
     retain: bool  # spec.checkpoint.retention.policy is Retain
     unused_seconds: int  # spec.checkpoint.retention.unusedSeconds
     max_unused: int | None = None  # spec.checkpoint.retention.maxUnused
+    spec: VLLMWorkerPoolSpec | None = None
+    makes: bool = False  # pods are made that can have it
+    elsewhere: frozenset[str] = frozenset()  # nodes where such pods have another one of its identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +259,7 @@ class WorkerUse:
     worker: WorkerState
     answered_at: float
     container_started: float | None = None
+    node: str | None = None
 
     @property
     def started(self) -> float:
@@ -276,13 +280,15 @@ class WorkerUse:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """The janitor Job of a checkpoint.
+    """The janitor Job of a checkpoint, or one that fetches it.
 
     Attributes:
         message: why it failed.
-        said: the termination message of its pod, of a checkpoint that it has removed; "" without one.
+        said: the termination message of its pod, once that is asked for; "" without one.
         going: see `ChildView`. Then it has neither succeeded nor failed, whatever became of it: it is nobody's word any
             more, and its name is free only when it is gone.
+        node: which one it fetches the `generation` to; "" of the janitor.
+        ended: when it succeeded or failed, by Kubernetes' clock.
     """
 
     name: str
@@ -292,6 +298,52 @@ class JobView:
     message: str = ""
     said: str = ""
     going: bool = False
+    node: str = ""
+    generation: str = ""
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node. `ready`: and pods may be scheduled there; `kernel`: as `uname -r` has it."""
+
+    name: str
+    ready: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    allocatable: Mapping[str, Any] = field(default_factory=dict)
+    architecture: str = ""
+    kernel: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCaches:
+    """What may be known of nodes' caches.
+
+    Attributes:
+        cache: what the administrator says of them.
+        machines: all nodes; None where they cannot be looked up.
+        told: live workers of the namespace, whatever they have, that have told of their node's cache.
+        fetches: Jobs that bring the checkpoint there.
+        others: statuses of the namespace's other checkpoints.
+    """
+
+    cache: NodeCache
+    machines: tuple[NodeView, ...] | None
+    told: tuple[WorkerUse, ...] = ()
+    fetches: tuple[JobView, ...] = ()
+    others: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def nodes(self) -> frozenset[str] | None:
+        return None if self.machines is None else frozenset(node.name for node in self.machines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +364,7 @@ class CheckpointSnapshot:
         claim_exists: whether the claim in spec.storage still exists. Only looked up once it is
             being deleted and unused.
         namespace_terminating: no Job can be made there any more.
+        caches: None where nodes have none.
         refused: as `Snapshot.refused`.
     """
 
@@ -327,6 +380,7 @@ class CheckpointSnapshot:
     job: JobView | None = None
     claim_exists: bool = True
     namespace_terminating: bool = False
+    caches: NodeCaches | None = None
     announced: frozenset[str] = frozenset()
     refused: tuple[Refused, ...] = ()
 

@@ -6,6 +6,7 @@ from typing import Any
 from vernal_contract.reasons import About, Reason, about
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
 
+from vernal_operator.plan import warm
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.counted import Counted
 from vernal_operator.plan.model import CheckpointSnapshot, Event, Manifest, WorkerUse
@@ -42,6 +43,7 @@ def checkpoint_status(snapshot: CheckpointSnapshot) -> Manifest:
         "unusedSince": _unused_since(snapshot),
         "retention": _retention(snapshot) or old.get("retention"),
         "counted": counted.after(snapshot, fresh),
+        **warm.status(snapshot, generation),
     }
     verdicts = _verdicts(snapshot, generation, in_generation, forgiven)
     status["conditions"] = conditions(verdicts, old.get("conditions", []), view.generation, snapshot.now)

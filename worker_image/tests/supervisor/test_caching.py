@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,13 @@ def filled(worker: Worker) -> None:
 def test_the_first_reads_the_store_and_fills_and_the_second_reads_the_cache(
     worker: Any, artifact: Artifact, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = worker(lambda path, cached: ENGINE)
+    first, began = worker(lambda path, cached: ENGINE), time.time() - 0.001
     assert first.start() is ENGINE and first.read == [(False, False)]
     filled(first)
     told = report(first)
     assert (told.tier, told.lookup, told.fill) == ("disk", CacheLookup.MISS, CacheFill.FILLED)
     assert told.filled_bytes == artifact.bytes and told.bytes == 0
+    assert began <= told.told_at <= time.time()
     second = worker(lambda path, cached: ENGINE)
     assert second.start() is ENGINE and second.read == [(True, True)]
     told = report(second)

@@ -152,9 +152,10 @@ class NodeCache:
 
     # --- for who has read an artifact from elsewhere ---
 
-    def fill(self, artifact: Artifact) -> Filled:
+    def fill(self, artifact: Artifact, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Filled:
         """Have the artifact's files here, too, of which each byte is compared on the way. One worker at a time fills;
         the next one waits for it, and looks again what is missing. May take as long as the disks want.
+        `on_progress` is told how many bytes have been copied, and of how many.
 
         Raises:
             StoreError: stage cache: one of the disks cannot be read or written; `DIGEST_MISMATCH`: the artifact is not
@@ -165,9 +166,9 @@ class NodeCache:
                 fs.make_directory(directory, self._mount)
             with self._turn():
                 self._sweep()
-                return self._fill(artifact)
+                return self._fill(artifact, on_progress)
 
-    def _fill(self, artifact: Artifact) -> Filled:
+    def _fill(self, artifact: Artifact, on_progress: Callable[[int, int], None]) -> Filled:
         wanted = _wanted(artifact.manifest)
         names = self._missing(wanted)
         if not names:
@@ -188,16 +189,23 @@ class NodeCache:
         for name in going:
             (self._blobs / name).unlink(missing_ok=True)
         path, lock = self._claim()
+        done, total = 0, sum(wanted[name].size for name in names)
+
+        def copied(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
         try:
             for name in names:
-                self._copy(artifact, wanted[name], path / name)
+                self._copy(artifact, wanted[name], path / name, copied)
                 (path / name).rename(self._blobs / name)
         finally:
             fs.remove_tree(path)
             os.close(lock)
-        return Filled(sum(wanted[name].size for name in names), evicted)
+        return Filled(total, evicted)
 
-    def _copy(self, artifact: Artifact, entry: FileEntry, to: Path) -> None:
+    def _copy(self, artifact: Artifact, entry: FileEntry, to: Path, copied: Callable[[int], None]) -> None:
         """Written through piece by piece, so that the node's memory does not fill with what others then wait for."""
         buffer = memoryview(bytearray(min(_READ, max(entry.size, 1))))
         source = os.open(artifact.path / entry.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -211,6 +219,7 @@ class NodeCache:
                         hasher.update(buffer[:count])
                         _write(target, buffer[:count])
                         left -= count
+                        copied(count)
                     if hasher.hexdigest() != digest:
                         message = f"{artifact.generation}/{entry.path} has other bytes than were written"
                         raise StoreError(Reason.DIGEST_MISMATCH, "cache", message)

@@ -146,7 +146,7 @@ class Caching:
         self._say("node_cache_unavailable", CacheLookup.UNAVAILABLE, message)
 
     def _tell(self, **fields: object) -> None:
-        self._report = replace(self._report, **fields)
+        self._report = replace(self._report, **fields, told_at=round(time.time(), 3))
         self._board.update(node_cache=self._report)
 
     def _say(self, event: str, word: CacheLookup | CacheFill, message: str, **fields: object) -> None:

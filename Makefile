@@ -14,7 +14,7 @@ TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 .PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests node-cache-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
-        autoscaling autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
+        autoscaling two-nodes autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix store-matrix bench-operator bench-store images cluster-up cluster-down clean-cluster
 
 help: ## this list
@@ -57,7 +57,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	PYTHONPATH=e2e $(BIN)/lint-imports
 
 unit: venv ## pure and property tests, the store, everything that needs neither cluster nor vLLM (8 min beside others)
-	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not s3 and not scenario and not gpu"
+	$(BIN)/pytest -q -m "not integration and not apiserver and not chart and not s3 and not scenario and not two_nodes and not gpu"
 	@$(BIN)/pytest -q --collect-only -m gpu worker_image/tests/gpu | sed -n 's/.*::/not run, see make gpu-tests: /p'
 
 fuzz: venv ## what others send or leave on storage, made wrong, against the code that reads it (90 min: ten a target; not part of make test)
@@ -90,6 +90,10 @@ kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers 
 
 rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (13 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios rolls
+
+two-nodes: venv ## the embedded cluster with a second node, by itself, then a pool over both: thaw, drain, loss, a cache for each (15 min beside others, 6 GiB of memory, 16 GiB of disk, not part of make test)
+	$(BIN)/pytest -q -m "two_nodes" e2e/cluster
+	PYTHONPATH=e2e $(PYTHON) -m scenarios two-nodes
 
 shutdown-matrix: venv ## every promise about shutdown, vLLM alone and Vernal side by side (15 min, not part of make test)
 	PYTHONPATH=e2e $(BIN)/python -m shutdown matrix

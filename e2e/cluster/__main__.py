@@ -13,11 +13,12 @@ from pathlib import Path
 from common.cache import cache_dir
 from common.progress import say
 
-from cluster import build, images, packages, proc
+from cluster import build, images, layout, packages, proc
 from cluster.apiserver import ApiServer
 from cluster.command import run
 from cluster.errors import ClusterError
 from cluster.layout import State, state_dir
+from cluster.member import Member
 from cluster.node import Cluster, foreign_kubeconfig
 
 _EPILOG = """\
@@ -65,12 +66,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    verb("up", "start the cluster, or repair it, or do nothing if it is healthy", _up)
+    up = verb("up", "start the cluster, or repair it, or do nothing if it is healthy", _up)
+    up.add_argument(
+        "--nodes", type=int, choices=range(1, layout.MAX_NODES + 1), help="how many nodes it shall have (default: as "
+        "many as it has, at first 1): the second has kubelet, containerd, network and disk of its own, in namespaces",
+    )  # fmt: skip
     verb("down", "stop it and put the machine back; images and API objects stay for the next `up`", _down)
     verb("clean", "`down`, and delete the state directory", _clean)
     verb("status", "print how each component is; exit status 0 if all is well", _status)
+    node = verb("node", "take the second node away as a power cut does, or bring it back", _node)
+    node.add_argument("action", choices=("stop", "start"), help="stop ends its pods and its kubelet at once, unasked")
+    node.add_argument("name", metavar="NAME", help="such as vernal-node-2; kubectl drain is for one that goes in peace")
     verb("kubeconfig", "print the path of the kubeconfig", _kubeconfig)
-    load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into the node", _load)
+    load = verb("load-image", "import an OCI layout (directory or tar) or a docker tar into every node", _load)
     load.add_argument("source", type=Path, metavar="TAR_OR_OCI_DIR", help="as e2e/images/build.py prints it")
     load.add_argument("--name", help="name to give it, such as vernal.dev/worker:dev (default: the one written in it)")
     for tool in ("kubectl", "helm"):
@@ -84,11 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _up(_: argparse.Namespace, state: State) -> None:
+def _up(arguments: argparse.Namespace, state: State) -> None:
     if own := foreign_kubeconfig(state):
         _check_foreign(own)
     else:
-        Cluster(state).up()
+        Cluster(state).up(arguments.nodes)
 
 
 def _check_foreign(kubeconfig: str) -> None:
@@ -114,6 +122,13 @@ def _status(_: argparse.Namespace, state: State) -> bool:
     return not Cluster(state).status()
 
 
+def _node(arguments: argparse.Namespace, state: State) -> None:
+    if own := foreign_kubeconfig(state):
+        raise ClusterError(f"KUBECONFIG={own} is not the embedded cluster: its nodes are not ours to stop")
+    cluster = Cluster(state)
+    {"stop": cluster.stop_node, "start": cluster.start_node}[arguments.action](arguments.name)
+
+
 def _kubeconfig(_: argparse.Namespace, state: State) -> None:
     print(_kubeconfig_path(state))
 
@@ -128,8 +143,14 @@ def _kubeconfig_path(state: State) -> str:
 def _load(arguments: argparse.Namespace, state: State) -> None:
     if own := foreign_kubeconfig(state):
         raise ClusterError(f"KUBECONFIG={own} is not the embedded cluster: push {arguments.source} to its registry")
-    for name in images.load(packages.ensure(), state, arguments.source, arguments.name):
-        print(name)
+    tools = packages.ensure()
+    names: dict[str, None] = {}  # each once, in order
+    for node in layout.nodes(state):
+        if Member(node).lost:
+            say(f"{node.name} is stopped: load it again when it runs")
+            continue
+        names |= dict.fromkeys(images.load(tools, node, arguments.source, arguments.name))
+    print("\n".join(names))
 
 
 def _tool(arguments: argparse.Namespace, state: State) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster import layout
 from cluster.build import Binaries
-from cluster.layout import State
+from cluster.layout import Node, State
 from cluster.packages import Packages
 
 
@@ -99,40 +99,57 @@ def _client(kubeconfig: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def kubelet(binaries: Binaries, state: State) -> list[str]:
+def kubelet(binaries: Binaries, node: Node) -> list[str]:
+    state = node.state
     return [
         binaries["kubelet"], f"--config={state.config}/kubelet.json",
-        f"--kubeconfig={state.config}/kubelet.kubeconfig", f"--root-dir={state.kubelet}",
-        f"--cert-dir={state.kubelet}/pki",
-        f"--hostname-override={layout.NODE_NAME}", f"--node-ip={layout.NODE_IP}",
+        *_identity(node), f"--root-dir={state.kubelet}",
+        f"--hostname-override={node.name}", f"--node-ip={node.address}",
     ]  # fmt: skip
 
 
-def kube_proxy(binaries: Binaries, state: State) -> list[str]:
-    return [binaries["kube-proxy"], f"--config={state.config}/kube-proxy.json"]
+def _identity(node: Node) -> list[str]:
+    """As whom the kubelet calls the API server. The first has a certificate; another asks for one when it joins, in the
+    administrator's name: https://kubernetes.io/docs/reference/access-authn-authz/kubelet-tls-bootstrapping/"""
+    state = node.state
+    if node.first:
+        return [f"--kubeconfig={state.config}/kubelet.kubeconfig", f"--cert-dir={state.kubelet}/pki"]
+    return [
+        f"--bootstrap-kubeconfig={node.cluster.kubeconfig}", f"--kubeconfig={state.pki}/kubelet.kubeconfig",
+        f"--cert-dir={state.pki}",
+    ]  # fmt: skip
 
 
-def containerd(packages: Packages, state: State) -> list[str]:
-    return [packages["containerd"], "--config", f"{state.config}/containerd.toml"]
+def kube_proxy(binaries: Binaries, node: Node) -> list[str]:
+    return [binaries["kube-proxy"], f"--config={node.state.config}/kube-proxy.json"]
 
 
-def kubelet_config(state: State) -> str:
+def containerd(packages: Packages, node: Node) -> list[str]:
+    return [packages["containerd"], "--config", f"{node.state.config}/containerd.toml"]
+
+
+def kubelet_config(node: Node) -> str:
     """https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/"""
+    state, pki = node.state, node.cluster.pki
+    certificate: dict[str, object] = (
+        {"tlsCertFile": f"{pki}/kubelet.crt", "tlsPrivateKeyFile": f"{pki}/kubelet.key"}
+        if node.first
+        else {"serverTLSBootstrap": True, "cgroupRoot": node.cgroup}
+    )
     return _json({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": layout.NODE_IP,
+        "address": node.address,
         "port": layout.KUBELET_PORT,
-        "healthzBindAddress": layout.NODE_IP,
+        "healthzBindAddress": node.address,
         "healthzPort": 10248,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
-            "x509": {"clientCAFile": f"{state.pki}/ca.crt"},
+            "x509": {"clientCAFile": f"{pki}/ca.crt"},
         },
         "authorization": {"mode": "Webhook"},
-        "tlsCertFile": f"{state.pki}/kubelet.crt",
-        "tlsPrivateKeyFile": f"{state.pki}/kubelet.key",
+        **certificate,
         "containerRuntimeEndpoint": f"unix://{state.containerd_socket}",
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
@@ -142,7 +159,7 @@ def kubelet_config(state: State) -> str:
         # kube-proxy speaks nftables, so nobody uses the chains that the kubelet would make.
         "makeIPTablesUtilChains": False,
         # There is no cluster DNS. Nothing listens here, so look-ups in pods fail at once.
-        "clusterDNS": [layout.NODE_IP],
+        "clusterDNS": [node.address],
         "clusterDomain": "cluster.local",
         "maxPods": 250,
         "serializeImagePulls": False,
@@ -159,18 +176,18 @@ def kubelet_config(state: State) -> str:
     })  # fmt: skip
 
 
-def kube_proxy_config(state: State) -> str:
+def kube_proxy_config(node: Node) -> str:
     """https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/"""
     return _json({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "clientConnection": {"kubeconfig": f"{state.config}/kube-proxy.kubeconfig"},
+        "clientConnection": {"kubeconfig": f"{node.state.config}/kube-proxy.kubeconfig"},
         "mode": "nftables",
-        "hostnameOverride": layout.NODE_NAME,
-        "bindAddress": layout.NODE_IP,
-        "clusterCIDR": layout.POD_CIDR,
-        "healthzBindAddress": f"{layout.NODE_IP}:10256",
-        "metricsBindAddress": f"{layout.NODE_IP}:10249",
+        "hostnameOverride": node.name,
+        "bindAddress": node.address,
+        "clusterCIDR": node.pod_cidr,
+        "healthzBindAddress": f"{node.address}:10256",
+        "metricsBindAddress": f"{node.address}:10249",
         "oomScoreAdj": 0,
         # Zero leaves the machine's own connection tracking limits alone.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
@@ -178,8 +195,9 @@ def kube_proxy_config(state: State) -> str:
     })  # fmt: skip
 
 
-def containerd_config(packages: Packages, state: State) -> str:
+def containerd_config(packages: Packages, node: Node) -> str:
     """Version 2, for containerd 1.6: https://github.com/containerd/containerd/blob/release/1.6/docs/cri/config.md"""
+    state = node.state
     return f"""\
 version = 2
 root = "{state.root}/containerd"
@@ -219,7 +237,7 @@ conf_dir = "{state.config}/cni"
 """
 
 
-def cni_config(state: State) -> str:
+def cni_config(node: Node) -> str:
     """One routed veth a pod and no way out of the machine: https://www.cni.dev/plugins/current/main/ptp/"""
     return _json({
         "cniVersion": "1.0.0",
@@ -229,8 +247,8 @@ def cni_config(state: State) -> str:
             "ipMasq": False,
             "ipam": {
                 "type": "host-local",
-                "dataDir": f"{state.run}/cni",
-                "ranges": [[{"subnet": layout.POD_CIDR}]],
+                "dataDir": f"{node.state.run}/cni",
+                "ranges": [[{"subnet": node.pod_cidr}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },
         }],

@@ -23,7 +23,7 @@ from common.progress import note, step
 from cluster.build import Binaries
 from cluster.command import run
 from cluster.errors import ClusterError
-from cluster.layout import PAUSE_IMAGE, State
+from cluster.layout import PAUSE_IMAGE, Node
 from cluster.packages import Packages
 
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
@@ -67,7 +67,7 @@ class Archive:
         return self._members[path].size
 
 
-def load(packages: Packages, state: State, source: Path, name: str | None = None) -> list[str]:
+def load(packages: Packages, node: Node, source: Path, name: str | None = None) -> list[str]:
     """Import an image into containerd's namespace `k8s.io`, where the kubelet looks.
 
     `source` is an OCI layout (a directory, or a tar of one) or a tar in docker's format. `name` overrides the
@@ -77,16 +77,16 @@ def load(packages: Packages, state: State, source: Path, name: str | None = None
     if source.is_dir():
         if not (source / "index.json").exists():
             raise ClusterError(f"{source} is no OCI layout: it has no index.json")
-        return _load_layout(packages, state, Folder(source), source, name)
+        return _load_layout(packages, node, Folder(source), source, name)
     if not source.exists():
         raise ClusterError(f"{source} does not exist: give an OCI layout directory or a tar of an image")
     try:
         with tarfile.open(source) as archive:
             files = Archive(archive)
             if "index.json" in files:
-                return _load_layout(packages, state, files, source, name)
+                return _load_layout(packages, node, files, source, name)
             if "manifest.json" in files:
-                return _load_docker(packages, state, source, json.load(files.open("manifest.json")), name)
+                return _load_docker(packages, node, source, json.load(files.open("manifest.json")), name)
     except tarfile.TarError as error:
         raise ClusterError(f"{source} is no tar: {error}") from error
     raise ClusterError(f"{source} is no image: it has neither index.json (OCI) nor manifest.json (docker)")
@@ -124,13 +124,13 @@ def names_in(index: dict[str, Any], override: str | None, source: Path) -> dict[
     return found
 
 
-def _load_layout(packages: Packages, state: State, files: Layout, source: Path, override: str | None) -> list[str]:
+def _load_layout(packages: Packages, node: Node, files: Layout, source: Path, override: str | None) -> list[str]:
     named = names_in(json.load(files.open("index.json")), override, source)
-    have = images(packages, state)
+    have = images(packages, node)
     wanted = {name: entry for name, entry in named.items() if have.get(name) != entry["digest"]}
     if wanted:
-        present = set(_ctr(packages, state, "content", "list", "--quiet").split())
-        with step(f"loading {', '.join(wanted)} (30 s a GB)"), _import(packages, state) as pipe:
+        present = set(_ctr(packages, node, "content", "list", "--quiet").split())
+        with step(f"loading {', '.join(wanted)} (30 s a GB)"), _import(packages, node) as pipe:
             stream(files, wanted, present, pipe)
     return list(named)
 
@@ -172,47 +172,47 @@ def _blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/', 1)}"
 
 
-def _load_docker(packages: Packages, state: State, source: Path, manifest: list[Any], name: str | None) -> list[str]:
+def _load_docker(packages: Packages, node: Node, source: Path, manifest: list[Any], name: str | None) -> list[str]:
     tags = [full_name(tag) for image in manifest for tag in image.get("RepoTags") or []]
     if name or not tags:
         raise ClusterError(f"{source} is in docker's format: its name is its RepoTags ({tags or 'none'}), "
                            "and --name works on OCI layouts only")  # fmt: skip
     with step(f"loading {', '.join(tags)} (30 s a GB)"):
-        _ctr(packages, state, "images", "import", str(source))
+        _ctr(packages, node, "images", "import", str(source))
     return tags
 
 
-def images(packages: Packages, state: State) -> dict[str, str]:
+def images(packages: Packages, node: Node) -> dict[str, str]:
     """Names and manifest digests of the images that containerd has."""
-    rows = [line.split() for line in _ctr(packages, state, "images", "list").splitlines()[1:]]
+    rows = [line.split() for line in _ctr(packages, node, "images", "list").splitlines()[1:]]
     return {row[0]: row[2] for row in rows}
 
 
-def remove_containers(packages: Packages, state: State) -> None:
+def remove_containers(packages: Packages, node: Node) -> None:
     """Delete every container and sandbox, running or not, with its snapshot. Images stay."""
     # containerd takes away ended tasks by itself, so some are gone between being listed and being deleted.
     for _ in range(20):
-        if not (tasks := _ctr(packages, state, "tasks", "list", "--quiet").split()):
+        if not (tasks := _ctr(packages, node, "tasks", "list", "--quiet").split()):
             break
-        run(_command(packages, state, "tasks", "delete", "--force", *tasks))
-    if containers := _ctr(packages, state, "containers", "list", "--quiet").split():
-        _ctr(packages, state, "containers", "delete", *containers)
+        run(_command(packages, node, "tasks", "delete", "--force", *tasks))
+    if containers := _ctr(packages, node, "containers", "list", "--quiet").split():
+        _ctr(packages, node, "containers", "delete", *containers)
 
 
-def _command(packages: Packages, state: State, *arguments: str) -> list[str]:
-    return [packages["ctr"], "--address", str(state.containerd_socket), "--namespace", "k8s.io", *arguments]
+def _command(packages: Packages, node: Node, *arguments: str) -> list[str]:
+    return [packages["ctr"], "--address", str(node.state.containerd_socket), "--namespace", "k8s.io", *arguments]
 
 
-def _ctr(packages: Packages, state: State, *arguments: str) -> str:
-    done = run(_command(packages, state, *arguments))
+def _ctr(packages: Packages, node: Node, *arguments: str) -> str:
+    done = run(_command(packages, node, *arguments))
     if done.returncode:
         raise ClusterError(f"ctr {' '.join(arguments)} failed: {done.stderr.strip()}\nIs the cluster up? Ask `status`.")
     return done.stdout
 
 
 @contextmanager
-def _import(packages: Packages, state: State) -> Iterator[IO[bytes]]:
-    command = _command(packages, state, "images", "import", "-")
+def _import(packages: Packages, node: Node) -> Iterator[IO[bytes]]:
+    command = _command(packages, node, "images", "import", "-")
     with tempfile.TemporaryFile() as said:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
             assert process.stdin
@@ -225,11 +225,11 @@ def _import(packages: Packages, state: State) -> Iterator[IO[bytes]]:
             raise ClusterError(f"ctr images import failed: {said.read().decode(errors='replace').strip()[-2000:]}")
 
 
-def load_pause(binaries: Binaries, packages: Packages, state: State) -> None:
+def load_pause(binaries: Binaries, packages: Packages, node: Node) -> None:
     """Load the image of every pod's sandbox. It holds `go/pod`; with `serve PORT` it is a web server."""
     with tempfile.TemporaryDirectory() as scratch:
         write_layout(Path(scratch), PAUSE_IMAGE, {"pod": Path(binaries["pod"])})
-        load(packages, state, Path(scratch))
+        load(packages, node, Path(scratch))
 
 
 def write_layout(directory: Path, name: str, programs: Mapping[str, Path], user: str = "") -> None:

@@ -5,8 +5,9 @@
   python -m cluster up; python -m cluster down
   python -m cluster.leftovers compare before.json
 
-It looks at everything that an `up` touches (processes, links, addresses, routes, mounts, cgroups, nftables, kernel
-settings, directories), by its own eyes and not by the cluster's records. `compare` exits with 1 if anything differs.
+It looks at everything that an `up` touches (processes, links, addresses, routes, mounts, disks, cgroups, nftables,
+kernel settings, directories), by its own eyes and not by the cluster's records. `compare` exits with 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def snapshot() -> Snapshot:
         "addresses": [f"{link['ifname']} {address['local']}" for link in links for address in link["addr_info"]],
         "routes": [f"{route['dst']} dev {route.get('dev')}" for route in routes],
         "mounts": _mounts(),
+        "disks": _disks(),
         "cgroups": _cgroups(),
         "nftables": _nftables(),
         "sysctls": [f"{name} = {' '.join(path.read_text().split())}" for name, path in _sysctls().items()],
@@ -62,27 +64,35 @@ def _mounts() -> list[str]:
     return [point for point in host.mounts(Path("/")) if not Path(point).is_relative_to(cache)]
 
 
+def _disks() -> list[str]:
+    """Loop devices over a node's image."""
+    files = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [name for name in files if Path(name.removesuffix(" (deleted)")).name == "disk.ext4"]
+
+
 def _processes() -> list[str]:
     """Processes of any cluster: those that carry its mark, run its programs, or sit in a pod's cgroup.
 
-    API servers that tests run by themselves are no part of a cluster.
+    API servers that tests run by themselves are no part of a cluster, nor are clients of those: a cluster's own
+    carry the mark.
     """
     pods = {record.pid for record in host.pod_processes()}
     found = []
     for record in proc.all_processes():
         owner = proc.owner_of(record.pid) or ""
-        if not owner.startswith(API_ONLY) and (owner or record.pid in pods or _is_built(record.pid)):
+        if not owner.startswith(API_ONLY) and (owner or record.pid in pods or _is_built(record)):
             found.append(f"{record.pid} {' '.join(record.argv)[:100]}")
     return found
 
 
-def _is_built(pid: int) -> bool:
+def _is_built(record: proc.Record) -> bool:
     try:
-        program = Path(f"/proc/{pid}/exe").readlink()
+        program = Path(f"/proc/{record.pid}/exe").readlink()
     except OSError:
         return False
     cache = cache_dir()
-    return program.is_relative_to(cache / "kubernetes") or program.is_relative_to(cache / "node")
+    built = program.is_relative_to(cache / "kubernetes") or program.is_relative_to(cache / "node")
+    return built and record.name not in ("kubectl", "helm")
 
 
 def _cgroups() -> list[str]:
@@ -90,7 +100,7 @@ def _cgroups() -> list[str]:
     found = []
     for root in host.cgroup_roots():
         found += [str(path) for path in root.iterdir() if path.is_dir()]
-        found += [str(path) for path in (root / host.CGROUP).rglob("*") if path.is_dir()]
+    found += [str(path) for group in host.pod_groups() for path in group.rglob("*") if path.is_dir()]
     return found
 
 

@@ -1,30 +1,28 @@
-"""The one-node cluster: brings its processes up, tells how they are, takes them down."""
+"""The cluster: brings its processes up, tells how they are, takes them down. One node, or more."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-import urllib.request
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.lock import locked
 from common.progress import duration, say, step
 
-from cluster import api, build, config, host, images, layout, packages, pki, proc
+from cluster import api, build, config, host, layout, member, packages, pki, proc
 from cluster.build import Binaries
 from cluster.command import run
 from cluster.errors import ClusterError
-from cluster.layout import State
+from cluster.layout import Node, State
+from cluster.member import Member
 from cluster.packages import Packages
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-NODE = ("containerd", "kubelet", "kube-proxy")
-COMPONENTS = (*CONTROL_PLANE, *NODE)
-#: What each component that calls the API server is, as a file name in `pki` and `config`.
-_CLIENTS = {"admin", "controller-manager", "scheduler", "kubelet", "kube-proxy"}
+COMPONENTS = (*CONTROL_PLANE, *member.COMPONENTS)
+#: What each part of the control plane that calls the API server is, as a file name in `pki` and `config`.
+_CLIENTS = ("controller-manager", "scheduler")
 
 
 def foreign_kubeconfig(state: State) -> str | None:
@@ -44,45 +42,45 @@ class Cluster:
             etcd_port=layout.ETCD_PORT, service_cidr=layout.SERVICE_CIDR,
         )  # fmt: skip
 
-    def up(self) -> None:
+    def up(self, count: int | None = None) -> None:
         """Bring up whatever does not run yet, and wait until pods can be made.
+
+        `count` is how many nodes there shall be; without it, as many as there are, at first one.
 
         Raises ClusterError if that cannot be done, naming the step and the log to read.
         """
         _need_root()
         with locked(self.state.root, "changing the cluster"):
             began = time.monotonic()
-            host.preflight(self.state, {name for name in COMPONENTS if self._processes.running(name)})
+            had = layout.nodes(self.state)
+            first, *others = [Member(Node(self.state, n)) for n in range(1, (count or len(had)) + 1)]
+            running = {name for name in COMPONENTS if self._processes.running(name)}
+            host.preflight(self.state, running, [other.node for other in others if other.lost])
             tools = packages.ensure()
             binaries = build.ensure()
             host.prepare(self.state)
+            if others:
+                host.attach_disk(first.node)
             pki.ensure(binaries, self.state.pki, layout.NODE_NAME, [layout.NODE_IP, layout.KUBERNETES_SERVICE_IP])
             self._write_config(binaries, tools)
-            started = self._start(binaries, tools)
-            self._wait(binaries)
+            started = self._start(first, binaries, tools)
+            self._wait(first, binaries)
+            for other in others:
+                started += self._join(other, binaries, tools)
+            for node in had[1 + len(others) :]:
+                self._remove(Member(node), binaries)
             what = f"started {', '.join(started)}" if started else "was up already"
             took = time.monotonic() - began
             say(f"Kubernetes {binaries.version} at {self._plane.url}: {what} ({duration(took)})")
 
     def _write_config(self, binaries: Binaries, tools: Packages) -> None:
-        state = self.state
-        (state.config / "cni").mkdir(parents=True, exist_ok=True)
+        state, url = self.state, self._plane.url
+        state.config.mkdir(parents=True, exist_ok=True)
         state.bin.mkdir(exist_ok=True)
-        files = {
-            state.config / "kubelet.json": config.kubelet_config(state),
-            state.config / "kube-proxy.json": config.kube_proxy_config(state),
-            state.config / "containerd.toml": config.containerd_config(tools, state),
-            state.config / "cni" / "10-vernal.conflist": config.cni_config(state),
-            state.kubeconfig: config.kubeconfig(self._plane.url, state.pki, "admin"),
-            **{
-                state.config / f"{user}.kubeconfig": config.kubeconfig(self._plane.url, state.pki, user)
-                for user in _CLIENTS - {"admin"}
-            },
-        }
-        for path, text in files.items():
-            path.touch(mode=0o600)
-            if path.read_text() != text:  # kube-proxy ends when its file is written, whatever is written
-                path.write_text(text)
+        member.write({
+            state.kubeconfig: config.kubeconfig(url, state.pki, "admin"),
+            **{state.config / f"{user}.kubeconfig": config.kubeconfig(url, state.pki, user) for user in _CLIENTS},
+        })  # fmt: skip
         for name, target in {
             "kubectl": binaries["kubectl"], "helm": binaries["helm"], "ctr": tools["ctr"],
         }.items():  # fmt: skip
@@ -90,63 +88,79 @@ class Cluster:
             link.unlink(missing_ok=True)
             link.symlink_to(target)
 
-    def _start(self, binaries: Binaries, tools: Packages) -> list[str]:
-        state, ensure, started = self.state, self._processes.ensure, []
-        # Kubernetes runs nft, containerd runs its shim, and both are only in our own folders.
-        env = {"PATH": f"{tools.bin}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}"}
+    def _start(self, first: Member, binaries: Binaries, tools: Packages) -> list[str]:
+        state, started = self.state, []
 
         def start(name: str, argv: Sequence[str], *reads: Path) -> None:
-            if ensure(name, argv, env, reads):
+            if self._processes.ensure(name, argv, reads=reads):
                 started.append(name)
 
+        first.write_config(tools, self._plane.url)
         with step("starting etcd, kube-apiserver and containerd (3 s)"):
             start("etcd", config.etcd(binaries, self._plane))
             start("kube-apiserver", config.apiserver(binaries, self._plane), state.pki / "apiserver.crt")
-            start("containerd", config.containerd(tools, state), state.config / "containerd.toml")
-            self._until("containerd", lambda: self._containerd_answers(tools), "containerd")
-            images.load_pause(binaries, tools, state)
-            self._until("kube-apiserver", api.Api(self._plane.url, state.pki).ready, "etcd", "kube-apiserver")
+            started += first.start_containerd(binaries, tools)
+            first.until("kube-apiserver", self._server().ready, "etcd", "kube-apiserver")
         with step("starting kube-controller-manager, kube-scheduler, kubelet and kube-proxy (1 s)"):
             start("kube-controller-manager", config.controller_manager(binaries, state))
             start("kube-scheduler", config.scheduler(binaries, state))
-            start("kubelet", config.kubelet(binaries, state), state.config / "kubelet.json")
-            start("kube-proxy", config.kube_proxy(binaries, state), state.config / "kube-proxy.json")
+            started += first.start_kubelet(binaries, tools)
         return started
 
-    def _containerd_answers(self, tools: Packages) -> bool:
-        command = [tools["ctr"], "--address", str(self.state.containerd_socket), "version"]
-        return self.state.containerd_socket.exists() and not run(command).returncode
+    def _server(self) -> api.Api:
+        return api.Api(self._plane.url, self.state.pki)
 
-    def _wait(self, binaries: Binaries) -> None:
-        server = api.Api(self._plane.url, self.state.pki)
+    def _wait(self, first: Member, binaries: Binaries) -> None:
+        server = self._server()
         with step("waiting for the node, the first service account and Services (5 s)"):
-            self._until("the node to be Ready", lambda: self._node_ready(server), "kubelet")
-            self._until("the default service account", lambda: _default_account(server), "kube-controller-manager")
-            self._until("kube-proxy", _proxy_ready, "kube-proxy")
+            first.wait(binaries, server)
+            first.until("the default service account", lambda: _default_account(server), "kube-controller-manager")
 
-    def _node_ready(self, server: api.Api) -> bool:
-        """Whether the kubelet that runs now has reported Ready; a report of an earlier one does not count."""
-        kubelet = self._processes.running("kubelet")
-        try:
-            node = server.get(f"/api/v1/nodes/{layout.NODE_NAME}")
-        except api.NOT_YET:
-            return False
-        return kubelet is not None and any(
-            condition["type"] == "Ready" and condition["status"] == "True"
-            and datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp() >= int(kubelet.started_at)
-            for condition in node["status"].get("conditions", [])
-        )  # fmt: skip
+    def _join(self, other: Member, binaries: Binaries, tools: Packages) -> list[str]:
+        with step(f"starting {other.node.name} in namespaces of its own (5 s)"):
+            other.write_config(tools, self._plane.url)
+            started = [*other.start_containerd(binaries, tools), *other.start_kubelet(binaries, tools)]
+            other.wait(binaries, self._server())
+        return started
 
-    def _until(self, what: str, condition: Callable[[], bool], *names: str) -> None:
-        def check() -> None:
-            for name in names:
-                self._processes.check(name)
+    def _remove(self, other: Member, binaries: Binaries) -> None:
+        """Take a node away for good, with its images."""
+        with step(f"removing {other.node.name}"):
+            other.kill()
+            kubectl = [binaries["kubectl"], f"--kubeconfig={self.state.kubeconfig}"]
+            if (done := run([*kubectl, "delete", "node", other.node.name, "--ignore-not-found"])).returncode:
+                raise ClusterError(f"removing {other.node.name} failed: {done.stderr.strip()}")
+            shutil.rmtree(other.node.state.root)
 
-        try:
-            api.wait(what, condition, check)
-        except ClusterError as error:
-            logs = ", ".join(str(self._processes.log(name)) for name in names)
-            raise ClusterError(f"{error}\nRead {logs}; `down` and `up` start it afresh.") from error
+    def stop_node(self, name: str) -> None:
+        """Take a node away as a power cut does: its pods and its kubelet are gone, and nobody tells the API server.
+
+        Raises ClusterError for the first node, and if there is none of that name.
+        """
+        _need_root()
+        with locked(self.state.root, "changing the cluster"), step(f"stopping {name} and all of its pods"):
+            self._other(name).kill()
+
+    def start_node(self, name: str) -> None:
+        """Bring a node back that was stopped. Raises ClusterError as `stop_node` does, and if the cluster is not up."""
+        _need_root()
+        with locked(self.state.root, "changing the cluster"):
+            other = self._other(name)
+            if not self._processes.running("kube-apiserver"):
+                raise ClusterError("the cluster is not up: run `up`, which brings this node, too")
+            running = set(COMPONENTS)
+            host.preflight(self.state, running, [other.node] if other.lost else [])
+            self._join(other, build.ensure(), packages.ensure())
+
+    def _other(self, name: str) -> Member:
+        first, *others = layout.nodes(self.state)
+        for node in others:
+            if node.name == name:
+                return Member(node)
+        if name == first.name:
+            raise ClusterError(f"{name} carries the control plane: `down` stops it, `kubectl drain {name}` empties it")
+        there = ", ".join(node.name for node in others) or f"none; `up --nodes {layout.MAX_NODES}` makes one"
+        raise ClusterError(f"there is no node {name} that could be stopped or started (there is: {there})")
 
     def down(self) -> None:
         """Stop everything and put the machine back as it was. Images and the API server's data stay."""
@@ -158,22 +172,21 @@ class Cluster:
             self._down()
 
     def _down(self) -> None:
-        owner = str(self.state.root)
         tools = packages.ensure()
-        with step("stopping the node's pods"):
-            self._processes.stop(["kubelet", "kube-proxy"])
-            proc.end(host.pod_processes(), 0)
-            if self._processes.running("containerd"):
-                images.remove_containers(tools, self.state)
+        members = [Member(node) for node in layout.nodes(self.state)]
+        with step("stopping the pods"):
+            for each in members:
+                each.stop_pods(tools)
         with step("stopping Kubernetes and containerd"):
             # The API server first, while etcd can still answer it.
             self._processes.stop(["kube-apiserver", "kube-controller-manager", "kube-scheduler"])
-            self._processes.stop(["etcd", "containerd"])
-            proc.end(list(proc.owned(owner)), 2)
-            proc.end(host.pod_processes(), 0)
+            self._processes.stop(["etcd"])
+            for each in members:
+                each.stop()
         with step("putting the machine back as it was"):
             host.restore(self.state, tools)
-            shutil.rmtree(self.state.run, ignore_errors=True)
+            for each in members:
+                shutil.rmtree(each.node.state.run, ignore_errors=True)
 
     def clean(self) -> None:
         """`down`, then delete the state directory: data, images, keys, logs. The cache stays."""
@@ -190,14 +203,11 @@ class Cluster:
 
     def status(self) -> bool:
         """Print how each component is; returns whether all of them run and the API server is ready."""
-        good = True
-        for name in COMPONENTS:
-            record = self._processes.running(name)
-            good &= record is not None
-            how = f"running, pid {record.pid}" if record else "stopped"
-            print(f"{name:24} {how:24} {self._processes.log(name)}")
-        ready = good and api.Api(self._plane.url, self.state.pki).ready()
-        print(f"{'API server':24} {'ready' if ready else 'not ready':24} {self._plane.url}")
+        good = member.print_status(self._processes, {name: name for name in CONTROL_PLANE})
+        for node in layout.nodes(self.state):
+            good &= Member(node).status()
+        ready = good and self._server().ready()
+        print(f"{'API server':28} {'ready' if ready else 'not ready':24} {self._plane.url}")
         return ready
 
 
@@ -212,11 +222,3 @@ def _default_account(server: api.Api) -> bool:
     except api.NOT_YET:
         return False
     return True
-
-
-def _proxy_ready() -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{layout.NODE_IP}:10256/healthz", timeout=60) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from common.progress import duration, say
 
-from scenarios import lifecycle, manifests, setup
+from scenarios import lifecycle, manifests, setup, two_nodes
 from scenarios.autoscaling import Autoscaling
 from scenarios.bucket_life import BucketLife
 from scenarios.client import greedy
-from scenarios.kube import Kube, KubeError, ScenarioTimeoutError
+from scenarios.kube import Kube, KubeError, ScenarioTimeoutError, die
 from scenarios.leader import installed
 from scenarios.lifecycle import Lifecycle
 from scenarios.report import Report
@@ -67,19 +67,39 @@ def run_autoscaling() -> Report:
     )
 
 
-def _run(namespace: str, scenario: Callable[[Kube, str, setup.Images], Report], *values: str) -> Report:
-    """`values`: of the chart, as Helm's --set takes them."""
-    start, images = _installed(*values)
+def run_two_nodes() -> Report:
+    """Over two nodes. What is well leaves a cluster of one node."""
+    if not setup.embedded():
+        die("two-nodes takes a node away from under its pods, which is for the embedded cluster: unset KUBECONFIG")
+    values = (f"nodeCache.directory={two_nodes.CACHE}", "nodeCache.size=4Gi")
+
+    def scenario(kube: Kube, base: str, images: setup.Images) -> Report:
+        try:
+            return two_nodes.TwoNodes(kube, base, images.worker).run()
+        finally:
+            two_nodes.take_pods(kube, two_nodes.FIRST, two_nodes.SECOND)
+
+    report = _run("vernal-two-nodes", scenario, *values, nodes=2)
+    if report.ok:
+        setup.up(nodes=1)
+    return report
+
+
+def _run(
+    namespace: str, scenario: Callable[[Kube, str, setup.Images], Report], *values: str, nodes: int | None = None
+) -> Report:
+    """`values`: of the chart, as Helm's --set takes them. `nodes`: of the embedded cluster."""
+    start, images = _installed(*values, nodes=nodes)
     with setup.namespace(namespace) as kube:
         setup.prepare_model(kube, images)
         report = _looked_at(kube, lambda base: scenario(kube, base, images))
     return _done(start, report)
 
 
-def _installed(*values: str) -> tuple[float, setup.Images]:
+def _installed(*values: str, nodes: int | None = None) -> tuple[float, setup.Images]:
     """When it began, and what is on the cluster."""
     start = time.monotonic()
-    images = setup.cluster_with_images()
+    images = setup.cluster_with_images(nodes)
     setup.install(images, *values)
     return start, images
 
@@ -101,7 +121,7 @@ def _done(start: float, report: Report) -> Report:
 
 SCENARIOS = {
     ("demo", "claim"): run_demo, ("demo", "s3"): run_demo_s3,
-    ("rolls", "claim"): run_rolls, ("autoscaling", "claim"): run_autoscaling,
+    ("rolls", "claim"): run_rolls, ("autoscaling", "claim"): run_autoscaling, ("two-nodes", "claim"): run_two_nodes,
 }  # fmt: skip
 
 
@@ -127,7 +147,8 @@ def main() -> int:
         "scenario",
         choices=sorted({name for name, _ in SCENARIOS}),
         help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; rolls: a broken image that rolls back, a "
-        "quota, foreign conditions, a sidecar injector; autoscaling: to zero and back",
+        "quota, foreign conditions, a sidecar injector; autoscaling: to zero and back; two-nodes: one freezes, the "
+        "other thaws, is drained, and is lost",
     )
     parser.add_argument(
         "--store",

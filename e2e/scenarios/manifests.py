@@ -106,6 +106,16 @@ def pool(image: str, replicas: int) -> Object:
     }  # fmt: skip
 
 
+def impatient(made: Object) -> Object:
+    """A pool whose pods are given up ten seconds after their node is, where Kubernetes gives five minutes."""
+    tolerations = [
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
+        for key in ("unreachable", "not-ready")
+    ]
+    made["spec"]["podTemplate"] = {"spec": {"tolerations": tolerations}}
+    return made
+
+
 def secret(bucket: Bucket) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(bucket.keys)}
 

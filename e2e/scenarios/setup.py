@@ -45,9 +45,9 @@ def embedded() -> bool:
     return not os.environ.get("KUBECONFIG")
 
 
-def cluster_with_images() -> Images:
+def cluster_with_images(nodes: int | None = None) -> Images:
     """Bring the cluster up and see that the images are on it. The first time compiles and installs, later ones take
-    seconds."""
+    seconds. `nodes`: of the embedded cluster."""
     if not embedded():
         worker, operator = os.environ.get("VERNAL_WORKER_IMAGE", ""), os.environ.get("VERNAL_OPERATOR_IMAGE", "")
         if not (worker and operator):
@@ -56,9 +56,19 @@ def cluster_with_images() -> Images:
         return Images(worker, operator)
     log_file()  # one for all that follows
     layouts = [_run(sys.executable, "e2e/images/build.py", kind, capture=True) for kind in ("worker-cpu", "operator")]
-    _run(*_CLUSTER, "up")
+    up(nodes)
     worker, operator = (_run(*_CLUSTER, "load-image", layout, capture=True) for layout in layouts)
     return Images(worker=worker, operator=operator)
+
+
+def up(nodes: int | None = None) -> None:
+    """Start or repair the cluster, the embedded one with so many nodes."""
+    _run(*_CLUSTER, "up", *(() if nodes is None else (f"--nodes={nodes}",)))
+
+
+def node(action: str, name: str) -> None:
+    """`stop` takes a node of the embedded cluster away as a power cut does, `start` brings it back."""
+    _run(*_CLUSTER, "node", action, name)
 
 
 def install(images: Images, *values: str) -> None:

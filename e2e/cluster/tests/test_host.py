@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from cluster import host, layout, leftovers, proc
 from cluster.errors import ClusterError
-from cluster.layout import State
+from cluster.layout import Node, State
 from cluster.node import Cluster
 from common.ports import free_port
+from common.tools import ToolError
 
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -55,6 +56,29 @@ def test_a_state_directory_too_deep_for_sockets_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(host, "PORTS", {})
     with pytest.raises(ClusterError, match="VERNAL_STATE"):
         host.preflight(State(Path("/" + "x" * 90)), running=set())
+
+
+def test_a_second_node_where_memory_is_short_is_refused_and_told_of_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(host, "PORTS", {})
+    monkeypatch.setattr(host, "ROOM", 1e-6)
+    monkeypatch.setattr(host, "MEMORY", 1e9)
+    state = State(tmp_path)
+    host.preflight(state, running=set())
+    with pytest.raises(ToolError, match=r"2e\+09 GiB of memory must be available for 2 nodes.*`up --nodes 1`"):
+        host.preflight(state, running=set(), more=[Node(state, 2)])
+    with pytest.raises(ToolError, match=r"1e\+09 GiB of memory must be available for a node"):
+        host.preflight(state, running={"kubelet"}, more=[Node(state, 2)])
+
+
+def test_only_a_second_node_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    for action in (Cluster(State(tmp_path)).stop_node, Cluster(State(tmp_path)).start_node):
+        with pytest.raises(ClusterError, match="vernal-node carries the control plane"):
+            action("vernal-node")
+        with pytest.raises(ClusterError, match=r"no node vernal-node-2.*up --nodes 2"):
+            action("vernal-node-2")
 
 
 def test_a_record_is_kept_in_its_boot_and_outlives_it_as_to_directories(

@@ -6,7 +6,6 @@ A cluster that is up already is taken down meanwhile and brought up again at the
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,40 +13,10 @@ from pathlib import Path
 
 import pytest
 from cluster import host, layout, leftovers, proc
+from cluster.trial import cluster, curl, environment, names, nothing_left, rolled_out
 from patience import GUARD_SECONDS, until
 
 pytestmark = pytest.mark.scenario
-
-WEB = [
-    {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "web"},
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [{
-                        "name": "web",
-                        "image": layout.PAUSE_IMAGE,
-                        "args": ["serve", "8080"],
-                        "readinessProbe": {"httpGet": {"port": 8080}, "periodSeconds": 1},
-                        "resources": {"limits": {"memory": "64Mi"}},
-                    }],
-                },
-            },
-        },
-    },
-    {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web"},
-        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
-    },
-]  # fmt: skip
 
 
 def checkpointer(folder: Path) -> list[dict[str, object]]:
@@ -85,22 +54,6 @@ def checkpointer(folder: Path) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
-def environment(state: Path) -> dict[str, str]:
-    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "VERNAL_STATE": str(state)}
-    return {key: value for key, value in os.environ.items() if key != "KUBECONFIG"} | own
-
-
-def cluster(
-    state: Path, *arguments: str, stdin: str | None = None, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cluster", *arguments], check=False, capture_output=True, text=True, input=stdin,
-        env=environment(state),
-    )  # fmt: skip
-    assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-    return done
-
-
 def proxy(state: Path) -> subprocess.Popen[str]:
     """`kubectl proxy` that listens, as a program that was killed leaves it."""
     process = subprocess.Popen(
@@ -109,33 +62,6 @@ def proxy(state: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
     assert process.stdout is not None and "Starting to serve" in process.stdout.readline()
     return process
-
-
-def nothing_left(before: leftovers.Snapshot) -> None:
-    """Wait until what comes and goes on a busy machine is gone; what does not go is left."""
-    found: list[str] = []
-
-    def clean() -> bool:
-        found[:] = leftovers.differences(before, leftovers.snapshot())
-        return not found
-
-    until("nothing to be left", clean, more=lambda: "\n".join(found))
-
-
-@pytest.fixture(scope="module")
-def nobody_else() -> Iterator[None]:
-    default = layout.state_dir()
-    was_up = bool(list(proc.owned(str(default))))
-    if default.exists():  # not only if it is up: of one that was killed, interfaces and cgroups are still there
-        cluster(default, "down")
-    yield
-    if was_up:
-        cluster(default, "up")
-
-
-@pytest.fixture(scope="module")
-def before(nobody_else: None) -> leftovers.Snapshot:
-    return leftovers.snapshot()
 
 
 @pytest.fixture(scope="module")
@@ -152,18 +78,7 @@ def state(before: leftovers.Snapshot, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def web(state: Path) -> str:
     """The address of a Service with two ready pods behind it."""
-    cluster(state, "kubectl", "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": WEB}))
-    cluster(state, "kubectl", "rollout", "status", "deployment/web", f"--timeout={GUARD_SECONDS:.0f}s")
-    return cluster(state, "kubectl", "get", "service/web", "-o", "jsonpath={.spec.clusterIP}").stdout
-
-
-def names(state: Path) -> set[str]:
-    return set(cluster(state, "kubectl", "get", "pods", "-l", "app=web", "-o", "name").stdout.split())
-
-
-def curl(url: str) -> str:
-    done = subprocess.run(["curl", "--silent", "--max-time", "60", url], check=False, capture_output=True, text=True)
-    return done.stdout.strip()
+    return rolled_out(state)
 
 
 def test_a_second_up_does_nothing(state: Path) -> None:

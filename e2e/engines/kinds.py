@@ -262,7 +262,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "llava": llava,
     "whisper": whisper,
     "bert": of_transformers(
-        "BertConfig", "BertModel", vocab_size=VOCABULARY, num_key_value_heads=None, position_embedding_type="absolute"
+        "BertConfig", "BertModel", vocab_size=VOCABULARY, num_key_value_heads=4, position_embedding_type="absolute"
     ),
     "gemma3": of_transformers(
         "Gemma3TextConfig", "Gemma3ForCausalLM", head_dim=64, sliding_window=64, num_hidden_layers=6,

@@ -46,7 +46,7 @@ def _tone() -> bytes:
 ROWS = (
     Row("Gemma-3 sliding window", "gemma3", GENERATION),
     Row("Qwen3 MoE", "qwen3 moe", GENERATION),
-    Row("DeepSeek MLA", "deepseek", GENERATION),
+    Row("DeepSeek MLA", "deepseek", GENERATION, arguments={"numGpuBlocksOverride": 80}),  # its blocks hold less
     Row("hybrid: Mamba2 and attention", "falcon h1", GENERATION),
     Row(
         "multimodal",
@@ -86,7 +86,7 @@ ROWS = (
     ),
     Row("kv_offloading", "llama", GENERATION, arguments={"kvOffloadingSize": 0.1}),
     Row("FP8 KV cache", "llama", GENERATION, arguments={"kvCacheDtype": "fp8"}),
-    Row("FP8 weights", "llama", GENERATION, arguments={"quantization": "fp8"}),
+    Row("FP8 weights", "llama", GENERATION, arguments={"quantization": "fp8", "dtype": "bfloat16"}),
     Row("cpu_offload_gb", "llama", GENERATION, arguments={"cpuOffloadGb": 0.005}, devices=(GPU,)),
     Row("CUDA graphs", "llama", GENERATION, arguments={"enforceEager": False}, devices=(GPU,)),
 )

@@ -11,6 +11,9 @@ _GENERAL = (
     "cancelled",
 )
 """What vLLM's outer processes say of an error in an inner one."""
+_COUNTED = re.compile(r"\d+ validation errors?")
+"""How pydantic begins; the errors are in the lines that follow."""
+_PREFIX = re.compile(r"^\S+Z engine\s+(?:\(.*?\) ERROR \S+ \S+ \[\S+\]\s*)?")
 _MOST = 200
 
 
@@ -23,8 +26,12 @@ def own_sentence(log: str) -> str:
     """The first error of a traceback in a worker's log that is not about another one; the last line if there is
     none. What is logged before the first traceback are warnings."""
     _, traceback, after = log.partition("Traceback (most recent call last)")
-    for line in (after if traceback else log).splitlines():
+    all_lines = (after if traceback else log).splitlines()
+    for number, line in enumerate(all_lines):
         if (match := _EXCEPTION.search(line)) and not is_general(match[2]):
-            return f"{match[1].rpartition('.')[2]}: {match[2].strip()}"[:_MOST]
+            said = [match[2].strip()]
+            if _COUNTED.match(said[0]):
+                said += [_PREFIX.sub("", more).partition(" [type=")[0].strip() for more in all_lines[number + 1 :][:2]]
+            return f"{match[1].rpartition('.')[2]}: {' '.join(said)}"[:_MOST]
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return lines[-1][:_MOST] if lines else "it said nothing"

@@ -61,6 +61,12 @@ event=exit code=10
 def test_the_sentence_is_the_first_error_that_is_about_itself() -> None:
     assert own_sentence(LOG) == "ModuleNotFoundError: No module named 'triton'"
     assert own_sentence("pydantic_core._pydantic_core.ValidationError: 1 error\n") == "ValidationError: 1 error"
+    counted = """Traceback (most recent call last)
+2026-11-26T14:48:21.924Z engine pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig
+2026-11-26T14:48:21.924Z engine   Value error, float32 is not supported. [type=value_error, input_value=ArgsKwargs(()]
+2026-11-26T14:48:21.924Z engine     For further information"""
+    told = "ValidationError: 1 validation error for VllmConfig Value error, float32 is not supported."
+    assert own_sentence(counted).startswith(told)
     assert own_sentence("usage\nargument: unknown option\n\n") == "argument: unknown option"
     assert own_sentence("") == "it said nothing"
 

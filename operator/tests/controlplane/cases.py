@@ -264,6 +264,16 @@ class Case:
         (event,) = found()
         return event
 
+    def forbidden(self) -> list[str]:
+        """Calls that the role does not allow, but for one that an operator of one namespace makes to find out.
+
+        An operator of all namespaces looks after what other tests left, too, where a quota or a policy may forbid it
+        something.
+        """
+        answers = [call for call in self.proxy.calls if call.status == 403]
+        ours = f"/namespaces/{self.namespace}/"
+        return [str(call) for call in answers if ours in call.path or "/namespaces/" not in call.path]
+
     def wait_settled(self, replicas: int) -> None:
         self.wait(f"{replicas} settled replicas", lambda: self.settled(replicas))
 

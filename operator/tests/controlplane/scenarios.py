@@ -69,8 +69,9 @@ def lose_a_pod(case: Case) -> Callable[[], bool]:
     """A pod that serves goes, its node with it."""
     old = next(pod for pod in case.items(PODS) if pod["spec"]["containers"][0]["image"] != UNPULLABLE)
     case.client.delete(PODS, case.namespace, old["metadata"]["name"], old["metadata"]["uid"])
-    gone = old["metadata"]["uid"]
-    return lambda: case.serves(2, starting=1) and gone not in {pod["metadata"]["uid"] for pod in case.items(PODS)}
+    lost = old["metadata"]["uid"]
+    # In this order: until it is gone, it is one of two that serve.
+    return lambda: lost not in {pod["metadata"]["uid"] for pod in case.items(PODS)} and case.serves(2, starting=1)
 
 
 def scale_while_broken(replicas: int) -> Step:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cluster.apiserver import ApiServer
 from common.ports import free_port
-from controlplane.cases import CORE, METRIC, POOL, Case, Server, condition, pool
+from controlplane.cases import METRIC, POOL, Case, Server, condition, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Call, Watches
 from vernal_contract import names
@@ -200,7 +200,7 @@ def test_all_namespaces_with_the_charts_cluster_role(make_case: Callable[..., Ca
         one.create(pool(replicas=1))
     case.wait_settled(1)
     other.wait_settled(1)
-    assert not _forbidden(case)
+    assert not case.forbidden()
 
 
 @pytest.mark.every_release
@@ -213,7 +213,7 @@ def test_one_namespace_with_the_charts_role(server: Server, make_case: Callable[
     case.wait_settled(1)
     case.delete_pool()
     case.wait("the checkpoint to go", lambda: not case.items(CHECKPOINTS))
-    assert not _forbidden(case)
+    assert not case.forbidden()
 
 
 def test_the_api_server_crashes_and_comes_back(api: ApiServer, case: Case) -> None:
@@ -240,15 +240,6 @@ def test_a_pool_whose_stored_spec_does_not_parse_is_told(case: Case) -> None:
     with pytest.raises(ApiError, match="replicas"):
         case.change(replicas=-1)
     assert condition(case.get_pool(), "Ready") == "True"
-
-
-def _forbidden(case: Case) -> list[str]:
-    """Calls that the role does not allow, but for one that an operator of one namespace makes to find out."""
-    return [
-        str(call)
-        for call in case.proxy.calls
-        if call.status == 403 and call.path != CORE["Namespace"].path(None, case.namespace)
-    ]
 
 
 def _refused_pod(call: Call) -> bool:

@@ -68,7 +68,7 @@ def test_a_node_is_warm_until_others_take_the_room_or_it_is_gone(
     assert len([one for one in words if one[0]["reason"] == "Evicted"]) == 1
     node()
     case.wait("the node not to be counted", lambda: warm(case) == {None: (0, []), 9: (0, [])})
-    assert not [str(call) for call in case.proxy.calls if call.status == 403]
+    assert not case.forbidden()
     case.invariants.check()
 
 
@@ -119,7 +119,7 @@ def test_nodes_fetch_a_checkpoint_before_a_pod_is_there(
     case.restart()
     case.assert_quiet(5)
     assert not fetches(case) and warm(case) == {None: (1, told)}
-    assert not [str(call) for call in case.proxy.calls if call.status == 403]
+    assert not case.forbidden()
     case.invariants.check()
 
 

@@ -16,12 +16,17 @@ from vernal_worker.engine.unfreezable import POOLING_TASKS, loses_scales, unchec
     ],
 )
 def test_what_cannot_be_asked_with_token_ids_cannot_be_checked(tasks: tuple[str, ...], named: str) -> None:
-    assert unchecked(tasks) == f"its answers cannot be checked: its tasks are {named}"
+    assert unchecked(tasks, encoder_decoder=False) == f"its answers cannot be checked: its tasks are {named}"
 
 
 @pytest.mark.parametrize("tasks", [("generate", "transcription"), *((task, "plugin") for task in POOLING_TASKS)])
 def test_one_task_that_can_be_asked_is_enough(tasks: tuple[str, ...]) -> None:
-    assert unchecked(tasks) is None
+    assert unchecked(tasks, encoder_decoder=False) is None
+
+
+def test_sound_that_is_a_prompt_of_its_own_can_be_asked_with() -> None:
+    assert unchecked(("transcription",), encoder_decoder=True) is None
+    assert unchecked(("realtime",), encoder_decoder=True) is not None
 
 
 def test_every_task_of_vllm_is_known() -> None:

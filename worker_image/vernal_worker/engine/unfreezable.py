@@ -5,12 +5,18 @@ from typing import Any
 
 POOLING_TASKS = ("embed", "classify", "token_embed", "token_classify", "embed&token_classify")
 """Of vLLM's tasks those, beside `generate`, that can be asked with token ids, and whose values tell one model from
-another. `plugin` wants data in a form of its own, `transcription` and `realtime` want sound."""
+another. `plugin` wants data in a form of its own, `realtime` a stream of sound."""
+
+TRANSCRIPTION = "transcription"
 
 
-def unchecked(tasks: Sequence[str]) -> str | None:
-    """Why nobody could say whether an engine with these tasks answers after a thaw as it did before."""
-    if {"generate", *POOLING_TASKS} & set(tasks):
+def unchecked(tasks: Sequence[str], *, encoder_decoder: bool) -> str | None:
+    """Why nobody could say whether an engine with these tasks answers after a thaw as it did before.
+
+    `encoder_decoder`: what a model hears is a prompt of its own, beside the tokens that it goes on with, as with
+    Whisper; elsewhere each model has its own way to write sound into its prompt.
+    """
+    if {"generate", *POOLING_TASKS} & set(tasks) or (encoder_decoder and TRANSCRIPTION in tasks):
         return None
     return f"its answers cannot be checked: its tasks are {', '.join(tasks) or 'none'}"
 

@@ -14,12 +14,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy
+import numpy.typing
 from fastapi import FastAPI
 from prometheus_client import generate_latest
 from vernal_contract import decoding
 from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.inputs import TokensPrompt
+from vllm.inputs import ExplicitEncoderDecoderPrompt, TextPrompt, TokensPrompt
 from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 from vllm.reasoning import ReasoningParserManager
@@ -53,6 +55,7 @@ _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
 _CANARY_ANSWER_TOKENS = 8
 _CANARY_VALUES = 1024
+_TONE_RATE = 16_000  # what models of speech are trained with: nothing need be resampled
 _MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity
 _EXIT_SECONDS = 3.0
 _LOOK_SECONDS = 0.5
@@ -168,7 +171,7 @@ class Engine:
             [(7919 * (number + 1) * (position + 1) + 31) % vocabulary for position in range(length)]
             for number in range(_CANARY_PROMPTS)
         ]
-        if "generate" not in self.tasks:
+        if not {"generate", unfreezable.TRANSCRIPTION} & set(self.tasks):
             return Canary(prompts=prompts, vectors=[await self._pooled(n, prompt) for n, prompt in enumerate(prompts)])
         found = [await self._greedy(number, prompt) for number, prompt in enumerate(prompts)]
         return Canary(
@@ -183,9 +186,11 @@ class Engine:
         parameters = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True, detokenize=False, logprobs=two)
         answer: list[int] = []
         margins: list[float] = []
-        async for output in self.llm.generate(
-            TokensPrompt(prompt_token_ids=prompt), parameters, request_id=f"vernal-canary-{number}"
-        ):
+        asked: TokensPrompt | ExplicitEncoderDecoderPrompt = TokensPrompt(prompt_token_ids=prompt)
+        if "generate" not in self.tasks:
+            heard = TextPrompt(prompt="", multi_modal_data={"audio": _tone(number)})
+            asked = ExplicitEncoderDecoderPrompt(encoder_prompt=heard, decoder_prompt=asked)
+        async for output in self.llm.generate(asked, parameters, request_id=f"vernal-canary-{number}"):
             answer = list(output.outputs[0].token_ids)
             margins = [_margin(position) for position in output.outputs[0].logprobs or ()]
         return answer, margins
@@ -197,7 +202,7 @@ class Engine:
             RuntimeError: it has no task that token ids can be given to.
         """
         if (task := next((task for task in unfreezable.POOLING_TASKS if task in self.tasks), None)) is None:
-            raise RuntimeError(unfreezable.unchecked(self.tasks))
+            raise RuntimeError(f"nothing among {', '.join(self.tasks)} can be asked with token ids")
         values: list[float] = []
         async for output in self.llm.encode(
             TokensPrompt(prompt_token_ids=prompt), PoolingParams(task=task), request_id=f"vernal-canary-{number}"
@@ -298,8 +303,19 @@ async def load(spec: EngineSpec) -> Engine:
         sleeps=sleeps,
         limits=_limits(args, spec),
         tasks=tuple(tasks),
-        unfreezable=unfreezable.unchecked(tasks) or (await _loses_scales(llm) if sleeps else None),
+        unfreezable=_unchecked(llm, tasks) or (await _loses_scales(llm) if sleeps else None),
     )
+
+
+def _unchecked(llm: AsyncLLM, tasks: Sequence[str]) -> str | None:
+    """See `unfreezable.unchecked`."""
+    return unfreezable.unchecked(tasks, encoder_decoder=llm.model_config.is_encoder_decoder)
+
+
+def _tone(number: int) -> tuple[numpy.typing.NDArray[numpy.float32], int]:
+    """A second of sound, another one for each number, and its samples a second."""
+    samples = 2 * numpy.pi * 220 * (number + 1) * numpy.arange(_TONE_RATE, dtype=numpy.float32) / _TONE_RATE
+    return numpy.sin(samples, dtype=numpy.float32), _TONE_RATE
 
 
 async def _loses_scales(llm: AsyncLLM) -> str | None:

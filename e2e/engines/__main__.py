@@ -8,7 +8,7 @@ from pathlib import Path
 
 _EPILOG = """\
 as root:
-  make venv criu && export PYTHONPATH=e2e:$(python3 e2e/images/beside.py vision)  # what images need, on a CPU
+  make venv criu && export PYTHONPATH=e2e:$(python3 e2e/images/beside.py media)  # for images and sound, on a CPU
   .venv/bin/python -m engines                                  # all rows: make engines
   .venv/bin/python -m engines --list
   .venv/bin/python -m engines --row "static LoRA" --row n-gram # these two

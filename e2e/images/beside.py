@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints a directory with the packages of constraints/NAME.txt: `PYTHONPATH=$(python3 e2e/images/beside.py vision)`.
+"""Prints a directory with the packages of constraints/NAME.txt: `PYTHONPATH=$(python3 e2e/images/beside.py media)`.
 
 For the one program that needs them: in the environment of constraints/dev.txt they would be other code in every test.
 They are brought to the cache with uv.
@@ -37,7 +37,7 @@ def packages(name: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["store-matrix", "vision"], help="of the file in constraints/")
+    parser.add_argument("name", choices=["media", "store-matrix"], help="of the file in constraints/")
     try:
         print(packages(parser.parse_args().name))
     except ToolError as error:

@@ -46,11 +46,14 @@ def _tools(name: str, choice: object, **more: object) -> Question:
     return chat(name, tools=[_TOOL], tool_choice=choice, **plain, **more)
 
 
-def _speculating(name: str, model: str, configuration: dict[str, object]) -> Row:
+_REPEATED = "one two three one two three one two three"
+
+
+def _speculating(name: str, model: str, configuration: dict[str, object], *more: Question) -> Row:
     return Row(
         name,
         model,
-        (*GENERATION, completion("repeated", "one two three one two three one two three", max_tokens=200)),
+        (*GENERATION, completion("repeated", _REPEATED, max_tokens=200), *more),
         arguments={"speculativeConfig": configuration},
         counters=_DRAFTS,
     )
@@ -144,6 +147,8 @@ ROWS = (
         "n-gram speculation",
         "llama",
         {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3},
+        # A model without training repeats nothing by itself.
+        _structured("made to repeat", {"regex": "( one two three){4}"}, "( one two three)+", prompt=_REPEATED),
     ),
     _speculating(
         "draft model",

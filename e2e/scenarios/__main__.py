@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from common.progress import duration, say
 
-from scenarios import lifecycle, manifests, setup, two_nodes
+from scenarios import lifecycle, manifests, prefetched, setup, two_nodes
 from scenarios.autoscaling import Autoscaling
 from scenarios.bucket_life import BucketLife
 from scenarios.client import greedy
 from scenarios.kube import Kube, KubeError, ScenarioTimeoutError, die
-from scenarios.leader import installed
+from scenarios.leader import Operator, installed
 from scenarios.lifecycle import Lifecycle
+from scenarios.prefetched import Prefetched
 from scenarios.report import Report
 from scenarios.rolls import SELECTOR, Rolls, meddlers
+from scenarios.two_nodes import TwoNodes
 from scenarios.watch import Watch
 
 _EPILOG = """\
@@ -68,18 +70,56 @@ def run_autoscaling() -> Report:
 
 
 def run_two_nodes() -> Report:
-    """Over two nodes. What is well leaves a cluster of one node."""
-    if not setup.embedded():
-        die("two-nodes takes a node away from under its pods, which is for the embedded cluster: unset KUBECONFIG")
-    values = (f"nodeCache.directory={two_nodes.CACHE}", "nodeCache.size=4Gi")
+    """Over two nodes, each of which fills its cache itself; then with prefetch. What is well leaves a cluster of one
+    node."""
 
     def scenario(kube: Kube, base: str, images: setup.Images) -> Report:
+        return TwoNodes(kube, base, images.worker).run()
+
+    report = _over_two_nodes("vernal-two-nodes", scenario, *_caches(prefetched.SIZE))
+    if report.ok:
+        report.add(_prefetch())
+    return _one_node(report)
+
+
+def run_prefetch() -> Report:
+    """The second half of `run_two_nodes`."""
+    return _one_node(_prefetch())
+
+
+def _prefetch() -> Report:
+    def values(size: str) -> tuple[str, ...]:
+        return *_caches(size), "nodeCache.prefetch.nodes=2"
+
+    def scenario(kube: Kube, base: str, images: setup.Images) -> Report:
+        def chart(size: str) -> Operator:
+            setup.install(images, *values(size))
+            return installed(kube, setup.SYSTEM_NAMESPACE)
+
+        with Watch(kube, prefetched.FETCHES) as watch:
+            return Prefetched(kube, base, images.worker, watch, chart).run()
+
+    return _over_two_nodes("vernal-prefetch", scenario, *values(prefetched.SIZE))
+
+
+def _caches(size: str) -> tuple[str, str]:
+    return f"nodeCache.directory={two_nodes.CACHE}", f"nodeCache.size={size}"
+
+
+def _over_two_nodes(namespace: str, scenario: Callable[[Kube, str, setup.Images], Report], *values: str) -> Report:
+    if not setup.embedded():
+        die("this takes nodes away from under their pods, which is for the embedded cluster: unset KUBECONFIG")
+
+    def then_open(kube: Kube, base: str, images: setup.Images) -> Report:
         try:
-            return two_nodes.TwoNodes(kube, base, images.worker).run()
+            return scenario(kube, base, images)
         finally:
             two_nodes.take_pods(kube, two_nodes.FIRST, two_nodes.SECOND)
 
-    report = _run("vernal-two-nodes", scenario, *values, nodes=2)
+    return _run(namespace, then_open, *values, nodes=2)
+
+
+def _one_node(report: Report) -> Report:
     if report.ok:
         setup.up(nodes=1)
     return report
@@ -122,6 +162,7 @@ def _done(start: float, report: Report) -> Report:
 SCENARIOS = {
     ("demo", "claim"): run_demo, ("demo", "s3"): run_demo_s3,
     ("rolls", "claim"): run_rolls, ("autoscaling", "claim"): run_autoscaling, ("two-nodes", "claim"): run_two_nodes,
+    ("prefetch", "claim"): run_prefetch,
 }  # fmt: skip
 
 
@@ -148,7 +189,7 @@ def main() -> int:
         choices=sorted({name for name, _ in SCENARIOS}),
         help="demo: freeze, thaw, scale, drain, a corrupted checkpoint; rolls: a broken image that rolls back, a "
         "quota, foreign conditions, a sidecar injector; autoscaling: to zero and back; two-nodes: one freezes, the "
-        "other thaws, is drained, and is lost",
+        "other thaws, is drained, and is lost; then prefetch: the other has the checkpoint before a pod is there",
     )
     parser.add_argument(
         "--store",

@@ -28,6 +28,12 @@ class Report:
     def check(self, text: str, held: bool) -> None:
         self.checks.append((text, held))
 
+    def add(self, other: "Report") -> None:
+        """What another scenario found."""
+        self.rows += other.rows
+        self.checks += other.checks
+        self.notes += other.notes
+
     @property
     def ok(self) -> bool:
         return bool(self.checks) and all(held for _, held in self.checks)

@@ -15,7 +15,7 @@ from common.progress import note, say, show, step
 
 from scenarios import manifests
 from scenarios.kube import Kube, Object, condition, wait
-from scenarios.leader import Operator
+from scenarios.leader import QUIET_SECONDS, Operator
 from scenarios.onlooker import POOL, Onlooker, epoch, worker
 from scenarios.report import Report
 from scenarios.watch import Watch
@@ -26,7 +26,6 @@ BROKEN = "registry.invalid/vernal/worker:broken"
 LONG = 86400
 QUOTA = "few-pods"
 ROUNDS = 5
-REST_SECONDS, QUIET_SECONDS = 5.0, 20.0
 STABLE_SECONDS = 300.0
 FIRST_PAUSE = 1.0  # of the operator, before it tries a refused write again; each pause is twice the one before
 
@@ -210,7 +209,7 @@ class Rolls(Onlooker):
     def foreign_conditions(self) -> None:
         checkpoint = self._status("checkpoint")["name"]
         wait("the checkpoint to have counted 4 starts", lambda: self._counted(checkpoint) == 4, every=1.0)
-        before = self._rested()
+        before = self.operator.rested()
         for number in range(ROUNDS):
             for kind, name in (("vwp", POOL), ("vck", checkpoint)):
                 self._audit(kind, name, number)
@@ -218,8 +217,7 @@ class Rolls(Onlooker):
         self._change(rollout={"revisionHistoryLimit": 9})  # rolls nothing; its answer comes behind all the rest
         seen = wait("the operator to have seen all of it", self._observed, every=1.0)
         self._quiet()
-        after = self.operator.writes()
-        written = {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
+        written = self.operator.written(before)
         self.check(
             f"{ROUNDS * 2} foreign writes and one change of the spec cost one write, of status.observedGeneration: "
             f"{written}",
@@ -248,16 +246,6 @@ class Rolls(Onlooker):
         found = self.kube.get("vck", checkpoint) or {}
         return len(found.get("status", {}).get("counted", []))
 
-    def _rested(self) -> dict[tuple[str, str], float]:
-        """The operator's writes so far, once it has made none for a while: what went before is over."""
-
-        def rested() -> dict[tuple[str, str], float] | None:
-            before = self.operator.writes()
-            time.sleep(REST_SECONDS)
-            return before if before == self.operator.writes() else None
-
-        return wait("the operator to rest", rested)
-
     def _observed(self) -> Object | None:
         found = self._pool()
         return found if found["status"]["observedGeneration"] == found["metadata"]["generation"] else None
@@ -267,15 +255,14 @@ class Rolls(Onlooker):
         time.sleep(QUIET_SECONDS)
 
     def pods_stay(self) -> None:
-        before, writes = self._life(), self._rested()
+        before, writes = self._life(), self.operator.rested()
         began, number = time.monotonic(), ROUNDS
         while (left := self.stable - (time.monotonic() - began)) > 0:
             note(f"{left:.0f} s left; the pods of before: {len(self._uids() & {uid for uid, _ in before})} of 4")
             self._audit("vwp", POOL, number)  # so that there is something to look at
             number += 1
             time.sleep(min(left, 30.0))
-        after = self.operator.writes()
-        written = {key: after[key] - writes.get(key, 0) for key in after if after[key] != writes.get(key, 0)}
+        written = self.operator.written(writes)
         self.check(f"after {self.stable:.0f} s the pods and their containers are the same four", self._life() == before)
         self.check(f"and the operator has written nothing: {written or 'no call'}", not written)
         self._serve(4)

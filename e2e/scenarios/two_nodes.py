@@ -55,7 +55,8 @@ class TwoNodes(Lifecycle):
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def freezes_on_the_first(self) -> None:
+    def freezes_on_the_first(self, fill: str = "Filled") -> None:
+        """`fill`: what becomes of the node's cache."""
         take_pods(self.kube, FIRST)
         self.kube.apply(self.pool())
         (worker,) = self._settled(FIRST)
@@ -67,7 +68,7 @@ class TwoNodes(Lifecycle):
             f"the worker on {FIRST} started cold and froze itself ({published})",
             (worker.state.get("startMode"), published) == ("Cold", "Published"),
         )
-        self._filled(worker, FIRST)
+        self._filled(worker, FIRST, fill)
 
     def thaws_on_the_second(self) -> None:
         frozen = self._generation(next(iter(self.workers.values())))
@@ -177,7 +178,7 @@ class TwoNodes(Lifecycle):
             (worker.state.get("startMode"), cache.get("lookup")) == ("Restored", lookup),
         )
 
-    def _filled(self, worker: Worker, node: str) -> None:
+    def _filled(self, worker: Worker, node: str, fill: str = "Filled") -> None:
         def filled() -> bool:
             worker.state = self._state(worker.name)
             return self._cache(worker).get("fill") is not None
@@ -185,9 +186,9 @@ class TwoNodes(Lifecycle):
         wait(f"the cache of {node}", filled)
         cache = self._cache(worker)
         self.report.check(
-            f"it filled the cache of {node} ({cache['fill']}, {cache.get('filledBytes', 0) / 1e6:.0f} MB) "
+            f"what it did with the cache of {node}: {cache['fill']}, {cache.get('filledBytes', 0) / 1e6:.0f} MB "
             f"{cache.get('message', '')}".rstrip(),
-            cache["fill"] == "Filled",
+            cache["fill"] == fill,
         )
 
     @staticmethod

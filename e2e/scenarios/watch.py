@@ -16,13 +16,15 @@ from scenarios.kube import Kube, ScenarioTimeoutError
 
 @dataclass
 class Gone:
-    """A pod that was deleted. `seconds`: from the deletion to the moment that the API server forgot it."""
+    """A pod that was deleted. `seconds`: from the deletion to the moment that the API server forgot it; `last`: as it
+    was seen last."""
 
     name: str
     uid: str
     seconds: float
     exit_code: int | None
     restarts: int
+    last: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass
@@ -124,6 +126,7 @@ def _gone(pod: dict[str, Any], asked: float) -> Gone:
         time.time() - asked,
         ended.get("exitCode"),
         statuses[0].get("restartCount", 0),
+        pod,
     )
 
 

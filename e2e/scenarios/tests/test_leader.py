@@ -24,3 +24,10 @@ def test_writes_are_counted_but_for_reads_and_the_lease() -> None:
     assert operator.count("api_requests", verb="create", code="403") == 4.0
     assert operator.count("leader") == 1.0
     assert operator.errors() == [LOG.splitlines()[1]]
+
+
+def test_what_was_written_since() -> None:
+    operator = Operator(lambda: METRICS, lambda: LOG)
+    assert operator.written({}) == {("create", "pods"): 6.0}
+    assert operator.written({("create", "pods"): 5.0}) == {("create", "pods"): 1.0}
+    assert not operator.written(operator.writes())

@@ -22,11 +22,12 @@ def test_its_pods_leave_a_lost_node_soon_and_have_the_cache_of_theirs() -> None:
     assert paths == [f"{two_nodes.CACHE}/two"]
 
 
+@pytest.mark.parametrize("scenario", ["two-nodes", "prefetch"])
 def test_another_clusters_nodes_are_left_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenario: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", "/of/another")
-    monkeypatch.setattr("sys.argv", ["scenarios", "two-nodes"])
+    monkeypatch.setattr("sys.argv", ["scenarios", scenario])
     with pytest.raises(SystemExit, match="1"):
         scenarios.main()
     assert "unset KUBECONFIG" in capsys.readouterr().err

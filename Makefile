@@ -91,7 +91,7 @@ kv-recovery: venv ## shared KV cache on a real vLLM: every fault, equal answers 
 rolls: ## a broken image, a lost pod, a quota, foreign conditions, a sidecar injector on the embedded cluster (13 min beside others, not part of make test)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios rolls
 
-two-nodes: venv ## the embedded cluster with a second node, by itself, then a pool over both: thaw, drain, loss, a cache for each, prefetch (20 min beside others, 6 GiB of memory, 16 GiB of disk, not part of make test)
+two-nodes: venv ## the embedded cluster with a second node, by itself, then a pool over both: thaw, drain, loss, a cache for each, prefetch (15 min beside others, 6 GiB of memory, 16 GiB of disk, not part of make test)
 	$(BIN)/pytest -q -m "two_nodes" e2e/cluster
 	PYTHONPATH=e2e $(PYTHON) -m scenarios two-nodes
 

@@ -130,13 +130,18 @@ class Lifecycle:
             f"thawed pods were ready {ratio:.1f} times sooner than the cold one ({cold.ready:.1f} s / {slowest:.1f} s)"
         )
 
-    def scale_down_loses_nothing(self) -> None:
+    def _held(self) -> dict[str, Stream]:
+        """An answer of each worker, by its name: begun, and held half-way until it is let go."""
         streams = {name: Stream(self._serving(worker), manifests.MODEL_NAME) for name, worker in self.workers.items()}
         for name, stream in streams.items():
             hold(self.kube, name)
             stream.start()
         for stream in streams.values():
             stream.first.wait(GUARD_SECONDS)
+        return streams
+
+    def scale_down_loses_nothing(self) -> None:
+        streams = self._held()
         self.kube.apply(manifests.hpa(1, 1))
         leaving = wait("two pods to be terminating", lambda: self._terminating(2))
         for name in leaving:

@@ -11,7 +11,7 @@ from common.progress import note, show
 from patience import GUARD_SECONDS
 
 from scenarios import manifests, setup
-from scenarios.client import STREAM_TOKENS, Stream, greedy, hold, release
+from scenarios.client import STREAM_TOKENS, greedy, release
 from scenarios.kube import Kube, Object, is_true, wait
 from scenarios.lifecycle import Lifecycle, Worker
 from scenarios.report import Report
@@ -86,12 +86,7 @@ class TwoNodes(Lifecycle):
         """The answers are held until the pod of the drained node says that it drains: they are in flight for sure."""
         take_pods(self.kube, FIRST)
         (leaving,) = self._on(SECOND)
-        streams = {name: Stream(self._serving(worker), manifests.MODEL_NAME) for name, worker in self.workers.items()}
-        for name, stream in streams.items():
-            hold(self.kube, name)
-            stream.start()
-        for stream in streams.values():
-            stream.first.wait(GUARD_SECONDS)
+        streams = self._held()
         with ThreadPoolExecutor(1) as aside:
             drain = aside.submit(self.kube.run, "drain", SECOND, "--ignore-daemonsets", "--delete-emptydir-data")
             wait(f"{leaving} to drain", lambda: self._state(leaving)["phase"] == "Draining" or drain.done())

@@ -31,6 +31,9 @@ def test_prefetch(capsys: pytest.CaptureFixture[str]) -> None:
     for number in ("-1", "101", "many"):
         with pytest.raises(SystemExit):
             _parser().parse_args(["run", "-A", f"--prefetch={number}"])
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["run", "-A", "--prefetch-at-once=0"])
+    assert "from 1 to 100" in capsys.readouterr().err, "none at a time would be none at all, and nobody told"
 
 
 @pytest.mark.parametrize("size", ["", "much", "0", "-1Gi"])

@@ -13,6 +13,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -203,10 +204,10 @@ def _bytes(text: str) -> int:
     return size
 
 
-def _number(text: str) -> int:
-    if text.isdecimal() and int(text) <= _MOST:
+def _number(text: str, least: int = 0) -> int:
+    if text.isdecimal() and least <= int(text) <= _MOST:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {_MOST}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {_MOST}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -293,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run_parser.add_argument(
         "--prefetch-at-once",
-        type=_number,
+        type=partial(_number, least=1),
         default=1,
         metavar="N",
         help="how many of these nodes fetch a checkpoint at a time (default: %(default)s)",

@@ -92,7 +92,7 @@ def test_many_pods_thaw_a_read_only_image_at_once(pods: Any) -> None:
 MAPS = """
 import ctypes, mmap, sys, time
 file = open("/run/shared/cache/compiled.so", "rb")
-area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_EXEC)
 file.close()
 print("mapped", flush=True)
 while True:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,14 +34,6 @@ def artifact(tmp_path: Path) -> Artifact:
     staging = Store(root).stage(INPUTS, HOST)
     (staging.dir / "memory.img").write_bytes(b"x" * 3_000_000)
     return staging.publish(created_by="a").artifact
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """On tmpfs, which has room: a cache leaves a part of its disk to others, and the machine's may be full so far."""
-    path = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-test-"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """What a start makes of its node cache: it is used where it is right, and never in the way."""
 
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +44,6 @@ def artifact(tmp_path: Path) -> Artifact:
     staging = Store(root).stage(INPUTS, HOST)
     (staging.dir / "oracle.json").write_bytes(b"{}" * 3000)
     return staging.publish(created_by="a").artifact
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """On tmpfs, which has room: a cache leaves a part of its disk to others, and the machine's may be full so far."""
-    path = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-test-"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 from patience import GUARD_SECONDS
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.faults import Faults
+from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
 from vernal_worker.kv.keys import Salt, block_keys
 from vernal_worker.kv.loader import Move
@@ -299,3 +299,12 @@ class Engine:
         """The promise under test: what comes in from the store is what belongs there, bit for bit."""
         if value != self._expected[block_id]:
             self.unverified += 1
+
+
+def fill(root: Path, *prompts: Sequence[int]) -> None:
+    """Every block of `prompts` is on storage when this returns: an answer comes before what it saved is written."""
+    blocks = sum(len(prompt) // BLOCK_TOKENS for prompt in prompts)
+    engine = Engine(root, Faults(Fault()), blocks=blocks, slots=blocks)
+    engine.run(prompts)
+    engine.close()
+    assert len(list(root.glob("*/*/*.kv"))) == blocks

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, FACTS, Engine, true_answer, true_blocks
+from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, FACTS, Engine, fill, true_answer, true_blocks
 from patience import GUARD_SECONDS
 from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
@@ -28,12 +28,6 @@ ONE, OTHER = list(range(40)), list(range(100, 140))
 
 def store(root: Path, facts: dict[str, Any] = FACTS) -> BlockStore:
     return BlockStore(root, Layout(fingerprint(facts), BLOCK_TOKENS, BLOCK_BYTES))
-
-
-def saved(root: Path, *prompts: list[int]) -> None:
-    engine = Engine(root, Faults(Fault()), slots=32)
-    engine.run(prompts)
-    engine.close()
 
 
 def answers(engine: Engine, prompt: list[int]) -> dict[str, float]:
@@ -66,7 +60,7 @@ def test_a_returning_conversation_does_not_get_anothers(
     tmp_path: Path, how: Callable[[Path, Path], None], kind: str
 ) -> None:
     """https://github.com/LMCache/LMCache/issues/4385: answers from other requests' content, and nothing in the log."""
-    saved(tmp_path, ONE, OTHER)
+    fill(tmp_path, ONE, OTHER)
     for mine, theirs in zip(block_keys(ONE, BLOCK_TOKENS), block_keys(OTHER, BLOCK_TOKENS), strict=True):
         how(store(tmp_path).path(mine), store(tmp_path).path(theirs))
     engine = Engine(tmp_path, Faults(Fault()), slots=16)
@@ -114,7 +108,7 @@ def test_a_store_that_failed_leaves_nothing_to_be_found(tmp_path: Path) -> None:
 def test_what_vanished_is_not_offered_for_ever(tmp_path: Path) -> None:
     """https://github.com/vllm-project/vllm/issues/49176: a lookup's answer was remembered after the load had failed,
     and the request asked for the same again and again."""
-    saved(tmp_path, ONE)
+    fill(tmp_path, ONE)
     engine = Engine(tmp_path, Faults(Fault()), slots=16)
     assert answers(engine, ONE)["loaded_tokens"] > 0, "from now on it is known to be there"
     for key in block_keys(ONE, BLOCK_TOKENS)[:-2]:  # the last that can be loaded stays, and speaks for the others

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
+from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, fill, true_answer
 from patience import GUARD_SECONDS
 from vernal_worker.kv import lifecycle, settings
 from vernal_worker.kv.blockfile import Failure
@@ -28,12 +28,6 @@ def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns
     assert not side.breaker.open
     side.observe({1}, ["r"], [Report(failures={1: Failure.SLOW}, hung=True)])
     assert side.breaker.open
-
-
-def fill(root: Path, prompt: list[int]) -> None:
-    engine = Engine(root, Faults(Fault()), blocks=128, slots=128)
-    engine.run([prompt])
-    engine.close()
 
 
 def _told(engine: Engine) -> list[Report]:
@@ -107,7 +101,7 @@ def test_a_thawed_worker_uses_the_store_of_its_new_pod(tmp_path: Path) -> None:
 def test_after_a_reset_an_engine_shares_with_itself_alone(tmp_path: Path) -> None:
     """vLLM resets a connector's cache when weights were changed, and says nothing about which they are now."""
     saved = len(PROMPT) // BLOCK_TOKENS
-    Engine(tmp_path, Faults(Fault()), slots=16).run([PROMPT])
+    fill(tmp_path, PROMPT)
     changed, other = (Engine(tmp_path, Faults(Fault()), slots=16) for _ in range(2))
     for engine in (changed, other):
         engine.scheduler.release()
@@ -148,7 +142,7 @@ def test_a_store_that_is_not_there_costs_nothing_but_hits(tmp_path: Path) -> Non
 
 
 def test_a_load_that_is_under_way_at_release_fails(tmp_path: Path) -> None:
-    Engine(tmp_path, Faults(Fault())).run([PROMPT])
+    fill(tmp_path, PROMPT)
     hold = tmp_path / "hold"
     hold.touch()
     engine = Engine(tmp_path, Faults(Fault(kind=Kind.SLOW, where=Where.ALL, hold=str(hold))))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, true_answer
+from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, fill, true_answer
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
@@ -43,20 +43,12 @@ def no_threads(after: int = 0) -> Iterator[None]:
         yield
 
 
-def filled(root: Path) -> None:
-    """The store has `PROMPT`."""
-    engine = Engine(root, Faults(Fault()), slots=16)
-    engine.run([PROMPT])
-    engine.close()
-    assert len(list(root.glob("*/*/*.kv"))) == len(PROMPT) // BLOCK_TOKENS
-
-
 @pytest.mark.parametrize("load_async", [True, False], ids=["between steps", "in the step"])
 @pytest.mark.parametrize("after", range(3))
 def test_an_engine_whose_threads_cannot_start_answers_all_the_same(
     tmp_path: Path, load_async: bool, after: int
 ) -> None:
-    filled(tmp_path)
+    fill(tmp_path, PROMPT)
     engine = Engine(tmp_path, Faults(Fault()), load_async=load_async)
     assert engine.worker.flush(GUARD_SECONDS)
     with no_threads(after):
@@ -72,7 +64,7 @@ def test_an_engine_whose_threads_cannot_start_answers_all_the_same(
 
 @pytest.mark.parametrize("load_async", [True, False], ids=["between steps", "in the step"])
 def test_a_load_whose_reader_threads_cannot_start_is_counted_and_ends_once(tmp_path: Path, load_async: bool) -> None:
-    filled(tmp_path)
+    fill(tmp_path, PROMPT)
     engine = Engine(tmp_path, Faults(Fault()), load_async=load_async)
     start = engine.worker.start
 

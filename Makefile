@@ -21,7 +21,7 @@ help: ## this list
 	@echo "$(MEASURED)"; echo
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 22
 
-demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 15 min, then 4 to 5)
+demo: ## bring up a one-node Kubernetes and show a pool freeze, thaw, scale and drain (first time 16 min, then 4 to 5)
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo
 
 demo-s3: ## the same without any claim: checkpoints in a bucket of a real S3 server, which gets its space back (5 to 9 min beside others, not part of make test)

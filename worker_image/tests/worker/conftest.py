@@ -6,7 +6,6 @@ else thaws its checkpoint, and the cold starts that cannot be avoided run side b
 
 import itertools
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -20,12 +19,11 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.control.client import EngineClient, UnreachableError
 
-sys.path.insert(0, str(Path(__file__).parent))  # for worker_pod
-from worker_pod import HOLDING, WARM, Pod
+sys.path.insert(0, str(Path(__file__).parent))  # for harm and worker_pod
+from harm import BIG_FILE, damage, flip_a_bit
+from worker_pod import HOLDING, PLANTED, WARM, Pod
 
 HERE = Path(__file__).parent
-PLANTED = "planted-5f2c9e71d04b"
-"""A secret that the creator has and that must not be in its checkpoint."""
 
 StartPod = Callable[..., Pod]
 
@@ -127,23 +125,6 @@ def thawed(creator: Pod, store: Path, start_pod: StartPod) -> Callable[..., Pod]
         return pod
 
     return start
-
-
-def damage(store: Path, copy: Path, file: str, change: Callable[[bytearray], None]) -> Path:
-    """A copy of `store` in which one file of the artifact is changed."""
-    shutil.copytree(store, copy, symlinks=True)
-    (path,) = copy.glob(f"artifacts/*/*/current/{file}")
-    data = bytearray(path.read_bytes())
-    change(data)
-    path.write_bytes(data)
-    return copy
-
-
-def flip_a_bit(data: bytearray) -> None:
-    data[len(data) // 2] ^= 1
-
-
-BIG_FILE = "process/criu/pages-1.img"
 
 
 @pytest.fixture(scope="session")

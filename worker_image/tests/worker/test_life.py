@@ -11,9 +11,7 @@ from typing import Any
 from patience import until
 from shutdown.load import WHOLE, Load
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
-from worker_pod import Pod
-
-from conftest import PLANTED
+from worker_pod import PLANTED, Pod
 
 Thawed = Callable[..., Pod]
 

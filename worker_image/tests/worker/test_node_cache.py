@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harm import BIG_FILE, damage, flip_a_bit
 from patience import until
 from vernal_contract import names
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
 from vernal_worker.store import manifest, node_cache
 from worker_pod import Pod
-
-from conftest import BIG_FILE, damage, flip_a_bit
 
 StartPod = Callable[..., Pod]
 

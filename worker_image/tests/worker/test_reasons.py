@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harm import BIG_FILE, flip_a_bit
 from patience import GUARD_SECONDS, until
 from vernal_contract.config import ObjectStoreConfig
 from vernal_contract.identity import digest
@@ -19,8 +20,6 @@ from vernal_worker.store import manifest
 from vernal_worker.store.artifact import load
 from vernal_worker.store.store import Store
 from worker_pod import HOLD_CRIU, Pod
-
-from conftest import BIG_FILE, flip_a_bit
 
 StartPod = Callable[..., Pod]
 SIZES = {"verify": "Sizes"}

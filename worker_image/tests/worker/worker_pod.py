@@ -40,6 +40,8 @@ WARM = {"warm_up_seconds": GUARD_SECONDS}
 
 HOLDING = {"schedulerCls": "vernal_worker.engine.holding.HoldingScheduler"}
 """Engine arguments with which requests can be held (`Pod.hold`)."""
+PLANTED = "planted-5f2c9e71d04b"
+"""A secret that the creator has and that must not be in its checkpoint."""
 HELD = "/tmp/held"
 """As long as a pod has this file, requests that name it stay in flight."""
 HOLD_CRIU = r"""

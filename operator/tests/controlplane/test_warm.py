@@ -113,7 +113,7 @@ def test_nodes_fetch_a_checkpoint_before_a_pod_is_there(
         case.wait(f"that of {name} to go", lambda name=name: name not in fetches(case))  # type: ignore[misc]
     told = [("gpu-1", True, "Fetched"), ("gpu-2", False, "Full")]
     case.wait("both to be told", lambda: warm(case) == {None: (1, told)})
-    (event,) = [event for event in case.events() if event["reason"] == "PrefetchFailed"]
+    event = case.wait_event("PrefetchFailed")
     assert "node gpu-2" in event["note"] and "7 bytes are needed; raise nodeCache.size" in event["note"]
     case.assert_quiet(5)
     case.restart()

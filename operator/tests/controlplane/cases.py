@@ -15,7 +15,7 @@ import yaml
 from controlplane.node import Node
 from controlplane.proxy import FaultProxy
 from controlplane.zygote import Clock, Operator, Zygote
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_contract import names
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import (
@@ -158,9 +158,10 @@ class Case:
         self.starts += 1
 
     def restart(self) -> None:
-        """Kill what is left of the operator and start it anew."""
-        if self.operator is not None:
-            self.operator.kill()
+        """Kill what is left of the operator and start it anew, once its ports are free."""
+        if (old := self.operator) is not None:
+            old.kill()
+            until("the killed operator to be gone", lambda: not old.alive)
         self.start()
 
     # -- the user ---
@@ -294,15 +295,16 @@ class Case:
             time.sleep(1.0)
 
     def assert_quiet(self, seconds: float) -> None:
-        """`seconds` go by without a call but watches and lists: at once, or when what is under way is over.
+        """`seconds` go by without a call but watches and lists, from now on or from the end of the last one.
 
         An operator that is slow is waited for. One that does not rest in `patience` fails.
         """
         began = time.monotonic()
         while True:
             calls = [call for call in self.proxy.others(began) if not call.is_discovery]
-            last = max([call.at for call in calls], default=began)
-            if (left := last + seconds - time.monotonic()) <= 0:
+            now = time.monotonic()
+            last = max([min(call.over, now) for call in calls], default=began)
+            if (left := last + seconds - now) <= 0:
                 return
             assert last - began < self.patience, f"{self.namespace}: never quiet: {[str(call) for call in calls[-20:]]}"
             time.sleep(left)

@@ -4,6 +4,7 @@ do at their worst, and which writes down every call.
 
 import http.client
 import json
+import math
 import queue
 import re
 import socket
@@ -27,7 +28,9 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 @dataclass
 class Call:
-    """One request. `index` counts the writes (0 for the first); -1 for reads. `status` is what the operator got."""
+    """One request. `index` counts the writes (0 for the first); -1 for reads. `status` is what the operator got; `over`:
+    when it was, infinite until then.
+    """
 
     method: str
     path: str
@@ -36,6 +39,7 @@ class Call:
     index: int
     at: float = field(default_factory=time.monotonic)
     status: int = 0
+    over: float = math.inf
 
     @property
     def is_watch(self) -> bool:
@@ -173,8 +177,8 @@ class FaultProxy:
         return [call for call in list(self.calls) if call.is_write and call.at >= since]
 
     def others(self, since: float) -> list[Call]:
-        """Calls that are neither watches nor lists, nor leader election."""
-        calls = [call for call in list(self.calls) if call.at >= since]
+        """Calls that came since then or were under way, but for watches, lists and leader election."""
+        calls = [call for call in list(self.calls) if call.over >= since]
         return [call for call in calls if not (call.is_watch or call.is_list or call.is_lease)]
 
     # -- serving ---
@@ -201,6 +205,8 @@ class FaultProxy:
                 self._once(handler, call, data, fault)
         except OSError:
             handler.close_connection = True  # one of the two sides went away
+        finally:
+            call.over = time.monotonic()
 
     def _once(self, handler: Any, call: Call, data: bytes, fault: Fault | None) -> None:
         if fault is not None and fault.seconds:

@@ -16,6 +16,9 @@ from vernal_operator.kinds import CHECKPOINTS, JOBS, NODES, PODS
 
 pytestmark = pytest.mark.apiserver
 
+BESIDE = ("crds.install=false", "admissionPolicy.enabled=false")
+"""Of a second installation on the same API server: it brings nothing that holds for everybody."""
+
 
 @pytest.fixture
 def node(server: Server) -> Iterator[Callable[[], None]]:
@@ -39,7 +42,7 @@ def test_a_node_is_warm_until_others_take_the_room_or_it_is_gone(
 ) -> None:
     """With the chart's role for it, and one write for each change."""
     case = make_case("--node-cache=/var/lib/vernal-cache", "--node-cache-size=1Gi", all_namespaces=True)
-    install(server.client, rendered(server.helm, "cached", "nodeCache.directory=/c", "crds.install=false"))
+    install(server.client, rendered(server.helm, "cached", "nodeCache.directory=/c", *BESIDE))
     case.use(token(server.client, "cached-vernal"))
     began = time.time()
     says = {
@@ -95,7 +98,7 @@ def test_nodes_fetch_a_checkpoint_before_a_pod_is_there(
     """One after the other, by Jobs that the API server takes; one that failed is told, and nothing goes round."""
     cache = ("--node-cache=/var/lib/vernal-cache", "--node-cache-size=1Gi")
     case = make_case(*cache, "--prefetch=2", all_namespaces=True)
-    settings = ("nodeCache.directory=/c", "nodeCache.prefetch.nodes=2", "crds.install=false")
+    settings = ("nodeCache.directory=/c", "nodeCache.prefetch.nodes=2", *BESIDE)
     install(server.client, rendered(server.helm, "cached", *settings))
     case.use(token(server.client, "cached-vernal"))
     case.start()

@@ -28,8 +28,8 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 @dataclass
 class Call:
-    """One request. `index` counts the writes (0 for the first); -1 for reads. `status` is what the operator got; `over`:
-    when it was, infinite until then.
+    """One request. `index` counts the writes (0 for the first); -1 for reads. `status` is what the operator got, at the
+    time `over`, which is infinite until then.
     """
 
     method: str

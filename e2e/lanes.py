@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,9 @@ class Lanes:
         """
         # Not Thread.join: of a thread whose join was interrupted it says ever after that it has ended (Python 3.11).
         with ThreadPoolExecutor(max(1, len(lanes))) as pool:
-            running = [pool.submit(self._lane, lane) for lane in lanes]
+            running: list[Future[None]] = []
             try:
+                running += [pool.submit(self._lane, lane) for lane in lanes]
                 wait(running)
             except KeyboardInterrupt:
                 self._stop()

@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         # Before tests run: an installed package is another identity, for an engine that was frozen before.
-        install({"zsh": "zsh"}, "The plugin's completion is tried in zsh")
+        install({"zsh": "zsh", "g++": "g++"}, "Tests try the plugin's completion in zsh, and compile with g++")
         programs = ensure()
     except ToolError as error:
         fail(error)

@@ -85,7 +85,8 @@ def out_of_budget(thawed: Thawed, found: Findings) -> None:
     with leftovers(pod) as left:
         seconds, code = _stop(pod)
         outcomes = load.outcomes()
-        found.add("bounded", code == 0 and outcomes == ABORTED, f"{tell(outcomes)}; exit {code} after {seconds:.1f} s")
+        good = code == 0 and _aborted(pod, outcomes)
+        found.add("bounded", good, f"{tell(outcomes)}; exit {code} after {seconds:.1f} s")
         found.add("clean", left() == [], f"after aborts: {left() or 'nothing left'}")
 
 
@@ -107,7 +108,7 @@ def more_signals(thawed: Thawed, found: Findings) -> None:
     pod.signal(signal.SIGINT)
     seconds, code = _wait(pod)
     outcomes = load.outcomes()
-    good = code == 0 and outcomes == ABORTED and "event=hurry" in pod.log()
+    good = code == 0 and _aborted(pod, outcomes) and "event=hurry" in pod.log()
     found.add("second", good, f"exit {code} {seconds:.1f} s after it (5 s at most for requests): {tell(outcomes)}")
 
     pod = thawed(drain=CLOSES_LATE)
@@ -196,6 +197,14 @@ def _wait(pod: Pod) -> tuple[float, int]:
     return time.monotonic() - began, code
 
 
+def _aborted(pod: Pod, outcomes: dict[str, int]) -> bool:
+    """Whether all six were aborted, each with an answer, but for clients that were too slow to take theirs."""
+    said = re.search(r"event=aborted requests=6 reset=(\d+)", pod.log())
+    if said is None or int(said[1]) == 0:
+        return said is not None and outcomes == ABORTED
+    return outcomes.keys().isdisjoint({WHOLE, HANGS})
+
+
 def engine_processes(pod: Pod) -> dict[int, str]:
     """All processes of a pod but process 1, by PID on this machine."""
     return {pid: command for pid, command in pod.processes().items() if pid != pod.init}
@@ -235,7 +244,8 @@ def _names(directory: int) -> list[str]:
 
 
 def contents(store: Path) -> set[str]:
-    return {str(path.relative_to(store)) for path in store.rglob("*")}
+    """Its files: a directory stays for whoever comes next."""
+    return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def _used(pod: Pod) -> http.client.HTTPConnection:
@@ -258,9 +268,11 @@ def _observed(pod: Pod, began: float, in_flight: int) -> tuple[float, dict[str, 
     if b"in flight" not in why or "seconds_left" not in told:
         return seconds, f"/readyz says {why!r}, /health {told}"
     left = state.drain.seconds_left if state.drain is not None else 0.0
-    # Asked for one after the other: it only ever becomes less. A tenth: /health rounds.
-    if state.drain is None or not state.drain.accepting or not 0 < told["seconds_left"] <= left + 0.1:
-        return seconds, f"/state says {state.drain}, /health {told}"
+    # The engine counts down from what it was told, which is what was logged. A tenth: /health rounds.
+    logged = re.search(r"event=draining seconds_left=(\S+)", pod.log())
+    most = float(logged[1]) if logged else 0.0
+    if state.drain is None or not state.drain.accepting or not 0 < told["seconds_left"] <= most + 0.1:
+        return seconds, f"/state says {state.drain}, /health {told}, the log {most} s"
     if left > CLOSES_LATE["propagation_seconds"] + CLOSES_LATE["timeout_seconds"]:
         return seconds, f"/state says {state.drain}, the budget is {CLOSES_LATE}"
     if told["in_flight"] != in_flight or "vernal_worker_draining 1.0" not in pod.admin("/metrics")[1].decode():

@@ -131,7 +131,8 @@ def test_children_that_left_are_still_owned(processes: proc.Processes, tmp_path:
     processes.ensure("component", gated(tmp_path / "gate", leave))
     (tmp_path / "gate").touch()
     until("the component to end", lambda: not processes.running("component"))
-    left = [record for record in proc.owned(str(tmp_path)) if record.argv == SLEEP]
+    # Its program is another one's until execve(2) is through.
+    left = until("it", lambda: [record for record in proc.owned(str(tmp_path)) if record.argv == SLEEP])
     assert len(left) == 1
     proc.end(left, patience=5)
     assert list(proc.owned(str(tmp_path))) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from common import progress
+from patience import GUARD_SECONDS
 
 E2E = Path(progress.__file__).parents[1]
 
@@ -34,7 +35,11 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
 
 
-def test_a_step_says_its_line_alone_when_it_is_over_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_says_its_line_alone_when_it_is_over_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "NOTICED", GUARD_SECONDS)  # so that on a slow machine, too, this is at once
+    monkeypatch.setattr(progress, "next_sign", lambda elapsed, terminal: GUARD_SECONDS)
     with progress.step("building it (5 min the first time)"):
         progress.note("nobody sees this")
     said = capsys.readouterr()

@@ -179,7 +179,11 @@ class Case:
         for kind in (PODS, SERVICES, BUDGETS, AUTOSCALERS, REVISIONS, CRONJOBS):
             for item in self.items(kind):
                 if any(owner["uid"] == found["metadata"]["uid"] for owner in owners(item)):
-                    self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
+                    try:
+                        self.client.delete(kind, self.namespace, item["metadata"]["name"], item["metadata"]["uid"])
+                    except ApiError as error:
+                        if not error.not_found:  # it went by itself
+                            raise
 
     def expect(self, *, most: int | None = None, fewest_ready: int | None = None) -> None:
         """From now on so many pods at most, and so many ready ones, at every event. What was before need not have been
@@ -317,6 +321,9 @@ class Case:
         }
         for pod in found[PODS.name]:  # which of the slots are taken depends on the order of events
             del pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_SLOT]
+        for item in found[POOLS.name]:  # which pods stay depends on when each was last asked what it does
+            status = item.get("status", {})
+            status["started"] = status.pop("restoredReplicas", 0) + status.pop("coldStartedReplicas", 0)
         there = {item["metadata"]["uid"] for items in found.values() for item in items}
         return {  # without what the garbage collector, which is not here, would remove
             kind: [scrub(i, self.namespace) for i in items if all(o["uid"] in there for o in owners(i))]

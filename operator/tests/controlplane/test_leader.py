@@ -46,7 +46,7 @@ def test_one_leads_and_the_other_takes_over_when_it_ends(server: Server, make_ca
         assert lease(first)["holderIdentity"] == first.namespace and first.operator is not None
         first.operator.kill(signal.SIGTERM)
         second.wait("the lease to change hands", lambda: lease(first)["holderIdentity"] == f"{first.namespace}-other")
-        assert "given back" in first.log.read_text()
+        second.wait("the first one to say so", lambda: "given back" in first.log.read_text())
         second.change(replicas=3)
         second.wait_settled(3)
         assert "vernal_operator_leader 1.0" in _get(f"http://127.0.0.1:{metrics}/metrics")

@@ -15,6 +15,7 @@ from controlplane.scenarios import (
     lose_a_pod,
     scale_while_broken,
 )
+from patience import GUARD_SECONDS
 from vernal_operator.kinds import PODS, REVISIONS
 
 pytestmark = pytest.mark.apiserver
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.apiserver
 
 def go(case: Case, step: Step) -> None:
     case.wait(step.__qualname__, step(case))
+
+
+def counted(case: Case, port: int) -> bool:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GUARD_SECONDS) as response:
+        sample = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
+        return sample in response.read().decode()
 
 
 def images(case: Case) -> list[str]:
@@ -60,9 +67,7 @@ def test_a_broken_image(make_case: Callable[..., Case], killed: bool) -> None:
     assert told["Ready"] == ("True", "AllReady")
     assert told["Degraded"] == ("True", "ProgressDeadlineExceeded")
     assert told["Progressing"] == ("False", "ProgressDeadlineExceeded")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=300) as response:
-        counted = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
-        assert counted in response.read().decode()
+    case.wait("it to be counted", lambda: counted(case, port))
     event = case.wait_event("ProgressDeadlineExceeded")
     assert event["type"] == "Warning" and "ImagePullBackOff" in event["note"] and "revert it" in event["note"]
     step(fix_image(4))

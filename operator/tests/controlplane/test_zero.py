@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import urllib.request
 from collections import Counter
@@ -207,8 +208,17 @@ def world(world_server: tuple[Server, ProcessNode, Path], wakers: Wakers, collec
         case.start()
         case.create(pool(replicas=0, autoscaling=SCALED))
         found.wait("the Service to lead to the wakers", lambda: len(found.proxy.ready()) == 2)
+        found.wait("the wakers to listen", lambda: all(map(_listens, found.proxy.ready())))
         yield found
         case.delete_pool()
+
+
+def _listens(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, GUARD_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 class AtTheSwitch(threading.Thread):
@@ -436,6 +446,8 @@ def test_a_start_from_zero_is_one_trace(world: World, collector: Collector, tmp_
     """From the client's own span over the waker's to the operator's, and on to the worker."""
     world.wait("the pool to be at zero", world.is_asleep)
     one, go = world.asker(), tmp_path / "go"  # without which the pool is not idle
+    patient = {"spec": {"autoscaling": {"idleSeconds": 5}}}  # a worker is found before it counts as idle
+    world.case.client.patch(POOLS, world.case.namespace, POOL, patient)
     one.headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
     one.headers["tracestate"] = "vendor=1"
     thread = threading.Thread(target=one.ask, args=(go,), daemon=True)

@@ -48,8 +48,9 @@ class Workers:
         }  # fmt: skip
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
-        assert self._process.stdout.readline() == f"{pid} listens\n"
+        said = {self._process.stdout.readline(), self._process.stdout.readline()}  # by parent and child, in any order
+        (pid,) = {int(line.split()[0]) for line in said}
+        assert said == {f"{pid}\n", f"{pid} listens\n"}
         return pid
 
     def close(self) -> None:

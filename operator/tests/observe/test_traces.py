@@ -206,4 +206,5 @@ def test_at_the_end_nobody_is_asked_and_nothing_lost(tracer: Tracer, make: Make)
     held.go.set()
     closing.join(GUARD_SECONDS)
     made.tell(start("third"), UID)
+    until("all to be told", lambda: len(tracer.told) == 3)
     assert sorted(tracer.told) == [("first", TRACE), ("second", ""), ("third", "")] and len(held.asked) == 1

@@ -79,11 +79,11 @@ def test_no_key_is_lost_or_handled_twice_at_once() -> None:
     for n in range(2000):
         (queue.add if n % 3 else lambda key: queue.add_after(key, 0.002))(n % 20)
     # A key goes from one of these to the next, and never back.
-    until("all to be handled", lambda: not queue._wakes and not queue._dirty and not queue._active)
+    until("all to be handled", lambda: _is_idle(queue))
     before = sum(handled.values())
     for n in range(20):
         queue.add(n)
-    until("all to be handled once more", lambda: not queue._dirty and not queue._active)
+    until("all to be handled once more", lambda: _is_idle(queue))
     queue.close()
     for thread in threads:
         thread.join(GUARD_SECONDS)
@@ -102,3 +102,8 @@ def test_a_key_that_is_due_in_a_thousand_years_ends_no_thread() -> None:
     queue.add_after("now", 0.1)
     thread.join(GUARD_SECONDS)
     assert taken == ["now"]
+
+
+def _is_idle(queue: WorkQueue) -> bool:
+    with queue._condition:  # a key is in none of these while it goes from one to the next
+        return not (queue._wakes or queue._dirty or queue._active)

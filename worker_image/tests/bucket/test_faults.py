@@ -127,9 +127,9 @@ def test_wrong_credentials(bucket: Bucket, make: Callable[..., Artifact], monkey
 def test_a_server_that_is_silent_is_given_up(
     bucket: Bucket, make: Callable[..., Artifact], worker: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_SILENT_SECONDS", 1.0)
     made = make(FILES)
     push(bucket.straight(), made)
+    monkeypatch.setattr(connections, "_SILENT_SECONDS", 1.0)
     objects, _ = bucket.through(lambda call: Silent() if "/pieces/" in call.path else None, retry_seconds=2.0)
     with pytest.raises(StoreError) as error:
         pull(objects, worker.root, place_of(made))

@@ -32,8 +32,12 @@ class Agent:
     """What the supervisor does, one step a call."""
 
     def __init__(self, criu: str) -> None:
+        from vernal_worker.checkpoint import freeze, thaw
         from vernal_worker.checkpoint.tree import ProcessTree
+        from vernal_worker.store import lease
 
+        # Nothing is left, broken or lying about, because the machine is slow.
+        freeze.STOP_GRACE = thaw.KILL_TIMEOUT = thaw._LAID_SECONDS = lease._RELEASE_SECONDS = GUARD_SECONDS
         self.criu = criu
         self.tree: ProcessTree | None = None
         self.output = ""

@@ -1,6 +1,7 @@
 """The GPU's BLAKE3, compiled for this CPU: the same source, thread by thread."""
 
 import ctypes
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,6 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images.tools import install
 from vernal_worker.checkpoint.cuda.digest import CHUNK, SOURCE
 
 # What CUDA adds to C. One thread is enough for `tree`, whose threads share a level and wait for one another after it.
@@ -34,7 +34,8 @@ extern "C" void digest(const void *data, unsigned chunks, void *nodes, void *fou
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], bytes]:
-    install({"g++": "g++"}, "The GPU's kernels are tested on the CPU")
+    # Not installed here: engines of other tests may have the libraries mapped that it would replace.
+    assert shutil.which("g++"), "no g++, with which the GPU's kernels are tested on the CPU: run make tools"
     directory = tmp_path_factory.mktemp("blake3")
     (directory / "cpu.cpp").write_text(PROGRAM % SOURCE)
     library: Path = directory / "cpu.so"

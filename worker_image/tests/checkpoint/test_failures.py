@@ -128,7 +128,8 @@ def test_damaged_image(
     pod = pods()
     with pytest.raises(pod_error) as e:
         pod.thaw("image", timeout=3 if reason == "ThawTimeout" else GUARD_SECONDS)
-    assert e.value.reason == reason, str(e.value)
+    # On a slow machine time may be up before CRIU is there.
+    assert e.value.reason in ([reason, "StoreSlow"] if reason == "ThawTimeout" else [reason]), str(e.value)
     assert_cold_start_works(pod)
 
 

@@ -3,17 +3,21 @@
 import mmap
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from patience import GUARD_SECONDS
 from vernal_contract.reasons import About, Reason, about
 from vernal_worker.checkpoint import carry
+from vernal_worker.checkpoint import thaw as thawing
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.images import PAGE, Memory
 from vernal_worker.checkpoint.memory import fill
+from vernal_worker.checkpoint.process import Frozen
 from vernal_worker.checkpoint.thaw import _read
 
 NAME = "memory-400.bin"
@@ -101,3 +105,32 @@ def test_storage_that_hangs_is_slow_and_nothing_else(tmp_path: Path) -> None:
     assert (error.value.reason, error.value.stage) == (Reason.STORE_SLOW, "memory")
     assert about(error.value.reason) is About.STORAGE, "no artifact is retired for it"
     os.close(os.open(tmp_path / NAME, os.O_RDWR | os.O_NONBLOCK))  # whoever waits gets an empty file
+
+
+def test_a_file_that_is_laid_after_giving_up_is_removed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that lays files notices only when it comes to the next one."""
+    roots, remove = tmp_path / "shm", carry.remove
+    cancel, cleaned, laid = threading.Event(), threading.Event(), threading.Event()
+    roots.mkdir()
+
+    def lay(_: object, __: object, tick: Callable[[], None]) -> None:
+        cancel.set()
+        cleaned.wait(0.2)  # which is not done before this has ended
+        (roots / "late").touch()
+        laid.set()
+        tick()
+
+    def clean(paths: Iterable[Path]) -> None:
+        remove(paths)
+        cleaned.set()
+
+    monkeypatch.setattr(thawing.carry, "lay", lay)
+    monkeypatch.setattr(thawing.carry, "remove", clean)
+    monkeypatch.setattr(thawing, "_LAID_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(thawing.pids, "keep_helpers_below", lambda lowest: None)
+    frozen = Frozen(root=400, pids=(), ids=(1 << 22,), stdout="", stderr="", roots=(str(roots),), files=())
+    with pytest.raises(CheckpointError) as error:
+        thawing.thaw(tmp_path, frozen, criu="true", timeout=GUARD_SECONDS, work_dir=tmp_path / "work", cancel=cancel)
+    assert error.value.reason is Reason.THAW_GIVEN_UP
+    assert laid.wait(GUARD_SECONDS)
+    assert list(roots.iterdir()) == []

@@ -3,6 +3,7 @@ is left behind by any engine, however it ended."""
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -157,13 +158,15 @@ class Fuzz:
         else:
             work = CheckpointableAsyncLLM.thaw(self._place.directory, checkpoint=QUICK, output=self._output)
             seconds = draw.choice((0.0, 0.1, 0.5, 1.0, 2.0))
+        before = set(children(os.getpid()))
         task = asyncio.ensure_future(work)
         done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS if seconds is None else seconds)
         if not done:
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         outcome = "answered"
-        if not done:
+        gone = task.cancelled() and await self._goes(before)  # which nobody waits for who has cancelled
+        if not done or (task.cancelled() and not gone):
             self.tally.fault(f"hangs: {name} (call {step.number}) for {PATIENCE_SECONDS:g} s")
             raise HangError
         if task.cancelled():
@@ -177,6 +180,15 @@ class Fuzz:
         if outcome == "answered":
             await task.result().close()
         self.tally.add(step.kind, outcome, time.monotonic() - began)
+
+    async def _goes(self, before: set[int]) -> bool:
+        """Whether a start that was given up takes its processes with it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while set(children(os.getpid())) - before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                return True
+        return False
 
     def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What asyncio says when nobody has looked at what became of something."""

@@ -356,7 +356,8 @@ class Life:
     async def _look(self) -> None:
         """At an engine that has nothing to do."""
         await self.llm.check_health()
-        if (count := self.llm.get_num_unfinished_requests()) or (tokens := self.llm.get_num_queued_tokens()):
+        count, tokens = self.llm.get_num_unfinished_requests(), self.llm.get_num_queued_tokens()
+        if count or tokens:
             self._fault(f"with nothing in flight, the engine has {count} requests and {tokens} tokens")
         if (runs := self.llm._what_runs()) or self.llm._gate._running:
             self._fault(f"with nothing in flight, the program waits for {runs or self.llm._gate._running}")

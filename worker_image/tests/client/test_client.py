@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from patience import GUARD_SECONDS
+from patient import PATIENT
 from programs import ENGINE_ARGS, Frozen, Namespace, children, keeper_of
 
 PROMPT = "A worker that has served before"
@@ -49,7 +50,7 @@ def whole(found: list[Any]) -> bool:
 async def llm(frozen: Frozen) -> AsyncIterator[Any]:
     from vernal_worker.client import CheckpointableAsyncLLM
 
-    async with await CheckpointableAsyncLLM.thaw(frozen.directory) as engine:
+    async with await CheckpointableAsyncLLM.thaw(frozen.directory, checkpoint=PATIENT) as engine:
         yield engine
 
 
@@ -198,9 +199,12 @@ async def test_every_call_has_an_end(llm: Any) -> None:
         await outputs(llm, "none", greedy(), None)
 
 
-async def test_what_the_engine_is_is_known_from_the_start(llm: Any, tmp_path: Path) -> None:
+async def test_what_the_engine_is_is_known_from_the_start(
+    llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before anything is asked, and after a freeze; without a change of the program's environment."""
     from prometheus_client import REGISTRY, generate_latest
+    from vernal_worker.client import async_llm
 
     def known() -> Any:
         config = llm.vllm_config
@@ -214,6 +218,7 @@ async def test_what_the_engine_is_is_known_from_the_start(llm: Any, tmp_path: Pa
         text = generate_latest(REGISTRY).decode()
         return [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total")]
 
+    monkeypatch.setattr(async_llm, "_SCRAPE_SECONDS", GUARD_SECONDS)
     at_first = known()
     assert at_first[0] == ENGINE_ARGS["num_gpu_blocks_override"] and at_first[2] == 1024
     assert known() == at_first
@@ -416,6 +421,7 @@ async def test_freezing_between_requests(llm: Any, frozen: Frozen, tmp_path: Pat
     await llm.wake_up()
     assert (await outputs(llm, "after", greedy()))[-1].outputs[0].text == before
     arguments: dict[str, Any] = {**ENGINE_ARGS, "start": "auto", "checkpoint_dir": tmp_path / "again"}
+    arguments["checkpoint"] = PATIENT
     async with await CheckpointableAsyncLLM.create(str(frozen.model), **arguments) as other:
         assert other.report.start_mode == "Restored"
         assert (await outputs(other, "x", greedy()))[-1].outputs[0].text == before

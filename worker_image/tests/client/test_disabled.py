@@ -10,7 +10,7 @@ import pytest
 from programs import ENGINE_ARGS
 
 PROGRAM = """
-import asyncio, json, os, sys
+import asyncio, contextlib, json, os, sys
 from pathlib import Path
 from vernal_worker.client import CheckpointableAsyncLLM, EngineFailedError
 
@@ -20,8 +20,9 @@ def namespaces(pid):
 def tree(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [child, *tree(child)]
+        with contextlib.suppress(OSError):  # a thread that has ended since
+            for child in (task / "children").read_text().split():
+                found += [child, *tree(child)]
     return found
 
 async def main(model, arguments):

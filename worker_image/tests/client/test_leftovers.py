@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from leaks import descriptors
 from patience import GUARD_SECONDS
+from patient import PATIENT
 from programs import Frozen, Namespace, children, keeper_of
-from vernal_contract.config import CheckpointConfig
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ async def use(directory: Path, end: str) -> Namespace:
     from vernal_worker.client import CheckpointableAsyncLLM
     from vllm import SamplingParams
 
-    llm = await CheckpointableAsyncLLM.thaw(directory)
+    llm = await CheckpointableAsyncLLM.thaw(directory, checkpoint=PATIENT)
     async for _ in llm.generate("hello", SamplingParams(max_tokens=4, ignore_eos=True), "x"):
         pass
     keeper = keeper_of(os.getpid())
@@ -92,11 +92,10 @@ def test_a_start_that_nobody_waits_for_any_more_ends(frozen: Frozen, tmp_path: P
         f'exec {os.environ["VERNAL_CRIU"]} "$@"\n'
     )
     criu.chmod(0o755)
-    patient = CheckpointConfig(thaw_timeout_seconds=GUARD_SECONDS)
 
     async def interrupted() -> Namespace:
         starting = asyncio.create_task(
-            CheckpointableAsyncLLM.thaw(frozen.directory, criu=str(criu), checkpoint=patient)
+            CheckpointableAsyncLLM.thaw(frozen.directory, criu=str(criu), checkpoint=PATIENT)
         )
         async with asyncio.timeout(GUARD_SECONDS):
             while not (tmp_path / "reached").exists():
@@ -121,7 +120,7 @@ def test_closing_lets_vllm_stop_in_order(frozen: Frozen, tmp_path: Path) -> None
 
     async def close() -> None:
         with (tmp_path / "log").open("w") as log:
-            llm = await CheckpointableAsyncLLM.thaw(frozen.directory, output=log.fileno())
+            llm = await CheckpointableAsyncLLM.thaw(frozen.directory, checkpoint=PATIENT, output=log.fileno())
             await llm.close(GUARD_SECONDS)
 
     asyncio.run(close())

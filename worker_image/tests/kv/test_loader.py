@@ -99,9 +99,12 @@ def test_a_failure_does_not_wait_for_slow_blocks_behind_it() -> None:
 def test_what_comes_after_the_deadline_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(slots=8, threads=8)
     rig.storage.hang = {BLOCKS[2].key, BLOCKS[5].key}
+    late = threading.Event()
 
-    def clock() -> float:  # the deadline comes when all others are there
-        return 0.0 if len(rig.cache.blocks) < len(BLOCKS) - 2 else 3 * GUARD_SECONDS
+    def clock() -> float:  # the deadline comes when all others are there, and these two are waited for
+        if len(rig.cache.blocks) == len(BLOCKS) - 2 and rig.loader._with_storage == 2:
+            late.set()
+        return 3 * GUARD_SECONDS if late.is_set() else 0.0
 
     monkeypatch.setattr("vernal_worker.kv.loader.monotonic", clock)
     failures = rig.load()

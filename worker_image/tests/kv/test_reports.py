@@ -37,6 +37,8 @@ def answers(engine: Engine, prompt: list[int]) -> dict[str, float]:
     assert engine.run([prompt])[0].answer == true_answer(prompt)
     assert engine.unverified == 0
     assert engine.worker.flush(GUARD_SECONDS)
+    if (lookup := engine.scheduler._lookup) is not None:  # what it found is remembered after it was told
+        assert lookup._workers.drain(GUARD_SECONDS)
     return engine.counters.take()
 
 

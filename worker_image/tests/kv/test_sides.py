@@ -19,6 +19,8 @@ from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 PROMPT = list(range(40))
 LAYOUT = Layout(b"l" * 32, BLOCK_TOKENS, BLOCK_BYTES)
+PATIENT = {"lookup_timeout_seconds": GUARD_SECONDS, "load_timeout_seconds": GUARD_SECONDS}
+"""Storage is waited for, also where the thread that asks it has to wait for its turn."""
 
 
 def test_one_slow_load_leaves_the_store_on_and_storage_that_answers_nobody_turns_it_off(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_thawed_worker_uses_the_store_of_its_new_pod(tmp_path: Path) -> None:
     assert engine.run([PROMPT])[0].answer == true_answer(PROMPT)
     assert engine.counters.take().get("loaded_tokens", 0) == 0
 
-    moved = settings.parse({"shared_storage_path": str(new), "cooldown_seconds": 0.0})
+    moved = settings.parse({"shared_storage_path": str(new), "cooldown_seconds": 0.0, **PATIENT})
     engine.worker.reconnect(moved)
     engine.scheduler.reconnect(moved)
     engine.reset_prefix_cache()
@@ -106,7 +108,7 @@ def test_after_a_reset_an_engine_shares_with_itself_alone(tmp_path: Path) -> Non
     for engine in (changed, other):
         engine.scheduler.release()
         engine.scheduler.reset()  # of an engine that is being frozen: its weights stay
-        engine.scheduler.reconnect(settings.parse({"shared_storage_path": str(tmp_path)}))
+        engine.scheduler.reconnect(settings.parse({"shared_storage_path": str(tmp_path), **PATIENT}))
 
     def loaded(engine: Engine) -> float:
         engine.reset_prefix_cache()

@@ -154,7 +154,7 @@ def kv_files(pod: Pod, kv: str) -> list[Path]:
 
 def counted(pod: Pod, metric: str) -> float:
     """Sum of the metric's samples that begin so."""
-    lines = pod.admin("/metrics")[1].decode().splitlines()
+    lines = pod.engine_metrics().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vernal_kv_{metric}"))
 
 

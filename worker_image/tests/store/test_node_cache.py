@@ -17,7 +17,7 @@ from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_worker.store import eviction, layout, node_cache
 from vernal_worker.store.artifact import Artifact
-from vernal_worker.store.errors import StoreError
+from vernal_worker.store.errors import StoreError, Touch
 from vernal_worker.store.node_cache import BUSY, FORMAT, NodeCache
 from vernal_worker.store.store import Store
 
@@ -435,10 +435,11 @@ def test_a_disk_that_hangs_is_not_waited_for(hung: Path, make: Make) -> None:
 @pytest.mark.integration
 def test_a_disk_that_hangs_after_a_look_is_not_waited_for(root: Path, make: Make, tmp_path: Path) -> None:
     """To give a view back."""
-    cache, artifact = NodeCache(root, LARGE, patience=0.5), make()
+    cache, artifact = NodeCache(root, LARGE, patience=GUARD_SECONDS), make()
     cache.fill(artifact)
     view = cache.look(artifact.manifest)
     assert view is not None
+    view._touch = Touch(0.5)  # while the disk still answers, it is waited for
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
     subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "nobody", root], check=True, pass_fds=[server])

@@ -84,10 +84,13 @@ def test_probes(served: tuple[Source, str]) -> None:
     assert ask(url + "/readyz")[0] == 200 and ask(url + "/startupz")[0] == 200
 
 
-def test_a_probe_that_waits_learns_of_the_end_of_the_start_at_once(served: tuple[Source, str]) -> None:
+def test_a_probe_that_waits_learns_of_the_end_of_the_start_at_once(
+    served: tuple[Source, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "MOST_WAIT_SECONDS", GUARD_SECONDS)
     source, url = served
     answers: list[tuple[int, bytes]] = []
-    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=900")))
+    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=9000")))
     asking.start()
     until("it to wait", lambda: source.waits == [admin.MOST_WAIT_SECONDS])
     source.problem = None
@@ -238,12 +241,15 @@ def test_many_idle_connections_lock_no_probe_out(served: tuple[Source, str]) -> 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_a_burst_closes_nobody_who_is_being_answered(served: tuple[Source, str]) -> None:
+def test_a_burst_closes_nobody_who_is_being_answered(
+    served: tuple[Source, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kubelet's start-up probe waits for seconds, and is then the oldest."""
+    monkeypatch.setattr(admin, "MOST_WAIT_SECONDS", GUARD_SECONDS)
     source, url = served
     host, port = url.removeprefix("http://").split(":")
     answers: list[tuple[int, bytes]] = []
-    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=900")))
+    asking = threading.Thread(target=lambda: answers.append(ask(url + "/startupz?wait=9000")))
     asking.start()
     until("it to wait", lambda: source.waits)
     idle = [socket.create_connection((host, int(port)), timeout=GUARD_SECONDS) for _ in range(admin.MAX_CONNECTIONS)]
@@ -272,18 +278,19 @@ def test_when_all_are_being_answered_a_newcomer_is_told_so(served: tuple[Source,
         connection.close()
 
 
-def test_only_so_many_wait(served: tuple[Source, str]) -> None:
+def test_only_so_many_wait(served: tuple[Source, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Else whoever reaches the port could hold all connections with it."""
+    monkeypatch.setattr(admin, "MOST_WAIT_SECONDS", GUARD_SECONDS)
     source, url = served
-    asking = [threading.Thread(target=ask, args=[url + "/startupz?wait=900"]) for _ in range(admin.MOST_WAITING)]
+    asking = [threading.Thread(target=ask, args=[url + "/startupz?wait=9000"]) for _ in range(admin.MOST_WAITING)]
     for thread in asking:
         thread.start()
     until("them to wait", lambda: len(source.waits) == admin.MOST_WAITING)
-    assert ask(url + "/startupz?wait=900")[0] == 503 and source.waits[-1] == 0.0
+    assert ask(url + "/startupz?wait=9000")[0] == 503 and source.waits[-1] == 0.0
     source.is_over.set()
     for thread in asking:
         thread.join(GUARD_SECONDS)
-    ask(url + "/startupz?wait=900")
+    ask(url + "/startupz?wait=9000")
     assert source.waits[-1] == admin.MOST_WAIT_SECONDS, "there is room again"
 
 

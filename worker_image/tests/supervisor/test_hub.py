@@ -1,5 +1,6 @@
 """Models from a hub are known by their commit, and fetched by a process that is gone before the freeze."""
 
+import contextlib
 import os
 import re
 import socket
@@ -237,7 +238,13 @@ def test_what_fetches_has_none_of_process_1s_capabilities(server: Hub, variables
 
 def _fetching() -> list[int]:
     """Processes of ours that fetch."""
-    children = [
-        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
-    ]
-    return [pid for pid in children if b"vernal_worker.engine.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    children: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread of another test ended
+            children += (task / "children").read_text().split()
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):
+            if b"vernal_worker.engine.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found

@@ -17,6 +17,7 @@ from vernal_worker.supervisor.stop import Stop
 from vernal_worker.supervisor.farewell import say_farewell
 stop = Stop()
 stop.install()
+{setup}
 watchdog.start(stop, {grace}, say_farewell)
 
 def interruptible():
@@ -42,8 +43,8 @@ def log_that_nobody_reads():
 """
 
 
-def run(main: str) -> subprocess.Popen[str]:
-    program = PROGRAM.format(grace=GRACE, main=main)
+def run(main: str, setup: str = "") -> subprocess.Popen[str]:
+    program = PROGRAM.format(grace=GRACE, main=main, setup=setup)
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -52,7 +53,8 @@ def run(main: str) -> subprocess.Popen[str]:
 
 
 def test_a_main_thread_in_a_call_that_no_signal_interrupts() -> None:
-    with run("storage_that_is_gone") as process:
+    # Last words are all that it still waits for: a slow machine may take longer over them than a worker would wait.
+    with run("storage_that_is_gone", f"watchdog._farewell_seconds = lambda margin: {GUARD_SECONDS}") as process:
         process.send_signal(signal.SIGTERM)
         code = process.wait(GUARD_SECONDS)
         assert process.stdout is not None
@@ -83,6 +85,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 while len(stop.signals) < {signals}:
     time.sleep(0.01)
+for event in (stop.signalled, stop.wished, *([stop.at_once] if {signals} > 2 else [])):
+    event.wait({GUARD_SECONDS})  # a signal is counted before they are set
 print(len(stop.signals), stop.wished.is_set(), stop.signalled.is_set(), stop.at_once.is_set(), flush=True)
 """
     with subprocess.Popen(

@@ -69,5 +69,4 @@ def test_a_gated_model_from_a_hub_is_loaded_frozen_and_thawed_without_its_token(
     assert clone.wait_ready().start_mode == "Restored", clone.log()
     assert clone.complete(model="org/tiny") == creator.complete(model="org/tiny")
     lost = start_pod(store, **options)  # there is no hub
-    lost.wait_log("reason=ModelUnresolved")
-    assert lost.state().start_reason == "ModelUnresolved"
+    lost.wait_log("reason=ModelUnresolved")  # by its log alone: without the hub it ends

@@ -1,12 +1,13 @@
 """A thawed worker's front door, with clients as nobody wants them."""
 
+import http.client
 import json
 import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from patience import GUARD_SECONDS
+from patience import until
 from vernal_contract import names
 from vernal_contract.config import ModelConfig, WorkerConfig
 from vernal_worker.engine import warm
@@ -67,7 +68,15 @@ def test_idle_connections_outlive_the_usual_pools(thawed: Thawed) -> None:
     usual = WorkerConfig(pool="p", namespace="n", revision="1", model=ModelConfig(name="m", path="/m"))
     assert usual.keep_alive_seconds > 90
     pod = thawed(keep_alive_seconds=0.2)
-    connection = pod.http(timeout=GUARD_SECONDS)
-    connection.request("GET", "/v1/models")
-    connection.getresponse().read()
+
+    def answered() -> http.client.HTTPConnection | None:
+        connection = pod.http()
+        try:
+            connection.request("GET", "/v1/models")
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return None  # it asked too late: those seconds count from the accept, too
+        return connection
+
+    connection = until("an answer", answered, more=pod.log)
     assert connection.sock.recv(1) == b"", "what the pool says reaches the engine"

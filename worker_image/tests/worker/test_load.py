@@ -4,15 +4,26 @@ import re
 from collections.abc import Callable
 
 from patience import until
+from vernal_contract.state import Load
 from worker_pod import HELD, Pod
 
 OF_REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 
 
 def value(pod: Pod, name: str) -> float:
-    """A gauge without labels, or with those of vLLM's only engine."""
-    (found,) = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", pod.engine_metrics(), re.MULTILINE)
+    """A gauge without labels, or with those of vLLM's only engine. Waits until it is told: what comes from the engine
+    is left out until it answers."""
+
+    def told() -> list[str]:
+        return re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", pod.engine_metrics(), re.MULTILINE)
+
+    (found,) = until(name, told, more=pod.log)
     return float(found)
+
+
+def load(pod: Pod) -> Load:
+    """Waits until it is told."""
+    return until("the load", lambda: pod.state().load, more=pod.log)
 
 
 def test_a_thawed_worker_tells_what_an_endpoint_picker_scrapes(thawed: Callable[..., Pod]) -> None:
@@ -32,8 +43,7 @@ def test_load_is_told_from_the_thaw_to_the_moment_when_all_clients_have_gone(tha
     pod = thawed()
     for name in (*OF_REQUESTS, "vernal_worker_pressure", "vernal_worker_requests_in_flight"):
         assert value(pod, name) == 0, f"{name} tells of the worker that was frozen"
-    load = pod.state().load
-    assert load is not None and load.idle_seconds < pod.state().uptime, "idle before it served"
+    assert load(pod).idle_seconds < pod.state().uptime, "idle before it served"
     for name in ("vllm:time_to_first_token_seconds_count", "vllm:generation_tokens_total"):
         assert value(pod, name) == 0
 
@@ -44,9 +54,8 @@ def test_load_is_told_from_the_thaw_to_the_moment_when_all_clients_have_gone(tha
     pod.hold()
     streams = [pod.stream(prompt=str(n), max_tokens=50, vllm_xargs={"hold": HELD}) for n in range(6)]
     until("6 requests in flight", lambda: pod.in_flight() == 6, more=pod.log)
-    assert value(pod, "vernal_worker_pressure") > 0
-    held = pod.state().load
-    assert held is not None and held.idle_seconds == 0
+    until("pressure", lambda: value(pod, "vernal_worker_pressure") > 0, more=pod.log)
+    until("no idleness", lambda: load(pod).idle_seconds == 0, more=pod.log)
 
     for stream in streams:
         stream.close()
@@ -54,6 +63,5 @@ def test_load_is_told_from_the_thaw_to_the_moment_when_all_clients_have_gone(tha
     until("nothing in flight", lambda: pod.in_flight() == 0, more=pod.log)
     for name in ("vernal_worker_pressure", *OF_REQUESTS):
         until(f"{name} to be 0", lambda name=name: value(pod, name) == 0, more=pod.log)  # type: ignore[misc]
-    gone = pod.state().load
-    assert gone is not None and gone.idle_seconds > 0
+    until("idleness", lambda: load(pod).idle_seconds > 0, more=pod.log)
     pod.complete(max_tokens=5)

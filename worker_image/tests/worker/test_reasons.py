@@ -204,6 +204,7 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
         checkpoint = case.checkpoint | {"thaw_timeout_seconds": seconds}
         pod = start_pod(tmp_path / "store", setup=case.setup, checkpoint=checkpoint)
         pod.wait_log("event=engine_start")  # cold: the reason is on the board by now
+        processes = pod.processes()  # before the new engine has any that look like those of the thaw
         if (state := pod.state()).start_reason == reason or seconds == case.times[-1]:
             break
         assert state.start_reason in (Reason.THAW_TIMEOUT, Reason.STORE_SLOW), pod.log()
@@ -223,7 +224,7 @@ def test_a_cold_start_says_why(creator: Pod, store: Path, start_pod: StartPod, t
     (line,) = [line for line in log.splitlines() if "event=thaw_failed" in line]
     assert f"stage={case.stage} reason={reason}" in line and "next_step=" in line
     assert f'vernal_worker_restore_failures_total{{reason="{reason}",stage="{case.stage}"}} 1.0' in metrics
-    assert [p for p in pod.processes().values() if "VLLM" in p] == [], "nothing of the failed thaw is left"
+    assert [p for p in processes.values() if "VLLM" in p] == [], "nothing of the failed thaw is left"
 
 
 def test_an_artifact_that_is_deleted_during_the_thaw_is_missing(

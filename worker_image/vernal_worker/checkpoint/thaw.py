@@ -20,6 +20,10 @@ from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
 
 KILL_TIMEOUT = 20.0
 
+_LAID_SECONDS = 1.0
+"""After giving up, for the thread that lays files to notice. Storage that hangs keeps it longer, but then it makes no
+file any more."""
+
 
 @dataclass(frozen=True)
 class ThawResult:
@@ -82,12 +86,21 @@ def thaw(
     roots = [Path(root) for root in frozen.roots]
     before = carry.contents(roots)
     timings: dict[str, float] = {}
+    laid = threading.Event()
+
+    def lay() -> None:
+        try:
+            carry.lay(frozen.files, image_dir / process.DATA, patience.check)
+        finally:
+            laid.set()
+
     try:
-        _read(patience, "files", lambda: carry.lay(frozen.files, image_dir / process.DATA, patience.check))
+        _read(patience, "files", lay)
         timings["files"] = time.monotonic() - started
         tree = _restore(program, image_dir, frozen, work_dir, patience, digests, verified, timings)
     except BaseException as e:
         left = _kill(ids)
+        laid.wait(_LAID_SECONDS)  # or it might lay one more file after this
         carry.remove(carry.contents(roots) - before)
         if isinstance(e, CheckpointError) and left:
             e.message += f"\nPIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(left)}"

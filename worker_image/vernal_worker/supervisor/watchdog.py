@@ -21,6 +21,10 @@ _FAREWELL_SECONDS = 0.5
 """For last words. Who hangs may hold the log's lock, or nobody may read the log any more."""
 
 
+def _farewell_seconds(margin: float) -> float:
+    return min(_FAREWELL_SECONDS, margin / 2)
+
+
 def start(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str], None]) -> None:
     """End the process with `ExitCode.OUT_OF_TIME` shortly before `grace_seconds` after the first signal."""
     threads.keep_running("watchdog", partial(_watch, stop, grace_seconds, farewell), log.thread_failed)
@@ -39,5 +43,5 @@ def _watch(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str],
 
     speaker = threading.Thread(target=speak, name="farewell", daemon=True)
     speaker.start()
-    speaker.join(min(_FAREWELL_SECONDS, margin / 2))
+    speaker.join(_farewell_seconds(margin))
     os._exit(ExitCode.OUT_OF_TIME)

@@ -168,10 +168,11 @@ class Worker:
         aborted, told = 0, -1
         while True:
             now = time.monotonic()
+            heard = len(self._stop.signals)  # before the plan, which so knows of all that are told
             plan = self._plan(config)
             left = max(0.0, plan.abort_at - now)
             patience = CALL_SECONDS if left > 2 * CALL_SECONDS else CALL_SECONDS / 4  # a hung engine must not use it up
-            if (heard := len(self._stop.signals)) != told:
+            if heard != told:
                 told = heard
                 self._tell(partial(engine.patient_client.leave, left), patience)
                 self._say(heard, left)
@@ -189,8 +190,9 @@ class Worker:
                 drain=DrainReport(seconds_left=round(left, 2), accepting=closed_at is None, aborted=aborted)
             )
             lingered = left == 0 or (closed_at is not None and now >= closed_at + LINGER_SECONDS)
-            # Only what the engine says now counts: a request may have come since it last answered.
-            if lingered and status is not None and status.in_flight == 0 and self._stop.signals:
+            # Only what the engine says now counts: a request may have come since it last answered. And a signal that
+            # has just come is told first.
+            if lingered and status is not None and status.in_flight == 0 and told > 0:
                 break
             if left == 0 and (status is None or status.in_flight > 0):
                 aborted += self._abort(engine, plan.kill_at)

@@ -104,6 +104,6 @@ def test_a_key_that_is_due_in_a_thousand_years_ends_no_thread() -> None:
     assert taken == ["now"]
 
 
-def _is_idle(queue: WorkQueue) -> bool:
+def _is_idle(queue: WorkQueue[int]) -> bool:
     with queue._condition:  # a key is in none of these while it goes from one to the next
         return not (queue._wakes or queue._dirty or queue._active)

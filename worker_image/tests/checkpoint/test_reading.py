@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from patience import GUARD_SECONDS
 from vernal_contract.reasons import About, Reason, about
-from vernal_worker.checkpoint import carry
+from vernal_worker.checkpoint import carry, pids
 from vernal_worker.checkpoint import thaw as thawing
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.criu import Patience
@@ -124,10 +124,10 @@ def test_a_file_that_is_laid_after_giving_up_is_removed_too(tmp_path: Path, monk
         remove(paths)
         cleaned.set()
 
-    monkeypatch.setattr(thawing.carry, "lay", lay)
-    monkeypatch.setattr(thawing.carry, "remove", clean)
+    monkeypatch.setattr(carry, "lay", lay)
+    monkeypatch.setattr(carry, "remove", clean)
     monkeypatch.setattr(thawing, "_LAID_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(thawing.pids, "keep_helpers_below", lambda lowest: None)
+    monkeypatch.setattr(pids, "keep_helpers_below", lambda lowest: None)
     frozen = Frozen(root=400, pids=(), ids=(1 << 22,), stdout="", stderr="", roots=(str(roots),), files=())
     with pytest.raises(CheckpointError) as error:
         thawing.thaw(tmp_path, frozen, criu="true", timeout=GUARD_SECONDS, work_dir=tmp_path / "work", cancel=cancel)

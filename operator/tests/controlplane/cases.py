@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -401,6 +402,12 @@ class Invariants(threading.Thread):
             if "uid" not in preconditions or ("/pods/" in call.path and "resourceVersion" not in preconditions):
                 broken.append(f"delete without preconditions: {call}")
         assert not broken, f"{self._case.namespace}: {broken}"
+
+
+def fetched(url: str) -> str:
+    """Raises: OSError: nobody listens there yet, or the answer is none."""
+    with urllib.request.urlopen(url, timeout=GUARD_SECONDS) as response:
+        return str(response.read().decode())
 
 
 def owners(item: dict[str, Any]) -> list[dict[str, Any]]:

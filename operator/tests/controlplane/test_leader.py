@@ -3,16 +3,14 @@
 import json
 import signal
 import time
-import urllib.request
 from collections.abc import Callable
 
 import pytest
 from common.ports import free_port
-from controlplane.cases import SYSTEM, Case, Server, pool
+from controlplane.cases import SYSTEM, Case, Server, fetched, pool
 from controlplane.proxy import Call, Fault
 from controlplane.scenarios import in_parallel
 from controlplane.second import SECONDS, Other, late, lease, let_through
-from patience import GUARD_SECONDS
 from vernal_operator.kinds import EVENTS
 
 pytestmark = pytest.mark.apiserver
@@ -159,8 +157,6 @@ def _stopped_at(server: Server, first: Case, index: int) -> None:
 
 def _get(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=GUARD_SECONDS) as response:
-            text: str = response.read().decode()
+        return fetched(url)
     except OSError:
         return ""  # it does not listen yet
-    return text

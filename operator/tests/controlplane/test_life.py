@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from cluster.apiserver import ApiServer
 from common.ports import free_port
-from controlplane.cases import METRIC, POOL, Case, Server, condition, pool
+from controlplane.cases import METRIC, POOL, Case, Server, condition, fetched, pool
 from controlplane.chart import install, rendered, token
 from controlplane.proxy import Call, Watches
 from vernal_contract import names
@@ -175,17 +174,17 @@ def test_probes_metrics_and_an_end_without_complaint(make_case: Callable[..., Ca
 
     def alive() -> bool:
         with suppress(OSError):  # kopf serves it, in its own time
-            return bool(json.loads(_get(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"})
+            return bool(json.loads(fetched(f"http://127.0.0.1:{health}/healthz")) == {"controller": "ready"})
         return False
 
     case.wait("liveness", alive)
-    assert _get(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
+    assert fetched(f"http://127.0.0.1:{metrics}/readyz") == "ok\n"
     for sample in (
         'vernal_operator_api_requests_total{code="201",resource="pods",verb="create"} 1.0',
         'vernal_operator_reconciles_total{kind="VLLMWorkerPool",result="settled"}',
         'vernal_operator_cached_objects{resource="pods"} 1.0',
     ):
-        case.wait(sample, lambda sample=sample: sample in _get(f"http://127.0.0.1:{metrics}/metrics"))  # type: ignore[misc]
+        case.wait(sample, lambda sample=sample: sample in fetched(f"http://127.0.0.1:{metrics}/metrics"))  # type: ignore[misc]
     assert case.operator is not None
     case.operator.kill(15)
     case.wait("the operator to end", lambda: case.operator is not None and not case.operator.alive)
@@ -244,12 +243,6 @@ def test_a_pool_whose_stored_spec_does_not_parse_is_told(case: Case) -> None:
 
 def _refused_pod(call: Call) -> bool:
     return call.method == "POST" and call.path.endswith("/pods") and call.status == 403
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=300) as response:
-        text: str = response.read().decode()
-    return text
 
 
 @pytest.fixture

@@ -3,19 +3,17 @@
 import itertools
 import re
 import time
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cluster.apiserver import ApiServer
 from common.ports import free_port
-from controlplane.cases import METRIC, POOL, Case, pool
+from controlplane.cases import METRIC, POOL, Case, fetched, pool
 from controlplane.node import now
 from controlplane.proxy import Watches
 from controlplane.test_refusals import LIMITS
 from controlplane.webhook import patched, webhook
-from patience import GUARD_SECONDS
 from vernal_operator.kinds import AUTOSCALERS, BUDGETS, CHECKPOINTS, PODS, POOLS, REVISIONS, SERVICES, Kind
 
 pytestmark = pytest.mark.apiserver
@@ -55,8 +53,7 @@ def meddle(case: Case, kind: Kind, number: int) -> None:
 
 def reconciles(port: int) -> int:
     """How many reconciles the operator has ended."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GUARD_SECONDS) as response:
-        text = response.read().decode()
+    text = fetched(f"http://127.0.0.1:{port}/metrics")
     return sum(int(float(n)) for n in re.findall(r"^vernal_operator_reconciles_total{.*} (\S+)$", text, re.MULTILINE))
 
 

@@ -1,11 +1,10 @@
 """A roll that cannot work, against a real API server: the pool keeps serving, goes back, and a fixed spec goes on."""
 
-import urllib.request
 from collections.abc import Callable
 
 import pytest
 from common.ports import free_port
-from controlplane.cases import Case, condition, pool
+from controlplane.cases import Case, condition, fetched, pool
 from controlplane.node import SINGLE, UNPULLABLE
 from controlplane.scenarios import (
     Step,
@@ -15,7 +14,6 @@ from controlplane.scenarios import (
     lose_a_pod,
     scale_while_broken,
 )
-from patience import GUARD_SECONDS
 from vernal_operator.kinds import PODS, REVISIONS
 
 pytestmark = pytest.mark.apiserver
@@ -23,12 +21,6 @@ pytestmark = pytest.mark.apiserver
 
 def go(case: Case, step: Step) -> None:
     case.wait(step.__qualname__, step(case))
-
-
-def counted(case: Case, port: int) -> bool:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GUARD_SECONDS) as response:
-        sample = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
-        return sample in response.read().decode()
 
 
 def images(case: Case) -> list[str]:
@@ -67,7 +59,8 @@ def test_a_broken_image(make_case: Callable[..., Case], killed: bool) -> None:
     assert told["Ready"] == ("True", "AllReady")
     assert told["Degraded"] == ("True", "ProgressDeadlineExceeded")
     assert told["Progressing"] == ("False", "ProgressDeadlineExceeded")
-    case.wait("it to be counted", lambda: counted(case, port))
+    sample = f'vernal_operator_rollbacks_total{{namespace="{case.namespace}",pool="pool"}} 1.0'
+    case.wait(sample, lambda: sample in fetched(f"http://127.0.0.1:{port}/metrics"))
     event = case.wait_event("ProgressDeadlineExceeded")
     assert event["type"] == "Warning" and "ImagePullBackOff" in event["note"] and "revert it" in event["note"]
     step(fix_image(4))

@@ -125,11 +125,13 @@ def test_damaged_image(
 ) -> None:
     shutil.copytree(image, tmp_path / "image")
     damage(tmp_path / "image" / name)
-    pod = pods()
-    with pytest.raises(pod_error) as e:
-        pod.thaw("image", timeout=3 if reason == "ThawTimeout" else GUARD_SECONDS)
-    # On a slow machine time may be up before CRIU is there.
-    assert e.value.reason in ([reason, "StoreSlow"] if reason == "ThawTimeout" else [reason]), str(e.value)
+    for timeout in (3, 30, 300) if reason == "ThawTimeout" else (GUARD_SECONDS,):
+        pod = pods()
+        with pytest.raises(pod_error) as e:
+            pod.thaw("image", timeout=timeout)
+        if e.value.reason != "StoreSlow":  # on a slow machine, time may be up before CRIU is there
+            break
+    assert e.value.reason == reason, str(e.value)
     assert_cold_start_works(pod)
 
 

@@ -188,6 +188,7 @@ class _Pods(contextlib.AbstractContextManager["_Pods"]):
         pod = Pod(
             name, self._work / f"{name}.log", store, self._work / "model", self._criu, setup=setup,
             checkpoint={"policy": policy}, engine_args=arguments, engine_env=environment,
+            environment={name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
         )  # fmt: skip
         self._pods.append(pod)
         return pod

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+THROUGHPUT = Path(__file__).parent / "throughput.py"
 README = Path(__file__).parents[2] / "vernal_worker/client/README.md"
 ENGINE_ARGS = {
     "dtype": "float32",
@@ -66,6 +67,13 @@ def run(program: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def report(output: str) -> str:
+    """The lines of `THROUGHPUT`'s output that say something; vLLM's log is among them."""
+    lines = [line for line in output.splitlines() if line.startswith(("turn ", "first token", "ratio "))]
+    assert lines[-1].startswith("ratio "), output
+    return "\n".join(lines)
 
 
 def keeper_of(program: int) -> int:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from patience import until
-from programs import Frozen, Namespace, keeper_of, run
-
-HERE = Path(__file__).parent
+from programs import THROUGHPUT, Frozen, Namespace, keeper_of, report, run
 
 
 def test_the_program_in_the_readme(frozen: Frozen) -> None:
@@ -53,7 +51,4 @@ def test_a_killed_program_leaves_no_orphan(frozen: Frozen, tmp_path: Path) -> No
 @pytest.mark.alone
 def test_throughput_beside_async_llm(frozen: Frozen) -> None:
     """In turns with an AsyncLLM of the same program: every token came, and what both took is shown."""
-    lines = run(HERE / "throughput.py", str(frozen.directory), str(frozen.model)).splitlines()
-    report = [line for line in lines if line.startswith(("turn ", "first token", "ratio "))]  # vLLM's log is there too
-    print("\n".join(report))
-    assert report[-1].startswith("ratio ")
+    print(report(run(THROUGHPUT, str(frozen.directory), str(frozen.model))))

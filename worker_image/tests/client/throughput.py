@@ -1,11 +1,14 @@
 """AsyncLLM and CheckpointableAsyncLLM in turns: tokens a second of 64 streams, milliseconds to the first of one stream.
 
-`throughput.py CHECKPOINTS MODEL`. The line `ratio` is the median of the ratios of neighbouring turns; `first token` has
-the medians of neighbouring turns' medians, the median of their differences, and the quartiles of these.
+`throughput.py CHECKPOINTS MODEL [ARGUMENTS [TOKENS]]`: the engine's arguments as JSON (default: those of tests on a
+CPU), and how many tokens each of the 64 streams has. The line `ratio` is the median of the ratios of neighbouring
+turns; `first token` has the medians of neighbouring turns' medians, the median of their differences, and the quartiles
+of these.
 """
 
 import asyncio
 import itertools
+import json
 import os
 import statistics
 import sys
@@ -26,7 +29,7 @@ cores there is none left then for the processes in front of it."""
 _numbers = itertools.count()
 
 
-async def one(llm: Any, tokens: int = TOKENS) -> int:
+async def one(llm: Any, tokens: int) -> int:
     """One stream, as a server reads it: each output as it comes. Returns how many tokens it had."""
     params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     tokens = 0
@@ -36,11 +39,11 @@ async def one(llm: Any, tokens: int = TOKENS) -> int:
     return tokens
 
 
-async def turn(llm: Any) -> float:
+async def turn(llm: Any, each: int) -> float:
     await asyncio.sleep(SPIN_SECONDS)
     began = time.perf_counter()
-    tokens = sum(await asyncio.gather(*(one(llm) for _ in range(STREAMS))))
-    assert tokens == STREAMS * TOKENS
+    tokens = sum(await asyncio.gather(*(one(llm, each) for _ in range(STREAMS))))
+    assert tokens == STREAMS * each
     return tokens / (time.perf_counter() - began)
 
 
@@ -55,15 +58,16 @@ async def first_token(llm: Any) -> float:
     return statistics.median(taken[1:])
 
 
-async def main(checkpoints: str, model: str) -> None:
-    plain = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **ENGINE_ARGS))
+async def main(checkpoints: str, model: str, arguments: str = "", tokens: str = str(TOKENS)) -> None:
+    engine_args, each = json.loads(arguments) if arguments else ENGINE_ARGS, int(tokens)
+    plain = AsyncLLM.from_engine_args(AsyncEngineArgs(model=model, **engine_args))
     async with await CheckpointableAsyncLLM.thaw(checkpoints) as ours:
         for llm in (plain, ours):
-            await turn(llm)  # the first one compiles and fills caches
+            await turn(llm, each)  # the first one compiles and fills caches
         ratios = []
         for number in range(TURNS):
             order = (plain, ours) if number % 2 else (ours, plain)
-            speed = {llm: await turn(llm) for llm in order}
+            speed = {llm: await turn(llm, each) for llm in order}
             ratios.append(speed[ours] / speed[plain])
             print(f"turn {number}: AsyncLLM {speed[plain]:.0f} tokens/s, ours {speed[ours]:.0f} tokens/s")
         first: dict[Any, list[float]] = {plain: [], ours: []}

@@ -1,6 +1,7 @@
-"""CheckpointableAsyncLLM on GPUs: the program in its README."""
+"""CheckpointableAsyncLLM on GPUs: the program in its README, and how fast it is beside AsyncLLM."""
 
 import itertools
+import json
 import os
 import shutil
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gpu_pods import ENGINE
-from programs import freeze_with_readme, run
+from programs import THROUGHPUT, freeze_with_readme, report, run
 from vernal_contract.engine_args import canonical_name
 
 
@@ -33,4 +34,6 @@ def test_the_program_in_the_readme(
     seconds.append(time.monotonic())
     freeze, *thaws = [round(after - before, 2) for before, after in itertools.pairwise(seconds)]
     print(f"{gpus} GPUs, whole programs, in seconds: freeze {freeze}, thaws {thaws}; cores {os.cpu_count()}")
+    if gpus == 1:  # both on the same GPU, in turns
+        print(report(run(THROUGHPUT, str(frozen.directory), str(frozen.model), json.dumps(arguments), "512")))
     shutil.rmtree(place)

@@ -46,7 +46,13 @@ def _tone() -> bytes:
 ROWS = (
     Row("Gemma-3 sliding window", "gemma3", GENERATION),
     Row("Qwen3 MoE", "qwen3 moe", GENERATION),
-    Row("DeepSeek MLA", "deepseek", GENERATION, arguments={"numGpuBlocksOverride": 80}),  # its blocks hold less
+    Row(
+        "DeepSeek MLA",
+        "deepseek",
+        GENERATION,
+        arguments={"numGpuBlocksOverride": 80},  # its blocks hold less
+        on_gpu={"numGpuBlocksOverride": None, "dtype": "bfloat16"},  # vLLM's kernels for MLA take no float32
+    ),
     Row("hybrid: Mamba2 and attention", "falcon h1", GENERATION),
     Row(
         "multimodal",

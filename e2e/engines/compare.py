@@ -6,13 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.row import Answer, Asked, Row
+from engines.row import GPU, Answer, Asked, Row
 
 NOISE = 1e-4
 """How far two log probabilities or two elements of a vector may be apart, as a part of the larger one, or absolutely
-below 1. Rows compute in float32, whose numbers have 24 bits: sums of some hundred products in another order (threads,
-batches) differ by 1e-6 to 1e-5 of their value. Another weight, or a lost block of the KV cache, changes these models'
-log probabilities by tenths. Texts, token ids and counts have no noise."""
+below 1, in float32 on a CPU: sums of some hundred products in another order (threads, batches) differ by 1e-6 to 1e-5
+of their value. Another weight, or a lost block of the KV cache, changes these models' log probabilities by tenths.
+Texts, token ids and counts have no noise."""
+
+_NOISE_ON_GPU = {"float32": 2e-3, "bfloat16": 2e-2}
+"""The sequences of one request may be in different batches there, for which kernels differ. Triton multiplies float32
+as TF32, with 11 bits of mantissa, bfloat16 has 8: four units of the last place."""
+
+
+def noise(device: str, dtype: str) -> float:
+    """As `NOISE`, of an engine. Raises KeyError for a dtype that no row has."""
+    return _NOISE_ON_GPU[dtype] if device == GPU else NOISE
+
 
 VOLATILE = frozenset({"created", "created_at", "completed_at", "id", "request_id", "system_fingerprint"})
 """Keys whose values are new in every answer of every engine."""
@@ -32,33 +42,33 @@ class Compared:
         return Compared(self.exact + other.exact, self.near + other.near)
 
 
-def differences(before: Any, after: Any, at: str = "") -> Iterator[str]:
+def differences(before: Any, after: Any, at: str = "", noise: float = NOISE) -> Iterator[str]:
     """Where two JSON values differ, each with its path and both values; nothing if they are the same but for noise and
     `VOLATILE`. A NaN is never right."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys((*before, *after)):
             if key not in VOLATILE:
-                yield from _member(before, after, key, at)
+                yield from _member(before, after, key, at, noise)
     elif isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield f"{at}: {len(before)} elements, after the thaw {len(after)}"
         for number, (one, other) in enumerate(zip(before, after, strict=False)):
-            yield from differences(one, other, _join(at, str(number)))
-    elif not _same(before, after):
+            yield from differences(one, other, _join(at, str(number)), noise)
+    elif not _same(before, after, noise):
         yield f"{at}: {_short(before)}, after the thaw {_short(after)}"
 
 
-def _member(before: Mapping[str, Any], after: Mapping[str, Any], key: str, at: str) -> Iterator[str]:
+def _member(before: Mapping[str, Any], after: Mapping[str, Any], key: str, at: str, noise: float) -> Iterator[str]:
     if key not in before or key not in after:
         where = "after the thaw" if key in after else "before the freeze"
         yield f"{_join(at, key)}: only {where}"
     else:
-        yield from differences(before[key], after[key], _join(at, key))
+        yield from differences(before[key], after[key], _join(at, key), noise)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Any, other: Any, noise: float) -> bool:
     if _number(one) and _number(other) and float in (type(one), type(other)):
-        return bool(one == other or abs(one - other) <= NOISE * max(1.0, abs(one), abs(other)) < math.inf)
+        return bool(one == other or abs(one - other) <= noise * max(1.0, abs(one), abs(other)) < math.inf)
     return type(one) is type(other) and bool(one == other)
 
 
@@ -75,31 +85,34 @@ def size(content: Any) -> Compared:
     return Compared(near=1) if isinstance(content, float) else Compared(exact=1)
 
 
-def found(row: Row, before: Asked, after: Asked, cannot: frozenset[str] = frozenset()) -> list[str]:
+def found(
+    row: Row, before: Asked, after: Asked, cannot: frozenset[str] = frozenset(), *, noise: float = NOISE
+) -> list[str]:
     """All that speaks against a row; see `Row` for what must hold.
 
     Args:
         cannot: questions that plain vLLM does not answer either; what they would show is not looked for.
+        noise: as `NOISE`, of this engine.
     """
     result: list[str] = []
     for question in row.questions:
         if question.name not in cannot:
             one, other = before.answers[question.name], after.answers[question.name]
-            said = [f"{question.name}: {text}" for text in _answered(one, other, question.shows)]
+            said = [f"{question.name}: {text}" for text in _answered(one, other, question.shows, noise)]
             result += said[:_MOST_FOUND]
             if (more := len(said) - _MOST_FOUND) > 0:
                 result.append(f"{question.name}: {more} more")
     for one_name, other_name in row.unlike:
         if not {one_name, other_name} & cannot:
-            result += _alike(one_name, other_name, before, "before the freeze")
-            result += _alike(one_name, other_name, after, "after the thaw")
+            result += _alike(one_name, other_name, before, "before the freeze", noise)
+            result += _alike(one_name, other_name, after, "after the thaw", noise)
     if not cannot:  # or they counted less
         for name in row.counters:
             result += _counted(name, before.counters.get(name, 0.0), after.counters.get(name, 0.0))
     return result
 
 
-def _answered(before: Answer, after: Answer, shows: Mapping[str, str]) -> Iterator[str]:
+def _answered(before: Answer, after: Answer, shows: Mapping[str, str], noise: float) -> Iterator[str]:
     for when, answer in (("before the freeze", before), ("after the thaw", after)):
         if answer.status != 200:
             yield f"{when}: {'no answer' if answer.status == 0 else f'HTTP {answer.status}'}: {message(answer)}"
@@ -108,12 +121,13 @@ def _answered(before: Answer, after: Answer, shows: Mapping[str, str]) -> Iterat
                 if not re.fullmatch(pattern, str(value := look_up(answer.content, path)), re.DOTALL):
                     yield f"{when}: {path} is {_short(value)}, which does not match {pattern}"
     if before.status == after.status == 200:
-        yield from differences(before.content, after.content)
+        yield from differences(before.content, after.content, noise=noise)
 
 
-def _alike(one: str, other: str, asked: Asked, when: str) -> list[str]:
+def _alike(one: str, other: str, asked: Asked, when: str, noise: float) -> list[str]:
     """Two answers that should differ and do not."""
-    same = not any(True for _ in differences(said(asked.answers[one]), said(asked.answers[other])))
+    there = differences(said(asked.answers[one]), said(asked.answers[other]), noise=noise)
+    same = not any(True for _ in there)
     return [f"{one} and {other} are answered alike {when}"] if same else []
 
 

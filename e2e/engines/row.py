@@ -35,6 +35,8 @@ class Row:
     questions: tuple[Question, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's, in the spelling of a pool's `engineArgs`, beside those of every row."""
+    on_gpu: Mapping[str, Any] = field(default_factory=dict)
+    """More of them, on a GPU: such as another dtype where vLLM's kernels there have no float32."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """The engine's."""
     devices: tuple[str, ...] = DEVICES

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 from common.progress import duration, note, say, step
 from vernal_contract.config import CheckpointPolicy
 from vernal_contract.state import FreezeOutcome, StartMode, WorkerState
-from worker_pod import Pod
+from worker_pod import ENGINE_ARGS, Pod
 
 from engines import compare, kinds
 from engines.asking import ask_all
@@ -36,7 +37,7 @@ def run(rows: Sequence[Row], device: str, work: Path, *, keep: bool) -> list[Res
     results = []
     for number, row in enumerate(rows, 1):
         with step(f"[{number}/{len(rows)}] {row.name} (2 to 5 min)"):
-            result = _one(row, device, work / row.name.replace(" ", "-").replace("/", "-"), keep)
+            result = _one(row, device, work / re.sub("[^A-Za-z0-9]+", "-", row.name).strip("-"), keep)  # a shell's word
         say(f"  {row.name}: {'FAILS' if not result.ok else 'cannot' if result.cannot else 'equal'}")
         for text in (*result.found, *(f"vLLM cannot: {sentence}" for sentence in result.cannot)):
             say(f"    {text}")
@@ -79,7 +80,8 @@ def _compared(row: Row, result: Result, pods: "_Pods") -> Result:
     after = ask_all(clone, row)
     clone.end()
     cannot = _plain_cannot(row, pods, before)
-    found = compare.found(row, before, after, frozenset(cannot))
+    dtype = _arguments(row, result.device).get("dtype", ENGINE_ARGS["dtype"])
+    found = compare.found(row, before, after, frozenset(cannot), noise=compare.noise(result.device, str(dtype)))
     if harmed:
         found.insert(0, harmed)
     return replace(result, compared=_amount(row, before, cannot), found=tuple(found), cannot=tuple(_once(cannot)))
@@ -167,6 +169,10 @@ def _ready(pod: Pod) -> WorkerState | None:
         return None
 
 
+def _arguments(row: Row, device: str) -> dict[str, Any]:
+    return {**_ON_GPU, **row.arguments, **row.on_gpu} if device == GPU else dict(row.arguments)
+
+
 class _Pods(contextlib.AbstractContextManager["_Pods"]):
     """The workers of a row; at its end none is left."""
 
@@ -179,7 +185,7 @@ class _Pods(contextlib.AbstractContextManager["_Pods"]):
     def start(self, name: str, policy: CheckpointPolicy = CheckpointPolicy.AUTO) -> Pod:
         store = self._work / "store"
         store.mkdir(exist_ok=True)
-        arguments = {**(_ON_GPU if self._device == GPU else {}), **self._row.arguments}
+        arguments = _arguments(self._row, self._device)
         environment, setup = dict(self._row.environment), ""
         if self._device == GPU:
             cache, setup = _compile_cache(self._work)

@@ -49,8 +49,8 @@ both:
   vernal-worker cache fill --identity HEX --host HEX --store /mnt/store --cache /var/lib/vernal-cache/NAMESPACE \\
     --size 107374182400                                               # `du -o json` shows identities and hosts
 
-What is there already is not copied again, and every byte that is copied is compared with the manifest. It may be
-killed at any time: a file gets its name when it is whole.
+What is there already is not copied again, and every byte that is copied is compared with the manifest. From a bucket
+(`--bucket`) it goes straight to the cache. It may be killed at any time: a file gets its name when it is whole.
 """
 
 
@@ -270,7 +270,7 @@ def _add_cache(commands: Any, store: argparse.ArgumentParser) -> None:
         "--bucket",
         metavar="URL",
         type=_path,
-        help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, by way of the store's directory",
+        help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, and not from a store",
     )
     fill.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
     fill.add_argument("--region", metavar="NAME", help="default: AWS_REGION")

@@ -15,7 +15,7 @@ from harm import BIG_FILE, damage, flip_a_bit
 from patience import until
 from vernal_contract import names
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
-from vernal_worker.store import manifest, node_cache
+from vernal_worker.store import cached, manifest, node_cache
 from worker_pod import Pod
 
 StartPod = Callable[..., Pod]
@@ -84,7 +84,7 @@ def test_a_node_cache(creator: Pod, store: Path, cache: Path, start_pod: StartPo
     (current,) = store.glob("artifacts/*/*/current")
     known = manifest.decode((current / "manifest.json").read_bytes(), current.resolve().name)
     (entry,) = [entry for entry in known.files if entry.path == BIG_FILE]
-    blob = cache / node_cache.FORMAT / "blobs" / node_cache._name(entry)
+    blob = cache / node_cache.FORMAT / "blobs" / cached.name(entry)
     with blob.open("r+b") as file:
         byte = os.pread(file.fileno(), 1, entry.size // 2)
         os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), entry.size // 2)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""One checkpoint thawed from where workers may have it: a claim, S3 on loopback, and the node's cache on a disk and in
-memory. They take turns, so that what else the machine does meets all of them: `make bench-store`.
+"""One checkpoint thawed from where workers may have it: a claim, S3 on loopback, S3 by way of the node's cache, and
+that cache on a disk and in memory. They take turns, so that what else the machine does meets all of them: `make
+bench-store`.
 
 The page cache is warm for the claim and for the cache on a disk; from S3 everything is fetched each time. With `--cold`
 turns follow in which the machine's page cache, that of the S3 server included, is dropped before each thaw. Seconds are
@@ -42,14 +43,16 @@ from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.push import push
 from vernal_worker.store.artifact import load
+from vernal_worker.store.node_cache import FORMAT
 from worker_pod import Pod
 
 PORT = 9000
 """Of the S3 server, as pods see it."""
 
 CLAIM, S3, DISK, MEMORY, BEFORE_S3 = "claim", "S3", "node cache, disk", "node cache, memory", "node cache before S3"
-PLACES = (CLAIM, S3, DISK, MEMORY, BEFORE_S3)
-COLD = (S3, DISK)
+INTO = "S3, into the node cache"
+PLACES = (CLAIM, S3, INTO, DISK, MEMORY, BEFORE_S3)
+COLD = (S3, INTO, DISK)
 """What is measured with the page cache dropped, too."""
 
 
@@ -109,15 +112,20 @@ class Bench:
         return artifact.bytes
 
     def thaw(self, place: str) -> measure.Start:
-        cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk}.get(place)
-        more: dict[str, Any] = self._of_bucket() if place in (S3, BEFORE_S3) else {}
+        cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk, INTO: self._disk}.get(place)
+        more: dict[str, Any] = self._of_bucket() if place in (S3, INTO, BEFORE_S3) else {}
+        if place == INTO:
+            shutil.rmtree(self._disk / FORMAT)
         with tempfile.TemporaryDirectory(dir=self._copies) as empty:
             with self._worker(place, Path(empty) if more else self._claim, cache=cache, **more) as (pod, result):
                 assert result.mode == "Restored", result.log
-                if cache is not None:
+                if place == INTO:
+                    assert until("a fill", partial(filled, pod), more=pod.log) is CacheFill.FILLED, pod.log()
+                elif cache is not None:
                     assert report(pod).lookup is CacheLookup.HIT, result.log
                     self.lookups.append(report(pod).lookup_seconds)
-                assert ("event=pull_began" in result.log) == (place == S3), result.log
+                came = [what for what in ("fetch", "pull") if f"event={what}_began" in result.log]
+                assert bool(came) == (place in (S3, INTO)), result.log
             return result
 
     def _of_bucket(self) -> dict[str, Any]:

@@ -272,7 +272,9 @@ def _add_cache(commands: Any, store: argparse.ArgumentParser) -> None:
         type=_path,
         help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, and not from a store",
     )
-    fill.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    fill.add_argument(
+        "--endpoint", metavar="URL", help="of a server that is not the cloud's own; default, for S3: AWS_ENDPOINT_URL"
+    )
     fill.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
 
 
@@ -286,7 +288,9 @@ def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.
     actions = bucket.add_subparsers(dest="action", required=True, metavar="ACTION")
     there = argparse.ArgumentParser(add_help=False)
     there.add_argument("url", metavar="URL", type=_path, help="s3://BUCKET/PREFIX, gs://… or az://…")
-    there.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    there.add_argument(
+        "--endpoint", metavar="URL", help="of a server that is not the cloud's own; default, for S3: AWS_ENDPOINT_URL"
+    )
     there.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument(

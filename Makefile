@@ -13,7 +13,7 @@ LANES := "unit library-tests fault-tests" "lint docs worker-tests" "bucket-tests
 TYPED_TESTS := contract/tests plugin/tests $(wildcard worker_image/tests/*/) e2e/tests $(filter-out e2e/checkers/tests,$(wildcard e2e/*/tests))
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
-.PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests node-cache-tests library-tests bucket-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
+.PHONY: plugin docs docs-links dashboards-pictures quickstart help demo demo-s3 test test-anywhere venv criu tools lint unit worker-tests node-cache-tests library-tests bucket-tests cloud-tests chart-tests chart-docs controlplane-tests fault-tests cluster-tests scenario-tests crds crds-check \
         autoscaling two-nodes autoscaling-metric autoscaling-cycles compat fuzz library-fuzz library-kinds gpu-tests throughput kv-recovery rolls shutdown-matrix shutdown-outcomes soak first-requests engines \
         fault-matrix store-matrix bench-operator bench-store images cluster-up cluster-down clean-cluster
 
@@ -125,6 +125,9 @@ autoscaling-cycles: venv ## 50 times to zero and back with real processes, each 
 bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (80 s beside others)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket
+
+cloud-tests: venv ## the same tests of buckets against emulators of Azure (needs Node) and Google Cloud (1 min, and 2 to install them the first time; not part of make test)
+	VERNAL_BUCKETS="azure gcs" $(BIN)/pytest -q -m "s3" -k "azure or gcs" worker_image/tests/bucket
 
 chart-tests: venv ## the chart, its alerts and dashboards, the workflow files: Helm, kubeconform, promtool, actionlint (45 s beside others)
 	$(CLUSTER) build >/dev/null

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""One checkpoint thawed from where workers may have it: a claim, S3 on loopback, and the node's cache on a disk and in
-memory. They take turns, so that what else the machine does meets all of them: `make bench-store`.
+"""One checkpoint thawed from where workers may have it: a claim, S3 on loopback, S3 by way of the node's cache, and
+that cache on a disk and in memory. They take turns, so that what else the machine does meets all of them: `make
+bench-store`.
 
-The page cache is warm for the claim and for the cache on a disk; from S3 everything is fetched each time. Seconds are
+The page cache is warm for the claim and for the cache on a disk; from S3 everything is fetched each time. With `--cold`
+turns follow in which the machine's page cache, that of the S3 server included, is dropped before each thaw. Seconds are
 those from the supervisor's exec to the first token. Needs root: it mounts a file system of its own, and a tmpfs. On a
-GPU: `--device gpu --shape 8b --cache-gib 26`.
+GPU: `--device gpu --shape 8b --cache-gib 26 --cold`; VERNAL_CRIU and VERNAL_VERSITYGW name the programs where none can
+be built.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ceilings
 import measure
+from common.progress import say
 from gpu_pods import compile_cache
 from gpu_pods import mounted as as_volume
 from images.criu import criu_path
@@ -38,13 +43,17 @@ from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.push import push
 from vernal_worker.store.artifact import load
+from vernal_worker.store.node_cache import FORMAT
 from worker_pod import Pod
 
 PORT = 9000
 """Of the S3 server, as pods see it."""
 
 CLAIM, S3, DISK, MEMORY, BEFORE_S3 = "claim", "S3", "node cache, disk", "node cache, memory", "node cache before S3"
-PLACES = (CLAIM, S3, DISK, MEMORY, BEFORE_S3)
+INTO = "S3, into the node cache"
+PLACES = (CLAIM, S3, INTO, DISK, MEMORY, BEFORE_S3)
+COLD = (S3, INTO, DISK)
+"""What is measured with the page cache dropped, too."""
 
 
 @contextmanager
@@ -59,12 +68,20 @@ def mounted(place: Path, *options: str) -> Iterator[Path]:
 
 @contextmanager
 def own_disk(work: Path, size: int) -> Iterator[Path]:
-    """An ext4 in a file: what of the machine's disk others use says nothing here."""
+    """An ext4 in a file: what of the machine's disk others use says nothing here. A directory where no loop device can
+    be mounted, as in most containers."""
     image = work / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(size)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    with mounted(work / "disk", "-o", "loop", str(image)) as disk:
+    with ExitStack() as stack:
+        try:
+            with image.open("wb") as file:
+                file.truncate(size)
+            subprocess.run(["mkfs.ext4", "-q", image], check=True)
+            disk = stack.enter_context(mounted(work / "disk", "-o", "loop", str(image)))
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            image.unlink()
+            disk = work / "directory"
+            disk.mkdir()
+            say(f"no ext4 can be mounted here ({error}): the cache is a directory of the disk with --work")
         yield disk
 
 
@@ -95,15 +112,20 @@ class Bench:
         return artifact.bytes
 
     def thaw(self, place: str) -> measure.Start:
-        cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk}.get(place)
-        more: dict[str, Any] = self._of_bucket() if place in (S3, BEFORE_S3) else {}
+        cache = {DISK: self._disk, MEMORY: self._memory, BEFORE_S3: self._disk, INTO: self._disk}.get(place)
+        more: dict[str, Any] = self._of_bucket() if place in (S3, INTO, BEFORE_S3) else {}
+        if place == INTO:
+            shutil.rmtree(self._disk / FORMAT)
         with tempfile.TemporaryDirectory(dir=self._copies) as empty:
             with self._worker(place, Path(empty) if more else self._claim, cache=cache, **more) as (pod, result):
                 assert result.mode == "Restored", result.log
-                if cache is not None:
+                if place == INTO:
+                    assert until("a fill", partial(filled, pod), more=pod.log) is CacheFill.FILLED, pod.log()
+                elif cache is not None:
                     assert report(pod).lookup is CacheLookup.HIT, result.log
                     self.lookups.append(report(pod).lookup_seconds)
-                assert ("event=pull_began" in result.log) == (place == S3), result.log
+                came = [what for what in ("fetch", "pull") if f"event={what}_began" in result.log]
+                assert bool(came) == (place in (S3, INTO)), result.log
             return result
 
     def _of_bucket(self) -> dict[str, Any]:
@@ -147,15 +169,46 @@ def filled(pod: Pod) -> CacheFill | None:
     return report(pod).fill
 
 
+def turns(bench: Bench, places: Sequence[str], count: int, *, cold: bool = False) -> dict[str, list[measure.Start]]:
+    """Thaws of each place, after one turn that warms up. `cold`: the page cache is dropped before each of them, and so
+    there is nothing to warm up."""
+    found: dict[str, list[measure.Start]] = {place: [] for place in places}
+    for turn in range(count if cold else count + 1):
+        first = turn % len(places)  # what gets slower all the time does so for none more than for the others
+        for place in places[first:] + places[:first]:
+            if cold:
+                ceilings.drop_caches()
+            result = bench.thaw(place)
+            print(f"turn {turn}: {place}{', cold' * cold}: {result.first_token:.2f} s", flush=True)
+            if turn or cold:
+                found[place].append(result)
+    return found
+
+
+def seconds(found: dict[str, list[measure.Start]]) -> dict[str, list[float]]:
+    return {place: [round(one.first_token, 3) for one in starts] for place, starts in found.items()}
+
+
+def timings(found: dict[str, list[measure.Start]]) -> dict[str, list[dict[str, float]]]:
+    return {place: [one.timings for one in starts] for place, starts in found.items()}
+
+
+def cold_table(found: dict[str, list[float]]) -> str:
+    lines = ["| thawed from, page cache dropped | median | lowest to highest |", "|---|---|---|"]
+    for place, took in found.items():
+        lines.append(f"| {place} | {statistics.median(took):.2f} | {min(took):.2f} to {max(took):.2f} |")
+    return "\n".join(lines)
+
+
 def table(found: dict[str, list[float]], size: int) -> str:
     """Medians, and how far from each other; beside the claim in the same turn."""
     lines = [f"{size / 1e6:.0f} MB, {len(found[CLAIM])} turns; seconds to the first token"]
     lines.append("| thawed from | median | lowest to highest | of the claim's, median of the turns |")
     lines.append("|---|---|---|---|")
-    for place, seconds in found.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, found[CLAIM], strict=True))
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-        lines.append(f"| {place} | {statistics.median(seconds):.2f} | {spread} | {ratio:.2f} |")
+    for place, took in found.items():
+        ratio = statistics.median(a / b for a, b in zip(took, found[CLAIM], strict=True))
+        spread = f"{min(took):.2f} to {max(took):.2f}"
+        lines.append(f"| {place} | {statistics.median(took):.2f} | {spread} | {ratio:.2f} |")
     return "\n".join(lines)
 
 
@@ -167,8 +220,11 @@ def main() -> None:
     parser.add_argument("--shape", default="8b", help="of the model on a GPU (default 8b)")
     parser.add_argument("--cache-gib", type=int, default=6, help="of each cache, which leaves a part of it free")
     parser.add_argument("--copies", type=Path, help="for buckets and what pods fetch (default: in --work)")
+    parser.add_argument("--cold", action="store_true", help="turns with the page cache dropped, too: S3, cache on disk")
     parser.add_argument("--out", type=Path, help="for stores.json")
     arguments = parser.parse_args()
+    if arguments.cold:
+        ceilings.drop_caches()  # a machine that does not let us says so now
     arguments.work.mkdir(parents=True)
     size = arguments.cache_gib << 30
     try:
@@ -181,24 +237,20 @@ def main() -> None:
             shape = arguments.shape if arguments.device == "gpu" else None
             bench = Bench(arguments.work, disk, memory, server, copies, shape)
             bytes_ = bench.prepare()
-            found: dict[str, list[float]] = {place: [] for place in PLACES}
-            timings: dict[str, list[dict[str, float]]] = {place: [] for place in PLACES}
-            tokens = set[tuple[int, ...]]()
-            for turn in range(arguments.turns + 1):
-                first = turn % len(PLACES)  # what gets slower all the time does so for none more than for the others
-                for place in PLACES[first:] + PLACES[:first]:
-                    result = bench.thaw(place)
-                    tokens.add(tuple(result.tokens))
-                    print(f"turn {turn}: {place}: {result.first_token:.2f} s", flush=True)
-                    if turn:  # the first one warms up
-                        found[place].append(round(result.first_token, 3))
-                        timings[place].append(result.timings)
-            assert len(tokens) == 1, "all of them answer the same"
-            print(table(found, bytes_))
-            print(f"to find it in a cache: {statistics.median(bench.lookups):.3f} s, {max(bench.lookups):.3f} at most")
+            warm = turns(bench, PLACES, arguments.turns)
+            lookups = list(bench.lookups)
+            cold = turns(bench, COLD, arguments.turns, cold=True) if arguments.cold else {}
+            every = [start for starts in (*warm.values(), *cold.values()) for start in starts]
+            assert len({tuple(start.tokens) for start in every}) == 1, "all of them answer the same"
+            print(table(seconds(warm), bytes_))
+            print(f"to find it in a cache: {statistics.median(lookups):.3f} s, {max(lookups):.3f} at most")
+            if cold:
+                print(cold_table(seconds(cold)))
             if arguments.out is not None:
                 arguments.out.mkdir(parents=True, exist_ok=True)
-                kept = {"bytes": bytes_, "seconds": found, "timings": timings, "lookups": bench.lookups}
+                kept = {"bytes": bytes_, "seconds": seconds(warm), "timings": timings(warm), "lookups": lookups}
+                if cold:
+                    kept["cold"] = {"seconds": seconds(cold), "timings": timings(cold)}
                 (arguments.out / "stores.json").write_text(json.dumps(kept, indent=1) + "\n")
     finally:
         shutil.rmtree(arguments.work, ignore_errors=True)

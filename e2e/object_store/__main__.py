@@ -1,4 +1,4 @@
-"""Build the S3 server that tests run, and print its path.
+"""Print the path of the S3 server that tests run: the one that VERNAL_VERSITYGW names, else one that is built.
 
 PYTHONPATH=e2e python3 -m object_store    # versitygw, 2 minutes the first time
 """
@@ -7,7 +7,7 @@ import argparse
 
 from common.tools import ToolError, fail
 
-from object_store import PROGRAMS
+from object_store.server import program
 
 
 def main() -> None:
@@ -15,10 +15,9 @@ def main() -> None:
         prog="python3 -m object_store", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     try:
-        programs = PROGRAMS.ensure()
+        print(program())
     except ToolError as error:
         fail(error)
-    print("\n".join(programs.values()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from common.ports import free_port
+from common.tools import ToolError
 from patience import until
 
 from object_store import PROGRAMS
@@ -19,12 +21,22 @@ _LOOPBACK = "127.0.0.1"
 _KEYS = {"AWS_ACCESS_KEY_ID": "vernal", "AWS_SECRET_ACCESS_KEY": "vernal-secret"}
 
 
-def command(address: str, port: int, buckets: Path) -> list[str]:
-    """A server whose buckets are the folders in `buckets`; built first if the cache has none.
+def program() -> str:
+    """The path of versitygw: the one that VERNAL_VERSITYGW names, for machines without Go, or one from the cache, which
+    is built first if it is not there.
 
     Raises: ToolError, ClusterError.
     """
-    return [PROGRAMS.ensure()["versitygw"], "--region", REGION, "--port", f"{address}:{port}", "--quiet",
+    if named := os.environ.get("VERNAL_VERSITYGW"):
+        if (found := shutil.which(named)) is None:
+            raise ToolError(f"VERNAL_VERSITYGW={named} is no program that can be run.")
+        return found
+    return PROGRAMS.ensure()["versitygw"]
+
+
+def command(address: str, port: int, buckets: Path) -> list[str]:
+    """A server whose buckets are the folders in `buckets`. Raises as `program`."""
+    return [program(), "--region", REGION, "--port", f"{address}:{port}", "--quiet",
             "posix", str(buckets)]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def remove_all(root: str, url: str, endpoint: str) -> Answer:
     gone = collecting.remove(objects, digest(content.IDENTITY))
     for _ in range(2):  # the first run marks
         collecting.collect(objects, grace=0.0)
-    return {"gone": gone}
+    return {"gone": gone.count}
 
 
 tasks.TASKS.update({"push": push_one, "pull": pull_one, "remove_all": remove_all})

@@ -16,11 +16,10 @@ from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
 from vernal_worker.commands import CommandError, store_root
 from vernal_worker.store import artifact as artifacts
 from vernal_worker.store import fs, layout
-from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError, guard
 from vernal_worker.store.layout import Key
 from vernal_worker.store.manifest import Manifest
-from vernal_worker.store.node_cache import NodeCache
+from vernal_worker.store.node_cache import Filled, NodeCache
 from vernal_worker.supervisor import cache_mount, caching
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.farewell import TERMINATION_LOG
@@ -58,8 +57,8 @@ def fill(arguments: argparse.Namespace) -> int:
 def _fill(arguments: argparse.Namespace, cache: NodeCache, cancel: threading.Event, report: NodeCacheReport) -> None:
     """Raises: CommandError, StoreError."""
     began = time.monotonic()
-    source = _Bucket(arguments) if arguments.bucket else _Claim(arguments)
-    content = source.manifest()
+    source = _Bucket(arguments, cancel) if arguments.bucket else _Claim(arguments)
+    content = source.manifest
     if arguments.generation not in (None, content.generation):
         message = f"{content.generation} is current now, and not {arguments.generation}"
         raise StoreError(Reason.NO_ARTIFACT, "find", message)
@@ -71,87 +70,89 @@ def _fill(arguments: argparse.Namespace, cache: NodeCache, cancel: threading.Eve
         view.release()
         print(f"{content.generation}: it is there")
         return
-    began, progress = time.monotonic(), _Progress()
-    done = cache.fill(source.artifact(cancel, progress), on_progress=progress)
+    began = time.monotonic()
+    done = source.fill(cache)
     report.fill_seconds = round(time.monotonic() - began, 4)
     if done.full:
         report.fill, report.message = CacheFill.FULL, done.full
         return
     report.fill, report.filled_bytes, report.evicted_bytes = CacheFill.FILLED, done.bytes, done.evicted
     made_room = f"; {done.evicted / 1e6:.0f} MB of others made room" if done.evicted else ""
-    print(f"{content.generation}: {done.bytes / 1e6:.0f} MB copied in {report.fill_seconds:.1f} s{made_room}")
+    print(f"{content.generation}: {done.bytes / 1e6:.0f} MB {source.did} in {report.fill_seconds:.1f} s{made_room}")
 
 
 class _Claim:
     """The artifact in a store, which may be read-only."""
 
+    did = "copied"
+
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self._key = Key(store_root(arguments), arguments.identity, arguments.host)
-
-    def manifest(self) -> Manifest:
-        """Raises: StoreError."""
-        return self._load().manifest
-
-    def artifact(self, cancel: threading.Event, progress: "_Progress") -> Artifact:
-        """Raises: StoreError."""
-        return self._load()
-
-    def _load(self) -> Artifact:
+        """Raises: StoreError, CommandError."""
+        key = Key(store_root(arguments), arguments.identity, arguments.host)
         with guard("find"):
-            generation = layout.pointer(self._key.directory)
+            generation = layout.pointer(key.directory)
             if generation is None:
-                raise StoreError(Reason.NO_ARTIFACT, "find", f"{self._key.directory}: no artifact is current")
-            return artifacts.load(self._key.directory / generation)
+                raise StoreError(Reason.NO_ARTIFACT, "find", f"{key.directory}: no artifact is current")
+            self._artifact = artifacts.load(key.directory / generation)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._artifact.manifest
+
+    def fill(self, cache: NodeCache) -> Filled:
+        """Raises: StoreError."""
+        return cache.fill(self._artifact, on_progress=_Progress(self.did))
 
 
 class _Bucket:
-    """The artifact in a bucket, of which the store gets a copy that is there for this process alone."""
+    """The artifact in a bucket, which goes to the cache and nowhere else."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        from vernal_worker.bucket import credentials
+    did = "fetched"
+
+    def __init__(self, arguments: argparse.Namespace, cancel: threading.Event) -> None:
+        """Raises: StoreError, CommandError."""
+        from vernal_worker.bucket import credentials, pointer, publications
         from vernal_worker.bucket.keys import Place
         from vernal_worker.bucket.objects import Objects
 
-        self._root, self._place = store_root(arguments), Place.of(arguments.identity, arguments.host)
         options = {"endpoint": arguments.endpoint, "region": arguments.region}
         try:
             self._objects = Objects(arguments.bucket, **options, credentials=credentials.given(os.environ))
         except ValueError as error:
             raise CommandError(ExitCode.USAGE, str(error)) from error
-
-    def manifest(self) -> Manifest:
-        """Raises: StoreError."""
-        from vernal_worker.bucket import pointer, publications
-
-        current = pointer.look(self._objects, self._place, "find")
+        place, self._cancel = Place.of(arguments.identity, arguments.host), cancel
+        current = pointer.look(self._objects, place, "find")
         if current is None or not current.publication:
-            message = f"{self._objects.url}/{self._place.current}: no artifact is current"
+            message = f"{self._objects.url}/{place.current}: no artifact is current"
             raise StoreError(Reason.NO_ARTIFACT, "find", message)
-        return publications.load(self._objects, self._place, current.publication, "find").manifest
+        self._published = publications.load(self._objects, place, current.publication, "find")
 
-    def artifact(self, cancel: threading.Event, progress: "_Progress") -> Artifact:
+    @property
+    def manifest(self) -> Manifest:
+        return self._published.manifest
+
+    def fill(self, cache: NodeCache) -> Filled:
         """Raises: StoreError."""
-        from vernal_worker.bucket.pull import pull
+        from vernal_worker.bucket.pull import Allowed, FromBucket
 
-        return pull(self._objects, self._root, self._place, cancel=cancel, on_progress=progress.fetching).artifact
+        source = FromBucket(self._objects, self._published)
+        allowed = Allowed(None, self._cancel, _Progress(self.did))
+        fetched = cache.fetch(self.manifest, source, on_progress=allowed)
+        if fetched.view is not None:
+            fetched.view.release()
+        return fetched.filled
 
 
 class _Progress:
     """A line every few seconds: a log is read, not a terminal."""
 
-    def __init__(self) -> None:
-        self._said = time.monotonic()
+    def __init__(self, did: str) -> None:
+        self._did, self._said = did, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        self._say("copied", done, total)
-
-    def fetching(self, done: int, total: int) -> None:
-        self._say("fetched", done, total)
-
-    def _say(self, what: str, done: int, total: int) -> None:
         if (now := time.monotonic()) - self._said >= _SAID_SECONDS:
             self._said = now
-            print(f"{what} {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+            print(f"{self._did} {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
 
 
 def _place(given: str | None) -> Path:

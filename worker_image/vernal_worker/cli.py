@@ -49,8 +49,8 @@ both:
   vernal-worker cache fill --identity HEX --host HEX --store /mnt/store --cache /var/lib/vernal-cache/NAMESPACE \\
     --size 107374182400                                               # `du -o json` shows identities and hosts
 
-What is there already is not copied again, and every byte that is copied is compared with the manifest. It may be
-killed at any time: a file gets its name when it is whole.
+What is there already is not copied again, and every byte that is copied is compared with the manifest. From a bucket
+(`--bucket`) it goes straight to the cache. It may be killed at any time: a file gets its name when it is whole.
 """
 
 
@@ -270,9 +270,11 @@ def _add_cache(commands: Any, store: argparse.ArgumentParser) -> None:
         "--bucket",
         metavar="URL",
         type=_path,
-        help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, by way of the store's directory",
+        help="s3://BUCKET/PREFIX, gs://… or az://…: fetch it from there, and not from a store",
     )
-    fill.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    fill.add_argument(
+        "--endpoint", metavar="URL", help="of a server that is not the cloud's own; default, for S3: AWS_ENDPOINT_URL"
+    )
     fill.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
 
 
@@ -286,7 +288,9 @@ def _add_bucket(commands: Any, store: argparse.ArgumentParser, picked: argparse.
     actions = bucket.add_subparsers(dest="action", required=True, metavar="ACTION")
     there = argparse.ArgumentParser(add_help=False)
     there.add_argument("url", metavar="URL", type=_path, help="s3://BUCKET/PREFIX, gs://… or az://…")
-    there.add_argument("--endpoint", metavar="URL", help="of an S3 server that is not AWS; default: AWS_ENDPOINT_URL")
+    there.add_argument(
+        "--endpoint", metavar="URL", help="of a server that is not the cloud's own; default, for S3: AWS_ENDPOINT_URL"
+    )
     there.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument(

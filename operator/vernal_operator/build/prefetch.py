@@ -63,6 +63,7 @@ def fetch_job(
 
 
 def _store(spec: VLLMCheckpointSpec) -> Manifest:
+    """What is mounted as the store. A worker image of before may fetch from a bucket by way of it."""
     claim = spec.storage.claim_name
     return {"name": "store", "emptyDir": {}} if claim is None else claim_volume("store", claim)
 

@@ -1,11 +1,16 @@
-"""A bucket in memory, or of a real S3 server (marker `s3`), and stores whose artifacts go there and back."""
+"""A bucket in memory, or of a real S3 server (marker `s3`), and stores whose artifacts go there and back.
 
+VERNAL_BUCKETS has the same tests take place in other buckets, too: `azure`, `gcs` (`make cloud-tests`).
+"""
+
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from object_store.clouds import Azure, Gcs
 from object_store.server import S3Server
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_worker.bucket.objects import Objects
@@ -15,6 +20,7 @@ from vernal_worker.store.store import Store
 sys.path.insert(0, str(Path(__file__).parent))  # for s3_proxy
 
 MakeArtifact = Callable[..., Artifact]
+OTHERS = os.environ.get("VERNAL_BUCKETS", "").split()
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +35,27 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.s3)])
-def objects(request: pytest.FixtureRequest) -> Objects:
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    with Azure(tmp_path_factory.mktemp("azure")) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcs]:
+    with Gcs(tmp_path_factory.mktemp("gcs")) as emulator:
+        yield emulator
+
+
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.s3) for name in ("s3", *OTHERS))])
+def objects(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Objects:
     if request.param == "memory":
         return Objects("memory:///")
+    if request.param in OTHERS:
+        emulator: Azure | Gcs = request.getfixturevalue(request.param)
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        return Objects(f"{emulator.make_bucket()}/prefix", endpoint=emulator.endpoint)
     server: S3Server = request.getfixturevalue("s3")
     request.getfixturevalue("s3_environment")
     return Objects(f"s3://{server.make_bucket()}/prefix", endpoint=server.url)

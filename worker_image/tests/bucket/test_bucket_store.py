@@ -12,7 +12,7 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
-from vernal_contract.state import FreezeOutcome
+from vernal_contract.state import FreezeOutcome, Phase, WorkerState
 from vernal_worker.bucket import collect
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.lease import BucketLease
@@ -21,10 +21,12 @@ from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.contents import Known
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
-from vernal_worker.store.node_cache import NodeCache
+from vernal_worker.store.node_cache import FILLING, FORMAT, NodeCache
 from vernal_worker.store.quarantine import LONGEST_DELAY
 from vernal_worker.store.staging import Publication
 from vernal_worker.store.store import Store
+from vernal_worker.supervisor.board import Board
+from vernal_worker.supervisor.caching import Caching
 
 A, B = Owner(pod="a"), Owner(pod="b")
 FILES = {"process/a.img": b"a" * 5000, "oracle.json": b"{}", "empty": b""}
@@ -372,7 +374,7 @@ def cache() -> Iterator[NodeCache]:
 def test_what_the_node_has_is_not_fetched(
     pod: Worker, objects: Objects, cache: NodeCache, identity: IdentityInputs, host: HostTuple
 ) -> None:
-    """A miss is brought as without a cache; then the bucket is asked which one is current, and for no byte of it."""
+    """The bucket is asked which one is current, and for no byte of it."""
     artifact = freeze(pod(), identity, host).artifact
     fetched: list[int] = []
     first = pod(cached=cache.look, on_progress=lambda what, done, size: fetched.append(size))
@@ -394,3 +396,110 @@ def test_what_the_node_has_is_not_fetched(
     again.view.release()
     collect.remove(objects, digest(identity), digest(host))
     assert second.open(identity, host, B).reason is Reason.NO_ARTIFACT, "the bucket decides"
+
+
+def into(cache: NodeCache, tier: str = "disk") -> dict[str, Any]:
+    """Options of a pod whose node has this cache."""
+    board = Board(WorkerState(pod="", namespace="", pool="", revision="", phase=Phase.STARTING))
+    caching = Caching(cache, tier, board)
+    return {"cached": caching.look, "fetched": caching.fetch}
+
+
+def test_what_is_nowhere_on_the_node_goes_straight_to_its_cache(
+    pod: Worker, cache: NodeCache, identity: IdentityInputs, host: HostTuple
+) -> None:
+    made = freeze(pod(), identity, host).artifact
+    told: list[str] = []
+    first = pod(**into(cache), on_progress=lambda what, done, size: told.append(what))
+    found = first.open(identity, host, A)
+    assert found.view is not None and found.artifact is not None and found.artifact.path == found.view.path
+    with found.view:
+        found.artifact.verify()
+        assert (found.artifact.path / "process/a.img").read_bytes() == FILES["process/a.img"]
+    assert found.artifact.manifest == made.manifest and here(first) == [] and set(told) == {"fetch"}
+    told.clear()
+    second = pod(**into(cache), on_progress=lambda what, done, size: told.append(what))
+    again = second.open(identity, host, B)
+    assert again.view is not None and not told and here(second) == []
+    again.view.release()
+
+
+def test_a_copy_of_the_pods_own_is_thawed_and_not_fetched_again(
+    pod: Worker, cache: NodeCache, identity: IdentityInputs, host: HostTuple
+) -> None:
+    """Its container started once more."""
+    made = freeze(pod(), identity, host).artifact
+    store = pod()
+    assert store.open(identity, host, A).artifact is not None
+    store._in_node_cache, store._into_node_cache = into(cache).values()
+    found = store.open(identity, host, A)
+    assert found.view is None and found.artifact is not None and found.artifact.path.is_relative_to(store.root)
+    assert cache.look(made.manifest) is None
+
+
+@pytest.mark.parametrize("harm", ["full", "broken", "memory", "not to be written"])
+def test_a_cache_that_takes_nothing_leaves_the_start_to_the_pods_own_copy(
+    pod: Worker, cache: NodeCache, identity: IdentityInputs, host: HostTuple, harm: str
+) -> None:
+    made = freeze(pod(), identity, host).artifact
+    root = cache._mount
+    if harm == "full":
+        cache._limit = 1
+    if harm == "broken":
+        (root / FORMAT).write_text("a file where a directory should be")
+    if harm == "not to be written":
+        (root / FORMAT / FILLING).mkdir(parents=True)
+    store = pod(**into(cache, "memory" if harm == "memory" else "disk"))
+    found = store.open(identity, host, A)
+    assert found.view is None and found.artifact is not None and here(store) == [made.generation]
+    found.artifact.verify()
+
+
+@pytest.mark.parametrize("rest", [None, b"a" * 4999, b"b" * 5000], ids=["gone", "cut short", "other bytes"])
+def test_what_the_bucket_does_not_have_whole_gets_into_no_cache(
+    pod: Worker, objects: Objects, cache: NodeCache, identity: IdentityInputs, host: HostTuple, rest: bytes | None
+) -> None:
+    """And counts against the checkpoint, as it does on the pod's own disk."""
+    made = freeze(pod(), identity, host).artifact
+    (key,) = [found.key for found in objects.list("", "test") if made.digests("process/a.img")[0] in found.key]
+    if rest is None:
+        objects.delete([key], "test")
+    else:
+        objects.put(key, rest, "test")
+    store = pod(**into(cache))
+    with pytest.raises(StoreError) as error:
+        store.open(identity, host, A)
+    assert error.value.reason is (Reason.FILE_MISSING if rest is None else Reason.DIGEST_MISMATCH)
+    assert error.value.generation == made.generation and error.value.host is not None
+    assert cache.look(made.manifest) is None and here(store) == []
+
+
+def test_pods_of_a_node_that_miss_at_once_fetch_each_byte_once(
+    pod: Worker, cache: NodeCache, identity: IdentityInputs, host: HostTuple
+) -> None:
+    freeze(pod(), identity, host)
+    fetched = [0] * 4
+    errors: list[BaseException] = []
+    together = threading.Barrier(len(fetched))
+
+    def start(number: int) -> None:
+        def told(what: str, done: int, size: int) -> None:
+            fetched[number] = size
+
+        try:
+            store = pod(**into(NodeCache(cache._mount, 1 << 40)), on_progress=told)
+            together.wait(GUARD_SECONDS)
+            found = store.open(identity, host, Owner(pod=str(number)))
+            assert found.view is not None and found.artifact is not None
+            with found.view:
+                found.artifact.verify()
+            assert here(store) == []
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start, args=[number]) for number in range(len(fetched))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(GUARD_SECONDS)
+    assert not errors and sorted(fetched) == [0, 0, 0, 5002]

@@ -1,5 +1,7 @@
 """What networks and S3 servers do wrong: published whole or not at all, fetched whole or not at all, no wrong byte."""
 
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +26,9 @@ from vernal_worker.bucket.store import BucketStore
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
+from vernal_worker.store.manifest import Manifest
+from vernal_worker.store.node_cache import FILLING, NodeCache, View
+from vernal_worker.store.receiving import Source
 from vernal_worker.store.store import Store
 
 pytestmark = pytest.mark.s3
@@ -335,3 +340,78 @@ def test_who_may_only_read_thaws(
     found = pod(objects).open(identity, host, ME).artifact
     assert found is not None and proxy.met
     found.verify()
+
+
+# --- a worker whose node has a cache ---
+
+
+@pytest.fixture
+def cache() -> Iterator[NodeCache]:
+    place = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="vernal-test-"))
+    yield NodeCache(place, 1 << 40)
+    shutil.rmtree(place)
+
+
+def by(cache: NodeCache) -> dict[str, Any]:
+    """Options of a pod whose node has this cache."""
+
+    def fetched(content: Manifest, source: Source, wait: float | None, on_progress: Any) -> View | None:
+        return cache.fetch(content, source, wait=wait, on_progress=on_progress).view
+
+    return {"cached": cache.look, "fetched": fetched}
+
+
+def once_a_piece(fault: Fault) -> Choose:
+    return lambda call: fault if "/pieces/" in call.path and call.number == 0 else None
+
+
+@pytest.mark.parametrize("fault", [Cut(), Flipped(), Lost(), ERROR, SLOW_DOWN], ids=repr)
+def test_what_arrives_damaged_is_fetched_again_before_the_cache_has_it(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, cache: NodeCache, identity: Any, host: Any, fault: Fault
+) -> None:
+    push(bucket.straight(), make(FILES))
+    objects, proxy = bucket.through(once_a_piece(fault))
+    found = pod(objects, **by(cache)).open(identity, host, ME)
+    assert found.view is not None and found.artifact is not None and len(proxy.met) == len(FILES)
+    with found.view:
+        found.artifact.verify()
+
+
+@pytest.mark.parametrize("fault", [Cut(), Flipped(), SLOW_DOWN], ids=repr)
+def test_what_stays_damaged_does_not_get_into_the_cache(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, cache: NodeCache, identity: Any, host: Any, fault: Fault
+) -> None:
+    made = make(FILES)
+    push(bucket.straight(), made)
+    objects, _ = bucket.through(lambda call: fault if "/pieces/" in call.path else None, retry_seconds=1.0)
+    store = pod(objects, **by(cache))
+    with pytest.raises(StoreError) as error:
+        store.open(identity, host, ME)
+    assert error.value.reason in (Reason.DIGEST_MISMATCH, Reason.OBJECT_STORE_UNAVAILABLE)
+    assert not [path for path in cache._mount.rglob("*") if path.is_file() and path.name != FILLING]
+    assert generations(store) == []
+
+
+def test_in_the_cache_whole_or_not_at_all_whichever_call_fails(
+    bucket: Bucket, make: Callable[..., Artifact], pod: Pod, cache: NodeCache, identity: IdentityInputs, host: HostTuple
+) -> None:
+    made = make(FILES)
+    push(bucket.straight(), made)
+    refused = 0
+    for at in range(100):
+        objects, proxy = bucket.through(_from(at, ERROR), retry_seconds=0.0)
+        try:
+            found = pod(objects, **by(cache)).open(identity, host, ME)
+            assert found.view is not None and found.artifact is not None
+            with found.view:
+                found.artifact.verify()
+        except StoreError as error:
+            assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
+            refused += 1
+        if (view := cache.look(made.manifest)) is not None:
+            with view:
+                Artifact(view.path, made.manifest).verify()
+        if len(proxy.calls) <= at:
+            break
+        cache.drop(made.manifest)
+    assert refused > 8

@@ -4,15 +4,20 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from vernal_contract.identity import HostTuple, IdentityInputs
+from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for fills
 
 
 @pytest.fixture
@@ -101,3 +106,25 @@ def in_children() -> Iterator[Callable[..., list[int]]]:
     for pid in running:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def make(memory: Path, identity: Any, host: Any, filled: Any) -> Callable[..., Artifact]:
+    """A published artifact; of each number another one, with an empty file and a directory in common."""
+    root = memory / "store"
+    root.mkdir()
+
+    def publish(number: int = 0, size: int = 30_000) -> Artifact:
+        store = Store(root)
+        staging = store.stage(msgspec.structs.replace(identity, model=f"m{number}"), host)
+        artifact: Artifact = filled(staging, number, size).publish(created_by="a", threads=1).artifact
+        return artifact
+
+    return publish
+
+
+@pytest.fixture
+def root(memory: Path) -> Path:
+    path = memory / "cache"
+    path.mkdir()
+    return path

@@ -5,80 +5,27 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from fills import DONE, Killed, Make, content, has, in_a_child, take, used, work
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
-from vernal_worker.store import eviction, layout, node_cache
+from vernal_worker.store import cached, eviction, layout
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError, Touch
-from vernal_worker.store.node_cache import BUSY, FORMAT, NodeCache
-from vernal_worker.store.store import Store
+from vernal_worker.store.node_cache import FORMAT, NodeCache
+from vernal_worker.store.receiving import Disk, FromArtifact
 
 LARGE = 1 << 40
-Make = Callable[..., Artifact]
-
-
-@pytest.fixture
-def make(memory: Path, identity: Any, host: Any, filled: Any) -> Make:
-    """A published artifact; of each number another one, with an empty file and a directory in common."""
-    root = memory / "store"
-    root.mkdir()
-
-    def publish(number: int = 0, size: int = 30_000) -> Artifact:
-        store = Store(root)
-        staging = store.stage(msgspec.structs.replace(identity, model=f"m{number}"), host)
-        artifact: Artifact = filled(staging, number, size).publish(created_by="a", threads=1).artifact
-        return artifact
-
-    return publish
-
-
-@pytest.fixture
-def root(memory: Path) -> Path:
-    path = memory / "cache"
-    path.mkdir()
-    return path
-
-
-def take(artifact: Artifact) -> int:
-    """The disk that it takes."""
-    return sum(eviction.on_disk(entry.size) for entry in artifact.manifest.files)
-
-
-def used(root: Path) -> int:
-    files = {info.st_ino: info.st_size for _, info in node_cache._stats([root / FORMAT])}
-    return sum(map(eviction.on_disk, files.values()))
-
-
-def content(path: Path, artifact: Artifact) -> dict[str, bytes]:
-    return {entry.path: (path / entry.path).read_bytes() for entry in artifact.manifest.files}
-
-
-def has(cache: NodeCache, artifact: Artifact) -> bool:
-    """Whether it is there, and then what it should be."""
-    view = cache.look(artifact.manifest)
-    if view is None:
-        return False
-    with view:
-        Artifact(view.path, artifact.manifest).verify(threads=1)
-        assert content(view.path, artifact) == content(artifact.path, artifact)
-    return True
 
 
 def blob(root: Path, artifact: Artifact, file: str) -> Path:
     (entry,) = [entry for entry in artifact.manifest.files if entry.path == file]
-    return root / FORMAT / layout.BLOBS / node_cache._name(entry)
-
-
-def work(root: Path) -> list[str]:
-    return layout.names(root / FORMAT / BUSY)
+    return root / FORMAT / layout.BLOBS / cached.name(entry)
 
 
 def test_a_miss_then_what_was_read_is_there(root: Path, make: Make) -> None:
@@ -168,7 +115,7 @@ def test_what_was_not_used_for_longest_makes_room(root: Path, make: Make) -> Non
     for moment, artifact in enumerate((one, two)):
         cache.fill(artifact)
         for entry in artifact.manifest.files:  # no test waits for a clock
-            os.utime(root / FORMAT / layout.BLOBS / node_cache._name(entry), (moment, moment))
+            os.utime(root / FORMAT / layout.BLOBS / cached.name(entry), (moment, moment))
     assert has(cache, one)
     filled = cache.fill(three)
     assert filled.bytes and filled.evicted
@@ -244,45 +191,16 @@ def test_one_fills_at_a_time_and_the_next_finds_it_done(root: Path, make: Make) 
         except BaseException as error:
             results.append(error)
 
-    with first._turn():
+    with first._turn("another", Disk(), lambda others: True):
         other = threading.Thread(target=fill)
         other.start()
-        first._fill(artifact, lambda done, total: None)
+        first._fill(artifact.manifest, FromArtifact(artifact), lambda done, total: None, Disk())
         assert not results
     other.join(GUARD_SECONDS)
     assert [result.bytes for result in results] == [0]
 
 
 # --- killed anywhere ---
-
-CALLS = ("open", "os.mkdir", "os.rmdir", "os.scandir", "os.remove", "os.rename", "os.link", "os.chmod", "os.utime")
-DONE = 17
-
-
-class Killed:
-    """This process ends by SIGKILL before its `step`-th call in the cache."""
-
-    def __init__(self, root: Path, step: int) -> None:
-        self._root, self._left = str(root), step
-        sys.addaudithook(self._hook)
-
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in CALLS and arguments and str(arguments[0]).startswith(self._root):
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-
-def in_a_child(work: Callable[[], int]) -> int:
-    """Its exit code, or less than 0: the signal that ended it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = work()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_whoever_fills_may_be_killed_anywhere(root: Path, make: Make, say: Any) -> None:

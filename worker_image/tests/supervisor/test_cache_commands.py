@@ -124,20 +124,39 @@ def test_what_is_wrong_with_the_command_line_is_said(
     assert code == ExitCode.USAGE and says in err and said is None
 
 
-def test_from_a_bucket_by_way_of_an_empty_directory(run: Run, artifact: Artifact, place: Path, tmp_path: Path) -> None:
+def test_from_a_bucket_straight_to_the_cache(run: Run, artifact: Artifact, place: Path, tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     url = f"file://{tmp_path}/bucket"
     with pytest.raises(SystemExit) as end:
         cli.main(["bucket", "push", url, "--store", str(tmp_path / "store")])
     assert end.value.code == 0
     (tmp_path / "copy").mkdir()
-    code, _, _, said = run(store=tmp_path / "copy", bucket=url)
-    assert code == 0 and said is not None and said.fill is CacheFill.FILLED
-    shutil.rmtree(tmp_path / "copy")
-    (tmp_path / "copy").mkdir()
-    code, _, _, said = run(store=tmp_path / "copy", bucket=url)
+    code, out, _, said = run(store=tmp_path / "copy", bucket=url)
+    assert code == 0 and said is not None and said.fill is CacheFill.FILLED and "3 MB fetched" in out
+    assert said.filled_bytes == artifact.bytes
+    with NodeCache(place, LARGE).look(artifact.manifest) as view:  # type: ignore[union-attr]
+        Artifact(view.path, artifact.manifest).verify()
+    code, _, _, said = run(store=None, bucket=url)
     assert code == 0 and said is not None and said.lookup is CacheLookup.HIT
-    assert not list((tmp_path / "copy").iterdir()), "the manifest is enough to know that"
+    assert not list((tmp_path / "copy").iterdir()), "an operator of before mounts it all the same"
+
+
+@pytest.mark.parametrize(("harm", "says"), [("gone", "FileMissing"), ("cut short", "DigestMismatch")])
+def test_what_the_bucket_does_not_have_whole_is_not_filled(
+    run: Run, artifact: Artifact, place: Path, tmp_path: Path, harm: str, says: str
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    url = f"file://{tmp_path}/bucket"
+    with pytest.raises(SystemExit):
+        cli.main(["bucket", "push", url, "--store", str(tmp_path / "store")])
+    (piece,) = [path for path in (tmp_path / "bucket").rglob("pieces/**/*") if path.is_file()]
+    if harm == "gone":
+        piece.unlink()
+    else:
+        piece.write_bytes(piece.read_bytes()[:-1])
+    code, _, err, said = run(store=None, bucket=url)
+    assert code == ExitCode.INTERNAL and says in err and said is not None and said.fill is CacheFill.FAILED
+    assert NodeCache(place, LARGE).look(artifact.manifest) is None
 
 
 def test_a_pod_that_is_told_to_stop_ends(artifact: Artifact, place: Path, tmp_path: Path) -> None:

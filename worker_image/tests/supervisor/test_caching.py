@@ -13,10 +13,13 @@ from vernal_contract import names
 from vernal_contract.config import CheckpointConfig, ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.reasons import Reason
-from vernal_contract.state import CacheFill, CacheLookup, Phase, WorkerState
+from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport, Phase, WorkerState
 from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
-from vernal_worker.store.node_cache import FORMAT, NodeCache
+from vernal_worker.store.node_cache import FORMAT, NodeCache, View
+from vernal_worker.store.pieces import Piece
+from vernal_worker.store.receiving import Disk, FromArtifact
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor import cache_mount, caching, metrics
 from vernal_worker.supervisor.board import Board
@@ -217,6 +220,102 @@ def test_a_view_is_given_back_and_so_is_the_lease(worker: Any, artifact: Artifac
     assert made.steps.thaw(choice, None) is ENGINE
     assert not found.view.path.exists()
     assert found.reading is not None and found.reading._beat.stopped
+
+
+# --- what is fetched straight to it ---
+
+
+class Far(FromArtifact):
+    """A source whose errors are its own."""
+
+    def damaged(self, piece: Piece, digest: str) -> StoreError:
+        return StoreError(Reason.DIGEST_MISMATCH, "pull", str(piece))
+
+
+def fetch(caching: Caching, artifact: Artifact) -> View | None:
+    return caching.fetch(artifact.manifest, Far(artifact), None, lambda done, total: None)
+
+
+def told(of: Board) -> NodeCacheReport:
+    found = of.snapshot().node_cache
+    assert found is not None
+    return found
+
+
+def test_what_was_fetched_there_is_thawed_from_there(
+    artifact: Artifact, cache: NodeCache, capfd: pytest.CaptureFixture[str]
+) -> None:
+    of = board()
+    made = Caching(cache, "disk", of)
+    assert made.look(artifact.manifest) is None
+    view = fetch(made, artifact)
+    assert view is not None
+    with view:
+        Artifact(view.path, artifact.manifest).verify()
+    assert (told(of).lookup, told(of).fill) == (CacheLookup.MISS, CacheFill.FILLED)
+    assert told(of).filled_bytes == artifact.bytes and "event=node_cache_filled" in capfd.readouterr().out
+
+
+def test_a_cache_in_memory_gets_nothing_before_the_engine_serves(artifact: Artifact, cache: NodeCache) -> None:
+    of = board()
+    made = Caching(cache, "memory", of)
+    assert fetch(made, artifact) is None and cache.look(artifact.manifest) is None
+    made.fill(artifact)
+    until("it is filled", lambda: told(of).fill is CacheFill.FILLED)
+
+
+@pytest.mark.parametrize("harm", ["full", "broken"])
+def test_a_cache_that_takes_nothing_is_told_once_and_not_asked_again(
+    artifact: Artifact, cache: NodeCache, place: Path, harm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if harm == "full":
+        cache._limit = 1
+    else:
+        (place / FORMAT).write_text("a file where a directory should be")
+    of = board()
+    made = Caching(cache, "disk", of)
+    assert fetch(made, artifact) is None
+    assert told(of).fill is (CacheFill.FULL if harm == "full" else CacheFill.FAILED) and told(of).message
+    before = set(threading.enumerate())
+    made.fill(artifact)
+    assert set(threading.enumerate()) <= before, "nobody fills it"
+    out = capfd.readouterr().out
+    assert out.count("event=node_cache_not_filled") == 1 and out.count("next_step=") == 1
+
+
+def test_what_the_source_says_is_passed_on(artifact: Artifact, cache: NodeCache) -> None:
+    """A bucket with other bytes is not the cache's fault, and no way around the cache mends it."""
+    (artifact.path / "oracle.json").write_bytes(b"[]" * 3000)
+    of = board()
+    with pytest.raises(StoreError) as error:
+        fetch(Caching(cache, "disk", of), artifact)
+    assert (error.value.reason, error.value.stage) == (Reason.DIGEST_MISMATCH, "pull")
+    assert told(of).fill is None
+
+
+def test_who_is_told_to_stop_goes_no_other_way(artifact: Artifact, place: Path) -> None:
+    cancel, of = threading.Event(), board()
+    cancel.set()
+    with pytest.raises(StoreError) as error:
+        fetch(Caching(NodeCache(place, LARGE, cancel=cancel), "disk", of), artifact)
+    assert error.value.reason is Reason.THAW_GIVEN_UP and told(of).fill is None
+
+
+def test_one_that_another_worker_is_filling_is_filled_later(artifact: Artifact, cache: NodeCache, place: Path) -> None:
+    """By who went elsewhere meanwhile: it has not refused anything."""
+    of = board()
+    made = Caching(cache, "disk", of)
+    with NodeCache(place, LARGE)._turn("another", Disk(), lambda others: True):
+        assert made.fetch(artifact.manifest, Far(artifact), 60.0, lambda done, total: None) is None
+    assert told(of).fill is None
+    made.fill(artifact)
+    until("it is filled", lambda: told(of).fill is CacheFill.FILLED)
+
+
+def test_one_that_was_distrusted_gets_nothing(artifact: Artifact, cache: NodeCache) -> None:
+    made = Caching(cache, "disk", board())
+    made.distrust(artifact, Reason.DIGEST_MISMATCH, "other bytes")
+    assert fetch(made, artifact) is None and cache.look(artifact.manifest) is None
 
 
 # --- a cache that cannot be used ---

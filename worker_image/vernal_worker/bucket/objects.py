@@ -25,6 +25,8 @@ _CONNECT_SECONDS = 10.0
 _SILENT_SECONDS = 30.0
 _WHOLE_SECONDS = 600.0
 _STREAM = 1 << 20
+_ENDPOINTS = {"s3": "endpoint", "az": "endpoint", "gs": "base_url"}
+"""What obstore calls it, by a URL's scheme."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Objects:
 
     Args:
         url: `s3://bucket/prefix`, `gs://…`, `az://…`; `memory:///` and `file:///…` for trials.
-        endpoint: of an S3 server that is not AWS; default: AWS_ENDPOINT_URL.
+        endpoint: of a server that is not AWS, Google Cloud or Azure; default, for S3: AWS_ENDPOINT_URL.
         region: default: AWS_REGION.
         retry_seconds: how long what may pass is tried again; 0 for not at all.
         credentials: of S3, `credentials.KEYS` by name. Without, credentials are the environment's (AWS_ACCESS_KEY_ID,
@@ -73,9 +75,11 @@ class Objects:
     ) -> None:
         self.url = url.rstrip("/")
         options: dict[str, Any] = {}
+        if endpoint and (name := _ENDPOINTS.get(url.partition(":")[0])):
+            options[name] = endpoint
         if url.startswith("s3:"):
-            given = {"endpoint": endpoint, "region": region}
-            options |= {name: value for name, value in given.items() if value}
+            if region:
+                options["region"] = region
             if credentials:
                 options["credential_provider"] = provider(credentials)
         spoken_to = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""

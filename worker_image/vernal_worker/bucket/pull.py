@@ -1,34 +1,33 @@
-"""From a bucket into a store."""
+"""From a bucket into a store, or to wherever else files are received."""
 
-import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 
 from vernal_worker.bucket import pointer, publications
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
-from vernal_worker.parallel import for_each
+from vernal_worker.bucket.publications import Publication
 from vernal_worker.store import artifact as artifacts
 from vernal_worker.store import blobs, fs, layout, manifest
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError, guard
 from vernal_worker.store.layout import Key
 from vernal_worker.store.manifest import FileEntry, Manifest
-from vernal_worker.store.pieces import PIECE, Piece, pieces
+from vernal_worker.store.pieces import PIECE, Piece
+from vernal_worker.store.receiving import receive
 from vernal_worker.store.staging import retire
 
 THREADS = 16
 """Requests at a time: one alone gets 50 to 100 MB/s from S3 (AWS's performance guidelines for S3)."""
 
-_TRIES = 3
+TRIES = 3
 """For a piece that arrives with other bytes, or fewer, than it should have."""
 
 
@@ -38,6 +37,53 @@ class Pulled:
 
     artifact: Artifact
     fetched: int
+
+
+class FromBucket:
+    """The source (`store.receiving.Source`) of the pieces of a publication. Its errors: stage pull: `FILE_MISSING` (an
+    object is not there), `DIGEST_MISMATCH` (it has other bytes, time and again), `OBJECT_STORE_UNAVAILABLE`.
+    """
+
+    tries = TRIES
+
+    def __init__(self, objects: Objects, published: Publication, threads: int = THREADS) -> None:
+        self._objects, self._published, self.threads = objects, published, threads
+
+    def parts(self, piece: Piece, digest: str) -> Iterator[memoryview]:
+        parts = self._objects.stream(self._published.objects[digest], "pull")
+        if parts is None:
+            raise self._error(Reason.FILE_MISSING, piece, digest, "is missing")
+        return parts
+
+    def damaged(self, piece: Piece, digest: str) -> StoreError:
+        return self._error(Reason.DIGEST_MISMATCH, piece, digest, "has other bytes than were written")
+
+    def _error(self, reason: Reason, piece: Piece, digest: str, what: str) -> StoreError:
+        message = f"{self._objects.url}/{self._published.objects[digest]} ({piece}) {what}"
+        return StoreError(reason, "pull", message, generation=self._published.manifest.generation)
+
+
+class Allowed:
+    """How long a transfer may take, told now and then how far it is."""
+
+    def __init__(
+        self,
+        timeout: float | None,
+        cancel: threading.Event | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """The time, in seconds, runs from now on; the others are those of `pull`."""
+        self._timeout, self._cancel, self._on_progress = timeout, cancel, on_progress
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def __call__(self, done: int, total: int) -> None:
+        """Raises: StoreError: stage pull: `STORE_SLOW`, `THAW_GIVEN_UP`; what `on_progress` raises."""
+        if self._on_progress is not None:
+            self._on_progress(done, total)
+        if self._cancel is not None and self._cancel.is_set():
+            raise StoreError(Reason.THAW_GIVEN_UP, "pull", "cancelled")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise StoreError(Reason.STORE_SLOW, "pull", f"{done} of {total} bytes came in {self._timeout:g} s")
 
 
 def pull(
@@ -75,33 +121,20 @@ def pull(
     key = Key(root, content.identity, content.host_tuple)
     with guard("pull"):
         root.stat()
-        if (there := _whole(key, content)) is not None:
+        if (there := whole(key, content)) is not None:
             _make_current(key, content.generation)
             return Pulled(there, 0)
         staging = root / layout.STAGING / fs.unique()
         fs.make_directory(staging, root)
     try:
         with guard("pull"):
-            missing = _lay_out(staging, root, content)
-        total, done = sum(piece.length for piece, _ in missing), [0]
-        deadline = None if timeout is None else time.monotonic() + timeout
-
-        def tick() -> None:
-            if on_progress is not None:
-                on_progress(done[0], total)
-            if cancel is not None and cancel.is_set():
-                raise StoreError(Reason.THAW_GIVEN_UP, "pull", "cancelled")
-            if deadline is not None and time.monotonic() > deadline:
-                raise StoreError(Reason.STORE_SLOW, "pull", f"{done[0]} of {total} bytes came in {timeout:g} s")
-
-        def fetch(item: tuple[Piece, str]) -> None:
-            piece, digest = item
-            _fetch(objects, published.objects[digest], staging, piece, digest, content.generation)
-            done[0] += piece.length  # off by a piece at worst, and only for show
-
-        tick()
+            missing = _missing(staging, root, content)
+        total = sum(entry.size for entry in missing.values())
+        allowed = Allowed(timeout, cancel, on_progress)
+        allowed(0, total)
         with guard("pull"):
-            for_each(missing, fetch, threads, tick)
+            source = FromBucket(objects, published, threads)
+            receive(source, missing, tick=lambda done: allowed(done, total))
             for entry in content.files:
                 if entry.size >= PIECE:
                     blobs.share(staging / entry.path, entry.size, entry.blake3, root)
@@ -112,8 +145,8 @@ def pull(
             fs.remove_tree(staging)
 
 
-def _whole(key: Key, content: Manifest) -> Artifact | None:
-    """The same artifact, if the store has it."""
+def whole(key: Key, content: Manifest) -> Artifact | None:
+    """The same artifact, if the store has it: its files are there with the right sizes."""
     with suppress(StoreError, FileNotFoundError):
         found = artifacts.load(key.directory / content.generation)
         if found.manifest == content:
@@ -122,21 +155,15 @@ def _whole(key: Key, content: Manifest) -> Artifact | None:
     return None
 
 
-def _lay_out(staging: Path, root: Path, content: Manifest) -> list[tuple[Piece, str]]:
-    """Make every file, of its size; the pieces that have to be fetched, with their digests."""
-    missing: list[tuple[Piece, str]] = []
+def _missing(staging: Path, root: Path, content: Manifest) -> dict[Path, FileEntry]:
+    """Make the directories, and the files that the store has; the others."""
+    missing: dict[Path, FileEntry] = {}
     for entry in content.files:
         file = staging / entry.path
         for parent in reversed(file.relative_to(staging).parents[:-1]):
             (staging / parent).mkdir(mode=0o700, exist_ok=True)
-        if entry.size >= PIECE and _linked(root, entry, file):
-            continue
-        fd = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            os.truncate(fd, entry.size)
-        finally:
-            os.close(fd)
-        missing += zip(pieces(entry.path, entry.size), entry.blake3, strict=True)
+        if entry.size < PIECE or not _linked(root, entry, file):
+            missing[file] = entry
     return missing
 
 
@@ -152,36 +179,6 @@ def _linked(root: Path, entry: FileEntry, file: Path) -> bool:
     return True
 
 
-def _fetch(objects: Objects, key: str, staging: Path, piece: Piece, digest: str, generation: str) -> None:
-    for _ in range(_TRIES):
-        parts = objects.stream(key, "pull")
-        if parts is None:
-            message = f"{objects.url}/{key} ({piece}) is missing"
-            raise StoreError(Reason.FILE_MISSING, "pull", message, generation=generation)
-        hasher, at, start = blake3(), 0, piece.index * PIECE
-        fd = os.open(staging / piece.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            for part in parts:
-                if at + len(part) > piece.length:
-                    at = -1
-                    break
-                hasher.update(part)
-                _write(fd, part, start + at)
-                at += len(part)
-        finally:
-            os.close(fd)
-        if at == piece.length and hasher.hexdigest() == digest:
-            return
-    message = f"{objects.url}/{key} ({piece}) has other bytes than were written"
-    raise StoreError(Reason.DIGEST_MISMATCH, "pull", message, generation=generation)
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
-
-
 def _move_in(staging: Path, key: Key, content: Manifest) -> Artifact:
     place = key.directory / content.generation
     while True:
@@ -192,7 +189,7 @@ def _move_in(staging: Path, key: Key, content: Manifest) -> Artifact:
         except FileNotFoundError:  # the collector found the directory empty
             continue
         except OSError:
-            if (other := _whole(key, content)) is not None:  # somebody was faster
+            if (other := whole(key, content)) is not None:  # somebody was faster
                 _make_current(key, content.generation)
                 return other
             if not place.exists():

@@ -7,6 +7,7 @@ thawed: its every byte was the bucket's.
 
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.lease import TTL, BucketLeaseRequest
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.bucket.publications import Publication as Published
-from vernal_worker.bucket.pull import pull
+from vernal_worker.bucket.pull import Allowed, FromBucket, pull, whole
 from vernal_worker.bucket.push import SECONDS, push
 from vernal_worker.store import layout
 from vernal_worker.store.artifact import Artifact
@@ -36,13 +37,19 @@ from vernal_worker.store.lease import Held, Owner, Request
 from vernal_worker.store.manifest import Manifest
 from vernal_worker.store.node_cache import View
 from vernal_worker.store.quarantine import Quarantine
+from vernal_worker.store.receiving import Source
 from vernal_worker.store.staging import Publication, Staging
 from vernal_worker.store.store import Lookup, Store
 
 _GONE = frozenset({Reason.OBJECT_STORE_UNAVAILABLE, Reason.STORE_SLOW})
 
 Progress = Callable[[str, int, int], None]
-"""Told now and then what is done ("pull" or "push"), bytes done and in all."""
+"""Told now and then what is done ("fetch" to the node cache, "pull" to here, or "push"), bytes done and in all."""
+
+Fetch = Callable[[Manifest, Source, float | None, Callable[[int, int], None]], View | None]
+"""The artifact of a manifest by way of the node cache, which gets it from the source; None where that cannot be.
+Another worker that does the same is waited for, so many seconds. The last one is told bytes done and in all, and may
+raise."""
 
 
 _LAST_CALL_SECONDS = 120.0
@@ -69,6 +76,7 @@ class BucketStore(Store):
     Args:
         transfer: the same bucket for pieces of artifacts, which may be tried again for longer; default: `objects`.
         cached: looks for an artifact in the node cache, before it is brought; never raises.
+        fetched: has one that is nowhere on the node brought to the node cache, and not to here.
         pull_seconds: how long so many bytes may take to come; None for as long as it takes.
         on_progress: see `Progress`; may raise a `StoreError` to give up.
 
@@ -88,6 +96,7 @@ class BucketStore(Store):
         user: str = "",
         renew: Collection[str] = (),
         cached: Callable[[Manifest], View | None] = lambda content: None,
+        fetched: Fetch = lambda content, source, wait, on_progress: None,
         pull_seconds: Callable[[int], float | None] = lambda size: None,
         on_progress: Progress = lambda what, done, size: None,
     ) -> None:
@@ -102,7 +111,7 @@ class BucketStore(Store):
         )
         self._objects, self._transfer, self._cancel = objects, transfer or objects, cancel
         self._pull_seconds, self._on_progress = pull_seconds, on_progress
-        self._in_node_cache = cached
+        self._in_node_cache, self._into_node_cache = cached, fetched
 
     @property
     def contents(self) -> Contents:
@@ -111,8 +120,8 @@ class BucketStore(Store):
     # --- for who thaws ---
 
     def open(self, identity: IdentityInputs, host: HostTuple, owner: Owner) -> Lookup:
-        """As `Store.open`, of what is current in the bucket; it is brought here first if it is neither here nor in
-        the node cache.
+        """As `Store.open`, of what is current in the bucket. If it is neither here nor in the node cache it is brought
+        first: to the node cache, or here if that has none of it.
 
         Raises:
             StoreError: as `Store.open`, and stage find or pull: `OBJECT_STORE_UNAVAILABLE`, `STORE_SLOW`,
@@ -124,9 +133,8 @@ class BucketStore(Store):
                 return Lookup(None, found.reason, found.message, found.seconds_left)
             doubted = self._touch("find", partial(self._use, found.content))
             content = found.content.published.manifest
-            if (view := self._in_node_cache(content)) is not None:
+            if (view := self._in_node_cache(content) or self._bring(found.content)) is not None:
                 return Lookup(Artifact(view.path, content), doubted=doubted, view=view)
-            self._bring(found.content)
         except StoreError as error:
             if error.reason in _GONE and (here := super().open(identity, host, owner)).artifact is not None:
                 return here
@@ -140,26 +148,35 @@ class BucketStore(Store):
             users.use(self._objects, offer.place, self.user, "find")
         return failures.doubted(self._objects, offer.place, offer.failed, "find")
 
-    def _bring(self, offer: _Offer) -> None:
-        """Have it here, and nothing else. Raises: StoreError."""
-        place, content = offer.place, offer.published.manifest
+    def _bring(self, offer: _Offer) -> View | None:
+        """Have it in the node cache, or else here, and nothing else here. Raises: StoreError."""
+        content = offer.published.manifest
         self._drop_all_but(content.generation)
         seconds = self._pull_seconds(sum(entry.size for entry in content.files))
-        fetch = partial(
-            pull,
-            self._transfer,
-            self.root,
-            place,
-            signing_key=self._signing_key,
-            timeout=seconds,
-            cancel=self._cancel,
-            on_progress=partial(self._on_progress, "pull"),
-        )
         try:
+            here = partial(whole, Key(self.root, content.identity, content.host_tuple), content)
+            if self._touch("find", here) is None:
+                began, source = time.monotonic(), FromBucket(self._transfer, offer.published)
+                allowed = Allowed(seconds, self._cancel, partial(self._on_progress, "fetch"))
+                wait = None if seconds is None else seconds / 2  # then there is as much for a transfer of our own
+                if (view := self._into_node_cache(content, source, wait, allowed)) is not None:
+                    return view
+                seconds = None if seconds is None else max(0.0, seconds - (time.monotonic() - began))
+            fetch = partial(
+                pull,
+                self._transfer,
+                self.root,
+                offer.place,
+                signing_key=self._signing_key,
+                timeout=seconds,
+                cancel=self._cancel,
+                on_progress=partial(self._on_progress, "pull"),
+            )
             self._touch("pull", fetch, patience=_with_last_call(seconds))
         except StoreError as error:
-            error.host = place.host
+            error.host = offer.place.host
             raise
+        return None
 
     def published(self, identity: IdentityInputs, host: HostTuple) -> str | None:
         found = self._touch("find", partial(self._pick, identity, host))

@@ -2,7 +2,7 @@
 
     v1/blobs/<digest>     a file of an artifact, under the same name as a store's blob: of its size and its digests
     v1/busy/<unique>/     of one worker: the view of an artifact that it reads, or the file that it is writing
-    v1/filling            locked by the one who fills
+    v1/filling            locked by the one who fills; names the artifact that comes
 
 What a file must be is never asked here: names, sizes and digests are those of the manifest that came from the store,
 and whoever thaws compares every byte. So a cache that was emptied, cut off or written to by somebody else gives a miss,
@@ -14,28 +14,26 @@ There is nothing to repair after a kill: a file gets its name when it is whole, 
 removed by the next one who fills.
 """
 
-import errno
 import fcntl
-import mmap
 import os
-import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from blake3 import blake3
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 
-from vernal_worker.store import blobs, eviction, fs, layout
+from vernal_worker.parallel import aside
+from vernal_worker.store import cached, eviction, fs, layout
 from vernal_worker.store.artifact import Artifact
+from vernal_worker.store.busy import claim, sweep
 from vernal_worker.store.errors import StoreError, Touch, guard
-from vernal_worker.store.eviction import Cached
 from vernal_worker.store.manifest import FileEntry, Manifest
-from vernal_worker.store.pieces import PIECE
+from vernal_worker.store.receiving import Disk, FromArtifact, Source, receive
 
 FORMAT = "v1"
 BUSY, FILLING = "busy", "filling"
@@ -43,9 +41,17 @@ BUSY, FILLING = "busy", "filling"
 PATIENCE = 5.0
 """Seconds that a look, or the end of one, may take: a node's own disk that is slower is of no use to a start."""
 
+SILENT_SECONDS = 15.0
+"""For one call to the disk while a start waits for what is fetched: then that goes elsewhere."""
+
 _TURN_SECONDS = 0.5
-_TRIES = 16
-_READ = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many bytes have come, and of how many; may raise to give up."""
+
+
+def _silently(done: int, total: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,15 @@ class View:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `NodeCache.fetch` came to. `view`: None where there was no room, and where another one is at work."""
+
+    filled: Filled
+    view: View | None
+    busy: bool = False
 
 
 class NodeCache:
@@ -114,18 +129,19 @@ class NodeCache:
         return self._touch.acquire("cache", lambda: self._look(content), View.release)
 
     def _look(self, content: Manifest) -> View | None:
-        wanted = _wanted(content)
-        if self._missing(wanted):
+        wanted = cached.wanted(content)
+        if cached.missing(self._blobs, wanted):
             return None
-        self._probe(max(wanted, key=lambda name: wanted[name].size, default=None))
-        path, lock = self._claim()
+        if wanted:
+            cached.probe(self._blobs / max(wanted, key=lambda name: wanted[name].size))
+        path, lock = claim(self._busy)
         view = View(path, lock, self._touch)
         try:
             for entry in content.files:
                 file = path / entry.path
                 for parent in reversed(file.relative_to(path).parents[:-1]):
                     (path / parent).mkdir(mode=0o700, exist_ok=True)
-                os.link(self._blobs / _name(entry), file, follow_symlinks=False)
+                os.link(self._blobs / cached.name(entry), file, follow_symlinks=False)
             Artifact(path, content).verify(Verify.SIZES)
             for name in wanted:
                 os.utime(self._blobs / name, follow_symlinks=False)
@@ -145,32 +161,98 @@ class NodeCache:
         """
 
         def drop() -> None:
-            for name in _wanted(content):
+            for name in cached.wanted(content):
                 (self._blobs / name).unlink(missing_ok=True)
 
         self._touch("cache", drop)
 
-    # --- for who has read an artifact from elsewhere ---
+    # --- for who has not found it here ---
 
-    def fill(self, artifact: Artifact, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Filled:
+    def fill(self, artifact: Artifact, on_progress: Progress = _silently) -> Filled:
         """Have the artifact's files here, too, of which each byte is compared on the way. One worker at a time fills;
         the next one waits for it, and looks again what is missing. May take as long as the disks want.
-        `on_progress` is told how many bytes have been copied, and of how many.
 
         Raises:
             StoreError: stage cache: one of the disks cannot be read or written; `DIGEST_MISMATCH`: the artifact is not
                 what its manifest says; `THAW_GIVEN_UP`. Files that were whole by then stay.
         """
-        with guard("cache"):
-            for directory in (self._blobs, self._busy):
-                fs.make_directory(directory, self._mount)
-            with self._turn():
-                self._sweep()
-                return self._fill(artifact, on_progress)
+        disk = Disk()
+        with guard("cache"), self._turn(artifact.generation, disk, lambda others: True):
+            return self._fill(artifact.manifest, FromArtifact(artifact), on_progress, disk)
 
-    def _fill(self, artifact: Artifact, on_progress: Callable[[int, int], None]) -> Filled:
-        wanted = _wanted(artifact.manifest)
-        names = self._missing(wanted)
+    def fetch(
+        self, content: Manifest, source: Source, *, wait: float | None = None, on_progress: Progress = _silently
+    ) -> Fetched:
+        """The artifact of this manifest, whose files come from `source` straight to here, as far as they are not.
+        Where another one is bringing the same, it is waited for.
+
+        Args:
+            wait: seconds for that at most; None: also for who brings something else, and as long as it takes.
+
+        Raises:
+            StoreError: of another stage than cache: what `source` and `on_progress` raise. Stage cache: as `fill`, and
+                `STORE_SLOW`: the disk does not answer. Files that were whole by then stay.
+        """
+        disk, nobody_waits = Disk(), threading.Event()
+        deadline = None if wait is None else time.monotonic() + wait
+
+        def wait_for(others: str) -> bool:
+            return deadline is None or (others == content.generation and time.monotonic() < deadline)
+
+        def progress(done: int, total: int) -> None:
+            if nobody_waits.is_set():
+                raise StoreError(Reason.THAW_GIVEN_UP, "cache", "nobody waits for it")
+            on_progress(done, total)
+
+        def fetch() -> Fetched:
+            with guard("cache"), self._turn(content.generation, disk, wait_for) as mine:
+                if not mine:
+                    return Fetched(Filled(), None, busy=True)
+                filled = self._fill(content, source, progress, disk)
+                with disk.asked():
+                    view = None if filled.full else self._look(content)  # nobody else makes room now
+                    if view is not None and nobody_waits.is_set():
+                        view.release()
+                return Fetched(filled, view)
+
+        def watch() -> None:
+            self._go_on()
+            if disk.silent > SILENT_SECONDS:
+                message = f"{self._mount}: the disk has not answered for {SILENT_SECONDS:g} s"
+                raise StoreError(Reason.STORE_SLOW, "cache", message)
+
+        try:
+            return aside(fetch, watch)
+        except BaseException:
+            nobody_waits.set()
+            raise
+
+    def _fill(self, content: Manifest, source: Source, on_progress: Progress, disk: Disk) -> Filled:
+        with disk.asked():
+            plan = self._make_room(content)
+        if isinstance(plan, Filled):
+            return plan
+        wanted, evicted = plan
+        total = sum(entry.size for entry in wanted.values())
+        with disk.asked():
+            path, lock = claim(self._busy)
+        files = {path / name: entry for name, entry in wanted.items()}
+
+        def whole(file: Path) -> None:
+            file.rename(self._blobs / file.name)
+
+        try:
+            receive(source, files, tick=lambda done: on_progress(done, total), whole=whole, disk=disk)
+        finally:
+            with disk.asked():
+                fs.remove_tree(path)
+                os.close(lock)
+        return Filled(total, evicted)
+
+    def _make_room(self, content: Manifest) -> Filled | tuple[dict[str, FileEntry], int]:
+        """What is missing, and the bytes of what went for it; or why nothing is to be brought."""
+        wanted = cached.wanted(content)
+        names = cached.missing(self._blobs, wanted)
         if not names:
             return Filled()
         for name in names:  # which may be there with another size
@@ -178,7 +260,8 @@ class NodeCache:
         needed = sum(eviction.on_disk(wanted[name].size) for name in names)
         if (spare := self._spare()) is not None and needed > spare:
             return Filled(full=f"{needed} bytes are needed, and the pod's memory limit has room for {spare}")
-        files, unnamed = self._inventory()
+        files, unnamed = cached.inventory(self._blobs, self._busy)
+        unnamed += eviction.BLOCK  # FILLING
         disk = os.statvfs(self._root)
         used = unnamed + sum(file.bytes for file in files)
         room = eviction.allowed(self._limit, used, disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
@@ -188,46 +271,7 @@ class NodeCache:
         evicted = sum(file.bytes for file in files if file.name in going)
         for name in going:
             (self._blobs / name).unlink(missing_ok=True)
-        path, lock = self._claim()
-        done, total = 0, sum(wanted[name].size for name in names)
-
-        def copied(count: int) -> None:
-            nonlocal done
-            done += count
-            on_progress(done, total)
-
-        try:
-            for name in names:
-                self._copy(artifact, wanted[name], path / name, copied)
-                (path / name).rename(self._blobs / name)
-        finally:
-            fs.remove_tree(path)
-            os.close(lock)
-        return Filled(total, evicted)
-
-    def _copy(self, artifact: Artifact, entry: FileEntry, to: Path, copied: Callable[[int], None]) -> None:
-        """Written through piece by piece, so that the node's memory does not fill with what others then wait for."""
-        buffer = memoryview(bytearray(min(_READ, max(entry.size, 1))))
-        source = os.open(artifact.path / entry.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            target = os.open(to, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            try:
-                for digest in entry.blake3:
-                    hasher, left = blake3(), PIECE
-                    while left and (count := os.readv(source, [buffer[:left]])):
-                        self._go_on()
-                        hasher.update(buffer[:count])
-                        _write(target, buffer[:count])
-                        left -= count
-                        copied(count)
-                    if hasher.hexdigest() != digest:
-                        message = f"{artifact.generation}/{entry.path} has other bytes than were written"
-                        raise StoreError(Reason.DIGEST_MISMATCH, "cache", message)
-                    os.fdatasync(target)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
+        return {name: wanted[name] for name in names}, evicted
 
     # --- underneath ---
 
@@ -239,106 +283,36 @@ class NodeCache:
     def _busy(self) -> Path:
         return self._root / BUSY
 
-    def _missing(self, wanted: Mapping[str, FileEntry]) -> list[str]:
-        there: dict[str, int] = {}
-        for name in wanted:
-            with suppress(FileNotFoundError):
-                info = (self._blobs / name).lstat()
-                if stat.S_ISREG(info.st_mode):
-                    there[name] = info.st_size
-        return eviction.missing({name: entry.size for name, entry in wanted.items()}, there)
-
-    def _probe(self, name: str | None) -> None:
-        """Read something from the disk itself, where the page cache may hide that it hangs."""
-        if name is None:
-            return
-        try:
-            fd = os.open(self._blobs / name, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-            try:
-                with mmap.mmap(-1, eviction.BLOCK) as block:
-                    os.preadv(fd, [block], 0)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):  # not on every file system; gone this moment
-                raise
-
-    def _claim(self) -> tuple[Path, int]:
-        """A new directory in `busy`, and the descriptor that has it locked."""
-        for _ in range(_TRIES):
-            path = self._busy / fs.unique()
-            path.mkdir(mode=0o700)
-            lock = -1
-            with suppress(FileNotFoundError, BlockingIOError):  # a sweep came before the lock
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.stat().st_ino == os.fstat(lock).st_ino:
-                    return path, lock
-            if lock >= 0:
-                os.close(lock)
-        raise StoreError(Reason.STORE_UNAVAILABLE, "cache", f"{self._busy}: what is made there vanishes")
-
-    def _sweep(self) -> None:
-        """Remove what nobody has locked: its owner is dead, or has not come to lock it yet, and then makes another."""
-        for name in layout.names(self._busy):
-            if not layout.is_unique(name):
-                continue
-            with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
-                lock = os.open(self._busy / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    fs.remove_tree(self._busy / name)
-                finally:
-                    os.close(lock)
-
-    def _inventory(self) -> tuple[list[Cached], int]:
-        """The files that have a name, and the bytes of those that somebody reads and that have lost theirs."""
-        named: dict[int, Cached] = {}
-        for name, info in _stats([self._blobs]):
-            if layout.is_digest(name):
-                bytes_ = eviction.on_disk(info.st_size)
-                named[info.st_ino] = Cached(name, bytes_, info.st_mtime, held=info.st_nlink > 1)
-        others = {info.st_ino: info.st_size for _, info in _stats(self._busy.iterdir()) if info.st_ino not in named}
-        return list(named.values()), sum(map(eviction.on_disk, others.values()))
-
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        fd = os.open(self._root / FILLING, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    def _turn(self, generation: str, disk: Disk, wait_for: Callable[[str], bool]) -> Iterator[bool]:
+        """Be the one who fills, with what dead ones left removed. `wait_for`: whether the one who brings this
+        generation is waited for; whether it came to be our turn."""
+        with disk.asked():
+            for directory in (self._blobs, self._busy):
+                fs.make_directory(directory, self._mount)
+            fd = os.open(self._root / FILLING, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            while True:
+            mine = False
+            while not mine:
                 self._go_on()
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
+                    mine = True
                 except BlockingIOError:
+                    with disk.asked():
+                        others = os.pread(fd, 1 << 10, 0).decode(errors="replace")
+                    if not wait_for(others):
+                        break
                     self._cancel.wait(_TURN_SECONDS)
-            yield
+            if mine:
+                with disk.asked():
+                    os.truncate(fd, 0)
+                    os.pwrite(fd, generation.encode(), 0)  # for who decides whether to wait; nothing rests on it
+                    sweep(self._busy)
+            yield mine
         finally:
             os.close(fd)
 
     def _go_on(self) -> None:
         if self._cancel.is_set():
             raise StoreError(Reason.THAW_GIVEN_UP, "cache", "cancelled")
-
-
-def _name(entry: FileEntry) -> str:
-    return blobs.path(Path(), entry.size, entry.blake3).name
-
-
-def _wanted(content: Manifest) -> dict[str, FileEntry]:
-    """The files of an artifact by their names here: equal ones once."""
-    return {_name(entry): entry for entry in content.files}
-
-
-def _stats(directories: Iterable[Path]) -> Iterator[tuple[str, os.stat_result]]:
-    """The files in and below directories."""
-    for directory in directories:
-        for parent, _, files in os.walk(directory):
-            for name in files:
-                with suppress(FileNotFoundError):
-                    yield name, Path(parent, name).lstat()
-
-
-def _write(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

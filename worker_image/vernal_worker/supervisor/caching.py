@@ -6,7 +6,7 @@ Whatever is wrong with it, the worker starts as it would without.
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from vernal_worker.parallel import aside
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.manifest import Manifest
-from vernal_worker.store.node_cache import PATIENCE, NodeCache, View
+from vernal_worker.store.node_cache import PATIENCE, Filled, NodeCache, View
+from vernal_worker.store.receiving import Source
 from vernal_worker.supervisor import cache_mount, log
 from vernal_worker.supervisor.board import Board
 
@@ -63,7 +64,7 @@ class Caching:
     def __init__(self, cache: NodeCache | None, tier: str, board: Board) -> None:
         self._cache, self._board = cache, board
         self._report = NodeCacheReport(tier=tier)
-        self._distrusted = False
+        self._distrusted = self._refused = False
         if cache is not None:
             self._tell()
 
@@ -84,6 +85,35 @@ class Caching:
         self._say(f"node_cache_{found.lower()}", found, message, generation=content.generation, seconds=seconds)
         return view
 
+    def fetch(
+        self, content: Manifest, source: Source, wait: float | None, on_progress: Callable[[int, int], None]
+    ) -> View | None:
+        """The artifact of this manifest, which is brought to the cache first: see `NodeCache.fetch`. None: it must go
+        elsewhere. Always so where the cache is memory: what that gets counts as this pod's, and how much of its memory
+        is left nobody knows before the engine serves.
+
+        Raises:
+            StoreError: what `source` and `on_progress` raise; `THAW_GIVEN_UP`.
+        """
+        if self._cache is None or self._distrusted or self._report.tier != "disk":
+            return None
+        began = time.monotonic()
+        try:
+            fetched = self._cache.fetch(content, source, wait=wait, on_progress=on_progress)
+        except StoreError as error:
+            if error.stage != "cache" or error.reason is Reason.THAW_GIVEN_UP:
+                raise
+            self._refused = True
+            self._failed(error)
+            return None
+        seconds = time.monotonic() - began
+        if fetched.busy:
+            log.event("node_cache_busy", generation=content.generation, seconds=seconds)
+            return None
+        self._refused = bool(fetched.filled.full)
+        self._filled(fetched.filled, content, seconds)
+        return fetched.view
+
     def thawed(self, artifact: Artifact) -> None:
         """What it gave was right."""
         self._tell(bytes=artifact.bytes)
@@ -103,8 +133,8 @@ class Caching:
 
     def fill(self, artifact: Artifact) -> None:
         """Begin to put into the cache what was read from the store, and return at once. Once the worker serves: nobody
-        waits for it."""
-        if (cache := self._cache) is not None:
+        waits for it. Not if it has not taken the same just now."""
+        if (cache := self._cache) is not None and not self._refused:
             thread = threading.Thread(target=self._fill, args=(cache, artifact), name="node-cache", daemon=True)
             thread.start()
 
@@ -114,21 +144,27 @@ class Caching:
             filled = cache.fill(artifact)
         except StoreError as error:
             if error.reason is not Reason.THAW_GIVEN_UP:  # told to stop
-                self._say("node_cache_not_filled", CacheFill.FAILED, error.message, reason=error.reason)
-                self._tell(fill=CacheFill.FAILED, message=error.message)
+                self._failed(error)
             return
         except Exception as error:
             log.failure("bug", traceback=traceback.format_exc())
             self._tell(fill=CacheFill.FAILED, message=f"{type(error).__name__}: {error}")
             return
-        seconds = time.monotonic() - began
+        self._filled(filled, artifact.manifest, time.monotonic() - began)
+
+    def _failed(self, error: StoreError) -> None:
+        self._say("node_cache_not_filled", CacheFill.FAILED, error.message, reason=error.reason)
+        self._tell(fill=CacheFill.FAILED, message=error.message)
+
+    def _filled(self, filled: Filled, content: Manifest, seconds: float) -> None:
         if filled.full:
-            self._say("node_cache_not_filled", CacheFill.FULL, filled.full, bytes=artifact.bytes)
+            needed = sum(entry.size for entry in content.files)
+            self._say("node_cache_not_filled", CacheFill.FULL, filled.full, bytes=needed)
             self._tell(fill=CacheFill.FULL, message=filled.full)
             return
         log.event(
             "node_cache_filled",
-            generation=artifact.generation,
+            generation=content.generation,
             bytes=filled.bytes,
             evicted=filled.evicted,
             seconds=seconds,

@@ -44,6 +44,7 @@ class Steps:
             signing_key=self._settings.signing_key,
             renew=self._settings.renew,
             cached=self._caching.look,
+            fetched=self._caching.fetch,
             timing=self._board.timing,
         )
         self._identity: IdentityInputs | None = None

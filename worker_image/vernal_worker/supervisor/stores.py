@@ -17,6 +17,7 @@ from vernal_worker.supervisor import log, pace
 
 if TYPE_CHECKING:  # imported where a pool has a bucket: most have none, and a start is short
     from vernal_worker.bucket.objects import Objects
+    from vernal_worker.bucket.store import Fetch
 
 BUCKET_SECONDS = 60.0
 """As STORAGE_SECONDS, of a bucket, for several small objects."""
@@ -50,13 +51,15 @@ def opened(
     signing_key: bytes | None,
     renew: Collection[str],
     cached: Callable[[Manifest], View | None],
+    fetched: "Fetch",
     timing: Callable[[str, float], None],
 ) -> Store:
     """What `checkpoint` names.
 
     Args:
         credentials: of the bucket, if it is one: see `bucket.credentials`.
-        timing: told how long a pull or a push took, by name.
+        fetched: see `bucket.store.BucketStore`.
+        timing: told how long a fetch, a pull or a push took, by name.
 
     The others are those of `Store`.
     """
@@ -82,6 +85,7 @@ def opened(
         connect(checkpoint.object_store, credentials, retry_seconds=_RETRY_SECONDS),
         transfer=connect(checkpoint.object_store, credentials, retry_seconds=RETRY_SECONDS),
         patience=BUCKET_SECONDS,
+        fetched=fetched,
         pull_seconds=allowed,
         on_progress=Transfers(allowed, timing),
         **options,
@@ -89,7 +93,8 @@ def opened(
 
 
 class Transfers:
-    """Says in the log how far a pull or a push is, every few seconds, and gives a pull up that cannot be there in time.
+    """Says in the log how far a transfer is, every few seconds, and gives one up that a start waits for and that cannot
+    be there in time.
 
     Called as `bucket.store.Progress`.
     """
@@ -113,7 +118,7 @@ class Transfers:
         seconds = now - self._began
         self._timing(what, seconds)
         if (
-            what == "pull"
+            what != "push"
             and (problem := pace.hopeless(done, size, seconds, self._allowed(size) - seconds)) is not None
         ):
             raise StoreError(Reason.STORE_SLOW, what, problem)

@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs, so that `run` pays for nothing else.
 """
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The entry point. Exits with the command's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in ([], ["run"]):
+        gc.disable()  # what is imported stays: to look for garbage in it costs a start 8 ms
         from vernal_worker.checkpoint.cuda import launch
 
         launch.begin()
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         software.begin()
         from vernal_worker.supervisor.main import run
 
+        gc.enable()
         sys.exit(run())
     from vernal_worker.arguments import parser
 
@@ -63,8 +66,8 @@ def _command(parsed: "argparse.Namespace") -> NoReturn:
         sys.exit(int(ExitCode.INTERNAL))
 
 
-def _refuse_what_would_be_ignored(gc: "argparse.Namespace") -> None:
+def _refuse_what_would_be_ignored(parsed: "argparse.Namespace") -> None:
     """A full `gc` must not run in place of what was meant."""
     for name, needed in (("host", "identity"), ("user", "identity"), ("patience", "identity"), ("known", "user")):
-        if getattr(gc, name) is not None and not getattr(gc, needed):
-            gc.parser.error(f"argument --{name}: says nothing without --{needed}")
+        if getattr(parsed, name) is not None and not getattr(parsed, needed):
+            parsed.parser.error(f"argument --{name}: says nothing without --{needed}")

@@ -15,7 +15,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.supervisor import caching, choose, identity, log, pace, stores
+from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, stores
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StartError, StoppedError
@@ -236,8 +236,6 @@ class Steps:
     def _instead(self, artifact: Artifact, failure: ThawError) -> Cold | GiveUp:
         choice = self._after_failure(artifact.generation, failure, artifact.manifest.host)
         if isinstance(choice, Cold):
-            from vernal_worker.supervisor import recovery  # here: only after a thaw that failed
-
             recovery.keep_compiled(self._context, artifact, failure.reason)
         return choice
 

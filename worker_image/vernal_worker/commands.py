@@ -202,7 +202,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
         return _show(demands.checks(Path(arguments.store)))
     from vernal_worker.checkpoint import doctor as host_doctor
-    from vernal_worker.supervisor.context import ENV_CRIU
+    from vernal_worker.supervisor.software import ENV_CRIU
 
     return _show(host_doctor.checks(criu=os.environ.get(ENV_CRIU) or "criu"))
 

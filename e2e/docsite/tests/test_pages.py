@@ -15,7 +15,7 @@ from docsite.pages import DOCS, OUTSIDE, ROOT, Block, anchors, blocks, links, pa
 from vernal_contract.reasons import Reason
 from vernal_operator.api.crd import KINDS, object_schema
 from vernal_operator.api.parse import parse_checkpoint, parse_pool
-from vernal_worker import cli
+from vernal_worker import arguments
 
 PAGES = [page for page in pages() if not page.is_relative_to(DOCS / "design")]
 SCHEMAS: dict[str, dict[str, Any]] = {kind.kind: object_schema(kind) for kind in KINDS}
@@ -180,7 +180,7 @@ def test_the_plugins_commands_are_ones(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_workers_commands_are_ones(capsys: pytest.CaptureFixture[str]) -> None:
     found = of("vernal-worker")
     assert len(found) > 5
-    assert not [(where, words) for where, words in found if words and not parses(cli._parser(), words)]
+    assert not [(where, words) for where, words in found if words and not parses(arguments.parser(), words)]
 
 
 def test_the_operators_commands_are_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,10 @@ class Agent:
         if not options.pop("memory", True):
             frozen = msgspec.structs.replace(frozen, memory=())
         options["verified"] = verified
+        began: list[str] = []
+        options["started"] = lambda: began.append("CRIU")
         result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
+        assert began == ["CRIU"], "said once, when it runs"
         self.tree = result.tree
         self.output = ""
         return result.timings

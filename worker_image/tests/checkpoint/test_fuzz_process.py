@@ -16,12 +16,12 @@ from fuzz.profile import PROFILE
 from hypothesis import given
 from hypothesis import strategies as st
 from vernal_contract.reasons import Reason
-from vernal_worker.checkpoint import carry, mapped, memory, process
+from vernal_worker.checkpoint import carry, memory, process, reading_ahead
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.images import PAGE, Memory
-from vernal_worker.checkpoint.mapped import MappedFile
 from vernal_worker.checkpoint.process import Frozen
+from vernal_worker.checkpoint.reading_ahead import MappedFile
+from vernal_worker.checkpoint.taken import PAGE, Memory
 
 SHM = "/dev/shm"
 DIRECTORY, FILE, LINK = (kind | 0o600 for kind in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK))
@@ -100,8 +100,8 @@ def test_what_is_accepted_takes_a_thaw_a_bounded_time_and_memory(data: bytes) ->
         for each in frozen.memory:
             assert len(list(memory.cut(each.runs))) <= MEMORY // PAGE
         for file in (*frozen.mapped, *frozen.code):
-            mapped._ask(file)
-            mapped._ask_slowly(file, 0)
+            reading_ahead._ask(file)
+            reading_ahead._ask_slowly(file, 0)
 
 
 def test_the_good_one_is_good() -> None:

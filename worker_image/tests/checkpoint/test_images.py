@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vernal_worker.checkpoint.images import (
-    PAGE,
     Area,
     Entry,
     advise_huge,
@@ -19,6 +18,7 @@ from vernal_worker.checkpoint.images import (
     write_pagemap,
 )
 from vernal_worker.checkpoint.memory import cut
+from vernal_worker.checkpoint.taken import PAGE
 
 contents = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=6).map(
     lambda runs: [zero for zero, count in runs for _ in range(count)]

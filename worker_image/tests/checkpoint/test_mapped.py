@@ -12,10 +12,12 @@ from fuzz.limits import bounded, touched
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import until
-from vernal_worker.checkpoint import mapped
-from vernal_worker.checkpoint.images import PAGE, Entry
-from vernal_worker.checkpoint.mapped import MappedFile, changed, join, read_ahead
+from vernal_worker.checkpoint import reading_ahead
+from vernal_worker.checkpoint.images import Entry
+from vernal_worker.checkpoint.mapped import changed, join
 from vernal_worker.checkpoint.procfs import FileArea, file_areas, used
+from vernal_worker.checkpoint.reading_ahead import MappedFile, read_ahead
+from vernal_worker.checkpoint.taken import PAGE
 
 ranges = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 1 << 18)), max_size=8)
 
@@ -107,6 +109,6 @@ def test_a_range_is_as_long_as_its_file_and_what_is_no_file_is_not_opened(tmp_pa
     with bounded(), touched() as paths:
         for path in (file, fifo, Path("/dev/null")):
             for ranges in (((0, 2**62),), ((2**62, 5),)):
-                mapped._ask(MappedFile(str(path), ranges))
-                mapped._ask_slowly(MappedFile(str(path), ranges), 0)
+                reading_ahead._ask(MappedFile(str(path), ranges))
+                reading_ahead._ask_slowly(MappedFile(str(path), ranges), 0)
     assert set(paths) == {str(file)}

@@ -15,9 +15,9 @@ from vernal_worker.checkpoint import thaw as thawing
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.images import PAGE, Memory
 from vernal_worker.checkpoint.memory import fill
 from vernal_worker.checkpoint.process import Frozen
+from vernal_worker.checkpoint.taken import PAGE, Memory
 from vernal_worker.checkpoint.thaw import _read
 
 NAME = "memory-400.bin"

@@ -16,7 +16,7 @@ from patience import until
 from vernal_contract import names
 from vernal_contract.config import ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import differences
-from vernal_worker.supervisor import hub, identity
+from vernal_worker.supervisor import fetching, hub, identity
 from vernal_worker.supervisor.context import Repository, Settings, read_settings
 from vernal_worker.supervisor.hub import HubError
 
@@ -194,7 +194,7 @@ def test_what_a_hub_has_is_known_however_it_is_written(
 
 def test_a_gated_model_is_fetched_with_the_token(variables: dict[str, str]) -> None:
     found = hub.pin(settings(variables), variables)
-    directories = hub.fetch(found, 120, threading.Event())
+    directories = fetching.fetch(found, 120, threading.Event())
     names_ = sorted(file.name for file in Path(directories["model"]).iterdir())
     assert names_ == ["config.json", "model.safetensors"], "weights once"
     assert (Path(directories["model"]) / "model.safetensors").read_bytes() == b"weights"
@@ -203,14 +203,14 @@ def test_a_gated_model_is_fetched_with_the_token(variables: dict[str, str]) -> N
 def test_without_the_token_it_is_said_what_is_missing(variables: dict[str, str]) -> None:
     variables["HF_TOKEN"] = "wrong"
     with pytest.raises(HubError, match=r"model: org/model cannot be fetched.*HF_TOKEN"):
-        hub.fetch(hub.pin(settings(variables, FIRST), variables), 120, threading.Event())
+        fetching.fetch(hub.pin(settings(variables, FIRST), variables), 120, threading.Event())
 
 
 def test_fetching_ends_when_the_worker_is_to_stop(variables: dict[str, str]) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(InterruptedError):
-        hub.fetch(hub.pin(settings(variables, FIRST), variables), 120, stop)
+        fetching.fetch(hub.pin(settings(variables, FIRST), variables), 120, stop)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
@@ -220,7 +220,7 @@ def test_what_fetches_has_none_of_process_1s_capabilities(server: Hub, variables
     found = hub.pin(settings(variables, FIRST), variables)
     with ThreadPoolExecutor() as pool:
         try:
-            fetched = pool.submit(hub.fetch, found, 120, threading.Event())
+            fetched = pool.submit(fetching.fetch, found, 120, threading.Event())
             until("it to ask for a file", lambda: fetched.done() or any("/resolve/" in path for path in server.asked))
             assert not fetched.done()
             (pid,) = _fetching()

@@ -324,4 +324,4 @@ def test_slow_sources_are_named_with_what_to_do() -> None:
 
 
 def test_no_criu() -> None:
-    assert identity.criu_version("/nonexistent/criu") == ""
+    assert image.criu_version("/nonexistent/criu") == ""

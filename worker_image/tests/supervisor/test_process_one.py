@@ -4,25 +4,97 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
-from vernal_worker.supervisor import farewell, log, reaper
-from vernal_worker.supervisor.board import process_age
+from vernal_contract.state import Phase, WorkerState
+from vernal_worker.supervisor import admin, farewell, log, main, reaper, software
+from vernal_worker.supervisor.board import Board, process_age
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.output import Output
 
+HEAVY = {
+    *("torch", "vllm", "numpy", "obstore", "prometheus_client"),
+    *("asyncio", "http.client", "http.server", "ssl", "email", "urllib.request"),
+    *("argparse", "concurrent.futures", "importlib.metadata"),
+}
+"""What no thaw needs before CRIU runs."""
 
-def test_the_start_imports_nothing_heavy() -> None:
+COLD = {
+    *("arguments", "commands", "engine", "bucket.objects", "bucket.store"),
+    *(f"checkpoint.{name}" for name in ("freeze", "ghosts", "images", "launch", "mapped", "surroundings")),
+    *(f"store.{name}" for name in ("collect", "remove", "staging", "writeback")),
+    *(f"supervisor.{name}" for name in ("admin", "creation", "fetching", "hub_request", "launching", "metrics")),
+}
+"""Modules of Vernal's of which the same is true."""
+
+
+def imported(module: str) -> set[str]:
+    """What is imported with a module by a process that has nothing yet."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+
+def test_the_start_imports_nothing_that_a_thaw_can_do_without() -> None:
     """A user waits for every import of process 1."""
-    code = "import sys, vernal_worker.supervisor.main; print(*sys.modules)"
-    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    heavy = {"torch", "vllm", "numpy", "asyncio", "http.server", "importlib.metadata", "prometheus_client"}
-    assert not heavy & set(loaded)
+    loaded = imported("vernal_worker.cli, vernal_worker.supervisor.software, vernal_worker.supervisor.main")
+    assert {"vernal_worker.supervisor.thawing", "vernal_worker.checkpoint.thaw"} <= loaded
+    assert not (HEAVY | {f"vernal_worker.{name}" for name in COLD}) & loaded
+
+
+def test_what_begins_first_imports_little() -> None:
+    """All other imports come after it: nothing of it waits for them."""
+    assert "msgspec" not in imported("vernal_worker.cli, vernal_worker.checkpoint.cuda.launch")
+    assert "msgspec" not in imported("vernal_worker.supervisor.software")
+
+
+def test_the_driver_is_initialised_before_anything_else_is_imported() -> None:
+    loaded = imported("vernal_worker.checkpoint.cuda.helper")
+    assert not {"msgspec", "subprocess", "pathlib", "dataclasses"} & loaded
+
+
+def test_the_admin_server_is_imported_when_criu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "_ADMIN_SECONDS", GUARD_SECONDS)
+    served = threading.Event()
+    monkeypatch.setattr(admin, "serve", lambda *_: served.set())
+    state = WorkerState(pod="p", namespace="n", pool="o", revision="r", start_id="s", phase=Phase.STARTING)
+    board, asked = Board(state), threading.Event()
+    waits = board.at_leisure.wait
+
+    def wait(seconds: float | None = None) -> bool:
+        asked.set()
+        return waits(seconds)
+
+    monkeypatch.setattr(board.at_leisure, "wait", wait)
+    with bind(0) as listener:
+        thread = threading.Thread(target=main._serve_admin, args=(listener, None, board, None), daemon=True)
+        thread.start()
+        assert asked.wait(GUARD_SECONDS) and not served.is_set()
+        board.at_leisure.set()
+        assert served.wait(GUARD_SECONDS)
+        thread.join(GUARD_SECONDS)
+
+
+def software_of(steps: str, criu: str = "/nonexistent/criu") -> object:
+    """What a process with one thread finds out after these steps."""
+    code = f"import os, signal\nfrom vernal_worker.supervisor import software\n{steps}\nprint(software.find({criu!r}))"
+    environment = {**os.environ, software.ENV_CRIU: "/nonexistent/criu"}
+    return subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip()
+
+
+def test_software_is_the_same_whoever_looks() -> None:
+    here = software_of("")
+    assert "image_id" in str(here)
+    unlooked = "def not_again(criu): raise AssertionError\nsoftware.begin()\nsoftware.look = not_again"
+    assert software_of(unlooked) == here, "the other process has looked"
+    assert software_of("software.begin()\nos.kill(software._begun[0].pid, signal.SIGKILL)") == here
+    assert software_of("software.begin()\nos.waitpid(software._begun[0].pid, 0)") == here, "the reaper was quicker"
+    assert software_of(unlooked.partition("\nsoftware.look")[0], criu="/other/criu") == here
 
 
 def test_log_lines_are_one_line_and_can_be_parsed_by_eye(capfd: pytest.CaptureFixture[str]) -> None:

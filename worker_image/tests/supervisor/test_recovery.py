@@ -14,8 +14,8 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.store import Store
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.context import Context, read_settings
-from vernal_worker.supervisor.creation import PROCESS
 from vernal_worker.supervisor.environment import RunPaths
+from vernal_worker.supervisor.parts import PROCESS
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.recovery import keep_compiled
 from vernal_worker.supervisor.stop import Stop

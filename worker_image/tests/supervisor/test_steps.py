@@ -19,8 +19,7 @@ from vernal_worker.store.errors import StoreError
 from vernal_worker.supervisor import choose, stores
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.choose import Cold, GiveUp
-from vernal_worker.supervisor.context import Context, read_settings
-from vernal_worker.supervisor.launching import StartError
+from vernal_worker.supervisor.context import Context, StartError, read_settings
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.steps import Steps
 from vernal_worker.supervisor.stop import Stop

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harm import damage, flip_a_bit
 from vernal_contract.state import FreezeOutcome, Phase, StartMode
-from vernal_worker.checkpoint.images import MEMORY
+from vernal_worker.checkpoint.taken import MEMORY
 from vernal_worker.supervisor.exits import ExitCode
 from worker_pod import Pod
 

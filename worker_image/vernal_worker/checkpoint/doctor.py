@@ -13,7 +13,7 @@ from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import driver_problem
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import Gpus, gpus
-from vernal_worker.checkpoint.launch import PID_FLOOR
+from vernal_worker.checkpoint.pids import PID_FLOOR
 
 PIDS_ABOVE_FLOOR = 8_192
 """How many PIDs and thread ids a tree may need: vLLM's with one GPU has a few hundred."""

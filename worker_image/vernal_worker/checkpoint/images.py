@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from vernal_worker.checkpoint import wire
+from vernal_worker.checkpoint.taken import MEMORY, PAGE, Memory
 from vernal_worker.checkpoint.wire import UnknownFormatError
 
-PAGE = 4096
 _PAGEMAP_MAGIC, _MM_MAGIC = 0x56084025, 0x57492820
 _MM_VMAS = 14  # numbers of fields, here and below
 _VMA_START, _VMA_END, _VMA_PROTECTION, _VMA_FLAGS, _VMA_STATUS, _VMA_ADVISED = 1, 2, 5, 6, 7, 9
@@ -36,9 +34,6 @@ _LAZY, _PRESENT = 1 << 1, 1 << 2  # PE_*: "may be restored lazily" and "is in th
 _ZEROS = bytes(PAGE)
 _BLOCK = 64  # pages that are compared at once
 _ZERO_BLOCK = bytes(_BLOCK * PAGE)
-
-MEMORY = "memory-*.bin"
-"""Names of the files of memory; the asterisk stands for a PID."""
 
 LARGE = (1 << 20) // PAGE
 """An area with so many pages is taken out."""
@@ -68,19 +63,6 @@ class Area:
     @property
     def pages(self) -> int:
         return (self.end - self.start) // PAGE
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of memory that was taken out of a process's image."""
-
-    pid: int
-    file: str
-    runs: tuple[tuple[int, int], ...]
-    """Address and number of pages, in the order in which they are in the file."""
-
-    @property
-    def bytes(self) -> int:
-        return PAGE * sum(pages for _, pages in self.runs)
 
 
 def take_out(images: Path, files: Path, tick: Callable[[], None]) -> tuple[Memory, ...]:

@@ -10,11 +10,8 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import _exec, pids
 from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.pids import PID_FLOOR
 from vernal_worker.checkpoint.tree import ProcessTree
-
-PID_FLOOR = 10_000
-"""PIDs of a tree start here; the supervisor and its helpers live below, so the numbers are free in every
-pod."""
 
 _EXEC = [sys.executable, "-I", "-S", str(Path(_exec.__file__))]
 

@@ -17,7 +17,7 @@ from blake3 import blake3
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint.errors import OTHER_BYTES, CheckpointError, ends_early, reading
-from vernal_worker.checkpoint.images import PAGE, Memory
+from vernal_worker.checkpoint.taken import PAGE, Memory
 from vernal_worker.parallel import for_each
 
 PIECE = (2 << 20) // PAGE

@@ -11,6 +11,9 @@ from vernal_worker.checkpoint.errors import CheckpointError
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 PID_MAX = Path("/proc/sys/kernel/pid_max")
+PID_FLOOR = 10_000
+"""PIDs of a tree start here; the supervisor and its helpers live below, so the numbers are free in every pod."""
+
 HELPERS_FROM = 300
 """Below it the kernel gives out nothing after the numbers have wrapped round once (RESERVED_PIDS)."""
 

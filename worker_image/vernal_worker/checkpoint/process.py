@@ -11,8 +11,8 @@ from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.images import PAGE, Memory
-from vernal_worker.checkpoint.mapped import MappedFile
+from vernal_worker.checkpoint.reading_ahead import MappedFile
+from vernal_worker.checkpoint.taken import PAGE, Memory
 
 NAME = "process.json"
 _MOST = (1 << 63) - 1  # of what the kernel takes for an offset

@@ -14,8 +14,8 @@ from vernal_worker.checkpoint import carry, pids, process, procfs
 from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.hook import GO, Hook
-from vernal_worker.checkpoint.mapped import MappedFile, read_ahead
 from vernal_worker.checkpoint.memory import Digests, fill
+from vernal_worker.checkpoint.reading_ahead import MappedFile, read_ahead
 from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
 
 KILL_TIMEOUT = 20.0
@@ -43,6 +43,7 @@ def thaw(
     work_dir: Path,
     cancel: threading.Event | None = None,
     digests: Digests | None = None,
+    started: Callable[[], None] = lambda: None,
     verified: Callable[[], None] = lambda: None,
 ) -> ThawResult:
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
@@ -59,6 +60,7 @@ def thaw(
         cancel: set it from another thread to give up.
         digests: of the files of memory (`images.MEMORY`), which are read here and nowhere else; None to trust the
             storage. All other files are the caller's to verify.
+        started: called when CRIU runs.
         verified: returns when they are. Called when every process is there and none runs yet; what it raises ends them
             before they do, and is raised here.
 
@@ -69,7 +71,7 @@ def thaw(
             `STORE_UNAVAILABLE`, `STORE_SLOW` (time was up meanwhile). Whatever came up is killed and reaped, every PID
             of the tree is free, and the files laid are removed.
     """
-    started = time.monotonic()
+    began = time.monotonic()
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
@@ -96,8 +98,8 @@ def thaw(
 
     try:
         _read(patience, "files", lay)
-        timings["files"] = time.monotonic() - started
-        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, verified, timings)
+        timings["files"] = time.monotonic() - began
+        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, started, verified, timings)
     except BaseException as e:
         left = _kill(ids)
         laid.wait(_LAID_SECONDS)  # or it might lay one more file after this
@@ -106,7 +108,7 @@ def thaw(
             e.message += f"\nPIDs still there {KILL_TIMEOUT:g} s after SIGKILL: {procfs.describe(left)}"
         raise
     carry.remove(carry.link_remaps(carry.contents(roots) - before))  # open by now, and needed by nobody
-    timings["total"] = time.monotonic() - started
+    timings["total"] = time.monotonic() - began
     timings["criu"] = timings["total"] - timings["files"]
     return ThawResult(tree, timings)
 
@@ -118,6 +120,7 @@ def _restore(
     work_dir: Path,
     patience: Patience,
     digests: Digests | None,
+    started: Callable[[], None],
     verified: Callable[[], None],
     timings: dict[str, float],
 ) -> ProcessTree:
@@ -136,6 +139,7 @@ def _restore(
                 work_dir=work_dir,
                 inherit=writers,
             )
+            started()
             _wait(run, hook, frozen, image_dir, patience, digests, verified, timings)
         return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
     except BaseException:

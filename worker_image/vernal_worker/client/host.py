@@ -18,7 +18,7 @@ from vernal_contract.state import WorkerState
 
 from vernal_worker.client.messages import Answer, Done, End, Freeze, How, Lines, Refused, Start
 from vernal_worker.client.next_steps import NEXT_STEP
-from vernal_worker.supervisor.context import ENV_CRIU
+from vernal_worker.supervisor.software import ENV_CRIU
 
 _NAMESPACES = ("--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--ipc")
 _LONGEST_SOCKET = 107

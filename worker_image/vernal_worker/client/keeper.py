@@ -40,12 +40,11 @@ from vernal_worker.supervisor import gpu, hub, identity, log
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
-from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StoppedError, read_settings
+from vernal_worker.supervisor.context import CALL_TIMEOUT, ConfigError, Context, StartError, StoppedError, read_settings
 from vernal_worker.supervisor.creation import Creation, EngineHarmedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.hub import HubError
-from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.start import Start
 from vernal_worker.supervisor.steps import Steps

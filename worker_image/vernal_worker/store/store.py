@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 
 from vernal_worker.store import artifact as artifacts
-from vernal_worker.store import collect, failures, fs, layout, quarantine, reading
+from vernal_worker.store import failures, fs, layout, quarantine, reading
 from vernal_worker.store.artifact import Artifact
-from vernal_worker.store.collect import Garbage
 from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError, Touch, guard
 from vernal_worker.store.failures import Failure
@@ -25,8 +25,11 @@ from vernal_worker.store.manifest import Manifest
 from vernal_worker.store.node_cache import View
 from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.store.reading import Reading
-from vernal_worker.store.remove import Removal, remove
-from vernal_worker.store.staging import Publication, Staging
+
+if TYPE_CHECKING:  # imported where something is written or deleted: who reads is in a hurry
+    from vernal_worker.store.collect import Garbage
+    from vernal_worker.store.remove import Removal
+    from vernal_worker.store.staging import Publication, Staging
 
 LEASE_TTL = 15.0
 """Shorter than the shortest cold start: a worker watches a dead holder's heartbeat only while it starts (seconds)."""
@@ -229,14 +232,16 @@ class Store:
                         continue
         return sorted(found, key=lambda a: a.generation, reverse=True)
 
-    def stage(self, identity: IdentityInputs, host: HostTuple) -> Staging:
+    def stage(self, identity: IdentityInputs, host: HostTuple) -> "Staging":
         """A new empty staging directory.
 
         Raises:
             StoreError: stage stage: `STORE_FULL`, `STORE_READ_ONLY`, `STORE_UNAVAILABLE`.
         """
 
-        def make() -> Staging:
+        def make() -> "Staging":
+            from vernal_worker.store.staging import Staging
+
             self.root.stat()
             return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key, self.user)
 
@@ -244,7 +249,7 @@ class Store:
 
     def publish(
         self,
-        staging: Staging,
+        staging: "Staging",
         *,
         created_by: str,
         lease: Held | None = None,
@@ -252,7 +257,7 @@ class Store:
         blobs: Mapping[str, Sequence[str]] | None = None,
         timeout: float | None = None,
         cancel: threading.Event | None = None,
-    ) -> Publication:
+    ) -> "Publication":
         """Make what is staged current, for all who use the store: see `Staging.publish`."""
         return staging.publish(
             created_by=created_by, lease=lease, timings=timings, blobs=blobs, timeout=timeout, cancel=cancel
@@ -311,7 +316,7 @@ class Store:
 
     def remove(
         self, identity_digest: str, host_digest: str = "", *, grace: float | None = None, patience: float = 0.0
-    ) -> Removal:
+    ) -> "Removal":
         """Delete the artifacts of an identity, of one host tuple or of all, that nobody but `user` uses; then what
         nobody needs any more (`gc`). For the janitor. From the first moment nobody finds them any more; who reads one
         is waited for.
@@ -324,6 +329,9 @@ class Store:
             StoreError: stage gc.
             ValueError: not a digest.
         """
+        from vernal_worker.store import collect
+        from vernal_worker.store.remove import remove
+
         with guard("gc"):
             self.root.stat()
             if grace is None:
@@ -334,7 +342,7 @@ class Store:
             rest = collect.gc(self.root, GRACE)
             return replace(done, bytes=done.bytes + sum(item.bytes for item in rest))
 
-    def gc(self, *, grace: float = GRACE, dry: bool = False) -> list[Garbage]:
+    def gc(self, *, grace: float = GRACE, dry: bool = False) -> "list[Garbage]":
         """Delete what nobody can need: stagings that nobody has written to for `grace` seconds, generations that have
         not been current for `grace` seconds and that nobody reads, leases without a heartbeat for as long, blobs that
         no artifact has. Returns what was deleted, or with `dry` what would be. A generation that is found not to be
@@ -346,6 +354,8 @@ class Store:
         Raises:
             StoreError: stage gc.
         """
+        from vernal_worker.store import collect
+
         with guard("gc"):
             self.root.stat()
             return collect.gc(self.root, grace, dry=dry)

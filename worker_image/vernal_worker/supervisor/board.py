@@ -28,6 +28,9 @@ class Board:
     def __init__(self, state: WorkerState) -> None:
         self._lock = threading.Lock()
         self._state = state
+        self.at_leisure = threading.Event()
+        """Set when this process begins to wait for another: CRIU, or an engine that loads. What need not be done before
+        is done then."""
 
     def update(self, **fields: Any) -> None:
         """Set fields of the state. The names are those of `WorkerState`."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy, Verify, WorkerConfig, decode, unknown_fields
+from vernal_contract.reasons import Reason
 
 from vernal_worker.bucket import credentials
 from vernal_worker.checkpoint.cuda.visible import VARIABLE as VISIBLE
@@ -19,11 +20,8 @@ from vernal_worker.supervisor import caching, engine_args, environment, log, sto
 from vernal_worker.supervisor.board import Board
 from vernal_worker.supervisor.environment import RunPaths
 from vernal_worker.supervisor.reaper import Reaper
+from vernal_worker.supervisor.software import ENV_CRIU
 from vernal_worker.supervisor.stop import Stop
-
-ENV_CRIU = "VERNAL_CRIU"
-"""Where CRIU is, if it is not on the PATH."""
-
 
 VLLM_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's own variable for what `keepAliveSeconds` says; where a pool sets it, it counts."""
@@ -200,3 +198,13 @@ CALL_TIMEOUT = 120.0
 
 class StoppedError(Exception):
     """The worker was told to stop before it was ready."""
+
+
+class StartError(Exception):
+    """There is no engine, and there will be none in this container."""
+
+    def __init__(self, reason: Reason, message: str, *, required: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.required = required  # a cold start might have worked, but the policy forbids it

@@ -30,13 +30,7 @@ from vernal_worker.supervisor.context import Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import FILE as GPU_FILE
 from vernal_worker.supervisor.gpu import WEIGHTS, Gpu, Stored
-
-PROCESS = "process"
-"""Directory of the frozen tree in an artifact."""
-
-ORACLE = "oracle.json"
-"""What the canary answered before the freeze (`vernal_worker.control.protocol.Canary`)."""
-
+from vernal_worker.supervisor.parts import ORACLE, PROCESS
 
 _NO_SPACE = re.compile("No space left on device|Disk quota exceeded")
 """How an engine that writes weights says it."""

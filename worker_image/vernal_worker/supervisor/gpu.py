@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from vernal_contract import decoding
@@ -23,11 +24,13 @@ from vernal_worker.control.client import RefusedError
 from vernal_worker.control.protocol import FromHelper, FromHostMemory, StoredRank, Wake, Weights
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.pieces import PIECE
-from vernal_worker.store.staging import Staging
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu_memory import insufficient
+
+if TYPE_CHECKING:
+    from vernal_worker.store.staging import Staging
 
 FILE = "gpu.json"
 """`OnGpu` of a frozen tree; absent where no GPU was used."""
@@ -115,7 +118,7 @@ class Gpu:
         taken = [total - free for total, free in zip(room.total, room.free, strict=False)]
         return sum(taken[: self.context.settings.gpus_used])
 
-    def store(self, engine: Engine, staging: Staging, timeout: float) -> "Stored":
+    def store(self, engine: Engine, staging: "Staging", timeout: float) -> "Stored":
         """Write the weights to files of `staging`, if they are to be outside of the image. The engine is as before.
 
         Raises: ControlError, StoreError.

@@ -1,10 +1,6 @@
 """Gathers what the artifact identity is a hash of: see docs/design/0011-identity-by-content.md."""
 
 import hmac
-import platform
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +14,7 @@ from vernal_worker.parallel import aside
 from vernal_worker.store.contents import Contents
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.store import Store
-from vernal_worker.supervisor import hub, image, log
+from vernal_worker.supervisor import hub, log, software
 from vernal_worker.supervisor.contents import ContentError, Digester, SourceError, Tick
 from vernal_worker.supervisor.context import Context, Settings, StoppedError
 from vernal_worker.supervisor.gpu import placement
@@ -53,8 +49,6 @@ def gather(
         ContentError: the model cannot be read; SourceError: something else that the engine loads.
     """
     config, arguments = settings.config, settings.arguments
-    versions = image.installed_versions(("vllm", "torch"), sys.path)
-    versions |= {"python": platform.python_version(), "criu": criu_version(settings.criu)}
     digester = Digester(contents, tick)
     sources = loaded(arguments, settings.shaping)
     if config.model.path is not None:
@@ -73,8 +67,9 @@ def gather(
         log.event("contents_read", bytes=digester.read, message="files that the store did not know")
     if (told := slow(took, sources)) is not None:
         log.event("contents_slow", **told, message="read at each start", next_step=SLOW_STEP)
+    here = software.find(settings.criu)  # last: what it takes goes on meanwhile
     return IdentityInputs(
-        image_id=image.fingerprint(versions),
+        image_id=here.image_id,
         engine_args=dict(arguments),
         engine_env=dict(settings.shaping),
         model=config.model.name,
@@ -85,7 +80,7 @@ def gather(
         pipeline_parallel=int(arguments.get("pipeline_parallel_size", 1)),
         weights=weights,
         signing_key=_key_id(settings.signing_key),
-        versions=versions,
+        versions=here.versions,
     )
 
 
@@ -130,13 +125,3 @@ def find_out(context: Context, store: Store) -> tuple[Settings, IdentityInputs]:
     store.check()
     with context.board.timed("identity"):
         return aside(find, tick)
-
-
-def criu_version(criu: str) -> str:
-    """Like "4.2.1", or "" where there is no CRIU."""
-    try:
-        output = subprocess.check_output([criu, "--version"], text=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    match = re.search(r"Version: (\S+)", output)
-    return match[1] if match else ""

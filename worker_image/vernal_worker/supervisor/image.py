@@ -7,6 +7,7 @@ file, though not the same software; so what such images change is looked at here
 import os
 import re
 import stat
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -125,3 +126,13 @@ def installed_versions(distributions: Iterable[str], search_path: Iterable[str])
             if match := pattern.fullmatch(entry.name):
                 found.setdefault(match[1], match[2])
     return found
+
+
+def criu_version(criu: str) -> str:
+    """Like "4.2.1", or "" where there is no CRIU."""
+    try:
+        output = subprocess.check_output([criu, "--version"], text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    match = re.search(r"Version: (\S+)", output)
+    return match[1] if match else ""

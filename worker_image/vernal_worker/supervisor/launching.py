@@ -6,26 +6,17 @@ import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.launch import PID_FLOOR, LaunchSpec, launch
+from vernal_worker.checkpoint.launch import LaunchSpec, launch
+from vernal_worker.checkpoint.pids import PID_FLOOR
 from vernal_worker.control.protocol import EngineSpec
-from vernal_worker.supervisor import gpu_memory, hub, log
-from vernal_worker.supervisor.context import Context, EngineSetup, Settings, StoppedError
+from vernal_worker.supervisor import fetching, gpu_memory, hub, log
+from vernal_worker.supervisor.context import Context, EngineSetup, Settings, StartError, StoppedError
 from vernal_worker.supervisor.engine import Engine, EngineError
 from vernal_worker.supervisor.engine_args import options
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.gpu_memory import RoomWait
 from vernal_worker.supervisor.hub import HubError
 from vernal_worker.supervisor.workspace import Workspace
-
-
-class StartError(Exception):
-    """There is no engine, and there will be none in this container."""
-
-    def __init__(self, reason: Reason, message: str, *, required: bool = False) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.required = required  # a cold start might have worked, but the policy forbids it
 
 
 class Launcher:
@@ -68,6 +59,7 @@ class Launcher:
                 )
             except CheckpointError as error:
                 raise StartError(error.reason, error.message) from error
+            self._context.board.at_leisure.set()
             engine = self._workspace.engine(tree)
             try:
                 engine.wait_loaded(settings.config.startup_timeout_seconds, stop.signalled)
@@ -87,7 +79,8 @@ class Launcher:
         """
         try:
             with self._context.board.timed("fetch"):
-                directories = hub.fetch(settings, settings.config.startup_timeout_seconds, self._context.stop.signalled)
+                seconds, cancel = settings.config.startup_timeout_seconds, self._context.stop.signalled
+                directories = fetching.fetch(settings, seconds, cancel)
         except InterruptedError as error:
             raise StoppedError from error
         except HubError as error:

@@ -20,6 +20,9 @@ from vernal_worker.supervisor.reaper import Reaper
 from vernal_worker.supervisor.stop import Stop
 from vernal_worker.supervisor.worker import Worker
 
+_ADMIN_SECONDS = 0.5
+"""When the admin port answers at the latest, however long the start has work to do; whoever connects before waits."""
+
 
 def run() -> ExitCode:
     """Run a worker as the environment says, until it was told to stop or cannot go on."""
@@ -42,9 +45,10 @@ def run() -> ExitCode:
     except OSError as error:
         say_farewell(ExitCode.PORT_UNAVAILABLE, f"cannot listen on the admin port {port}: {error}")
         return ExitCode.PORT_UNAVAILABLE
-    worker = Worker(Context(settings, Board(_first_state(settings)), stop, reaper))
-    token = settings.admin_token
-    threads.keep_running("admin", partial(_serve_admin, listener, worker, token), log.thread_failed)
+    board = Board(_first_state(settings))
+    worker = Worker(Context(settings, board, stop, reaper))
+    serve = partial(_serve_admin, listener, worker, board, settings.admin_token)
+    threads.keep_running("admin", serve, log.thread_failed)
     log.event("start", pod=settings.pod.name, pool=settings.config.pool, pid=os.getpid(), age=process_age())
     try:
         return worker.run()
@@ -54,10 +58,9 @@ def run() -> ExitCode:
         return ExitCode.INTERNAL
 
 
-def _serve_admin(listener: socket.socket, worker: Worker, token: str | None) -> None:
-    from vernal_worker.supervisor import (
-        admin,  # here, on its own thread: it takes 50 ms, which the start need not wait
-    )
+def _serve_admin(listener: socket.socket, worker: Worker, board: Board, token: str | None) -> None:
+    board.at_leisure.wait(_ADMIN_SECONDS)
+    from vernal_worker.supervisor import admin  # here: it takes 50 ms, and threads take turns
 
     admin.serve(listener, worker, token)
 

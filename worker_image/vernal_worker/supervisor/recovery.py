@@ -13,7 +13,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Context
-from vernal_worker.supervisor.creation import PROCESS
+from vernal_worker.supervisor.parts import PROCESS
 from vernal_worker.supervisor.workspace import empty
 
 SECONDS = 60.0

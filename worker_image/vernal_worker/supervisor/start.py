@@ -6,11 +6,9 @@ from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode
 from vernal_worker.store.artifact import Artifact
 from vernal_worker.supervisor import gpu, log
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
-from vernal_worker.supervisor.context import Context
-from vernal_worker.supervisor.creation import Creation, EngineHarmedError
+from vernal_worker.supervisor.context import Context, StartError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
-from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.steps import Steps
 
 
@@ -64,6 +62,8 @@ class Start:
                 freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=cold.reason, message=cold.message)
             )
             return self._steps.resumed(self._steps.launch(gpus, freezable=False))
+        from vernal_worker.supervisor.creation import Creation, EngineHarmedError  # here: no thaw needs it
+
         with Creation(self._context, self._steps.store, *self._steps.found, gpus) as creation:
             engine = self._steps.launch(gpus, freezable=True)
             try:

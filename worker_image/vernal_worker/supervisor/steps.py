@@ -18,12 +18,11 @@ from vernal_worker.store.quarantine import Quarantine
 from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, stores
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
-from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StoppedError
+from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StartError, StoppedError
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
 from vernal_worker.supervisor.gpu_memory import RoomWait
 from vernal_worker.supervisor.hub import HubError
-from vernal_worker.supervisor.launching import Launcher, StartError
 from vernal_worker.supervisor.thawing import ThawError, Thawing
 from vernal_worker.supervisor.workspace import Workspace
 
@@ -52,7 +51,6 @@ class Steps:
         self._read: Artifact | None = None
         """What was thawed and is not from the node cache."""
         self._workspace = Workspace(context)
-        self._launcher = Launcher(context, self._workspace)
         self._thawing = Thawing(context, self._workspace)
         self._wait = RoomWait(context)
 
@@ -252,7 +250,10 @@ class Steps:
 
     def launch(self, gpus: Gpu | None, *, freezable: bool) -> Engine:
         """vLLM, started. Raises: StartError, StoppedError."""
-        return self._launcher.launch(self._settings, gpus, self._wait, freezable=freezable)
+        from vernal_worker.supervisor.launching import Launcher  # here: no thaw needs it
+
+        launcher = Launcher(self._context, self._workspace)
+        return launcher.launch(self._settings, gpus, self._wait, freezable=freezable)
 
     def resumed(self, engine: Engine) -> Engine:
         """The engine, once it has taken on this pod's identity. Raises: StartError, StoppedError: it is gone."""

@@ -13,8 +13,8 @@ from vernal_worker.checkpoint import process
 from vernal_worker.checkpoint.carry import SHM
 from vernal_worker.checkpoint.cuda.client import OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
-from vernal_worker.checkpoint.images import MEMORY
 from vernal_worker.checkpoint.memory import Digests
+from vernal_worker.checkpoint.taken import MEMORY
 from vernal_worker.checkpoint.thaw import thaw
 from vernal_worker.control.client import ControlError
 from vernal_worker.control.protocol import Canary
@@ -24,9 +24,9 @@ from vernal_worker.store.pieces import PIECE
 from vernal_worker.supervisor import gpu as gpus
 from vernal_worker.supervisor import leftovers, oracle, pace
 from vernal_worker.supervisor.context import Context
-from vernal_worker.supervisor.creation import ORACLE, PROCESS
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu import Gpu
+from vernal_worker.supervisor.parts import ORACLE, PROCESS
 from vernal_worker.supervisor.verification import Verification
 from vernal_worker.supervisor.workspace import Workspace
 
@@ -185,6 +185,7 @@ class _Attempt:
             work_dir=self._settings.paths.criu,
             cancel=verification.give_up,
             digests=memory,
+            started=self._board.at_leisure.set,
             verified=verification.finish,
         )
         self.engine = self._workspace.engine(result.tree)

@@ -16,11 +16,10 @@ from vernal_worker.control.client import CallCancelledError, ControlError
 from vernal_worker.control.protocol import EngineStatus
 from vernal_worker.supervisor import drainplan, log
 from vernal_worker.supervisor.board import process_age
-from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StoppedError
+from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, StartError, StoppedError
 from vernal_worker.supervisor.engine import Engine, Monitor
 from vernal_worker.supervisor.exits import ExitCode
 from vernal_worker.supervisor.farewell import say_farewell
-from vernal_worker.supervisor.launching import StartError
 from vernal_worker.supervisor.listener import bind
 from vernal_worker.supervisor.start import Start
 

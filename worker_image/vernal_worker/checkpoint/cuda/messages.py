@@ -60,7 +60,7 @@ class Ready(Answer, frozen=True, kw_only=True, tag="ready"):
     """Sent first, unasked."""
 
     gpus: tuple[str, ...]  # UUIDs in hex, in CUDA's order
-    seconds: float  # that cuInit took
+    seconds: float  # for cuInit, besides what the imports took
 
 
 class Processes(Answer, frozen=True, kw_only=True, tag="processes"):

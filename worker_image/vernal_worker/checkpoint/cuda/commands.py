@@ -1,0 +1,117 @@
+"""What the helper process does, once it runs."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from vernal_contract import decoding
+
+from vernal_worker.checkpoint.cuda import messages, nvml, processes
+from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
+from vernal_worker.checkpoint.cuda.layout import short
+from vernal_worker.checkpoint.cuda.memory import Broker
+from vernal_worker.checkpoint.cuda.messages import Cause
+from vernal_worker.checkpoint.cuda.transfer import DigestError
+
+
+class Helper:
+    """Carries commands out, one after the other."""
+
+    def __init__(self) -> None:
+        self._broker: Broker | None = None
+        self._too_full = False
+
+    def do(self, command: messages.AnyCommand) -> messages.AnyAnswer | None:
+        match command:
+            case messages.Find():
+                return messages.Processes(pids=tuple(processes.with_cuda(command.pids)))
+            case messages.Suspend():
+                return self._suspend(command)
+            case messages.Restore():
+                return _timed(
+                    restore=lambda: processes.restore(command.pids, command.pairs),
+                    unlock=lambda: processes.unlock(command.pids),
+                )
+            case messages.Check():
+                room = _room()
+                self._too_full = bool(short(command.wanted, room.free))
+                return room
+            case messages.Load():
+                if self._too_full:
+                    return None
+                if self._broker is not None:
+                    self._broker.close()
+                self._broker = Broker(
+                    command.memory.ranks,
+                    Path(command.directory),
+                    command.memory.piece,
+                    command.digests,
+                    copies=bool(set(processes.gpus()) - set(command.known)),
+                )
+                self._broker.start(Path(command.socket))
+                return None
+            case messages.WaitLoaded():
+                assert self._broker is not None
+                self._broker.wait()
+                return messages.Done(seconds=self._broker.seconds)
+
+    def _suspend(self, command: messages.Suspend) -> messages.AnyAnswer:
+        try:
+            return _timed(
+                lock=lambda: processes.lock(command.pids, command.timeout),
+                checkpoint=lambda: processes.checkpoint(command.pids),
+            )
+        except DriverError as error:
+            problems = processes.undo(command.pids)
+            return messages.Failed(message="; ".join([str(error), *problems]), undone=not problems)
+
+
+def _room() -> messages.Room:
+    found = nvml.memory(processes.gpus())
+    return messages.Room(free=tuple(free for free, _ in found), total=tuple(total for _, total in found))
+
+
+def _timed(**steps: Callable[[], None]) -> messages.Done:
+    seconds = {}
+    for name, step in steps.items():
+        began = time.monotonic()
+        step()
+        seconds[name] = round(time.monotonic() - began, 4)
+    return messages.Done(seconds=seconds)
+
+
+def _say(answer: messages.AnyAnswer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def run(initialising: threading.Thread) -> None:
+    """Carry out what stdin says until it ends. `initialising`: calls `cuInit`."""
+    decode = decoding.json_decoder(messages.AnyCommand)
+    helper = Helper()
+    threading.Thread(target=nvml.load, daemon=True).start()
+    try:
+        bindings()
+        began = time.monotonic()
+        initialising.join()
+        call("cuInit", 0)  # says what the first one said
+        _say(messages.Ready(gpus=tuple(processes.gpus()), seconds=round(time.monotonic() - began, 4)))
+    except (DriverError, ImportError, AttributeError) as error:
+        _say(messages.Failed(message=str(error)))
+        return
+    for line in sys.stdin.buffer:
+        try:
+            if (answer := helper.do(decode(line))) is not None:
+                _say(answer)
+        except DigestError as error:
+            _say(messages.Failed(message=str(error), cause=Cause.DIGEST))
+        except OSError as error:
+            message = f"{error.filename or 'weights'}: {error.strerror or error}"
+            _say(messages.Failed(message=message, cause=Cause.STORAGE))
+        except DriverError as error:
+            _say(messages.Failed(message=str(error), cause=Cause.MEMORY if error.out_of_memory else Cause.DRIVER))
+        except AttributeError as error:
+            _say(messages.Failed(message=str(error)))

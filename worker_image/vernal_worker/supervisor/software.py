@@ -1,0 +1,72 @@
+"""What software this container has, found out by a process beside this one.
+
+To look at every file of vLLM and torch takes about as long as importing all that a thaw needs, and both wait for
+nothing. Threads would take turns. Imports little, so that it can begin early.
+"""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+from vernal_worker.supervisor import image
+
+ENV_CRIU = "VERNAL_CRIU"
+"""Where CRIU is, if it is not on the PATH."""
+
+
+@dataclass(frozen=True)
+class Software:
+    """`image_id`: the digest of all of it."""
+
+    versions: dict[str, str]
+    image_id: str
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A process that writes a `Software` into a pipe."""
+
+    criu: str
+    pid: int
+    answer: int
+
+
+_begun: list[_Search] = []
+
+
+def begin() -> None:
+    """Begin to look. Must be called before any thread is started: what others hold stays locked in a forked process."""
+    criu, (answer, result) = os.environ.get(ENV_CRIU) or "criu", os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            found = look(criu)
+            os.write(result, json.dumps([found.versions, found.image_id]).encode())
+        finally:
+            os._exit(0)
+    os.close(result)
+    _begun.append(_Search(criu, pid, answer))
+
+
+def find(criu: str) -> Software:
+    """What there is: as it was found by whom `begin` started, once; else it is looked for now."""
+    while _begun:
+        search = _begun.pop()
+        with open(search.answer, "rb") as answer:
+            data = answer.read()
+        try:
+            os.waitpid(search.pid, 0)
+        except ChildProcessError:
+            pass  # the reaper was quicker
+        if data and search.criu == criu:
+            versions, image_id = json.loads(data)
+            return Software(versions, image_id)
+    return look(criu)
+
+
+def look(criu: str) -> Software:
+    """Looks now. `criu`: its name or path."""
+    versions = image.installed_versions(("vllm", "torch"), sys.path)
+    versions |= {"python": platform.python_version(), "criu": image.criu_version(criu)}
+    return Software(versions, image.fingerprint(versions))

@@ -22,10 +22,11 @@ from patience import GUARD_SECONDS
 from vernal_worker.kv.blockfile import HEADER_BYTES, Files
 from vernal_worker.kv.blockstore import BlockStore, Layout
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.loader import Block, Loaded, Loader, Move
+from vernal_worker.kv.loader import Loader
+from vernal_worker.kv.loads import Block, Loaded, Move
 from vernal_worker.kv.pages import Pages
 from vernal_worker.kv.settings import Settings
-from vernal_worker.kv.slots import Done, Fence, Slots
+from vernal_worker.kv.slots import Done, Fence
 from vernal_worker.kv.workers import Workers
 
 _LAYERS = 36
@@ -51,17 +52,31 @@ class Setting:
             self.store.write(block.key, payload)
 
     def read(self, request: str, key: bytes, into: memoryview) -> None:
-        Files().read(self.store.path(key), bytearray(HEADER_BYTES), into)
+        Files().read(str(self.store.path(key)), bytearray(HEADER_BYTES), into)
 
     def verify(self, request: str, key: bytes, into: memoryview) -> None:
         self.store.read(key, into)
+
+    def loader(self, workers: Workers, *, copies: bool) -> Loader:
+        """As a worker has it; without `copies` what was read stays in its slots."""
+        stream = self.pages.copy_stream(self.slots) if copies else NoCopies()
+        return Loader(self.verify, self.slots, workers, Counters(), stream)
 
     def copy(self, moves: Sequence[Move]) -> Fence:
         return self.pages.load(self.slots, moves)
 
 
-def no_copy(moves: Sequence[Move]) -> Fence:
-    return Done()
+class NoCopies:
+    """In place of a stream for copies."""
+
+    def begin(self) -> None:
+        return
+
+    def copy(self, moves: Sequence[Move]) -> Fence:
+        return Done()
+
+    def end(self) -> None:
+        return
 
 
 def in_turn(setting: Setting, threads: int, read: Callable[[str, bytes, memoryview], None]) -> float:
@@ -81,28 +96,24 @@ def in_turn(setting: Setting, threads: int, read: Callable[[str, bytes, memoryvi
     return time.monotonic() - start
 
 
-def loaded(setting: Setting, workers: Workers, copy: Callable[[Sequence[Move]], Fence]) -> float:
+def loaded(setting: Setting, workers: Workers, *, copies: bool = True) -> float:
     """Seconds for a load as a worker does it: this thread is the engine's, and the engine is idle."""
-    loader = Loader(setting.verify, setting.slots, workers, Counters())
+    loader = setting.loader(workers, copies=copies)
     start = time.monotonic()
     loader.start("request", setting.blocks, GUARD_SECONDS)
     ends: list[Loaded] = []
     while not ends:
-        ends = loader.poll(copy, 0.005)
+        ends = loader.poll(setting.copy, 0.005)
     if setting.pages.page_locked:
         torch.cuda.synchronize()
     seconds = time.monotonic() - start
     if ends[0].failures:
         raise RuntimeError(f"blocks were not loaded: {ends[0].failures}")
-    _wait_for_slots(setting.slots, loader)
+    loader.poll(setting.copy)
+    taken = setting.slots.take_some(setting.slots.count)
+    assert len(taken) == setting.slots.count, "the next load begins like this one"
+    setting.slots.give_back(taken)
     return seconds
-
-
-def _wait_for_slots(slots: Slots, loader: Loader) -> None:
-    """All slots are free again: the next loader begins like the first."""
-    loader.poll(no_copy)
-    taken = [slots.take(GUARD_SECONDS) for _ in range(slots.count)]
-    slots.give_back(slot for slot in taken if slot is not None)
 
 
 def table(setting: Setting, tiny: Setting, threads: Sequence[int], repeats: int, say: Callable[[str], None]) -> None:
@@ -119,11 +130,11 @@ def table(setting: Setting, tiny: Setting, threads: Sequence[int], repeats: int,
         kinds: list[Callable[[], float]] = [
             lambda size=size: in_turn(setting, size, setting.read),  # type: ignore[misc]
             lambda size=size: in_turn(setting, size, setting.verify),  # type: ignore[misc]
-            lambda workers=workers: loaded(setting, workers, no_copy),  # type: ignore[misc]
-            lambda workers=workers: loaded(setting, workers, setting.copy),  # type: ignore[misc]
+            lambda workers=workers: loaded(setting, workers, copies=False),  # type: ignore[misc]
+            lambda workers=workers: loaded(setting, workers),  # type: ignore[misc]
         ]
         medians = [statistics.median(run() for _ in range(repeats)) for run in kinds]
-        beside = statistics.median(loaded(tiny, workers, tiny.copy) for _ in range(repeats)) / count * 1e6
+        beside = statistics.median(loaded(tiny, workers) for _ in range(repeats)) / count * 1e6
         read, verified, by_loader, whole = (gib / seconds for seconds in medians)
         say(
             f"{size:3} threads {read:5.1f} {verified:10.1f} {by_loader:15.1f} {whole:21.1f} {medians[-1] * 1000:7.0f} "

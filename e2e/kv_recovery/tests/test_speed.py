@@ -15,4 +15,4 @@ def test_every_step_is_measured_for_each_number_of_threads(tmp_path: Path) -> No
     assert [line.split()[:2] for line in lines[2:]] == [["1", "threads"], ["3", "threads"]]
     setting.store.path(setting.blocks[5].key).unlink()
     with pytest.raises(RuntimeError, match="missing"):
-        speed.loaded(setting, Workers("test", 2), setting.copy)
+        speed.loaded(setting, Workers("test", 2))

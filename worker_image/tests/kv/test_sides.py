@@ -12,7 +12,7 @@ from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
-from vernal_worker.kv.loader import Block
+from vernal_worker.kv.loads import Block
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide

@@ -11,7 +11,8 @@ from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
 from vernal_worker.kv.fingerprint import canonical, fingerprint
-from vernal_worker.kv.loader import Loaded, Loader, Move
+from vernal_worker.kv.loader import CopyStream, Loader
+from vernal_worker.kv.loads import Loaded, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
@@ -35,8 +36,11 @@ class KVCache(Protocol):
 
     def host_slots(self, budget_bytes: int) -> Slots: ...
 
+    def copy_stream(self, host: Any) -> CopyStream | None:
+        """For copies from the slots of `host`, which came from `host_slots`, into the KV cache, if there is one."""
+
     def load(self, host: Any, moves: Sequence[Move]) -> Fence:
-        """Enqueue copies from the slots of `host`, which came from `host_slots`, into the KV cache."""
+        """Enqueue such copies where there is none."""
 
     def save(self, host: Any, moves: Sequence[Move]) -> Fence:
         """Enqueue copies from the KV cache into slots."""
@@ -71,7 +75,8 @@ class Store:
                 raise RuntimeError("the KV store is released")
             if self._loader is None:
                 self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
-                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
+                stream = self._cache.copy_stream(self._load_slots)
+                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters, stream)
             return self._loader
 
     def describe(self, text: bytes) -> None:

@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cooldown_seconds: float = 30.0
     flush_timeout_seconds: float = DEFAULT_FLUSH_SECONDS
     producer_wait_seconds: float = 10.0
-    threads: int = 8
+    threads: int = 16
     load_buffer_mib: int = 256
     save_buffer_mib: int = 512
     model_digest: str | None = None

@@ -69,6 +69,9 @@ class Setting:
 class NoCopies:
     """In place of a stream for copies."""
 
+    def mark(self) -> None:
+        return
+
     def begin(self) -> None:
         return
 

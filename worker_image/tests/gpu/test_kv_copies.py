@@ -31,6 +31,8 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
     torch.cuda._sleep(200_000_000)
     for layer in cache.values():
         layer.fill_(1)  # of the blocks' last owner
+    stream.mark()
+    torch.cuda._sleep(200_000_000)  # the step's own work, which uses other blocks
     stream.begin()
     thread = threading.Thread(target=lambda: stream.copy(moves[:7]))
     thread.start()

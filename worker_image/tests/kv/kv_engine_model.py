@@ -60,6 +60,7 @@ class Memory:
         self._slots = slots
         self._loaded = loaded
         self._beside = beside
+        self.stream: LateCopies | None = None
 
     def __getitem__(self, block_id: int) -> bytes:
         return bytes(self.bytes[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES])
@@ -71,7 +72,8 @@ class Memory:
         return Slots(memoryview(bytearray(self._slots * BLOCK_BYTES)), BLOCK_BYTES)
 
     def copy_stream(self, host: Slots) -> "LateCopies | None":
-        return LateCopies(lambda moves: self.load(host, moves)) if self._beside else None
+        self.stream = LateCopies(lambda moves: self.load(host, moves)) if self._beside else None
+        return self.stream
 
     def load(self, host: Slots, moves: Sequence[Move]) -> Fence:
         for move in moves:
@@ -98,10 +100,13 @@ class LateCopies:
         self._lock = threading.Lock()
         self._queue: deque[Sequence[Move]] = deque()
         self._copied = 0
-        self.begun = 0
+        self.calls: list[str] = []
+
+    def mark(self) -> None:
+        self.calls.append("mark")
 
     def begin(self) -> None:
-        self.begun += 1
+        self.calls.append("begin")
 
     def copy(self, moves: Sequence[Move]) -> Fence:
         with self._lock:

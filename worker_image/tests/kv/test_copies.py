@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from kv_engine_model import LateCopies
+from kv_engine_model import BLOCK_TOKENS, Engine, LateCopies, fill
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.cuda_copies import adjacent
+from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.loader import Loader
 from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.slots import Done, Fence, Slots
@@ -57,9 +59,24 @@ def test_each_load_begins_behind_what_the_device_has_to_do() -> None:
     rig = Rig()
     for number in (1, 2):
         rig.loader.start(f"r{number}", BLOCKS, GUARD_SECONDS)
-        assert rig.stream.begun == number
+        assert rig.stream.calls == ["begin"] * number
     while rig.loader.busy:
         rig.loader.poll(rig.never, GUARD_SECONDS)
+
+
+def test_a_load_does_not_wait_for_the_work_of_the_step_that_brings_it(tmp_path: Path) -> None:
+    """vLLM starts it behind that: what it has to wait for is marked when the step begins, in each step."""
+    prompts = [[number] * 5 * BLOCK_TOKENS for number in range(2)]
+    fill(tmp_path, *prompts)
+    engine = Engine(tmp_path, Faults(Fault()), beside=True)
+    for prompt in prompts:
+        engine.run([prompt])
+    engine.close()
+    assert engine.memory.stream is not None
+    calls = engine.memory.stream.calls
+    first, second = (at for at, call in enumerate(calls) if call == "begin")
+    assert first == 0, "there was no stream yet when its step began"
+    assert calls[second - 1] == "mark"
 
 
 def test_a_load_is_over_when_what_comes_next_waits_for_its_copies() -> None:

@@ -22,12 +22,19 @@ class CudaCopies:
         self._memory = memory
         self._device = device
         self._stream = torch.cuda.Stream(device, priority=-1)
+        self._marked: torch.cuda.Event | None = None
         count = max(1, _STAGING_BYTES // memory.shape[1])
         with torch.cuda.stream(self._stream):
             self._staging = torch.empty((count, memory.shape[1]), dtype=torch.uint8, device=device)
 
+    def mark(self) -> None:
+        self._marked = self._marked or torch.cuda.Event()
+        self._marked.record(torch.cuda.current_stream(self._device))
+
     def begin(self) -> None:
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        if self._marked is None:
+            self.mark()
+        self._stream.wait_event(self._marked)
 
     def copy(self, moves: Sequence[Move]) -> "Event":
         with torch.cuda.stream(self._stream):

@@ -39,12 +39,16 @@ Copier = Callable[[Sequence[Move]], Fence]
 class CopyStream(Protocol):
     """Copies into the KV cache that a device does beside the engine's work.
 
-    `begin` and `end` are called by the engine's thread, between the works that it gives the device; `copy` by any, but
-    never by two at a time.
+    `copy` is called by any thread, but never by two at a time; the others by the engine's, between the works that it
+    gives the device.
     """
 
+    def mark(self) -> None:
+        """A step begins. What the device was given so far may still use blocks that the step hands out to loads; its
+        own work does not."""
+
     def begin(self) -> None:
-        """Copies from now on come after all that the device was given so far, which may use the same blocks still."""
+        """Copies from now on come after all that the device was given before the last mark, or, without one, so far."""
 
     def copy(self, moves: Sequence[Move]) -> Fence:
         """Enqueue copies from slots into the KV cache."""
@@ -62,7 +66,7 @@ class _Outcome(NamedTuple):
 
 
 class Loader:
-    """`start`, `poll` and `busy` belong to one thread, the engine's."""
+    """`mark`, `start`, `poll` and `busy` belong to one thread, the engine's."""
 
     def __init__(
         self, read: Reader, slots: Slots, workers: Workers, counters: Counters, stream: CopyStream | None = None
@@ -86,6 +90,11 @@ class Loader:
     @property
     def busy(self) -> bool:
         return bool(self._loads)
+
+    def mark(self) -> None:
+        """A step begins, whose loads are not started yet."""
+        if self._stream is not None:
+            self._stream.mark()
 
     def start(self, request_id: str, blocks: Sequence[Block], timeout: float) -> None:
         """Begin to load `blocks`, which follow one another in the prompt.

@@ -127,6 +127,10 @@ class Store:
         assert self._save_slots is not None
         return self._cache.save(self._save_slots, moves)
 
+    def mark(self) -> None:
+        if self._loader is not None:
+            self._loader.mark()
+
     def take_rate(self) -> float | None:
         return self._loader.take_rate() if self._loader is not None else None
 
@@ -216,7 +220,10 @@ class WorkerSide:
 
     def before_step(self) -> None:
         """Copy what was read before the device is given the step's work: the copies are over when that is, and their
-        slots are free again for the next step. Behind it, they would be for the one after."""
+        slots are free again for the next step. Behind it, they would be for the one after. Where copies have a stream
+        of their own, those of this step's loads need not wait for its work, though vLLM may start them behind it."""
+        if self._store is not None:
+            self._store.mark()
         self._poll(0.0)
 
     def start(self, plan: StepPlan) -> None:

@@ -82,7 +82,7 @@ class Loader:
         self._outcomes: deque[_Outcome] = deque()
         self._changed = threading.Condition()
         self._enough: int | None = None  # outcomes for which the engine's thread waits
-        self._copying: list[tuple[Fence, list[int]]] = []
+        self._copying: deque[tuple[Fence, list[int]]] = deque()
         self._with_storage = 0  # threads with reads, also of loads that were given up
         self._heard = 0.0  # when a read last ended
         self._speed = Speed()
@@ -278,16 +278,14 @@ class Loader:
         self._counters.add(BYTES, len(outcomes) * self._slot_bytes, "read")
 
     def _recycle(self) -> None:
-        if not self._copying:
-            return
-        waiting: list[tuple[Fence, list[int]]] = []
-        with self._changed:
-            for fence, slots in self._copying:
-                if fence.done():
-                    self._slots.give_back(slots)
-                else:
-                    waiting.append((fence, slots))
-            self._copying = waiting
+        """Slots of copies that are over are free again. Copies end in their order, so only the first is looked at: to
+        ask a device takes a moment, and each thread asks."""
+        while self._copying:
+            with self._changed:
+                if not self._copying or not self._copying[0][0].done():
+                    return
+                _, slots = self._copying.popleft()
+            self._slots.give_back(slots)
 
     def _finish(self) -> list[Loaded]:
         loaded: list[Loaded] = []

@@ -57,5 +57,6 @@ class Slots:
 
     def give_back(self, slots: Iterable[int]) -> None:
         with self._changed:
+            free = len(self._free)
             self._free.extend(slots)
-            self._changed.notify_all()
+            self._changed.notify(len(self._free) - free)

@@ -51,10 +51,11 @@ class CudaCopies:
 
 
 class Event:
-    """A fence on what `stream` was given to do so far."""
+    """A fence on what `stream` was given to do so far. Who waits for it sleeps: the threads that save wait for a step,
+    which may be long, and would each keep a core busy otherwise."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event(blocking=True)
         self._event.record(stream)
 
     def done(self) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from vernal_worker.kv.blockfile import Failure
 
 _PARTS = 8  # of a load: each has the time-out to itself
-_RUNS = 64  # of a load, at least
+_RUNS = 32  # in what is left of a load, at least
 _RUN_BLOCKS = 4
 _SAMPLE_BLOCKS = 64  # fewer, and sooner than
 _SAMPLE_SECONDS = 1.0  # this, say more about one answer of storage than about how much it can do
@@ -73,8 +73,8 @@ class Load:
 
     @property
     def run(self) -> int:
-        """How many blocks a thread takes up at a time: a small part of the load, so that all threads end together."""
-        return max(1, min(_RUN_BLOCKS, len(self.blocks) // _RUNS))
+        """How many blocks a thread takes up next: a small part of what is left, so that all threads end together."""
+        return max(1, min(_RUN_BLOCKS, (len(self.blocks) - self.next) // _RUNS))
 
     def wanted(self) -> bool:
         """Whether there are blocks for another thread to take up."""

@@ -57,7 +57,7 @@ class Store:
         self._cache = cache
         self._settings = settings
         self._load_workers = Workers("vernal-kv-load", settings.threads)
-        self._save_workers = Workers("vernal-kv-save", settings.threads)
+        self._save_workers = Workers("vernal-kv-save", max(1, settings.threads // 2))
         self._counters = counters
         self._load_slots: Slots | None = None
         self._save_slots: Slots | None = None

@@ -112,6 +112,7 @@ def loaded(setting: Setting, workers: Workers, *, copies: bool = True) -> float:
     seconds = time.monotonic() - start
     if ends[0].failures:
         raise RuntimeError(f"blocks were not loaded: {ends[0].failures}")
+    assert workers.drain(GUARD_SECONDS), "a thread may still have slots that it took for nothing"
     loader.poll(setting.copy)
     taken = setting.slots.take_some(setting.slots.count)
     assert len(taken) == setting.slots.count, "the next load begins like this one"

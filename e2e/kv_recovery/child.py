@@ -87,13 +87,22 @@ class Child:
             self._process.wait()
             raise EngineFailedError(f"the engine did not exit within {GUARD_SECONDS:.0f} s; see {self._log}") from None
 
-    def run(self, prompts: Sequence[Sequence[int]], max_tokens: int, *, flush: bool = True) -> Run:
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        *,
+        flush: bool = True,
+        beside: Sequence[Sequence[int]] = (),
+    ) -> Run:
         """Generate greedily for all prompts at once, with an empty local prefix cache, as after a thaw.
 
         Args:
-            flush: return when all that is to be saved is written.
+            flush: return when all that is to be saved is written, which does not count in `Run.seconds`.
+            beside: prompts of requests that decode meanwhile; the others then run one after the other.
         """
-        return Run.of(self._ask({"prompts": prompts, "max_tokens": max_tokens, "reset": True, "flush": flush}))
+        batch = {"prompts": prompts, "max_tokens": max_tokens, "reset": True, "flush": flush, "beside": beside}
+        return Run.of(self._ask(batch))
 
     def lifecycle(self, *names: str) -> None:
         """Call functions of `vernal_worker.kv.lifecycle` in the engine's process."""

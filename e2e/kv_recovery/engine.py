@@ -1,7 +1,8 @@
 """The child: one vLLM engine that runs batches as they come in on stdin, one JSON object a line, and answers on stdout.
 
 Run as `python -m kv_recovery.engine OPTIONS`, where OPTIONS is JSON: `engine` (arguments of vllm.LLM), `connector`
-(kv_transfer_config, or null). A batch has `prompts`, `max_tokens` and `reset` (forget the local prefix cache first).
+(kv_transfer_config, or null). A batch has `prompts`, `max_tokens`, `reset` (forget the local prefix cache first) and
+`beside` (prompts of requests that decode meanwhile).
 """
 
 import inspect
@@ -10,6 +11,8 @@ import os
 import sys
 import time
 from typing import Any, TextIO
+
+from kv_recovery.crowd import Crowd
 
 # In this process: there is no pod around it that would keep the engine's processes together.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -65,13 +68,9 @@ def _forget(llm: Any) -> None:
 
 def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
     from vernal_worker.kv import lifecycle
-    from vllm import SamplingParams
 
-    parameters = SamplingParams(temperature=0, max_tokens=batch["max_tokens"], ignore_eos=True)
     before = _counters()
-    start = time.monotonic()
-    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in batch["prompts"]], parameters, use_tqdm=False)
-    seconds = time.monotonic() - start
+    outputs, seconds = _generate(llm, batch)
     if batch["flush"]:
         lifecycle.flush()
     llm.llm_engine.do_log_stats()
@@ -83,6 +82,22 @@ def _run(llm: Any, batch: dict[str, Any]) -> dict[str, Any]:
             name: value - before.get(name, 0) for name, value in _counters().items() if value != before.get(name, 0)
         },
     }
+
+
+def _generate(llm: Any, batch: dict[str, Any]) -> tuple[list[Any], float]:
+    """vLLM's outputs, and the seconds until the last of them."""
+    from vllm import SamplingParams
+
+    prompts, max_tokens = batch["prompts"], batch["max_tokens"]
+    if batch.get("beside"):
+        with Crowd(llm.llm_engine, batch["beside"]) as crowd:
+            start = time.monotonic()
+            outputs = [crowd.run(prompt, max_tokens) for prompt in prompts]
+            return outputs, time.monotonic() - start
+    parameters = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    start = time.monotonic()
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False)
+    return outputs, time.monotonic() - start
 
 
 def _lifecycle(name: str) -> None:

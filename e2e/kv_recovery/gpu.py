@@ -1,12 +1,13 @@
-"""KV load failures and time to first token on one NVIDIA GPU: `python -m kv_recovery --gpu`."""
+"""KV load failures, time to first token and the cost of saving on one NVIDIA GPU: `python -m kv_recovery --gpu`."""
 
 import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from kv_recovery import cases, recovery, ttft
+from kv_recovery import cases, recovery, saving, ttft
 from kv_recovery.child import Child, start_together
 from kv_recovery.report import Verdict
 
@@ -31,6 +32,7 @@ _QWEN3_8B = {
     "bos_token_id": 151643,
     "eos_token_id": 151645,
 }
+_VOCABULARY = range(1000, 150000)
 
 
 def recover(work: Path, say: Callable[[str], None]) -> list[Verdict]:
@@ -52,13 +54,24 @@ def recover(work: Path, say: Callable[[str], None]) -> list[Verdict]:
         return [verdict for decoder, todo in groups for verdict in recovery.decode(bench, decoder, todo, baselines)]
 
 
-def first_token(work: Path, say: Callable[[str], None], tokens: int) -> float:
-    """How many times as fast the first token is with the store; see `ttft`."""
-    test = ttft.Measurement(_setting(work, tokens), work, say)
+def first_token(work: Path, say: Callable[[str], None], tokens: int, in_flight: int = 0) -> float:
+    """How many times as fast the first token is with the store, beside `in_flight` other requests; see `ttft`."""
+    setting = ttft.Setting(_engine(work, tokens), recovery.GPU_ENVIRONMENT, tokens, _VOCABULARY, in_flight=in_flight)
+    test = ttft.Measurement(setting, work, say)
     with ExitStack() as stack:
         _start(stack, [test.producer, test.consumer], say)
         test.fill(test.producer)
         return test.compare(test.consumer)
+
+
+def cost_of_saving(work: Path, say: Callable[[str], None]) -> float:
+    """Throughput with saving as a part of that without; see `saving`."""
+    tokens = 4096
+    setting = saving.Setting(_engine(work, tokens), recovery.GPU_ENVIRONMENT, _VOCABULARY, prompts=8, tokens=tokens)
+    test = saving.Measurement(setting, work, say)
+    with ExitStack() as stack:
+        _start(stack, [test.plain, test.saving], say)
+        return test.compare()
 
 
 def _start(stack: ExitStack, children: Sequence[Child], say: Callable[[str], None]) -> None:
@@ -68,20 +81,18 @@ def _start(stack: ExitStack, children: Sequence[Child], say: Callable[[str], Non
     say(f"they started in {time.monotonic() - start:.0f} s")
 
 
-def _setting(work: Path, tokens: int) -> ttft.Setting:
+def _engine(work: Path, tokens: int) -> dict[str, Any]:
+    """Arguments of vllm.LLM for prompts of `tokens` tokens."""
     model = work / "qwen3-8b"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(_QWEN3_8B))
-    engine = {
+    return {
         "model": str(model),
         "load_format": "dummy",
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "max_model_len": tokens + 1024,
         "gpu_memory_utilization": 0.25,
-        "kv_cache_memory_bytes": 6 << 30,  # twice what a prompt takes; measures no free memory
+        "kv_cache_memory_bytes": 8 << 30,  # 58,000 tokens; measures no free memory
         "enforce_eager": True,
     }
-    return ttft.Setting(
-        engine, recovery.GPU_ENVIRONMENT, tokens, range(1000, 150000), {"threads": 16, "load_buffer_mib": 512}, 3
-    )

@@ -1,6 +1,7 @@
 #!/bin/bash
-# `e2e/kv_recovery/gpu.sh [--only recovery|ttft] [--tokens N] [--work DIRECTORY]`: KV load failures and time to first token
-# on this machine's GPU, without a network; exits with 1 if an answer differs. `python -m kv_recovery --help` has the options.
+# `e2e/kv_recovery/gpu.sh [--only recovery|ttft|load|saving] [--tokens N] [--work DIRECTORY]`: KV load failures, time to first
+# token of an engine that is idle and of one with 64 requests in flight, and what saving costs, on this machine's GPU, without a
+# network; exits with 1 if an answer differs. `python -m kv_recovery --help` has the options.
 # Needs vLLM 0.26 or newer and blake3, msgspec, safetensors and tokenizers, in the environment or on PYTHONPATH.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;; esac

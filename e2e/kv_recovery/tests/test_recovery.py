@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from kv_recovery import recovery, report, ttft
+from kv_recovery import recovery, report, saving, ttft
 from kv_recovery.cases import Case, Run
 from kv_recovery.cases import prompts as prompt_sets
 from kv_recovery.child import connector, write_fault
@@ -15,12 +15,25 @@ GOOD = Run([[1, 2], [3, 4]], ["length", "length"], 1.0, {"loaded_tokens": 256})
 
 
 @pytest.mark.integration
-def test_the_first_token_with_and_without_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("in_flight", [0, 4])
+def test_the_first_token_with_and_without_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_flight: int
+) -> None:
     """Shows how much sooner it comes; that the prefixes are loaded is what is checked."""
     bench = recovery.cpu_bench(tmp_path, print)
-    setting = ttft.Setting(bench.engine, bench.environment, 15 * 128, range(4, 512), {})
+    setting = ttft.Setting(bench.engine, bench.environment, 15 * 128, range(4, 512), in_flight=in_flight)
     with capsys.disabled():
         ttft.measure(setting, tmp_path, print)
+
+
+@pytest.mark.integration
+def test_throughput_with_and_without_saving(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shows what saving costs; that blocks are saved is what is checked."""
+    bench = recovery.cpu_bench(tmp_path, print)
+    setting = saving.Setting(bench.engine, bench.environment, range(4, 512), prompts=4, tokens=1000, rounds=3)
+    test = saving.Measurement(setting, tmp_path, print)
+    with capsys.disabled(), test.plain, test.saving:
+        test.compare()
 
 
 @pytest.mark.integration

@@ -6,6 +6,7 @@ outcome of the last one is known, and blocks count as cached locally as soon as 
 """
 
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
 from vernal_worker.kv.keys import Salt, block_keys
-from vernal_worker.kv.loader import Move
+from vernal_worker.kv.loads import Move
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt
 from vernal_worker.kv.settings import Settings
@@ -45,15 +46,21 @@ def true_answer(tokens: Sequence[int]) -> bytes:
 
 
 class Memory:
-    """The KV cache. `loaded` is told each block that comes in from the store, and where to."""
+    """The KV cache. `loaded` is told each block that comes in from the store, and where to.
+
+    Args:
+        beside: it has a stream of its own for that.
+    """
 
     block_bytes = BLOCK_BYTES
     page_locked = False
 
-    def __init__(self, blocks: int, slots: int, loaded: Callable[[int, bytes], None]) -> None:
+    def __init__(self, blocks: int, slots: int, loaded: Callable[[int, bytes], None], *, beside: bool = False) -> None:
         self.bytes = bytearray(blocks * BLOCK_BYTES)
         self._slots = slots
         self._loaded = loaded
+        self._beside = beside
+        self.stream: LateCopies | None = None
 
     def __getitem__(self, block_id: int) -> bytes:
         return bytes(self.bytes[block_id * BLOCK_BYTES : (block_id + 1) * BLOCK_BYTES])
@@ -63,6 +70,10 @@ class Memory:
 
     def host_slots(self, budget_bytes: int) -> Slots:
         return Slots(memoryview(bytearray(self._slots * BLOCK_BYTES)), BLOCK_BYTES)
+
+    def copy_stream(self, host: Slots) -> "LateCopies | None":
+        self.stream = LateCopies(lambda moves: self.load(host, moves)) if self._beside else None
+        return self.stream
 
     def load(self, host: Slots, moves: Sequence[Move]) -> Fence:
         for move in moves:
@@ -78,6 +89,51 @@ class Memory:
 
     def release(self) -> None:
         return
+
+
+class LateCopies:
+    """A stream whose copies happen as late as a device may do them: when somebody asks whether they are over, or when
+    what follows `end` must find them."""
+
+    def __init__(self, copy: Callable[[Sequence[Move]], Fence]) -> None:
+        self._copy = copy
+        self._lock = threading.Lock()
+        self._queue: deque[Sequence[Move]] = deque()
+        self._copied = 0
+        self.calls: list[str] = []
+
+    def mark(self) -> None:
+        self.calls.append("mark")
+
+    def begin(self) -> None:
+        self.calls.append("begin")
+
+    def copy(self, moves: Sequence[Move]) -> Fence:
+        with self._lock:
+            self._queue.append(moves)
+            return _LateFence(self, self._copied + len(self._queue))
+
+    def end(self) -> None:
+        self.do(self._copied + len(self._queue))
+
+    def do(self, number: int) -> None:
+        """Everything up to the copy with this number, in order."""
+        with self._lock:
+            while self._queue and self._copied < number:
+                self._copy(self._queue.popleft())
+                self._copied += 1
+
+
+class _LateFence:
+    def __init__(self, stream: LateCopies, number: int) -> None:
+        self._stream, self._number = stream, number
+
+    def done(self) -> bool:
+        self._stream.do(self._number)
+        return True
+
+    def wait(self) -> None:
+        self.done()
 
 
 @dataclass(eq=False)
@@ -111,12 +167,14 @@ class Engine:
 
     Args:
         depth: how many steps may be scheduled before the first one's outcome is known, at least 1.
+        beside: the KV cache has a stream of its own for what is loaded.
         recompute: the load failure policy; False fails the requests.
     """
 
     def __init__(
         self, root: Path, faults: Faults, *, blocks: int = 64, slots: int = 8, depth: int = 1, recompute: bool = True,
         load_async: bool = True, load_timeout: float = GUARD_SECONDS, chunk: int = 12,
+        beside: bool = False,
     ) -> None:  # fmt: skip
         settings = Settings(
             shared_storage_path=str(root),
@@ -140,7 +198,7 @@ class Engine:
         self.worker = FaultyWorkerSide(
             faults, settings, self.counters, block_tokens=BLOCK_TOKENS, first_rank=True, only_producer=False
         )
-        self.memory = Memory(blocks, slots, self._check)
+        self.memory = Memory(blocks, slots, self._check, beside=beside)
         self.worker.connect(self.memory, FACTS)
         assert self.worker.layout is not None
         self.scheduler.connect([self.worker.layout])

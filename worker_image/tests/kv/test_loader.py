@@ -7,7 +7,8 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.loader import Block, Loaded, Loader, Move
+from vernal_worker.kv.loader import Loader
+from vernal_worker.kv.loads import Block, Loaded, Move
 from vernal_worker.kv.slots import Done, Fence, Slots
 from vernal_worker.kv.workers import Workers
 

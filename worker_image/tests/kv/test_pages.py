@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from vernal_worker.kv.loader import Move
+from vernal_worker.kv.loads import Move
 from vernal_worker.kv.pages import Pages, UnsupportedCacheError
 
 BLOCKS = 6

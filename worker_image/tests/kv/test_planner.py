@@ -7,7 +7,7 @@ import pytest
 from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import Counters
-from vernal_worker.kv.loader import Block
+from vernal_worker.kv.loads import Block
 from vernal_worker.kv.planner import Planner, Report, Scheduled
 
 KEYS = [bytes([n]) * 32 for n in range(8)]

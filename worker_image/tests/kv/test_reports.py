@@ -19,7 +19,7 @@ from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.faults import Fault, Faults, Kind, Which
 from vernal_worker.kv.fingerprint import fingerprint
 from vernal_worker.kv.keys import block_keys
-from vernal_worker.kv.loader import Move
+from vernal_worker.kv.loads import Move
 from vernal_worker.kv.pages import Pages
 
 ONE, OTHER = list(range(40)), list(range(100, 140))

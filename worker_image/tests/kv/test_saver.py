@@ -9,7 +9,7 @@ from patience import GUARD_SECONDS
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.keys import block_keys
-from vernal_worker.kv.loader import Block, Move
+from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Done, Fence, Slots

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from kv_engine_model import BLOCK_BYTES, BLOCK_TOKENS, Engine, Memory, fill, true_answer
-from patience import GUARD_SECONDS
+from patience import GUARD_SECONDS, until
 from vernal_worker.kv import lifecycle, settings
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
-from vernal_worker.kv.loader import Block
+from vernal_worker.kv.loads import Block
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
@@ -296,3 +296,31 @@ def test_new_weights_reach_every_connector_of_the_engine(monkeypatch: pytest.Mon
     with pytest.raises(ConnectionError):
         core.collective_rpc("update_weights", kwargs={"update_info": {}})
     assert calls == ["check_health", "reload_weights", "reset", "update_weights", "reset"]
+
+
+class _CountingStore(BlockStore):
+    """Holds writes until `go`, and counts those that are under way."""
+
+    def __init__(self, root: Path, layout: Layout) -> None:
+        super().__init__(root, layout)
+        self.lock, self.go = threading.Lock(), threading.Event()
+        self.writing = 0
+
+    def write(self, key: bytes, payload: memoryview) -> Saved:
+        with self.lock:
+            self.writing += 1
+        assert self.go.wait(GUARD_SECONDS)
+        return super().write(key, payload)
+
+
+@pytest.mark.parametrize(("threads", "writing"), [(4, 2), (1, 1)])
+def test_half_of_the_threads_save(tmp_path: Path, threads: int, writing: int) -> None:
+    blocks = _CountingStore(tmp_path, LAYOUT)
+    options = settings.parse({"shared_storage_path": str(tmp_path), "threads": threads})
+    store = Store(blocks, Memory(8, 8, lambda block_id, value: None), options, Counters())
+    store.saver.save([Block(bytes([n]) * 32, n) for n in range(8)], store.copy_out)
+    until("the threads to write", lambda: blocks.writing == writing)
+    assert len(store._save_workers._threads) == writing, "no other can begin to"
+    blocks.go.set()
+    assert store.flush(GUARD_SECONDS)
+    store.stop(GUARD_SECONDS)

@@ -80,8 +80,8 @@ class _Failing(Files):
     def __init__(self, end: Callable[[Path], int]) -> None:
         self._end = end
 
-    def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
-        return self._end(path)
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
+        return self._end(Path(path))
 
 
 _ERRORS = "EMFILE ENFILE ENOMEM ETIMEDOUT ESTALE EIO EINTR EACCES EPERM ENOTCONN"

@@ -12,7 +12,7 @@ from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.keys import block_keys
-from vernal_worker.kv.loader import Block, Move
+from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.lookup import Breaker, Lookup
 from vernal_worker.kv.planner import LoadPlan, StepPlan
 from vernal_worker.kv.saver import Saver

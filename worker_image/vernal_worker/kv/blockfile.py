@@ -18,7 +18,7 @@ from blake3 import blake3
 
 MAGIC = b"VERNAL\x00\x01"  # the last byte is the format's version
 _HEAD = struct.Struct("<8sQII32s32s")
-_REST = struct.Struct("<32s8x")
+_REST = struct.Struct("<32s8s")
 HEADER_BYTES = _HEAD.size + _REST.size
 SUFFIX = ".kv"
 TEMPORARY_SUFFIX = ".tmp"
@@ -80,18 +80,21 @@ class Label:
 class Files:
     """The system calls, and nothing else: what a test may replace to make storage fail."""
 
-    def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
-        """Read the file's first bytes into `header` and the next into `payload`, to its end.
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
+        """Read the file's first bytes into `header` and the next into `payload`.
 
-        Returns: how many bytes it has, by reading; of one that is longer than both, at most one byte more.
+        Returns: how many bytes it has, by reading, of one that is longer than both perhaps one byte more: storage that
+            gives all that is wanted and no more is not asked whether there is more.
 
         Raises:
             OSError: as the storage says.
         """
         beyond = bytearray(1)
-        done = 0
+        wanted = len(header) + len(payload)
         with _Opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:  # a FIFO in its place would hold the thread for ever
-            while count := os.preadv(fd, _behind(done, header, payload, beyond), done):
+            done = count = os.preadv(fd, (header, payload, beyond), 0)
+            while count and done < wanted:
+                count = os.preadv(fd, _behind(done, header, payload, beyond), done)
                 done += count
         return done
 
@@ -111,7 +114,7 @@ class Files:
 class _Opened:
     """An open file descriptor whose close may fail: NFS reports a full disk there."""
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: str | Path, flags: int) -> None:
         self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def __enter__(self) -> int:
@@ -162,7 +165,7 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
     digest = blake3(head).update(payload).digest()
     temporary = _temporary(path, path.stem[:16])
     try:
-        files.write(temporary, head + _REST.pack(digest), payload)
+        files.write(temporary, head + _REST.pack(digest, bytes(8)), payload)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -170,7 +173,7 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
         raise
 
 
-def read(path: Path, label: Label, into: memoryview, files: Files) -> None:
+def read(path: str | Path, label: Label, into: memoryview, files: Files) -> None:
     """Read the block that `label` describes into `into`, which must be `label.payload_bytes` long.
 
     When this returns, `into` holds what was written under this label, bit for bit. When it raises, `into` holds
@@ -187,13 +190,13 @@ def read(path: Path, label: Label, into: memoryview, files: Files) -> None:
     expected = HEADER_BYTES + label.payload_bytes
     if size != expected:
         raise BlockError(Failure.SIZE, f"{path} has {'more' if size > expected else size} bytes instead of {expected}")
-    head = bytes(header[: _HEAD.size])
-    if head != label.head():
-        if head[: len(MAGIC)] != MAGIC:
+    head = label.head()
+    if not header.startswith(head):
+        if not header.startswith(MAGIC):
             raise BlockError(Failure.FORMAT, f"{path} does not start like a block file of this version")
         raise BlockError(Failure.SWAPPED, f"{path} is labelled as another block")
-    digest, *_ = _REST.unpack(header[_HEAD.size :])
-    if header[_HEAD.size + 32 :] != bytes(8):
+    digest, padding = _REST.unpack_from(header, _HEAD.size)
+    if padding != bytes(8):
         raise BlockError(Failure.CORRUPT, f"{path}: padding is not zero")
     if blake3(head).update(into).digest() != digest:
         raise BlockError(Failure.CORRUPT, f"{path}: digest does not match")

@@ -164,7 +164,7 @@ class FaultyFiles(Files):
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
 
-    def read(self, path: Path, header: bytearray, payload: memoryview) -> int:
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
         match self._fault.kind:
             case Kind.VANISHED:
                 raise _error(errno.ENOENT, path)
@@ -175,12 +175,12 @@ class FaultyFiles(Files):
             case Kind.SLOW:
                 self._be_slow()
             case Kind.SWAPPED:
-                path = _another(path)
+                path = str(_another(Path(path)))
         size = super().read(path, header, payload)
         if self._fault.kind is Kind.SHORT:
-            return self._draw(path, size)
+            return self._draw(Path(path), size)
         if self._fault.kind is Kind.FLIPPED_BIT:
-            position, bit = divmod(self._draw(path, size * 8), 8)
+            position, bit = divmod(self._draw(Path(path), size * 8), 8)
             part, at = (header, position) if position < len(header) else (payload, position - len(header))
             part[at] ^= 1 << bit
         return size
@@ -211,5 +211,5 @@ def _another(path: Path) -> Path:
     raise _error(errno.ENOENT, path)
 
 
-def _error(number: int, path: Path) -> OSError:
+def _error(number: int, path: str | Path) -> OSError:
     return OSError(number, os.strerror(number), str(path))

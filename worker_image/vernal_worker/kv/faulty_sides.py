@@ -6,7 +6,7 @@ from typing import Any
 
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.faults import Faults, FaultyFiles, Kind
-from vernal_worker.kv.loader import Loaded
+from vernal_worker.kv.loads import Loaded
 from vernal_worker.kv.planner import StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
 from vernal_worker.kv.settings import Settings

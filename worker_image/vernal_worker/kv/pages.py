@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.loader import Move
+from vernal_worker.kv.cuda_copies import CudaCopies, Event, adjacent, on_device
+from vernal_worker.kv.loads import Move
+from vernal_worker.kv.rows import Rows
 from vernal_worker.kv.slots import Done, Fence, Slots
 
 _logger = logging.getLogger(LOGGER)
@@ -68,6 +70,7 @@ class Pages:
             raise UnsupportedCacheError("there are no layers with a KV cache")
         self._layers = layers
         self._device = layers[0].blocks.device
+        self._rows = Rows([layer.blocks for layer in layers]) if self._device.type == "cuda" else None
         self._staging: torch.Tensor | None = None
         self.block_bytes = offset
         self.page_locked = self._device.type == "cuda"
@@ -89,48 +92,39 @@ class Pages:
             torch.cuda.synchronize(self._device)
         self._staging = None
 
+    def copy_stream(self, host: "HostSlots") -> CudaCopies | None:
+        """A stream for copies from slots, on a GPU. Elsewhere they are `load`'s."""
+        return CudaCopies(self._rows, host.memory, self._device) if self._rows is not None else None
+
     def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
-        """Enqueue copies from slots into the KV cache, before what the device is given to do next."""
-        if self._device.type == "cpu":
-            for move in moves:
-                self._apply(host.memory[move.slot : move.slot + 1], [move.block_id])
-            return Done()
-        staging = self._device_staging()
-        for start in range(0, len(moves), len(staging)):
-            part = moves[start : start + len(staging)]
-            for row, move in enumerate(part):
-                staging[row].copy_(host.memory[move.slot], non_blocking=True)
-            self._apply(staging[: len(part)], [move.block_id for move in part])
-        return _Event(self._device)
+        """Copy from slots into the KV cache, on a CPU."""
+        for move in moves:
+            self._apply(host.memory[move.slot : move.slot + 1], [move.block_id])
+        return Done()
 
     def save(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Enqueue copies from the KV cache into slots, after what the device was given to do before."""
-        if self._device.type == "cpu":
+        if self._rows is None:
             for move in moves:
                 self._fetch(host.memory[move.slot : move.slot + 1], [move.block_id])
             return Done()
         staging = self._device_staging()
         for start in range(0, len(moves), len(staging)):
-            part = moves[start : start + len(staging)]
-            self._fetch(staging[: len(part)], [move.block_id for move in part])
-            for row, move in enumerate(part):
-                host.memory[move.slot].copy_(staging[row], non_blocking=True)
-        return _Event(self._device)
+            part = sorted(moves[start : start + len(staging)])
+            self._rows.gather(staging[: len(part)], on_device([move.block_id for move in part], self._device))
+            for slots, at in adjacent([move.slot for move in part]):
+                host.memory[slots].copy_(staging[at], non_blocking=True)
+        return Event(torch.cuda.current_stream(self._device))
 
     def _apply(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
-        index = self._index(block_ids)
+        index = torch.tensor(block_ids)
         for layer in self._layers:
             layer.blocks.index_copy_(0, index, self._part(rows, layer))
 
     def _fetch(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
-        index = self._index(block_ids)
+        index = torch.tensor(block_ids)
         for layer in self._layers:
             self._part(rows, layer).copy_(layer.blocks.index_select(0, index))
-
-    def _index(self, block_ids: Sequence[int]) -> torch.Tensor:
-        """On the device, without waiting for what the device is doing."""
-        index = torch.tensor(block_ids, pin_memory=self._device.type == "cuda")
-        return index.to(self._device, non_blocking=True)
 
     @staticmethod
     def _part(rows: torch.Tensor, layer: _Layer) -> torch.Tensor:
@@ -169,20 +163,6 @@ class HostSlots(Slots):
             with torch.cuda.device(self._device):
                 torch.cuda.cudart().cudaHostUnregister(self.memory.data_ptr())
             self._locked = False
-
-
-class _Event:
-    """A fence on what the device was given to do so far."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(device))
-
-    def done(self) -> bool:
-        return bool(self._event.query())
-
-    def wait(self) -> None:
-        self._event.synchronize()
 
 
 def _check(name: str, cache: Any, num_blocks: int) -> None:

@@ -12,7 +12,7 @@ from vernal_worker.kv import blockfile
 from vernal_worker.kv.admission import Admission
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import DECLINED_TOKENS, LOOKED_UP_TOKENS, RECOMPUTED_TOKENS, Counters
-from vernal_worker.kv.loader import Block
+from vernal_worker.kv.loads import Block
 
 _LOST = blockfile.REWRITE | {Failure.MISSING}
 _FRESH_SECONDS = 1.0

@@ -13,7 +13,8 @@ from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import BYTES, PAUSES, SAVES, Counters
 from vernal_worker.kv.keys import TAG_BYTES
-from vernal_worker.kv.loader import Block, Copier, Move
+from vernal_worker.kv.loader import Copier
+from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Fence, Slots
 from vernal_worker.kv.workers import Workers

@@ -26,7 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         flush_timeout_seconds: a worker that exits, or is frozen, waits this long for its saves.
         producer_wait_seconds: a `kv_producer` waits this long in a step for room in `save_buffer_mib`; other roles
             never wait, and save less.
-        threads: storage calls at a time, for loads and for saves each.
+        threads: storage calls at a time for loads; for saves half as many.
         load_buffer_mib, save_buffer_mib: host memory, page-locked on GPUs, for blocks under way.
         model_digest: says which weights these are, where the model's files cannot tell.
     """
@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cooldown_seconds: float = 30.0
     flush_timeout_seconds: float = DEFAULT_FLUSH_SECONDS
     producer_wait_seconds: float = 10.0
-    threads: int = 8
+    threads: int = 16
     load_buffer_mib: int = 256
     save_buffer_mib: int = 512
     model_digest: str | None = None

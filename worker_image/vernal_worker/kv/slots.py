@@ -1,7 +1,6 @@
 """Host memory for blocks on their way between storage and the engine: a fixed number of slots, one block each."""
 
 import threading
-import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -41,16 +40,23 @@ class Slots:
 
     def take(self, timeout: float = 0.0) -> int | None:
         """A free slot, or None if there is none within `timeout` seconds."""
-        end = time.monotonic() + timeout
+        return next(iter(self.take_some(1, timeout)), None)
+
+    def take_some(self, count: int, timeout: float = 0.0) -> list[int]:
+        """As many free slots as there are, `count` at most and, if it takes no longer than `timeout` seconds, one at
+        least. As long as as many are taken at a time as are given back, they are next to one another."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free, max(0.0, end - time.monotonic())):
-                return None
-            return self._free.pop()
+            if not self._free and timeout > 0:
+                self._changed.wait_for(lambda: self._free, timeout)
+            taken = self._free[-count:]
+            del self._free[-count:]
+            return taken
 
     def close(self) -> None:
         """No copy uses the slots any more."""
 
     def give_back(self, slots: Iterable[int]) -> None:
         with self._changed:
+            free = len(self._free)
             self._free.extend(slots)
-            self._changed.notify_all()
+            self._changed.notify(len(self._free) - free)

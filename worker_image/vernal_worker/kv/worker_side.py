@@ -11,7 +11,8 @@ from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
 from vernal_worker.kv.fingerprint import canonical, fingerprint
-from vernal_worker.kv.loader import Loaded, Loader, Move
+from vernal_worker.kv.loader import CopyStream, Loader
+from vernal_worker.kv.loads import Loaded, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
@@ -35,8 +36,11 @@ class KVCache(Protocol):
 
     def host_slots(self, budget_bytes: int) -> Slots: ...
 
+    def copy_stream(self, host: Any) -> CopyStream | None:
+        """For copies from the slots of `host`, which came from `host_slots`, into the KV cache, if there is one."""
+
     def load(self, host: Any, moves: Sequence[Move]) -> Fence:
-        """Enqueue copies from the slots of `host`, which came from `host_slots`, into the KV cache."""
+        """Enqueue such copies where there is none."""
 
     def save(self, host: Any, moves: Sequence[Move]) -> Fence:
         """Enqueue copies from the KV cache into slots."""
@@ -53,7 +57,7 @@ class Store:
         self._cache = cache
         self._settings = settings
         self._load_workers = Workers("vernal-kv-load", settings.threads)
-        self._save_workers = Workers("vernal-kv-save", settings.threads)
+        self._save_workers = Workers("vernal-kv-save", max(1, settings.threads // 2))
         self._counters = counters
         self._load_slots: Slots | None = None
         self._save_slots: Slots | None = None
@@ -71,7 +75,8 @@ class Store:
                 raise RuntimeError("the KV store is released")
             if self._loader is None:
                 self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
-                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters)
+                stream = self._cache.copy_stream(self._load_slots)
+                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters, stream)
             return self._loader
 
     def describe(self, text: bytes) -> None:
@@ -121,6 +126,10 @@ class Store:
     def copy_out(self, moves: Sequence[Move]) -> Fence:
         assert self._save_slots is not None
         return self._cache.save(self._save_slots, moves)
+
+    def mark(self) -> None:
+        if self._loader is not None:
+            self._loader.mark()
 
     def take_rate(self) -> float | None:
         return self._loader.take_rate() if self._loader is not None else None
@@ -211,7 +220,10 @@ class WorkerSide:
 
     def before_step(self) -> None:
         """Copy what was read before the device is given the step's work: the copies are over when that is, and their
-        slots are free again for the next step. Behind it, they would be for the one after."""
+        slots are free again for the next step. Behind it, they would be for the one after. Where copies have a stream
+        of their own, those of this step's loads need not wait for its work, though vLLM may start them behind it."""
+        if self._store is not None:
+            self._store.mark()
         self._poll(0.0)
 
     def start(self, plan: StepPlan) -> None:

@@ -21,7 +21,7 @@ class Workers:
 
     def __init__(self, name: str, size: int) -> None:
         self._name = name
-        self._size = size
+        self.size = size
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._lock = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -35,7 +35,7 @@ class Workers:
             without the task, as it would if storage had failed.
         """
         with self._lock:
-            if len(self._threads) < min(self._size, self._unfinished + 1) and not self._add_thread():
+            if len(self._threads) < min(self.size, self._unfinished + 1) and not self._add_thread():
                 return False
             self._unfinished += 1
         self._tasks.put(task)

@@ -1,0 +1,59 @@
+"""KV blocks on their way between host memory and a real GPU's KV cache, beside what the engine has it compute."""
+
+import threading
+from typing import Any
+
+import pytest
+
+BLOCKS, SLOTS, LAYERS = 64, 16, 3
+SHAPE = (2, 16, 8, 128)
+
+
+def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
+    """The device is busy when copies are enqueued by another thread, with work that writes to the same blocks; what is
+    enqueued behind them reads what they brought."""
+    torch = pytest.importorskip("torch")
+    from vernal_worker.kv.loads import Move
+    from vernal_worker.kv.pages import Pages
+
+    def caches() -> dict[str, Any]:
+        return {str(n): torch.zeros((BLOCKS, *SHAPE), dtype=torch.bfloat16, device="cuda") for n in range(LAYERS)}
+
+    cache = caches()
+    pages = Pages(cache, BLOCKS)
+    host = pages.host_slots(SLOTS * pages.block_bytes)
+    host.memory.random_(0, 255)
+    stream = pages.copy_stream(host)
+    assert stream is not None
+    moves = [Move(slot, 3 * slot + 1) for slot in range(SLOTS)]
+    torch.cuda.synchronize()
+
+    torch.cuda._sleep(200_000_000)
+    for layer in cache.values():
+        layer.fill_(1)  # of the blocks' last owner
+    stream.mark()
+    torch.cuda._sleep(200_000_000)  # the step's own work, which uses other blocks
+    stream.begin()
+    thread = threading.Thread(target=lambda: stream.copy(moves[:7]))
+    thread.start()
+    thread.join()
+    fence = stream.copy(moves[7:])
+    stream.end()
+    seen = {name: layer.clone() for name, layer in cache.items()}
+    torch.cuda.synchronize()
+
+    assert fence.done()
+    for number, layer in enumerate(seen.values()):
+        size = layer[0].nbytes
+        for move in moves:
+            part = host.memory[move.slot, number * size : (number + 1) * size]
+            assert torch.equal(layer[move.block_id].view(torch.uint8).flatten().cpu(), part)
+        others = [n for n in range(BLOCKS) if n not in {move.block_id for move in moves}]
+        assert (layer[others] == 1).all(), "no other block was touched"
+
+    before = host.memory.clone()
+    host.memory.zero_()
+    pages.save(host, list(reversed(moves))).wait()
+    assert torch.equal(host.memory, before)
+    pages.release()
+    host.close()

@@ -1,0 +1,145 @@
+"""Loads whose copies are enqueued by the threads that read, on a stream of their own."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from kv_engine_model import BLOCK_TOKENS, Engine, LateCopies, fill
+from patience import GUARD_SECONDS, until
+from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.cuda_copies import adjacent
+from vernal_worker.kv.faults import Fault, Faults
+from vernal_worker.kv.loader import Loader
+from vernal_worker.kv.loads import Block, Move
+from vernal_worker.kv.slots import Done, Fence, Slots
+from vernal_worker.kv.workers import Workers
+
+BLOCKS = [Block(bytes([n]) * 32, 10 + n) for n in range(8)]
+
+
+class Rig:
+    """Storage gives each block its key as content, those in `hang` only once `release` is set."""
+
+    def __init__(self, slots: int = 2, threads: int = 2) -> None:
+        self.cache: dict[int, bytes] = {}
+        self.hang: set[bytes] = set()
+        self.release = threading.Event()
+        self.slots = Slots(memoryview(bytearray(slots * 32)), 32)
+        self.stream = LateCopies(self._copy)
+        self.workers = Workers("test", threads)
+        self.loader = Loader(self._read, self.slots, self.workers, Counters(), self.stream)
+
+    def _read(self, request_id: str, key: bytes, into: memoryview) -> None:
+        if key in self.hang:
+            self.release.wait(GUARD_SECONDS)
+        into[:] = key
+
+    def _copy(self, moves: Sequence[Move]) -> Fence:
+        for move in moves:
+            self.cache[move.block_id] = bytes(self.slots.view(move.slot))
+        return Done()
+
+    def never(self, moves: Sequence[Move]) -> Fence:
+        raise AssertionError("the engine's thread does not copy where there is a stream")
+
+
+def test_blocks_arrive_whatever_the_engine_does() -> None:
+    """Its thread is in a step all the time, and there are fewer slots than blocks."""
+    rig = Rig()
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    until("the last two, which are nobody's to ask for", lambda: len(rig.cache) >= len(BLOCKS) - 2)
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.failures == {}
+    assert rig.cache == {block.block_id: block.key for block in BLOCKS}
+
+
+def test_each_load_begins_behind_what_the_device_has_to_do() -> None:
+    rig = Rig()
+    for number in (1, 2):
+        rig.loader.start(f"r{number}", BLOCKS, GUARD_SECONDS)
+        assert rig.stream.calls == ["begin"] * number
+    while rig.loader.busy:
+        rig.loader.poll(rig.never, GUARD_SECONDS)
+
+
+def test_a_load_does_not_wait_for_the_work_of_the_step_that_brings_it(tmp_path: Path) -> None:
+    """vLLM starts it behind that: what it has to wait for is marked when the step begins, in each step."""
+    prompts = [[number] * 5 * BLOCK_TOKENS for number in range(2)]
+    fill(tmp_path, *prompts)
+    engine = Engine(tmp_path, Faults(Fault()), beside=True)
+    for prompt in prompts:
+        engine.run([prompt])
+    engine.close()
+    assert engine.memory.stream is not None
+    calls = engine.memory.stream.calls
+    first, second = (at for at, call in enumerate(calls) if call == "begin")
+    assert first == 0, "there was no stream yet when its step began"
+    assert calls[second - 1] == "mark"
+
+
+def test_a_load_is_over_when_what_comes_next_waits_for_its_copies() -> None:
+    rig = Rig(slots=8)
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert rig.cache == {block.block_id: block.key for block in BLOCKS}, "though nobody asked for their fences"
+
+
+def test_a_read_after_the_deadline_finds_nobody_who_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    rig = Rig(slots=8)
+    rig.hang = {BLOCKS[1].key}
+    rig.loader.start("r", BLOCKS[:2], 5.0)
+    until("the other block", lambda: rig.loader.poll(rig.never) or rig.loader._loads[0].pending == {1})
+    now = 5.0
+    (loaded,) = rig.loader.poll(rig.never)
+    assert loaded.failures == {BLOCKS[1].block_id: Failure.SLOW}
+    rig.release.set()
+    assert rig.workers.drain(GUARD_SECONDS)
+    rig.loader.poll(rig.never)
+    rig.stream.end()
+    assert set(rig.cache) == {BLOCKS[0].block_id}, "by then the block may belong to another request"
+    assert len(rig.slots.take_some(8)) == 8, "a slot was lost"
+
+
+def test_a_store_that_is_released_copies_nothing_more() -> None:
+    rig = Rig(slots=8)
+    rig.hang = {block.key for block in BLOCKS}
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    rig.loader.stop()
+    rig.release.set()
+    assert rig.workers.drain(GUARD_SECONDS)
+    rig.stream.end()
+    assert rig.cache == {}
+
+
+def test_a_copy_that_fails_is_a_failure_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+
+    def copy(moves: Sequence[Move]) -> Fence:
+        raise RuntimeError("of the test")
+
+    monkeypatch.setattr(rig.stream, "copy", copy)
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.usable == 0 and set(loaded.failures.values()) <= {Failure.INTERNAL, Failure.SKIPPED}
+    assert rig.workers.drain(GUARD_SECONDS)
+    rig.loader.poll(rig.never)
+    assert len(rig.slots.take_some(2)) == 2, "a slot was lost"
+
+
+def test_slots_that_are_next_to_one_another_are_copied_at_once() -> None:
+    assert list(adjacent([2, 3, 4, 7, 9, 10])) == [
+        (slice(2, 5), slice(0, 3)),
+        (slice(7, 8), slice(3, 4)),
+        (slice(9, 11), slice(4, 6)),
+    ]
+    slots = Slots(memoryview(bytearray(8)), 1)
+    first, second = slots.take_some(4), slots.take_some(4)
+    assert slots.take_some(1) == []
+    slots.give_back(sorted(first))
+    slots.give_back(second)
+    for _ in range(2):
+        assert len(list(adjacent(sorted(slots.take_some(4))))) == 1

@@ -1,0 +1,160 @@
+"""What is known of loads under way: their blocks, their clocks, how they ended, and how fast they are. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vernal_worker.kv.blockfile import Failure
+
+_PARTS = 8  # of a load: each has the time-out to itself
+_RUNS = 32  # in what is left of a load, at least
+_RUN_BLOCKS = 4
+_SAMPLE_BLOCKS = 64  # fewer, and sooner than
+_SAMPLE_SECONDS = 1.0  # this, say more about one answer of storage than about how much it can do
+
+
+class Block(NamedTuple):
+    """A block in the store (`key`) and its place in the engine's KV cache (`block_id`)."""
+
+    key: bytes
+    block_id: int
+
+
+class Move(NamedTuple):
+    """A verified block on its way from a slot to the KV cache, or a block to save on its way back."""
+
+    slot: int
+    block_id: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The end of a load.
+
+    Attributes:
+        usable: how many blocks were loaded before the first that was not.
+        failures: why, for each block that was not loaded, by block id.
+        hung: storage answered nobody meanwhile.
+    """
+
+    request_id: str
+    usable: int
+    failures: dict[int, Failure]
+    hung: bool = False
+
+
+@dataclass(eq=False)
+class Load:
+    """One load. Its clock runs while one of its reads is with storage, and begins anew with each part that arrives.
+
+    Attributes:
+        timeout: seconds that storage has for each part.
+        pending: indices of blocks that neither arrived nor failed.
+        next: index of the first block that no thread has taken up.
+    """
+
+    request_id: str
+    blocks: Sequence[Block]
+    timeout: float
+    started: float
+    pending: set[int] = field(init=False)
+    failures: dict[int, Failure] = field(default_factory=dict)  # by index
+    first_failure: int | None = None
+    over: bool = False
+    message: str = ""  # of a failure
+    next: int = 0
+    reading: int = 0  # threads whose reads are with storage
+    waited: float = 0.0  # seconds for them, since a part arrived, up to `counted`
+    counted: float = 0.0
+    arrived: int = 0  # blocks since then
+
+    def __post_init__(self) -> None:
+        self.pending = set(range(len(self.blocks)))
+
+    @property
+    def run(self) -> int:
+        """How many blocks a thread takes up next: a small part of what is left, so that all threads end together."""
+        return max(1, min(_RUN_BLOCKS, (len(self.blocks) - self.next) // _RUNS))
+
+    def wanted(self) -> bool:
+        """Whether there are blocks for another thread to take up."""
+        return self.next < len(self.blocks) and not self.useless(self.next)
+
+    def take(self, count: int) -> range:
+        """Indices of the next blocks, `count` at most."""
+        taken = range(self.next, min(self.next + count, len(self.blocks)))
+        self.next = taken.stop
+        return taken
+
+    def begin_read(self, now: float) -> None:
+        if self.reading == 0:
+            self.counted = now
+        self.reading += 1
+
+    def end_read(self, now: float, read: int) -> None:
+        """A thread has read so many blocks."""
+        self.waited += now - self.counted
+        self.counted = now
+        self.reading -= 1
+        self.arrived += read
+        if self.arrived >= max(1, len(self.blocks) // _PARTS):
+            self.arrived, self.waited = 0, 0.0
+
+    def overdue(self, now: float) -> bool:
+        return self.reading > 0 and self.waited + now - self.counted >= self.timeout
+
+    def useless(self, index: int) -> bool:
+        """A block behind a failed one will be computed anyway: the engine wants an unbroken prefix."""
+        return self.over or (self.first_failure is not None and index > self.first_failure)
+
+    def fail(self, index: int, failure: Failure) -> None:
+        self.failures[index] = failure
+        if self.first_failure is None or index < self.first_failure:
+            self.first_failure = index
+
+    def complete(self) -> bool:
+        return not self.pending or (self.first_failure is not None and min(self.pending) > self.first_failure)
+
+    def end(self) -> None:
+        """What is pending is not loaded: it came too late, or behind a failed block."""
+        rest = Failure.SKIPPED if self.complete() else Failure.SLOW
+        self.over = True
+        for index in sorted(self.pending):
+            self.fail(index, rest)
+
+    def result(self, hung: bool) -> Loaded:
+        return Loaded(
+            self.request_id,
+            len(self.blocks) if self.first_failure is None else self.first_failure,
+            {self.blocks[index].block_id: failure for index, failure in sorted(self.failures.items())},
+            hung,
+        )
+
+
+class Speed:
+    """How many blocks a second arrive, where enough did to tell."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._blocks = 0
+        self._best: float | None = None
+
+    def begin(self, now: float) -> None:
+        """Nothing was under way until `now`."""
+        self._since, self._blocks = now, 0
+
+    def add(self, blocks: int) -> None:
+        self._blocks += blocks
+
+    def end(self, now: float) -> None:
+        """A load is over."""
+        seconds = now - self._since
+        if self._blocks >= _SAMPLE_BLOCKS or seconds >= _SAMPLE_SECONDS:
+            if self._blocks and seconds > 0:
+                self._best = max(self._best or 0.0, self._blocks / seconds)
+            self.begin(now)
+
+    def take(self) -> float | None:
+        """The best since the last call."""
+        best, self._best = self._best, None
+        return best

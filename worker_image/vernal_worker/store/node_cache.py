@@ -187,7 +187,9 @@ class NodeCache:
         Where another one is bringing the same, it is waited for.
 
         Args:
-            wait: seconds for that at most; None: also for who brings something else, and as long as it takes.
+            wait: seconds for that at most; None: also for who brings something else, and as long as it takes. A start
+                waits for an end of it, so nothing is waited for to be on the disk: what a power cut makes of the files
+                is found by their digests, as any damage is.
 
         Raises:
             StoreError: of another stage than cache: what `source` and `on_progress` raise. Stage cache: as `fill`, and
@@ -208,7 +210,7 @@ class NodeCache:
             with guard("cache"), self._turn(content.generation, disk, wait_for) as mine:
                 if not mine:
                     return Fetched(Filled(), None, busy=True)
-                filled = self._fill(content, source, progress, disk)
+                filled = self._fill(content, source, progress, disk, synced=wait is None)
                 with disk.asked():
                     view = None if filled.full else self._look(content)  # nobody else makes room now
                     if view is not None and nobody_waits.is_set():
@@ -227,7 +229,9 @@ class NodeCache:
             nobody_waits.set()
             raise
 
-    def _fill(self, content: Manifest, source: Source, on_progress: Progress, disk: Disk) -> Filled:
+    def _fill(
+        self, content: Manifest, source: Source, on_progress: Progress, disk: Disk, *, synced: bool = True
+    ) -> Filled:
         with disk.asked():
             plan = self._make_room(content)
         if isinstance(plan, Filled):
@@ -242,7 +246,7 @@ class NodeCache:
             file.rename(self._blobs / file.name)
 
         try:
-            receive(source, files, tick=lambda done: on_progress(done, total), whole=whole, disk=disk)
+            receive(source, files, tick=lambda done: on_progress(done, total), whole=whole, disk=disk, synced=synced)
         finally:
             with disk.asked():
                 fs.remove_tree(path)

@@ -98,6 +98,7 @@ def receive(
     tick: Callable[[int], None],
     whole: Callable[[Path], None] = lambda path: None,
     disk: Disk | None = None,
+    synced: bool = False,
 ) -> None:
     """Make these files, which nobody must find before they are whole, with the content of their entries.
 
@@ -105,8 +106,9 @@ def receive(
         tick: called now and then in the caller's thread with the bytes that have come; may raise to give up. Then what
             is under way ends after its piece.
         whole: called on some thread with each file that has every byte right.
-        disk: that they are on; None: they need not survive a power cut. Otherwise each piece is on it when it counts,
-            so the node's memory does not fill with what others then wait for.
+        disk: told of each call to the disk that they are on.
+        synced: each piece is on the disk when it counts: they survive a power cut, and the node's memory does not fill
+            with what others then wait for. Otherwise the kernel writes them back in its own time.
 
     Raises:
         OSError: they cannot be written.
@@ -138,7 +140,7 @@ def receive(
                     done[0] += len(part)
             else:
                 if at == piece.length and hasher.hexdigest() == digest:
-                    if disk is not None:
+                    if synced:
                         with asked():
                             os.fdatasync(fd)
                     return True

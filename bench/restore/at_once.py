@@ -14,7 +14,6 @@ from typing import Any
 
 import measure
 from gpu_pods import compile_cache, machine_settings, mounted, only
-from models.shapes import make_shape
 from run import GPU_ENGINE, artifact, line, machine, say
 from vernal_worker.checkpoint.gpu import gpus
 
@@ -25,10 +24,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._work = arguments, arguments.work
         self._out: Path = arguments.out
-        for directory in (self._work / "logs", self._work / "compile-cache", self._out):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._model = self._work / f"model-{arguments.shape}"
-        make_shape(arguments.shape, self._model)
+        self._model = measure.prepare(self._work, self._out, arguments.shape)
         self._store = (arguments.store or self._work) / f"store-{arguments.shape}-{arguments.each}"
         self._engine = GPU_ENGINE | {"gpuMemoryUtilization": arguments.memory, "maxNumSeqs": arguments.seqs}
         if arguments.each > 1:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "worker_image/tests/gpu"):
     sys.path.insert(0, str(ROOT / place))
 
+from models.shapes import make_shape  # noqa: E402
 from vernal_contract.state import WorkerState  # noqa: E402
 from worker_pod import Pod  # noqa: E402
 
@@ -36,6 +37,15 @@ class Start:
     timings: dict[str, float]
     freeze: dict[str, Any] | None = None
     log: str = field(default="", repr=False)
+
+
+def prepare(work: Path, out: Path, shape: str) -> Path:
+    """Make the directories of a bench with GPUs in `work`, and `out`; the model's."""
+    for directory in (work / "logs", work / "compile-cache", out):
+        directory.mkdir(parents=True, exist_ok=True)
+    model = work / f"model-{shape}"
+    make_shape(shape, model)
+    return model
 
 
 def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import measure
 from gpu_pods import NO_NVLINK, compile_cache, machine_settings, mounted
-from models.shapes import make_shape
 from run import GPU_ENGINE, artifact, line, machine, say
 
 TURNS, SECONDS, CLIENTS, PROMPT, ANSWER = 7, 4.0, 48, 512, 128
@@ -84,10 +83,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._work = arguments, arguments.work
         self._out: Path = arguments.out
-        for directory in (self._work / "logs", self._work / "compile-cache", self._out):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._model = self._work / f"model-{arguments.shape}"
-        make_shape(arguments.shape, self._model)
+        self._model = measure.prepare(self._work, self._out, arguments.shape)
         self._criu = Path(os.environ["VERNAL_CRIU"])
         self._stores: Path = arguments.store or self._work
         spread = {

@@ -9,37 +9,21 @@ from __future__ import annotations
 import http.client
 import http.server
 import json
-import threading
 import urllib.parse
-from typing import Self
 
+from common.loopback import LoopbackServer
 from patience import GUARD_SECONDS
 
 _CONDITION = "x-goog-if-generation-match"
 _HOP = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
 
 
-class GcsWrites:
+class GcsWrites(LoopbackServer):
     """Use as a context manager: `url` is what a client of the XML API speaks to. `port`: of fake-gcs-server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="gcs-writes")
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(GUARD_SECONDS)
+        super().__init__(self._handler(), "gcs-writes")
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         port = self._port

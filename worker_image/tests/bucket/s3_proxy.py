@@ -5,8 +5,8 @@ import http.server
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
+from common.loopback import LoopbackServer
 from patience import GUARD_SECONDS
 
 
@@ -51,7 +51,7 @@ Fault = Status | Lost | Cut | Flipped | Silent
 Choose = Callable[[Call], Fault | None]
 
 
-class S3Proxy:
+class S3Proxy(LoopbackServer):
     """Use as a context manager. `choose` says what happens to a call."""
 
     def __init__(self, port: int, choose: Choose) -> None:
@@ -60,23 +60,11 @@ class S3Proxy:
         self.calls: list[Call] = []
         self.met: list[tuple[Call, Fault]] = []
         self.released = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="s3-proxy")
+        super().__init__(self._handler(), "s3-proxy")
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(GUARD_SECONDS)
+        super().__exit__(*error)
 
     def note(self, method: str, path: str) -> tuple[Call, Fault | None]:
         with self._lock:

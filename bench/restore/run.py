@@ -81,6 +81,7 @@ class Bench:
             self._one(name, f"other-{number}", store, model, options | {"setup": self._on(other)})
             for number in range(self._arguments.thaws if other is not None else 0)
         ]
+        found["warm"] = self._warm(name, store, model, options)
         unverified = options | {"checkpoint": options["checkpoint"] | {"verify": "Sizes"}}
         found["unverified"] = [
             self._one(name, f"unverified-{number}", store, model, unverified)
@@ -98,6 +99,17 @@ class Bench:
             say("   " + ", ".join(f"{k} {found[k] / 1e9:.1f} GB/s" for k in ("disk_read", "cache_read", "disk_write")))
         shutil.rmtree(store)
         self._keep()
+
+    def _warm(self, name: str, store: Path, model: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Thaws from a copy in memory."""
+        if (memory := self._arguments.warm) is None:
+            return []
+        copy = memory / store.name
+        subprocess.run(["cp", "-a", str(store), str(copy)], check=True)
+        try:
+            return [self._one(name, f"warm-{n}", copy, model, options) for n in range(self._arguments.thaws)]
+        finally:
+            shutil.rmtree(copy)
 
     def _options(self, shape: str, weights: str) -> dict[str, Any]:
         options: dict[str, Any] = {"checkpoint": {"weights": weights, "restore_attempts": 99}}
@@ -220,6 +232,7 @@ def main() -> None:
         "--in-image", nargs="*", default=None, help="shapes to measure with the weights in the image too"
     )
     parser.add_argument("--thaws", type=int, default=5, help="with a warm page cache, each shape")
+    parser.add_argument("--warm", type=Path, help="a tmpfs, with huge=always say: thaw from a copy there, too")
     parser.add_argument("--unverified", type=int, default=2, help="with digests not checked, each shape")
     parser.add_argument("--dropped", type=int, default=2, help="with a dropped page cache, each shape")
     parser.add_argument("--cold", action="store_true", help="a second cold start, without a freeze: compile cache warm")

@@ -1,7 +1,8 @@
 """Moving bytes between files and GPU memory: many threads, each with two pinned slots and one stream.
 
 A thread reads (or writes) one slot while the GPU copies the other, and digests what passes by. Slots are small and
-used again and again, because pinning memory costs 0.3 s a GiB.
+used again and again, because pinning memory costs 0.3 s a GiB. Of files that are in huge pages already (`pinned`) one
+thread more has the GPU copy from where they are: from the other end, until both meet.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import errno
 import mmap
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,6 +22,7 @@ from blake3 import blake3
 from vernal_worker.checkpoint.cuda.digest import Digester
 from vernal_worker.checkpoint.cuda.driver import bindings, call
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, in_turn, ranges
+from vernal_worker.checkpoint.cuda.pinned import Pinned, in_huge_pages
 from vernal_worker.checkpoint.errors import OTHER_BYTES
 from vernal_worker.checkpoint.pagecache import cached
 
@@ -33,6 +36,9 @@ _MOST_THREADS = 14
 
 Parts = Callable[[int, int], Iterator[tuple[int, int]]]
 """From an offset and a length in a file to the GPU addresses and lengths of what belongs there, in order."""
+
+_Numbered = tuple[int, tuple[int, int]]
+"""A piece's number, offset and length."""
 
 
 def default_threads() -> int:
@@ -65,15 +71,27 @@ class Source:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files: list[tuple[Path, int, int]] = []
+        self._pinned: list[Pinned] = []
         try:
             for path in paths:
                 buffered, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
                 with suppress(OSError):  # the file system has none
                     direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
                 self._files.append((path, buffered, direct))
+            if all(in_huge_pages(buffered) for _, buffered, _ in self._files):
+                self._pinned = [Pinned(buffered) for _, buffered, _ in self._files]
         except BaseException:
             self.close()
             raise
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the GPU can copy from where the files are."""
+        return bool(self._pinned)
+
+    def pin(self, offset: int, length: int) -> int | None:
+        """Where these bytes are in memory, for the GPU to copy; None if it cannot. Once for each."""
+        return self._pinned[offset // FILE_BYTES].at(offset % FILE_BYTES, length)
 
     def close(self) -> None:
         for _, *fds in self._files:
@@ -114,8 +132,7 @@ def load(
     Raises:
         DigestError, OSError, DriverError.
     """
-    todo = iter(enumerate(pieces))
-    lock = threading.Lock()
+    todo = deque(enumerate(pieces))
     on_cpu = digests is not None and digester is None
 
     def compare(number: int, found: str) -> None:
@@ -124,33 +141,58 @@ def load(
             path, _, at = source.best(offset, length)
             raise DigestError(f"{path.name} (bytes {at} to {at + length}) {OTHER_BYTES}")
 
+    def hash_on_gpu(lane: _Lane, own: int, number: int) -> None:
+        if digester is not None:
+            ((address, length),) = parts(*pieces[number])
+            digester.begin(lane.stream, own, number, address, length)
+
     def run(own: int) -> None:
         with _Lane() as lane:
-            while not stop.is_set():
-                with lock:
-                    item = next(todo, None)
-                if item is None:
-                    return
-                number, (offset, length) = item
+            for number, (offset, length) in _taken(todo.popleft, stop):
                 found = lane.load_piece(source, offset, length, parts, hashed=on_cpu)
                 if on_cpu:
                     compare(number, found)
-                elif digester is not None:
-                    ((address, _),) = parts(offset, length)
-                    digester.begin(lane.stream, own, number, address, length)
+                hash_on_gpu(lane, own, number)
 
-    run_all([partial(run, number) for number in range(threads)], context, stop)
+    def run_from_memory(own: int) -> None:
+        with _Lane(slots=0) as lane:
+            for number, (offset, length) in _taken(todo.pop, stop):
+                if not lane.load_from_memory(source, offset, length, parts):
+                    todo.append((number, (offset, length)))
+                    break
+                hash_on_gpu(lane, own, number)
+            else:
+                return
+        run(own)  # the others may have ended before it was back
+
+    lanes = [partial(run, number) for number in range(threads)]
+    if source.in_memory and not on_cpu:
+        lanes.append(partial(run_from_memory, threads))
+    run_all(lanes, context, stop)
     if digester is not None and not stop.is_set():
         for number, found in enumerate(digester.found()):
             compare(number, found)
 
 
+def _taken(take: Callable[[], _Numbered], stop: threading.Event) -> Iterator[_Numbered]:
+    """What `take` gives, until there is nothing left."""
+    while not stop.is_set():
+        try:
+            item = take()
+        except IndexError:
+            return
+        yield item
+
+
 class _Lane:
     """One thread's stream and slots."""
 
+    def __init__(self, slots: int = 2) -> None:
+        self._count = slots
+
     def __enter__(self) -> "_Lane":
         self.stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
-        self._slots = [_Slot(), _Slot()]
+        self._slots = [_Slot() for _ in range(self._count)]
         self._turn = 0
         return self
 
@@ -179,6 +221,15 @@ class _Lane:
                 done += count
             call("cuEventRecord", slot.event, self.stream)
         return hasher.hexdigest()
+
+    def load_from_memory(self, source: Source, offset: int, length: int, parts: Parts) -> bool:
+        """Have the GPU copy a piece from where it is; False if it cannot."""
+        if (memory := source.pin(offset, length)) is None:
+            return False
+        for address, count in parts(offset, length):
+            call("cuMemcpyHtoDAsync", address, memory, count, self.stream)
+            memory += count
+        return True
 
     def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
         """Write what is at `parts(offset, length)`, GPU addresses and lengths, to its place in its file `fd`."""

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""How fast weights come from files into GPU memory and are verified there, without CRIU or an engine.
+
+By the code of a thaw (`checkpoint/cuda/memory.Broker`), from a directory whose files are in the page cache and from a
+tmpfs with huge pages, there by slots alone, by the GPU alone, and by both as a thaw does. The last row is what the bus
+gives: copies of memory that was page-locked before. Each turn is a process of its own, as a helper is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from blake3 import blake3
+from vernal_worker.checkpoint.cuda import memory, transfer
+from vernal_worker.checkpoint.cuda.driver import bindings, call
+from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, STORED, Memory, Rank, Segment, ranges
+from vernal_worker.checkpoint.cuda.pinned import Pinned
+from vernal_worker.store.pieces import PIECE
+
+GIB = 1 << 30
+ROWS = {
+    "cache": "page cache, by slots",
+    "slots": "huge pages, by slots",
+    "gpu": "huge pages, by the GPU",
+    "both": "huge pages, by both",
+    "bus": "huge pages, page-locked before",
+}
+
+
+def layout(gib: int, gpus: int) -> Memory:
+    """So much for each GPU, in allocations of 512 MiB."""
+    segments = tuple(Segment(STORED, GIB // 2) for _ in range(2 * gib))
+    return Memory(piece=PIECE, ranks=tuple(Rank(file=f"rank{number}", segments=segments) for number in range(gpus)))
+
+
+def write(directory: Path, made: Memory) -> list[list[str]]:
+    """The files of all ranks, and the digests of their pieces: the same GiB again and again."""
+    text = os.urandom(GIB)
+    digests = [blake3(text[at : at + size]).hexdigest() for at, size in ranges(GIB, PIECE)]
+    for rank in made.ranks:
+        left = rank.bytes
+        for name in rank.files:
+            with (directory / name).open("wb") as file:
+                for _ in range(min(left, FILE_BYTES) // GIB):
+                    file.write(text)
+            left -= FILE_BYTES
+    return [digests * (rank.bytes // GIB) for rank in made.ranks]
+
+
+def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]]) -> dict[str, float]:
+    """Seconds, in this process."""
+    call("cuInit", 0)
+    made = layout(gib, gpus)
+    if mode == "bus":
+        return {"total": bus(directory, made)}
+    if mode in ("cache", "slots"):
+        transfer.in_huge_pages = lambda fd: False
+    if mode == "gpu":
+        transfer.default_threads = lambda: 0
+        memory.max = lambda *_: 0  # type: ignore[attr-defined]  # of threads, one at least
+    with tempfile.TemporaryDirectory() as place:
+        broker = memory.Broker(made.ranks, directory, PIECE, digests, copies=False)
+        broker.start(Path(place) / "socket")
+        broker.wait()
+    return broker.seconds
+
+
+def bus(directory: Path, made: Memory) -> float:
+    """All ranks at once, memory page-locked and GPUs' memory made before."""
+    jobs = []
+    for device, rank in enumerate(made.ranks):
+        call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", device)))
+        stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        target = int(call("cuMemAlloc", FILE_BYTES))
+        for name in rank.files:
+            fd = os.open(directory / name, os.O_RDONLY)
+            size = os.fstat(fd).st_size
+            address = Pinned(fd).at(0, size)
+            assert address is not None, "the driver refuses to page-lock it"
+            jobs.append((stream, target, address, size))
+    began = time.monotonic()
+    for stream, target, address, size in jobs:
+        call("cuMemcpyHtoDAsync", target, address, size, stream)
+    for stream in {id(job[0]): job[0] for job in jobs}.values():
+        call("cuStreamSynchronize", stream)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example, 1 min: `python3 bench/restore/fill.py --cache /var/tmp/fill --huge /mnt/huge --gib 16`,\n"
+        "after `mount -t tmpfs -o huge=always,size=40g tmpfs /mnt/huge`.",
+    )
+    parser.add_argument("--cache", type=Path, help="directory on a disk, for the rows with the page cache")
+    parser.add_argument("--huge", type=Path, help="directory in a tmpfs with huge pages, for the others")
+    parser.add_argument("--gib", type=int, default=16, help="for each GPU (default: 16)")
+    parser.add_argument("--gpus", type=int, default=1, help="filled at once (default: 1)")
+    parser.add_argument("--turns", type=int, default=4, help="of each row; the first is not counted (default: 4)")
+    parser.add_argument("--out", type=Path, help="where to leave fill.json")
+    parser.add_argument("--one", nargs=2, metavar=("MODE", "DIGESTS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        mode, digests = arguments.one
+        directory = arguments.cache if mode == "cache" else arguments.huge
+        found = one(mode, directory, arguments.gib, arguments.gpus, json.loads(Path(digests).read_text()))
+        print(json.dumps(found), flush=True)
+        os._exit(0)  # as a helper ends: nothing is taken back piece by piece
+    results: dict[str, list[dict[str, float]]] = {}
+    for directory, modes in ((arguments.cache, ["cache"]), (arguments.huge, ["slots", "gpu", "both", "bus"])):
+        if directory is None:
+            continue
+        shutil.rmtree(directory / "fill", ignore_errors=True)
+        own = directory / "fill"
+        own.mkdir(parents=True)
+        digests = own / "digests.json"
+        digests.write_text(json.dumps(write(own, layout(arguments.gib, arguments.gpus))))
+        sizes = ["--gib", str(arguments.gib), "--gpus", str(arguments.gpus), "--cache", str(own), "--huge", str(own)]
+        for turn in range(arguments.turns):
+            for mode in modes:
+                began = time.monotonic()
+                text = subprocess.check_output([sys.executable, __file__, "--one", mode, str(digests), *sizes])
+                if turn:
+                    whole = {"process": time.monotonic() - began}
+                    results.setdefault(mode, []).append(json.loads(text) | whole)
+        shutil.rmtree(own)
+    gb = arguments.gib * arguments.gpus * GIB / 1e9
+    print(f"{gb:.1f} GB, {arguments.gpus} GPUs, {os.cpu_count()} cores")
+    for mode, turns in results.items():
+        seconds = [turn["total"] for turn in turns]
+        median = statistics.median(seconds)
+        process = statistics.median(turn["process"] for turn in turns)
+        rates = ", ".join(f"{value:.2f}" for value in seconds)
+        print(f"{ROWS[mode]:32} {median:.2f} s ({rates}), {gb / median:.1f} GB/s; process {process:.2f} s", flush=True)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        found = {"machine": os.uname().release, "gib": arguments.gib, "gpus": arguments.gpus, "turns": results}
+        (arguments.out / "fill.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ from vernal_worker.supervisor import log
 from vernal_worker.supervisor.context import Context
 from vernal_worker.supervisor.engine import Engine
 from vernal_worker.supervisor.gpu_memory import insufficient
+from vernal_worker.threads import keep_running
 
 if TYPE_CHECKING:
     from vernal_worker.store.staging import Staging
@@ -67,7 +68,11 @@ def read(artifact: Artifact) -> OnGpu:
 
 @contextmanager
 def opened(context: Context) -> Iterator["Gpu | None"]:
-    """The GPUs of this worker, for as long as the block takes; None if it has none, or neither freezes nor thaws."""
+    """The GPUs of this worker, for as long as the block takes; None if it has none, or neither freezes nor thaws.
+
+    Where the block fails nothing of it is on a GPU behind it. Where it ends there is an engine, and clients wait for
+    it: what the helper has left there, a context of half a GiB, goes meanwhile.
+    """
     if context.settings.config.checkpoint.policy is CheckpointPolicy.DISABLED or not gpus().count:
         launch.discard()
         yield None
@@ -75,7 +80,12 @@ def opened(context: Context) -> Iterator["Gpu | None"]:
     found = Gpu(context)
     try:
         yield found
-    finally:
+    except BaseException:
+        found.let_go()
+        raise
+    try:
+        keep_running("cuda-helper-end", found.let_go, log.thread_failed)
+    except RuntimeError:  # no more threads
         found.let_go()
 
 

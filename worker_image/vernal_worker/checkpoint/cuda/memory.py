@@ -105,7 +105,7 @@ class RankMemory:
         call("cuCtxSetCurrent", self.context)
         pieces = ranges(self._rank.bytes, piece)
         source = transfer.Source([directory / name for name in self._rank.files])
-        hashing = digester(self._device, threads + 1, len(pieces), piece) if digests is not None else None
+        hashing = digester(self._device, threads, len(pieces), piece) if digests is not None else None
         try:
 
             def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:

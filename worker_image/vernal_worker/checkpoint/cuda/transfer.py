@@ -1,8 +1,8 @@
 """Moving bytes between files and GPU memory: many threads, each with two pinned slots and one stream.
 
 A thread reads (or writes) one slot while the GPU copies the other, and digests what passes by. Slots are small and
-used again and again, because pinning memory costs 0.3 s a GiB. Of files that are in huge pages already (`pinned`) one
-thread more has the GPU copy from where they are: from the other end, until both meet.
+used again and again, because pinning memory costs 0.3 s a GiB. Files that are in huge pages already (`pinned`) the GPU
+copies from where they are: as fast, and CRIU has the cores and their way to memory to itself.
 """
 
 import ctypes
@@ -154,21 +154,18 @@ def load(
                     compare(number, found)
                 hash_on_gpu(lane, own, number)
 
-    def run_from_memory(own: int) -> None:
+    def run_from_memory() -> None:
         with _Lane(slots=0) as lane:
-            for number, (offset, length) in _taken(todo.pop, stop):
+            for number, (offset, length) in _taken(todo.popleft, stop):
                 if not lane.load_from_memory(source, offset, length, parts):
-                    todo.append((number, (offset, length)))
-                    break
-                hash_on_gpu(lane, own, number)
-            else:
-                return
-        run(own)  # the others may have ended before it was back
+                    todo.appendleft((number, (offset, length)))
+                    return
+                hash_on_gpu(lane, 0, number)
 
-    lanes = [partial(run, number) for number in range(threads)]
     if source.in_memory and not on_cpu:
-        lanes.append(partial(run_from_memory, threads))
-    run_all(lanes, context, stop)
+        run_all([run_from_memory], context, stop)
+    if todo:
+        run_all([partial(run, number) for number in range(threads)], context, stop)
     if digester is not None and not stop.is_set():
         for number, found in enumerate(digester.found()):
             compare(number, found)
@@ -248,7 +245,7 @@ class _Lane:
 
     def _next(self) -> _Slot:
         slot = self._slots[self._turn]
-        self._turn = 1 - self._turn
+        self._turn = (self._turn + 1) % len(self._slots)
         call("cuEventSynchronize", slot.event)
         return slot
 

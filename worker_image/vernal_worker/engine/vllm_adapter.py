@@ -53,7 +53,7 @@ except ModuleNotFoundError:  # 0.26
 
 _CANARY_PROMPTS = 2
 _CANARY_PROMPT_TOKENS = 12
-_CANARY_ANSWER_TOKENS = 8
+_CANARY_ANSWER_TOKENS = 4  # each is a step that a thaw waits for, and wrong memory shows in the first ones
 _CANARY_VALUES = 1024
 _TONE_RATE = 16_000  # what models of speech are trained with: nothing need be resampled
 _MOST_MARGIN = 1000.0  # a token that cannot come has a log probability of minus infinity

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from vernal_contract import decoding
 
+from vernal_worker import descriptors
 from vernal_worker.checkpoint.cuda import messages, nvml, processes
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import short
@@ -90,6 +91,7 @@ def _say(answer: messages.AnyAnswer) -> None:
 
 def run(initialising: threading.Thread) -> None:
     """Carry out what stdin says until it ends. `initialising`: calls `cuInit`."""
+    descriptors.raise_limit()  # each allocation of each rank is one
     decode = decoding.json_decoder(messages.AnyCommand)
     helper = Helper()
     threading.Thread(target=nvml.load, daemon=True).start()

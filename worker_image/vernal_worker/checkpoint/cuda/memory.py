@@ -68,6 +68,7 @@ class RankMemory:
         self._places: dict[int, int] = {}
         """Addresses of the segments that are mapped here, by number."""
         self._base = 0
+        self._exported: list[int] = []
 
     def make_stored(self) -> None:
         """Allocate the segments that have content, and map them one after the other as they are in the file.
@@ -96,6 +97,11 @@ class RankMemory:
                 if self._handles[number] is None:
                     self._handles[number] = call("cuMemCreate", segment.size, self._properties, 0)
 
+    def export_all(self) -> None:
+        """Have descriptors ready for `hand_over`, while nobody waits for them. Raises: DriverError."""
+        call("cuCtxSetCurrent", self.context)
+        self._exported = [export(handle) for handle in self._handles if handle is not None]
+
     def fill(
         self, directory: Path, piece: int, digests: Sequence[str] | None, threads: int, stop: threading.Event
     ) -> None:
@@ -120,16 +126,10 @@ class RankMemory:
 
     def hand_over(self, connection: socket.socket) -> None:
         """Send a descriptor for each segment, and let go of the memory."""
-        call("cuCtxSetCurrent", self.context)
         made = tuple(handle is not None for handle in self._handles)
         connection.send(msgspec.json.encode(Handover(made=made)))
-        handles = [handle for handle in self._handles if handle is not None]
-        for start, count in ranges(len(handles), FDS_A_MESSAGE):
-            fds = [export(handle) for handle in handles[start : start + count]]
-            try:
-                socket.send_fds(connection, [b"."], fds)
-            finally:
-                _close(fds)
+        for start, count in ranges(len(self._exported), FDS_A_MESSAGE):
+            socket.send_fds(connection, [b"."], self._exported[start : start + count])
         self.let_go()
 
     def copy_over(self, connection: socket.socket) -> None:
@@ -177,6 +177,8 @@ class RankMemory:
     def let_go(self) -> None:
         """Unmap and release; what another process has mapped stays."""
         call("cuCtxSetCurrent", self.context)
+        exported, self._exported = self._exported, []
+        _close(exported)
         for number in range(len(self._handles)):
             self._release(number)
         if self._base:
@@ -256,6 +258,7 @@ class Broker:
             if not self._copies:
                 for memory in self._memories:
                     memory.make_others()
+                    memory.export_all()
                 self.seconds["allocate_others"] = time.monotonic() - began
             for filler in fillers:
                 filler.join()

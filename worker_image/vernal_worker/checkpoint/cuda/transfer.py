@@ -20,16 +20,18 @@ from typing import Any
 from blake3 import blake3
 
 from vernal_worker.checkpoint.cuda.digest import Digester
-from vernal_worker.checkpoint.cuda.driver import bindings, call
+from vernal_worker.checkpoint.cuda.driver import bindings, call, copy_to_gpu, happened, record
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, in_turn, ranges
 from vernal_worker.checkpoint.cuda.pinned import Pinned, in_huge_pages
 from vernal_worker.checkpoint.errors import OTHER_BYTES
 from vernal_worker.checkpoint.pagecache import cached
 
-SLOT = 8 << 20
+SLOT = 4 << 20
+"""Bytes: what the GPU copies next is then still in the cores' caches, and calls are few."""
+
 _ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
-_BLOCK = 1 << 20
-"""Read and hashed at once: what a core's cache still holds. A whole slot would come from memory a second time."""
+_HASHED = 1 << 20
+"""Bytes that are read at once where they are hashed here: a whole slot would come from memory a second time."""
 
 _PROBES = 8
 _MOST_THREADS = 14
@@ -59,11 +61,18 @@ class _Slot:
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         call("cuMemHostRegister", self.address, SLOT, 0)
-        self.event = call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        flags = bindings().CUevent_flags
+        self._event = call("cuEventCreate", flags.CU_EVENT_DISABLE_TIMING | flags.CU_EVENT_BLOCKING_SYNC)
+        self.event = int(self._event)
+
+    def wait(self) -> None:
+        """Until the GPU has done with it."""
+        if not happened(self.event):
+            call("cuEventSynchronize", self._event)
 
     def close(self) -> None:
         call("cuMemHostUnregister", self.address)
-        call("cuEventDestroy", self.event)
+        call("cuEventDestroy", self._event)
 
 
 class Source:
@@ -189,6 +198,7 @@ class _Lane:
 
     def __enter__(self) -> "_Lane":
         self.stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._queue = int(self.stream)
         self._slots = [_Slot() for _ in range(self._count)]
         self._turn = 0
         return self
@@ -207,25 +217,25 @@ class _Lane:
         hasher = blake3()
         for start, size in ranges(length, SLOT):
             slot = self._next()
-            for done, count in ranges(size, _BLOCK):
+            for done, count in ranges(size, _HASHED if hashed else size):
                 block = slot.view[done : done + count]
                 _read(fd, block, at + start + done, path)
                 if hashed:
                     hasher.update(block)
-            done = 0
-            for address, count in parts(offset + start, size):
-                call("cuMemcpyHtoDAsync", address, slot.address + done, count, self.stream)
-                done += count
-            call("cuEventRecord", slot.event, self.stream)
+            self._copy(slot.address, offset + start, size, parts)
+            record(slot.event, self._queue)
         return hasher.hexdigest()
+
+    def _copy(self, memory: int, offset: int, length: int, parts: Parts) -> None:
+        for address, count in parts(offset, length):
+            copy_to_gpu(address, memory, count, self._queue)
+            memory += count
 
     def load_from_memory(self, source: Source, offset: int, length: int, parts: Parts) -> bool:
         """Have the GPU copy a piece from where it is; False if it cannot."""
         if (memory := source.pin(offset, length)) is None:
             return False
-        for address, count in parts(offset, length):
-            call("cuMemcpyHtoDAsync", address, memory, count, self.stream)
-            memory += count
+        self._copy(memory, offset, length, parts)
         return True
 
     def store_piece(self, fd: int, offset: int, length: int, parts: Parts) -> str:
@@ -246,7 +256,7 @@ class _Lane:
     def _next(self) -> _Slot:
         slot = self._slots[self._turn]
         self._turn = (self._turn + 1) % len(self._slots)
-        call("cuEventSynchronize", slot.event)
+        slot.wait()
         return slot
 
 

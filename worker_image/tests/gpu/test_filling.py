@@ -1,0 +1,105 @@
+"""Weights from files to a GPU by the code of a thaw: from a disk by slots, from huge pages by the GPU itself."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from vernal_worker.checkpoint.cuda import memory, pinned, transfer
+from vernal_worker.checkpoint.cuda.compile import compile_all
+from vernal_worker.checkpoint.cuda.digest import SOURCE
+from vernal_worker.checkpoint.cuda.driver import DriverError, call
+from vernal_worker.checkpoint.cuda.layout import STORED, Rank, Segment
+
+PIECE = 64 << 20
+RANK = Rank(
+    file="rank-0", segments=(Segment(STORED, 96 << 20), Segment("kv_cache", 4 << 20), Segment(STORED, 100 << 20))
+)
+"""Four pieces, the last one short, in one file."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    call("cuInit", 0)
+    compile_all(SOURCE.parent)
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs with huge pages."""
+    place = tmp_path / "huge"
+    place.mkdir()
+    subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", "size=512m,huge=always", "vernal-test", place], check=True)
+    yield place
+    subprocess.run(["umount", "-n", "-l", place], check=True)
+
+
+@pytest.fixture(params=["disk", "huge pages"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path, huge: Path) -> Path:
+    return huge if request.param == "huge pages" else tmp_path
+
+
+def write(directory: Path) -> tuple[bytes, list[str]]:
+    """The rank's file; what is in it, and the digests of its pieces."""
+    content = os.urandom(RANK.bytes)
+    (directory / RANK.files[0]).write_bytes(content)
+    return content, [blake3(content[at : at + PIECE]).hexdigest() for at in range(0, len(content), PIECE)]
+
+
+def fill(directory: Path, digests: list[str]) -> memory.Broker:
+    broker = memory.Broker([RANK], directory, PIECE, [digests], copies=True)
+    broker.start(directory / "socket")
+    broker.wait()
+    return broker
+
+
+def on_gpu(broker: memory.Broker) -> bytes:
+    """What is there now."""
+    held = broker._memories[0]
+    call("cuCtxSetCurrent", held.context)
+    found = bytearray(RANK.bytes)
+    call("cuMemcpyDtoH", found, held._base, len(found))
+    return bytes(found)
+
+
+def test_what_is_on_the_gpu_is_what_is_in_the_file(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_the_gpu: list[int] = []
+    pin: Callable[[pinned.Pinned, int, int], int | None] = pinned.Pinned.at
+
+    def at(self: pinned.Pinned, offset: int, length: int) -> int | None:
+        by_the_gpu.append(offset)
+        return pin(self, offset, length)
+
+    monkeypatch.setattr(pinned.Pinned, "at", at)
+    content, digests = write(directory)
+    broker = fill(directory, digests)
+    assert on_gpu(broker) == content
+    assert by_the_gpu == ([0, PIECE, 2 * PIECE, 3 * PIECE] if directory.name == "huge" else [])
+    broker.close()
+
+
+def test_a_flipped_bit_is_found(directory: Path) -> None:
+    content, digests = write(directory)
+    with (directory / RANK.files[0]).open("r+b") as file:
+        file.seek(3 * PIECE + 5)
+        file.write(bytes([content[3 * PIECE + 5] ^ 4]))
+    with pytest.raises(transfer.DigestError, match=f"{RANK.files[0]} .bytes {3 * PIECE} to"):
+        fill(directory, digests)
+
+
+def test_what_the_driver_does_not_page_lock_goes_by_slots(huge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = pinned.Pinned.at
+    monkeypatch.setattr(pinned.Pinned, "at", lambda self, offset, length: None if offset else pin(self, offset, length))
+    content, digests = write(huge)
+    broker = fill(huge, digests)
+    assert on_gpu(broker) == content
+    broker.close()
+
+
+def test_a_file_that_became_shorter_is_an_error(directory: Path) -> None:
+    _, digests = write(directory)
+    os.truncate(directory / RANK.files[0], RANK.bytes - 4096)
+    with pytest.raises((OSError, DriverError)):
+        fill(directory, digests)

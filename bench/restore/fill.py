@@ -2,7 +2,7 @@
 """How fast weights come from files into GPU memory and are verified there, without CRIU or an engine.
 
 By the code of a thaw (`checkpoint/cuda/memory.Broker`), from a directory whose files are in the page cache and from a
-tmpfs with huge pages, there by slots alone, by the GPU alone, and by both as a thaw does. The last row is what the bus
+tmpfs with huge pages, there by slots and, as a thaw does, by the GPU itself. The last row is what the bus
 gives: copies of memory that was page-locked before. Each turn is a process of its own, as a helper is."""
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ ROWS = {
     "cache": "page cache, by slots",
     "slots": "huge pages, by slots",
     "gpu": "huge pages, by the GPU",
-    "both": "huge pages, by both",
     "bus": "huge pages, page-locked before",
 }
 
@@ -63,9 +62,6 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
         return {"total": bus(directory, made)}
     if mode in ("cache", "slots"):
         transfer.in_huge_pages = lambda fd: False
-    if mode == "gpu":
-        transfer.default_threads = lambda: 0
-        memory.max = lambda *_: 0  # type: ignore[attr-defined]  # of threads, one at least
     with tempfile.TemporaryDirectory() as place:
         broker = memory.Broker(made.ranks, directory, PIECE, digests, copies=False)
         broker.start(Path(place) / "socket")
@@ -116,7 +112,7 @@ def main() -> None:
         print(json.dumps(found), flush=True)
         os._exit(0)  # as a helper ends: nothing is taken back piece by piece
     results: dict[str, list[dict[str, float]]] = {}
-    for directory, modes in ((arguments.cache, ["cache"]), (arguments.huge, ["slots", "gpu", "both", "bus"])):
+    for directory, modes in ((arguments.cache, ["cache"]), (arguments.huge, ["slots", "gpu", "bus"])):
         if directory is None:
             continue
         shutil.rmtree(directory / "fill", ignore_errors=True)

@@ -51,7 +51,7 @@ class WorkerExtension:
         from vernal_worker.checkpoint.cuda.transfer import default_threads
         from vernal_worker.engine.weights.save import save
 
-        return save(Path(directory), self.rank, piece, max(1, default_threads() // ranks))
+        return save(Path(directory), self.rank, piece, default_threads(ranks))
 
     def vernal_resets_scales(self) -> bool:
         """Whether waking up sets the scales of an FP8 KV cache to 1: vLLM 0.26."""

@@ -273,7 +273,7 @@ class Broker:
 
     def _fill(self, number: int) -> None:
         try:
-            threads = max(1, transfer.default_threads() // len(self._ranks))
+            threads = transfer.default_threads(len(self._ranks))
             digests = self._digests[number] if self._digests is not None else None
             began = time.monotonic()
             self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop)

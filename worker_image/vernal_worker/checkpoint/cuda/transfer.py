@@ -34,7 +34,9 @@ _HASHED = 1 << 20
 """Bytes that are read at once where they are hashed here: a whole slot would come from memory a second time."""
 
 _PROBES = 8
-_MOST_THREADS = 14
+_MOST_THREADS = 10
+"""For each rank: as fast as with more, and CRIU fills memory meanwhile."""
+
 
 Parts = Callable[[int, int], Iterator[tuple[int, int]]]
 """From an offset and a length in a file to the GPU addresses and lengths of what belongs there, in order."""
@@ -43,9 +45,9 @@ _Numbered = tuple[int, tuple[int, int]]
 """A piece's number, offset and length."""
 
 
-def default_threads() -> int:
-    """One a core, but not all: CRIU needs one meanwhile."""
-    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) - 2))
+def default_threads(ranks: int = 1) -> int:
+    """For each of so many ranks that move their bytes at the same time. A core is left for CRIU."""
+    return max(1, min(_MOST_THREADS, (len(os.sched_getaffinity(0)) - 2) // ranks))
 
 
 class DigestError(Exception):

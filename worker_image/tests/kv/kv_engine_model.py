@@ -19,7 +19,7 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
 from vernal_worker.kv.keys import Salt, block_keys
-from vernal_worker.kv.loads import Move
+from vernal_worker.kv.loads import Move, Run
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt
 from vernal_worker.kv.settings import Settings
@@ -108,7 +108,11 @@ class LateCopies:
     def begin(self) -> None:
         self.calls.append("begin")
 
-    def copy(self, moves: Sequence[Move]) -> Fence:
+    def prepare(self, block_ids: Sequence[int]) -> Sequence[int]:
+        return block_ids
+
+    def copy(self, runs: Sequence[Run]) -> Fence:
+        moves = [Move(run.slot + at, run.target[run.first + at]) for run in runs for at in range(run.length)]
         with self._lock:
             self._queue.append(moves)
             return _LateFence(self, self._copied + len(self._queue))

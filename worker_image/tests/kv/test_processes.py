@@ -1,5 +1,6 @@
 """Processes that read and write for the engine: whatever becomes of one, the engine goes on, and nothing is left."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -178,6 +179,12 @@ def _stop(pids: Sequence[int]) -> None:
         until("a process to be stopped", lambda pid=pid: _in(pid, "stat").rpartition(")")[2].split()[0] in "tT")  # type: ignore[misc]
 
 
+def _go_on(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # one of the killed one's
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("which", ["the first", "a sibling"])
 def test_a_process_that_is_killed_in_a_load_costs_the_blocks_that_it_had(
     rig: Rig, which: str, caplog: pytest.LogCaptureFixture
@@ -189,8 +196,7 @@ def test_a_process_that_is_killed_in_a_load_costs_the_blocks_that_it_had(
     rig.start()
     until("jobs to be given out", lambda: rig.loader._readings)
     os.kill(min(readers) if which == "the first" else max(readers), signal.SIGKILL)
-    for pid in readers:
-        os.kill(pid, signal.SIGCONT)
+    _go_on(readers)
     failures = rig.ended()
     assert set(failures.values()) <= {Failure.INTERNAL, Failure.SKIPPED}
     if failures:  # unless all was read before the signal came
@@ -333,9 +339,7 @@ def test_processes_of_an_engine_that_is_killed_end(tmp_path: Path) -> None:
     engine.stdout.close()
 
 
-def test_the_answer_to_a_job_whose_load_was_given_up_copies_nothing(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_answer_to_a_job_whose_load_was_given_up_copies_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.save()
     rig.forget()
     readers = [pid for pid in _ours() if _in(pid, "comm").startswith("vernal-kv-load")]
@@ -347,8 +351,7 @@ def test_the_answer_to_a_job_whose_load_was_given_up_copies_nothing(
     failures = rig.ended()
     assert set(failures.values()) == {Failure.SLOW}
     assert rig.loader._slots.free == held, "a slot that is with storage is nobody's to use"
-    for pid in readers:
-        os.kill(pid, signal.SIGCONT)
+    _go_on(readers)
     until("their slots to come back", lambda: rig.loader._slots.free == rig.loader._slots.count)
     assert not any(cache.any() for cache in rig.caches.values())
 

@@ -13,8 +13,8 @@ from vernal_worker.kv.crew import threads
 from vernal_worker.kv.keys import block_keys
 from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.saver import Saver
-from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.serving import Writes
+from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Done, Fence, Slots
 
 BLOCKS = [Block(key, n) for n, key in enumerate(block_keys(range(6), 1))]

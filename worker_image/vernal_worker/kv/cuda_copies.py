@@ -8,6 +8,7 @@ from vernal_worker.kv.loads import Run
 from vernal_worker.kv.rows import Rows
 
 _STAGING_BYTES = 64 << 20  # of device memory: more than is handed over at a time
+_MOST_ROWS = 1 << 20  # of a load, for which the device keeps their numbers: 8 MiB
 
 
 class CudaCopies:
@@ -38,13 +39,15 @@ class CudaCopies:
         self._stream.wait_event(self._marked)
 
     def prepare(self, block_ids: Sequence[int]) -> torch.Tensor:
-        """The rows of the blocks. Numbers come from memory that is not page-locked, for which a stream may be waited
-        for: one that has nothing to do."""
+        """The rows of the blocks, or their numbers where these are fewer by far. Numbers come from memory that is not
+        page-locked, for which a stream may be waited for: one that has nothing to do."""
         with torch.cuda.stream(self._uploads):
-            rows = self._rows.of(torch.tensor(block_ids).to(self._device))
-        rows.record_stream(self._stream)
+            target = torch.tensor(block_ids).to(self._device)
+            if len(block_ids) * self._rows.count <= _MOST_ROWS:
+                target = self._rows.of(target)
+        target.record_stream(self._stream)
         self._stream.wait_stream(self._uploads)
-        return rows
+        return target
 
     def copy(self, runs: Sequence[Run]) -> "Event":
         """A copy and a kernel for each run, and for runs together that follow one another both in slots and blocks."""
@@ -52,7 +55,8 @@ class CudaCopies:
             for run in joined(runs, len(self._staging)):
                 staging = self._staging[: run.length]
                 staging.copy_(self._memory[run.slot : run.slot + run.length], non_blocking=True)
-                self._rows.scatter(staging, run.target[run.first : run.first + run.length])
+                rows = run.target[run.first : run.first + run.length]
+                self._rows.scatter(staging, rows if rows.dim() > 1 else self._rows.of(rows))
         return Event(self._stream)
 
     def end(self) -> None:

@@ -5,7 +5,7 @@ tensor's dimensions, whatever their order in memory is.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -100,15 +100,15 @@ class Pages:
 
     def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Copy from slots into the KV cache, on a CPU."""
-        for move in moves:
-            self._apply(host.memory[move.slot : move.slot + 1], [move.block_id])
+        for slots, block_ids in _runs(moves):
+            self._apply(host.memory[slots], block_ids)
         return Done()
 
     def save(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Enqueue copies from the KV cache into slots, after what the device was given to do before."""
         if self._rows is None:
-            for move in moves:
-                self._fetch(host.memory[move.slot : move.slot + 1], [move.block_id])
+            for slots, block_ids in _runs(moves):
+                self._fetch(host.memory[slots], block_ids)
             return Done()
         staging = self._device_staging()
         moves = sorted(moves)
@@ -193,6 +193,13 @@ class HostSlots(Slots):
         self.descriptor = None
         self.memory = self._numbers = self._whole = torch.empty(0, dtype=torch.uint8)
         self._shared.close()
+
+
+def _runs(moves: Sequence[Move]) -> Iterator[tuple[slice, list[int]]]:
+    """Slots that follow one another, and the blocks that go there or come from there."""
+    moves = sorted(moves)
+    for slots, at in adjacent([move.slot for move in moves]):
+        yield slots, [move.block_id for move in moves[at]]
 
 
 def _check(name: str, cache: Any, num_blocks: int) -> None:

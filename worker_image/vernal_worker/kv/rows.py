@@ -49,6 +49,8 @@ class Rows:
             rows = [(first + at + row) // width for at in offsets for row in range(0, length, width)]
             starts += rows
             strides += [tensor.stride(0) * tensor.element_size() // width] * len(rows)
+        self.count = len(starts)
+        """Of a block."""
         self._starts = torch.tensor(starts, device=device)
         self._strides = torch.tensor(strides, device=device)
         self._tensors = tuple(tensors)

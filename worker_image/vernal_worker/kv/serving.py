@@ -104,8 +104,8 @@ def serve(jobs: socket.socket, answers: int, view: View, work: Work) -> None:
             job = unpacked(message)
             _do(job, answers, view, work)
             work.after(job)
-    except OSError:
-        return  # the engine has let go of its ends
+    except (OSError, RuntimeError):
+        return  # the engine has let go of its ends, or of the slots
 
 
 def _do(job: Job, answers: int, view: View, work: Work) -> None:

@@ -264,7 +264,7 @@ def test_each_part_of_a_load_has_its_time(monkeypatch: pytest.MonkeyPatch) -> No
         now += 4.0
         assert rig.loader.poll(rig.cache.copy) == []
         gates[block.key].set()
-        until("its end to be seen", lambda: rig.loader._heard == now)
+        until("its end to be seen", lambda now=now: rig.loader._heard == now)  # type: ignore[misc]
     (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
     assert loaded.failures == {}
 

@@ -51,6 +51,16 @@ def _ours(pid: int = os.getpid()) -> list[int]:
     return [one for one in _descendants(pid) if _in(one, "comm").startswith("vernal-kv-") and _is_alive(one)]
 
 
+def _crew(name: str, count: int) -> list[int]:
+    """The processes of a crew, once all are there: they are started in the background."""
+
+    def found() -> list[int]:
+        pids = [pid for pid in _ours() if _in(pid, "comm").startswith(f"vernal-kv-{name}")]
+        return pids if len(pids) == count else []
+
+    return until(f"{count} processes that {name}", found)
+
+
 def _is_alive(pid: int) -> bool:
     status = _in(pid, "stat").rpartition(")")[2].split()
     return bool(status) and status[0] not in "ZX"
@@ -61,7 +71,7 @@ def _descriptors() -> list[str]:
     found = []
     for link in Path("/proc/self/fd").iterdir():
         try:
-            found.append(os.readlink(link))
+            found.append(str(link.readlink()))
         except FileNotFoundError:  # that of the listing itself
             continue
     return sorted(found)
@@ -191,16 +201,14 @@ def test_a_process_that_is_killed_in_a_load_costs_the_blocks_that_it_had(
 ) -> None:
     rig.save()
     rig.forget()
-    readers = [pid for pid in _ours() if _in(pid, "comm").startswith("vernal-kv-load")]
+    readers = _crew("load", 2)
     _stop(readers)
     rig.start()
     until("jobs to be given out", lambda: rig.loader._readings)
     os.kill(min(readers) if which == "the first" else max(readers), signal.SIGKILL)
     _go_on(readers)
-    failures = rig.ended()
-    assert set(failures.values()) <= {Failure.INTERNAL, Failure.SKIPPED}
-    if failures:  # unless all was read before the signal came
-        assert "a process that reads KV blocks has ended" in caplog.text
+    assert set(rig.ended().values()) <= {Failure.INTERNAL, Failure.SKIPPED}
+    until("the log to say so", lambda: "a process that reads KV blocks has ended" in caplog.text)
     until("all of them to be gone", lambda: not any(map(_is_alive, readers)))
     rig.start()
     assert rig.ended() == {}, "the next load starts others"
@@ -214,7 +222,7 @@ def test_a_process_that_is_killed_in_a_save_costs_the_blocks_that_it_had(
     rig.worker.save(StepPlan(saves=ALL[:1]))
     assert rig.worker.flush(GUARD_SECONDS)
     rig.counters.take()
-    writers = [pid for pid in _ours() if _in(pid, "comm").startswith("vernal-kv-save")]
+    writers = _crew("save", 1)
     _stop(writers)
     rig.worker.save(StepPlan(saves=ALL[1:]))
     store = rig.worker._store
@@ -302,7 +310,7 @@ def test_a_release_does_not_wait_for_a_process_that_does_not_end(
     """A stopped one stands for one that storage holds."""
     rig.save()
     monkeypatch.setattr("vernal_worker.kv.crew._JOIN_SECONDS", 0.1)
-    pids = _ours()
+    pids = [*_crew("load", 2), *_crew("save", 1)]
     _stop(pids)
     rig.start()
     rig.worker.release(0.1)
@@ -342,7 +350,7 @@ def test_processes_of_an_engine_that_is_killed_end(tmp_path: Path) -> None:
 def test_the_answer_to_a_job_whose_load_was_given_up_copies_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.save()
     rig.forget()
-    readers = [pid for pid in _ours() if _in(pid, "comm").startswith("vernal-kv-load")]
+    readers = _crew("load", 2)
     _stop(readers)
     rig.start()
     until("jobs to be given out", lambda: rig.loader._readings)

@@ -27,7 +27,8 @@ def main() -> int:
     on_gpu.add_argument(
         "--gpu",
         action="store_true",
-        help="the same on a GPU, then time to first token with and without the store, and what saving costs",
+        help="the same on a GPU, then time to first token with and without the store, and what saving costs, of "
+        "engines that decode by CUDA graphs (without torch.compile)",
     )
     on_gpu.add_argument(
         "--only",

@@ -3,8 +3,8 @@
 Blocks have the form of Qwen3-8B's: 36 layers, 2.36 MB for 16 tokens. Their files are written, and so in the page cache,
 before anything is measured. The KV cache is on the GPU if there is one.
 
-What a block costs beside its bytes is what as many blocks of 64 bytes a layer take: nearly all of that is work for
-which a thread must have the interpreter, so that more threads do not help.
+What a block costs beside its bytes is what as many blocks of 64 bytes a layer take; and what of that is this process's,
+which is the engine's: processor time that its own thread does not get.
 """
 
 import argparse
@@ -12,22 +12,23 @@ import math
 import os
 import statistics
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from patience import GUARD_SECONDS
-from vernal_worker.kv.blockfile import HEADER_BYTES, Files
 from vernal_worker.kv.blockstore import BlockStore, Layout
 from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.crew import Crew
+from vernal_worker.kv.jobs import MOST_BLOCKS, Job, joined, parts
 from vernal_worker.kv.loader import Loader
-from vernal_worker.kv.loads import Block, Loaded, Move
+from vernal_worker.kv.loads import Block, Loaded, Move, Run
 from vernal_worker.kv.pages import Pages
+from vernal_worker.kv.processes import processes
 from vernal_worker.kv.settings import Settings
 from vernal_worker.kv.slots import Done, Fence
-from vernal_worker.kv.workers import Workers
 
 _LAYERS = 36
 _SHAPE = (2, 16, 8, 128)  # of a layer's block, bfloat16
@@ -51,16 +52,9 @@ class Setting:
         for block in self.blocks:
             self.store.write(block.key, payload)
 
-    def read(self, request: str, key: bytes, into: memoryview) -> None:
-        Files().read(str(self.store.path(key)), bytearray(HEADER_BYTES), into)
-
-    def verify(self, request: str, key: bytes, into: memoryview) -> None:
-        self.store.read(key, into)
-
-    def loader(self, workers: Workers, *, copies: bool) -> Loader:
-        """As a worker has it; without `copies` what was read stays in its slots."""
-        stream = self.pages.copy_stream(self.slots) if copies else NoCopies()
-        return Loader(self.verify, self.slots, workers, Counters(), stream)
+    def crew(self, size: int) -> Crew:
+        """As a worker has it: processes that read and verify, `size` blocks at a time."""
+        return processes("vernal-kv-speed", size, self.store, self.slots, writes=False, populate=self.pages.page_locked)
 
     def copy(self, moves: Sequence[Move]) -> Fence:
         return self.pages.load(self.slots, moves)
@@ -75,76 +69,119 @@ class NoCopies:
     def begin(self) -> None:
         return
 
-    def copy(self, moves: Sequence[Move]) -> Fence:
+    def prepare(self, block_ids: Sequence[int]) -> None:
+        return
+
+    def copy(self, runs: Sequence[Run]) -> Fence:
         return Done()
 
     def end(self) -> None:
         return
 
 
-def in_turn(setting: Setting, threads: int, read: Callable[[str, bytes, memoryview], None]) -> float:
-    """Seconds for `read` alone, by as many threads, each with a slot of its own and every so manieth block."""
-    slots = [setting.slots.view(number) for number in range(threads)]
+class Reading:
+    """Reads by processes, without a loader: each job is a run in slots of its own."""
 
-    def some(first: int) -> None:
-        for block in setting.blocks[first::threads]:
-            read("", block.key, slots[first])
+    def __init__(self, setting: Setting, size: int) -> None:
+        self._setting, self._crew = setting, setting.crew(size)
+        self._run = max(1, min(MOST_BLOCKS, setting.slots.count // (2 * size)))
 
-    readers = [threading.Thread(target=some, args=(number,)) for number in range(threads)]
-    start = time.monotonic()
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    return time.monotonic() - start
+    def seconds(self) -> float:
+        """For all blocks once."""
+        assert self._crew.ready()
+        start = time.monotonic()
+        waiting = deque(parts(len(self._setting.blocks), self._run))
+        free = deque(range(self._setting.slots.count // self._run))
+        under_way: dict[int, tuple[int, int]] = {}  # place, and blocks to come
+        left = len(self._setting.blocks)
+        while left:
+            while waiting and free:
+                part, place = waiting.popleft(), free.popleft()
+                keys = joined([block.key for block in self._setting.blocks[part]])
+                self._crew.send(Job(part.start, "", place * self._run, keys))
+                under_way[part.start] = place, part.stop - part.start
+            for answer in self._crew.receive(None):
+                if any(answer.outcomes):
+                    raise RuntimeError(f"blocks were not read: {answer.message}")
+                left -= len(answer.outcomes)
+                place, to_come = under_way.pop(answer.number)
+                if to_come > len(answer.outcomes):
+                    under_way[answer.number] = place, to_come - len(answer.outcomes)
+                else:
+                    free.append(place)
+        return time.monotonic() - start
+
+    def close(self) -> None:
+        self._crew.close()
 
 
-def loaded(setting: Setting, workers: Workers, *, copies: bool = True) -> float:
-    """Seconds for a load as a worker does it: this thread is the engine's, and the engine is idle."""
-    loader = setting.loader(workers, copies=copies)
-    start = time.monotonic()
-    loader.start("request", setting.blocks, GUARD_SECONDS)
-    ends: list[Loaded] = []
-    while not ends:
-        ends = loader.poll(setting.copy, 0.005)
-    if setting.pages.page_locked:
-        torch.cuda.synchronize()
-    seconds = time.monotonic() - start
-    if ends[0].failures:
-        raise RuntimeError(f"blocks were not loaded: {ends[0].failures}")
-    assert workers.drain(GUARD_SECONDS), "a thread may still have slots that it took for nothing"
-    loader.poll(setting.copy)
-    taken = setting.slots.take_some(setting.slots.count)
-    assert len(taken) == setting.slots.count, "the next load begins like this one"
-    setting.slots.give_back(taken)
-    return seconds
+class Loading:
+    """Loads as a worker does them: this thread is the engine's, and the engine is idle.
+
+    Args:
+        copies: whether what was read is copied into the KV cache.
+    """
+
+    def __init__(self, setting: Setting, size: int, *, copies: bool = True) -> None:
+        self._setting = setting
+        stream = setting.pages.copy_stream(setting.slots) if copies else NoCopies()
+        self._loader = Loader(setting.crew(size), setting.slots, Counters(), stream)
+
+    def seconds(self) -> float:
+        """For a load of all blocks.
+
+        Raises:
+            RuntimeError: some could not be loaded.
+        """
+        setting, loader = self._setting, self._loader
+        start = time.monotonic()
+        loader.start("request", setting.blocks, GUARD_SECONDS)
+        ends: list[Loaded] = []
+        while not ends:
+            ends = loader.poll(setting.copy, 0.005)
+        if setting.pages.page_locked:
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - start
+        if ends[0].failures:
+            raise RuntimeError(f"blocks were not loaded: {ends[0].failures}")
+        return seconds
+
+    def processor_seconds(self) -> float:
+        """Of this process, for a load of all blocks."""
+        start = time.process_time()
+        self.seconds()
+        return time.process_time() - start
+
+    def close(self) -> None:
+        self._loader.stop()
 
 
 def table(setting: Setting, tiny: Setting, threads: Sequence[int], repeats: int, say: Callable[[str], None]) -> None:
-    """Prints GiB/s of each step, the median of `repeats`, for each number of threads."""
+    """Prints GiB/s of each step, the median of `repeats`, for each number of reads at a time."""
     count = len(setting.blocks)
     gib = count * setting.pages.block_bytes / 2**30
     say(
         f"{count} blocks, {gib:.2f} GiB, {setting.slots.count} slots, "
         f"KV cache on {torch.cuda.get_device_name() if setting.pages.page_locked else 'CPU'}, {os.cpu_count()} cores"
     )
-    say("GiB/s       read   + digest   by the loader   + into the KV cache      ms    a block beside its bytes")
+    say("GiB/s       read by processes   by the loader   + into the KV cache      ms    a block beside its bytes")
     for size in threads:
-        workers = Workers("speed", size)
-        kinds: list[Callable[[], float]] = [
-            lambda size=size: in_turn(setting, size, setting.read),  # type: ignore[misc]
-            lambda size=size: in_turn(setting, size, setting.verify),  # type: ignore[misc]
-            lambda workers=workers: loaded(setting, workers, copies=False),  # type: ignore[misc]
-            lambda workers=workers: loaded(setting, workers),  # type: ignore[misc]
-        ]
-        medians = [statistics.median(run() for _ in range(repeats)) for run in kinds]
-        beside = statistics.median(loaded(tiny, workers) for _ in range(repeats)) / count * 1e6
-        read, verified, by_loader, whole = (gib / seconds for seconds in medians)
+        steps = Reading(setting, size), Loading(setting, size, copies=False), Loading(setting, size)
+        read, by_loader, whole = (_median(step.seconds, repeats) for step in steps)
+        small = Loading(tiny, size)
+        beside, ours = (_median(run, repeats) / count * 1e6 for run in (small.seconds, small.processor_seconds))
+        for step in (*steps, small):
+            step.close()
         say(
-            f"{size:3} threads {read:5.1f} {verified:10.1f} {by_loader:15.1f} {whole:21.1f} {medians[-1] * 1000:7.0f} "
-            f"{beside:15.0f} µs"
+            f"{size:3} threads {gib / read:17.1f} {gib / by_loader:15.1f} {gib / whole:21.1f} {whole * 1000:7.0f} "
+            f"{beside:9.0f} µs, {ours:.0f} of this process"
         )
-        workers.stop()
+
+
+def _median(run: Callable[[], float], repeats: int) -> float:
+    """The first, in which processes start and memory is had, does not count."""
+    run()
+    return statistics.median(run() for _ in range(repeats))
 
 
 def main() -> None:
@@ -156,7 +193,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=768, help="default: 768, of 12,288 tokens")
     parser.add_argument("--layers", type=int, default=_LAYERS, help="of 64 KiB each in a block (default: 36)")
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[_DEFAULTS.threads, 4, 8, 16], help="a line of the table for each"
+        "--threads", type=int, nargs="+", default=[_DEFAULTS.threads, 4, 8], help="a line of the table for each"
     )
     parser.add_argument("--buffer-mib", type=int, default=_DEFAULTS.load_buffer_mib, help="default: the connector's")
     parser.add_argument("--repeats", type=int, default=5, help="of which the median is shown (default: 5)")

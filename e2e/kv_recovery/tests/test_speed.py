@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from kv_recovery import speed
-from vernal_worker.kv.workers import Workers
 
 
 def test_every_step_is_measured_for_each_number_of_threads(tmp_path: Path) -> None:
@@ -14,5 +13,7 @@ def test_every_step_is_measured_for_each_number_of_threads(tmp_path: Path) -> No
     speed.table(setting, setting, [1, 3], 1, lines.append)
     assert [line.split()[:2] for line in lines[2:]] == [["1", "threads"], ["3", "threads"]]
     setting.store.path(setting.blocks[5].key).unlink()
+    loading = speed.Loading(setting, 2)
     with pytest.raises(RuntimeError, match="missing"):
-        speed.loaded(setting, Workers("test", 2))
+        loading.seconds()
+    loading.close()

@@ -13,7 +13,7 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
     """The device is busy when copies are enqueued by another thread, with work that writes to the same blocks; what is
     enqueued behind them reads what they brought."""
     torch = pytest.importorskip("torch")
-    from vernal_worker.kv.loads import Move
+    from vernal_worker.kv.loads import Move, Run
     from vernal_worker.kv.pages import Pages
 
     def caches() -> dict[str, Any]:
@@ -34,10 +34,17 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
     stream.mark()
     torch.cuda._sleep(200_000_000)  # the step's own work, which uses other blocks
     stream.begin()
-    thread = threading.Thread(target=lambda: stream.copy(moves[:7]))
+    target = None
+
+    def first() -> None:
+        nonlocal target
+        target = stream.prepare([move.block_id for move in moves])
+        stream.copy([Run(target, 4, 4, 3), Run(target, 0, 0, 4)])
+
+    thread = threading.Thread(target=first)
     thread.start()
     thread.join()
-    fence = stream.copy(moves[7:])
+    fence = stream.copy([Run(target, 7, 7, SLOTS - 7)])
     stream.end()
     seen = {name: layer.clone() for name, layer in cache.items()}
     torch.cuda.synchronize()

@@ -19,11 +19,14 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
 from vernal_worker.kv.keys import Salt, block_keys
-from vernal_worker.kv.loads import Move
+from vernal_worker.kv.loads import Move, Run
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt
 from vernal_worker.kv.settings import Settings
 from vernal_worker.kv.slots import Done, Fence, Slots
+
+_ASKED = 4
+"""How often a fence of `LateCopies` is asked before it has the device do what comes before it."""
 
 BLOCK_TOKENS = 4
 BLOCK_BYTES = 96
@@ -92,8 +95,8 @@ class Memory:
 
 
 class LateCopies:
-    """A stream whose copies happen as late as a device may do them: when somebody asks whether they are over, or when
-    what follows `end` must find them."""
+    """A stream whose copies happen late, as a device may do them: when somebody has asked several times whether they
+    are over, or when what follows `end` must find them."""
 
     def __init__(self, copy: Callable[[Sequence[Move]], Fence]) -> None:
         self._copy = copy
@@ -108,13 +111,21 @@ class LateCopies:
     def begin(self) -> None:
         self.calls.append("begin")
 
-    def copy(self, moves: Sequence[Move]) -> Fence:
+    def prepare(self, block_ids: Sequence[int]) -> Sequence[int]:
+        return block_ids
+
+    def copy(self, runs: Sequence[Run]) -> Fence:
+        moves = [Move(run.slot + at, run.target[run.first + at]) for run in runs for at in range(run.length)]
         with self._lock:
             self._queue.append(moves)
             return _LateFence(self, self._copied + len(self._queue))
 
     def end(self) -> None:
         self.do(self._copied + len(self._queue))
+
+    def did(self, number: int) -> bool:
+        with self._lock:
+            return self._copied >= number
 
     def do(self, number: int) -> None:
         """Everything up to the copy with this number, in order."""
@@ -127,13 +138,17 @@ class LateCopies:
 class _LateFence:
     def __init__(self, stream: LateCopies, number: int) -> None:
         self._stream, self._number = stream, number
+        self._asked = 0
 
     def done(self) -> bool:
-        self._stream.do(self._number)
+        self._asked += 1
+        if self._asked < _ASKED:
+            return self._stream.did(self._number)
+        self.wait()
         return True
 
     def wait(self) -> None:
-        self.done()
+        self._stream.do(self._number)
 
 
 @dataclass(eq=False)

@@ -7,10 +7,11 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.crew import threads
 from vernal_worker.kv.loader import Loader
 from vernal_worker.kv.loads import Block, Loaded, Move
+from vernal_worker.kv.serving import Reader, Reads
 from vernal_worker.kv.slots import Done, Fence, Slots
-from vernal_worker.kv.workers import Workers
 
 BLOCKS = [Block(bytes([n]) * 32, 10 + n) for n in range(8)]
 
@@ -55,8 +56,18 @@ class Rig:
         self.storage = Storage()
         self.cache = Cache(self.slots)
         self.counters = Counters()
-        self.workers = Workers("test", threads)
-        self.loader = Loader(self.storage.read, self.slots, self.workers, self.counters)
+        self.threads = threads
+        self.doubted: dict[bytes, Failure] = {}
+        self.read_by(self.storage.read)
+
+    def read_by(self, read: Reader) -> None:
+        crew = threads("test", self.threads, self.slots.view, Reads(read))
+        self.loader = Loader(crew, self.slots, self.counters, doubt=self.doubted.__setitem__)
+
+    def read(self) -> int:
+        """How many blocks wait for the engine's thread to copy them."""
+        with self.loader._changed:
+            return sum(some.length for some in self.loader._verified)
 
     def load(self, blocks: Sequence[Block] = BLOCKS, timeout: float = GUARD_SECONDS) -> dict[int, Failure]:
         self.loader.start("r", blocks, timeout)
@@ -65,10 +76,16 @@ class Rig:
         return loaded.failures
 
     def assert_nothing_is_held(self) -> None:
+        """Nor by jobs whose load was given up: their slots come back with their answers."""
         self.storage.release.set()
-        assert self.workers.drain(GUARD_SECONDS)
-        self.loader.poll(self.cache.copy)
-        assert all(self.slots.take() is not None for _ in range(self.slots.count)), "a slot was lost"
+
+        def all_are_free() -> bool:
+            self.loader.poll(self.cache.copy)
+            return self.slots.free == self.slots.count
+
+        until("every slot to be free again", all_are_free)
+        assert not self.loader._readings
+        self.loader.stop()
 
 
 def test_all_blocks_arrive_through_few_slots() -> None:
@@ -203,7 +220,7 @@ def test_a_burst_of_long_prompts_is_loaded_whatever_waits_for_what(monkeypatch: 
         assert all(loaded.failures == {} for loaded in ended)
         held, left = len(rig.cache.blocks) - copied, 6000 - len(rig.cache.blocks)
         free = min(rig.slots.count - held, left)
-        until("storage to fill the free slots", lambda free=free: len(rig.loader._outcomes) == free)  # type: ignore[misc]
+        until("storage to fill the free slots", lambda free=free: rig.read() == free)  # type: ignore[misc]
         now += 0.25
         behind.over = True
     assert len(rig.cache.blocks) == 6000
@@ -232,6 +249,7 @@ def test_each_part_of_a_load_has_its_time(monkeypatch: pytest.MonkeyPatch) -> No
     """A long prompt takes longer than the time-out, and arrives."""
     now = 0.0
     monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: now)
+    monkeypatch.setattr("vernal_worker.kv.serving._PATIENCE_SECONDS", -1.0)  # a job that takes long, by a real clock
     rig = Rig(slots=8, threads=1)
     gates = {block.key: threading.Event() for block in BLOCKS}
 
@@ -239,13 +257,14 @@ def test_each_part_of_a_load_has_its_time(monkeypatch: pytest.MonkeyPatch) -> No
         rig.storage.reads.append(key)
         assert gates[key].wait(GUARD_SECONDS)
 
-    rig.loader = Loader(read, rig.slots, rig.workers, rig.counters)
+    rig.read_by(read)
     rig.loader.start("r", BLOCKS, 5.0)
     for block in BLOCKS:
         until("the next read", lambda block=block: block.key in rig.storage.reads)  # type: ignore[misc]
         now += 4.0
         assert rig.loader.poll(rig.cache.copy) == []
         gates[block.key].set()
+        until("its end to be seen", lambda now=now: rig.loader._heard == now)  # type: ignore[misc]
     (loaded,) = rig.loader.poll(rig.cache.copy, GUARD_SECONDS)
     assert loaded.failures == {}
 
@@ -283,7 +302,7 @@ def test_how_fast_loads_are_is_told_where_enough_were_loaded(monkeypatch: pytest
     def load(blocks: list[Block], seconds: float) -> float | None:
         nonlocal now
         rig.loader.start("r", blocks, GUARD_SECONDS)
-        until("all to be read", lambda: len(rig.loader._outcomes) == len(blocks))
+        until("all to be read", lambda: rig.read() == len(blocks))
         now += seconds
         assert len(rig.loader.poll(rig.cache.copy)) == 1
         return rig.loader.take_rate()
@@ -314,7 +333,7 @@ def test_whatever_a_read_raises_the_load_ends(failure: Exception) -> None:
     def read(request_id: str, key: bytes, into: memoryview) -> None:
         raise failure
 
-    rig.loader = Loader(read, rig.slots, rig.workers, rig.counters)
+    rig.read_by(read)
     assert len(rig.load(BLOCKS[:2])) == 2
     counted = rig.counters.take()
     assert sum(value for key, value in counted.items() if key.startswith("load_failures")) == 2

@@ -14,11 +14,11 @@ def test_all_blocks_are_taken_up_once_and_in_their_order(count: int) -> None:
     one = load(count)
     runs = []
     while one.wanted():
-        runs.append(one.take(one.run))
+        runs.append(one.take(one.run(7, 16)))
     assert [index for run in runs for index in run] == list(range(count))
     lengths = [len(run) for run in runs]
-    assert lengths == sorted(lengths, reverse=True) and lengths[-1] == 1, "threads end together"
-    assert lengths[0] == (4 if count >= 128 else max(1, count // 32))
+    assert lengths == sorted(lengths, reverse=True) and lengths[-1] == 1, "all end together"
+    assert lengths[0] == min(7, max(1, count // 32))
 
 
 def test_nothing_behind_a_failed_block_is_taken_up() -> None:

@@ -44,13 +44,13 @@ def test_blocks_are_copied_and_nothing_else(form: str) -> None:
     raw = [tensor.contiguous().view(BLOCKS, -1).view(torch.uint8).clone() for tensor in tensors]
     rows = Rows(tensors)
     blocks = torch.zeros((2, sum(part.shape[1] for part in raw)), dtype=torch.uint8)
-    rows.gather(blocks, torch.tensor([3, 1]))
+    rows.gather(blocks, rows.of(torch.tensor([3, 1])))
     assert torch.equal(blocks, torch.cat([part[[3, 1]] for part in raw], 1))
 
     before = memory.clone()
     new = torch.randint(0, 255, blocks.shape, dtype=torch.uint8)
-    rows.scatter(new, torch.tensor([4, 0]))
+    rows.scatter(new, rows.of(torch.tensor([4, 0])))
     after = torch.cat([tensor.contiguous().view(BLOCKS, -1).view(torch.uint8) for tensor in tensors], 1)
     assert torch.equal(after[[4, 0]], new)
-    rows.scatter(torch.cat([part[[4, 0]] for part in raw], 1), torch.tensor([4, 0]))
+    rows.scatter(torch.cat([part[[4, 0]] for part in raw], 1), rows.of(torch.tensor([4, 0])))
     assert torch.equal(memory, before), "the gaps, and the other blocks, are as they were"

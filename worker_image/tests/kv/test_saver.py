@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from patience import GUARD_SECONDS
-from vernal_worker.kv.blockstore import Saved
+from patience import GUARD_SECONDS, until
+from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.crew import threads
 from vernal_worker.kv.keys import block_keys
 from vernal_worker.kv.loads import Block, Move
 from vernal_worker.kv.saver import Saver
+from vernal_worker.kv.serving import Writes
 from vernal_worker.kv.sizelimit import SizeLimit
 from vernal_worker.kv.slots import Done, Fence, Slots
-from vernal_worker.kv.workers import Workers
 
 BLOCKS = [Block(key, n) for n, key in enumerate(block_keys(range(6), 1))]
 OTHERS = [Block(key, n) for n, key in enumerate(block_keys(range(100, 106), 1))]
@@ -29,10 +31,15 @@ class Rig:
         self.slots = Slots(memoryview(bytearray(slots * 4)), 4)
         self.counters = Counters()
         limit = SizeLimit(root, None, self.counters)
-        self.saver = Saver(self.write, self.slots, Workers("test", 2), self.counters, limit, pause)
+        self.store = BlockStore(root, Layout(b"l" * 32, 1, 4))
+        self.replaced: list[bytes] = []
+        crew = threads("test", 2, self.slots.view, Writes(self.write))
+        self.saver = Saver(crew, self.slots, self.counters, limit, self.store, pause)
 
-    def write(self, key: bytes, payload: memoryview) -> Saved:
+    def write(self, key: bytes, payload: memoryview, replace: bool) -> Saved:
         self.go.wait(GUARD_SECONDS)
+        if replace:
+            self.replaced.append(key)
         if self.error:
             raise self.error
         if self.outcome is Saved.WRITTEN:
@@ -133,3 +140,55 @@ def test_flush_says_whether_all_is_written(tmp_path: Path) -> None:
     rig.go.set()
     assert rig.saver.flush(GUARD_SECONDS)
     assert len(rig.written) == 1
+
+
+def test_a_block_that_could_not_be_read_is_replaced_once(tmp_path: Path) -> None:
+    """Readers are in another process than writers: what they met is known here."""
+    rig = Rig(tmp_path, slots=4)
+    rig.store.doubt(BLOCKS[1].key, Failure.UNREADABLE)
+    for _ in range(2):
+        rig.saver.save(BLOCKS[:3], rig.copy, patience=GUARD_SECONDS)
+        assert rig.outcomes() == {"written": 3}
+        assert rig.replaced == [BLOCKS[1].key]
+
+
+def test_all_blocks_of_a_step_are_one_copy(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, slots=8)
+    copies: list[int] = []
+
+    def copy(moves: Sequence[Move]) -> Fence:
+        copies.append(len(moves))
+        return rig.copy(moves)
+
+    rig.saver.save(BLOCKS, copy)
+    assert rig.outcomes() == {"written": 6}
+    assert copies == [6]
+
+
+class LateFence:
+    """Of a device that does the copy when `over` is set."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def done(self) -> bool:
+        return self.over.is_set()
+
+    def wait(self) -> None:
+        assert self.over.wait(GUARD_SECONDS)
+
+
+def test_nothing_is_written_before_the_device_has_copied_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, slots=8)
+    rig.saver.save(OTHERS[:1], rig.copy)
+    fence = LateFence()
+
+    def copy(moves: Sequence[Move]) -> Fence:
+        rig.copy(moves)
+        return fence
+
+    rig.saver.save(BLOCKS[:2], copy)
+    until("the one that was copied", lambda: OTHERS[0].key in rig.written)
+    assert not rig.saver.flush(0.1) and len(rig.written) == 1
+    fence.over.set()
+    assert rig.outcomes() == {"written": 3}

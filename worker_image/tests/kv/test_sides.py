@@ -12,6 +12,7 @@ from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.faults import Fault, Faults, Kind, Where
+from vernal_worker.kv.faulty_sides import LocalStore
 from vernal_worker.kv.loads import Block
 from vernal_worker.kv.planner import Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
@@ -169,16 +170,16 @@ class _HeldStore(BlockStore):
         super().__init__(root, layout)
         self.asked, self.go = threading.Event(), threading.Event()
 
-    def write(self, key: bytes, payload: memoryview) -> Saved:
+    def write(self, key: bytes, payload: memoryview, replace: bool = False) -> Saved:
         self.asked.set()
         assert self.go.wait(GUARD_SECONDS)
-        return super().write(key, payload)
+        return super().write(key, payload, replace)
 
 
 class _HeldWorker(WorkerSide):
     def make_store(self, settings: settings.Settings, layout: Layout, cache: KVCache) -> Store:
         self.blocks = _HeldStore(settings.root, layout)
-        return Store(self.blocks, cache, settings, self._counters)
+        return LocalStore(self.blocks, cache, settings, self._counters)
 
 
 @pytest.mark.parametrize("timeout", [GUARD_SECONDS, 0.1], ids=["in time", "too late"])
@@ -306,21 +307,21 @@ class _CountingStore(BlockStore):
         self.lock, self.go = threading.Lock(), threading.Event()
         self.writing = 0
 
-    def write(self, key: bytes, payload: memoryview) -> Saved:
+    def write(self, key: bytes, payload: memoryview, replace: bool = False) -> Saved:
         with self.lock:
             self.writing += 1
         assert self.go.wait(GUARD_SECONDS)
-        return super().write(key, payload)
+        return super().write(key, payload, replace)
 
 
 @pytest.mark.parametrize(("threads", "writing"), [(4, 2), (1, 1)])
 def test_half_of_the_threads_save(tmp_path: Path, threads: int, writing: int) -> None:
     blocks = _CountingStore(tmp_path, LAYOUT)
     options = settings.parse({"shared_storage_path": str(tmp_path), "threads": threads})
-    store = Store(blocks, Memory(8, 8, lambda block_id, value: None), options, Counters())
+    store = LocalStore(blocks, Memory(8, 8, lambda block_id, value: None), options, Counters())
     store.saver.save([Block(bytes([n]) * 32, n) for n in range(8)], store.copy_out)
     until("the threads to write", lambda: blocks.writing == writing)
-    assert len(store._save_workers._threads) == writing, "no other can begin to"
+    assert store.saver._crew.size == writing, "no other can begin to"
     blocks.go.set()
     assert store.flush(GUARD_SECONDS)
     store.stop(GUARD_SECONDS)

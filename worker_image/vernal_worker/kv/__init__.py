@@ -6,8 +6,12 @@
     keys, fingerprint     what a block is found by: prompt prefix and salts; model, layout, parallelism
     blockfile             one block as a file: header, digest, atomic write, verified read
     blockstore, eviction  the directory of such files: lookup, touch, size limit
-    slots, workers        host memory and threads
-    loader, saver         moving blocks between files and host memory, with deadlines
+    slots, shared_memory  host memory that others may have too
+    serving, jobs         those who read and write blocks, and what they are told and say
+    child, processes      them as processes of their own
+    crew                  the engine's end of them
+    loader, saver         moving blocks between files, host memory and the KV cache, with deadlines
+    workers               threads of the engine's process
     planner, lookup       what to load, what to save, what became of it
     scheduler_side        the connector in the scheduler's process
     worker_side           the connector in a worker's process

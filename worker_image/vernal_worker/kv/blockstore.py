@@ -16,13 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from vernal_worker.kv import blockfile
-from vernal_worker.kv.blockfile import REWRITE, SUFFIX, WRONG, BlockError, Files, Label
+from vernal_worker.kv.blockfile import REWRITE, SUFFIX, WRONG, BlockError, Failure, Files, Label
 
 LAYOUT_NAME = "layout.json"
 TOUCH_SECONDS = 300.0
 """A block's modification time says when it was last used, this roughly: every load would cost a write otherwise."""
 
 _MOST_TO_REWRITE = 10_000  # keys: an outage must not fill memory
+_MOST_KNOWN = 65_536  # keys: 10 MB
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -63,6 +64,7 @@ class BlockStore:
         self._prefix = f"{self._directory}/"
         self._files = files or Files()
         self._to_rewrite: set[bytes] = set()
+        self._due: dict[bytes, float] = {}  # by when storage is to be asked how old a block is
 
     def path(self, key: bytes) -> Path:
         return Path(self._path(key))
@@ -91,32 +93,60 @@ class BlockStore:
             return False
 
     def read(self, key: bytes, into: memoryview) -> None:
-        """Read and verify a block. A file that is proved wrong is removed; one that could not be read stays, for others
-        may, and this object's next `write` of it replaces it.
+        """As `fetch`, and `used`."""
+        self.fetch(key, into)
+        self.used(key)
+
+    def fetch(self, key: bytes, into: memoryview) -> None:
+        """Read and verify a block. A file that is proved wrong, twice, is removed; one that could not be read stays,
+        for others may.
 
         Raises:
             BlockError: `into` does not hold the block.
         """
         path = self._path(key)
-        status = _status(path)
         try:
             blockfile.read(path, self._label(key), into, self._files)
         except BlockError as error:
             if error.failure in WRONG:
-                _remove(path, status)
-            elif error.failure in REWRITE and len(self._to_rewrite) < _MOST_TO_REWRITE:
-                self._to_rewrite.add(key)
+                self._remove_wrong(path, key, into)
+            else:
+                self.doubt(key, error.failure)
             raise
-        _touch(path, status)
 
-    def write(self, key: bytes, payload: memoryview) -> Saved:
-        """Write a block, unless it is there and was not found unreadable.
+    def doubt(self, key: bytes, failure: Failure) -> None:
+        """The block could not be read: this object's next `write` of it replaces its file, if that is still there."""
+        if failure in REWRITE and len(self._to_rewrite) < _MOST_TO_REWRITE:
+            self._to_rewrite.add(key)
+
+    def doubts(self, key: bytes) -> bool:
+        return key in self._to_rewrite
+
+    def used(self, key: bytes) -> None:
+        """Have eviction know of a load, roughly. Storage is asked for a block's time when that may be old."""
+        now = time.time()
+        if now < self._due.get(key, 0.0):
+            return
+        if len(self._due) >= _MOST_KNOWN:
+            self._due.clear()
+        path = self._path(key)
+        try:
+            modified = os.lstat(path).st_mtime
+            if now - modified > TOUCH_SECONDS:
+                os.utime(path)
+                modified = now
+        except OSError:  # read-only for us, or just evicted
+            modified = now
+        self._due[key] = modified + TOUCH_SECONDS
+
+    def write(self, key: bytes, payload: memoryview, replace: bool = False) -> Saved:
+        """Write a block, unless it is there. `replace`, or where this object found it unreadable, all the same.
 
         Raises:
             OSError: the storage failed, other than by being full.
         """
         path = self.path(key)
-        if key not in self._to_rewrite and self.contains(key):
+        if not replace and key not in self._to_rewrite and self.contains(key):
             return Saved.PRESENT
         try:
             try:
@@ -128,8 +158,22 @@ class BlockStore:
             if error.errno in _FULL:
                 return Saved.FULL
             raise
-        self._to_rewrite.discard(key)
+        self.written(key)
         return Saved.WRITTEN
+
+    def written(self, key: bytes) -> None:
+        """Its file is good again."""
+        self._to_rewrite.discard(key)
+
+    def _remove_wrong(self, path: str, key: bytes, into: memoryview) -> None:
+        """Remove a file that was found wrong, if it still is; not the good one that may be in its place since. Only
+        here is it asked which file that is: a read that succeeds costs no more than it must."""
+        status = _status(path)
+        try:
+            blockfile.read(path, self._label(key), into, self._files)
+        except BlockError as error:
+            if error.failure in WRONG:
+                _remove(path, status)
 
     def _label(self, key: bytes) -> Label:
         return Label(self.layout.fingerprint, key, self.layout.tokens, self.layout.payload_bytes)
@@ -151,11 +195,3 @@ def _remove(path: str, status: os.stat_result | None) -> None:
         os.unlink(path)  # noqa: PTH108 (text, as above)
     except OSError:
         pass  # read-only for us, or somebody else was faster
-
-
-def _touch(path: str, status: os.stat_result | None) -> None:
-    try:
-        if status is not None and time.time() - status.st_mtime > TOUCH_SECONDS:
-            os.utime(path)
-    except OSError:
-        pass  # read-only for us, or just evicted

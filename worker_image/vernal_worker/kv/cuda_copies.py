@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from vernal_worker.kv.loads import Move
+from vernal_worker.kv.loads import Run
 from vernal_worker.kv.rows import Rows
 
-_STAGING_BYTES = 16 << 20  # of device memory: what one thread hands over at a time, and more
+_STAGING_BYTES = 64 << 20  # of device memory: more than is handed over at a time
+_MOST_ROWS = 1 << 20  # of a load, for which the device keeps their numbers: 8 MiB
 
 
 class CudaCopies:
@@ -22,6 +23,7 @@ class CudaCopies:
         self._memory = memory
         self._device = device
         self._stream = torch.cuda.Stream(device, priority=-1)
+        self._uploads = torch.cuda.Stream(device, priority=-1)  # which has nothing to wait for
         self._marked: torch.cuda.Event | None = None
         count = max(1, _STAGING_BYTES // memory.shape[1])
         with torch.cuda.stream(self._stream):
@@ -36,18 +38,46 @@ class CudaCopies:
             self.mark()
         self._stream.wait_event(self._marked)
 
-    def copy(self, moves: Sequence[Move]) -> "Event":
+    def prepare(self, block_ids: Sequence[int]) -> torch.Tensor:
+        """The rows of the blocks, or their numbers where these are fewer by far. Numbers come from memory that is not
+        page-locked, for which a stream may be waited for: one that has nothing to do."""
+        with torch.cuda.stream(self._uploads):
+            target = torch.tensor(block_ids).to(self._device)
+            if len(block_ids) * self._rows.count <= _MOST_ROWS:
+                target = self._rows.of(target)
+        target.record_stream(self._stream)
+        self._stream.wait_stream(self._uploads)
+        return target
+
+    def copy(self, runs: Sequence[Run]) -> "Event":
+        """A copy and a kernel for each run, and for runs together that follow one another both in slots and blocks."""
         with torch.cuda.stream(self._stream):
-            for start in range(0, len(moves), len(self._staging)):
-                part = sorted(moves[start : start + len(self._staging)])
-                for slots, at in adjacent([move.slot for move in part]):
-                    self._staging[at].copy_(self._memory[slots], non_blocking=True)
-                block_ids = on_device([move.block_id for move in part], self._device)
-                self._rows.scatter(self._staging[: len(part)], block_ids)
+            for run in joined(runs, len(self._staging)):
+                staging = self._staging[: run.length]
+                staging.copy_(self._memory[run.slot : run.slot + run.length], non_blocking=True)
+                rows = run.target[run.first : run.first + run.length]
+                self._rows.scatter(staging, rows if rows.dim() > 1 else self._rows.of(rows))
         return Event(self._stream)
 
     def end(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def joined(runs: Sequence[Run], most: int) -> list[Run]:
+    """The same in as few runs as can be, none of more than `most` blocks."""
+    fewer: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.slot):
+        last = fewer[-1] if fewer else None
+        if (
+            last is not None
+            and last.target is run.target
+            and (last.first + last.length, last.slot + last.length) == (run.first, run.slot)
+            and last.length + run.length <= most
+        ):
+            fewer[-1] = last._replace(length=last.length + run.length)
+        else:
+            fewer.append(run)
+    return fewer
 
 
 class Event:
@@ -63,11 +93,6 @@ class Event:
 
     def wait(self) -> None:
         self._event.synchronize()
-
-
-def on_device(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
-    """In the current stream, without waiting for what that has to do."""
-    return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
 
 
 def adjacent(numbers: Sequence[int]) -> Iterator[tuple[slice, slice]]:

@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
+from vernal_worker.kv.crew import Crew, threads
 from vernal_worker.kv.faults import Faults, FaultyFiles, Kind
+from vernal_worker.kv.jobs import LABEL
 from vernal_worker.kv.loads import Loaded
 from vernal_worker.kv.planner import StepPlan
 from vernal_worker.kv.scheduler_side import Prompt, SchedulerSide
+from vernal_worker.kv.serving import Reads, writes_of
 from vernal_worker.kv.settings import Settings
+from vernal_worker.kv.slots import Slots
 from vernal_worker.kv.worker_side import KVCache, Store, WorkerSide
 
 
@@ -64,7 +68,7 @@ class FaultyWorkerSide(WorkerSide):
 
     def start(self, plan: StepPlan) -> None:
         for load in plan.loads:
-            self._hit[load.request_id] = self._faults.at_load([block.key for block in load.blocks])
+            self._hit[load.request_id[:LABEL]] = self._faults.at_load([block.key for block in load.blocks])
         super().start(plan)
 
     def _end(self, loaded: Loaded) -> None:
@@ -73,18 +77,31 @@ class FaultyWorkerSide(WorkerSide):
         super()._end(loaded)
 
 
-class _FaultyStore(Store):
+class LocalStore(Store):
+    """Has blocks read and written by threads of this process: these know what a test would have storage do."""
+
+    def readers(self, slots: Slots, count: int) -> Crew:
+        return threads("vernal-kv-load", count, slots.view, Reads(self.read, self.blocks.used))
+
+    def writers(self, slots: Slots, count: int) -> Crew:
+        return threads("vernal-kv-save", count, slots.view, writes_of(self.blocks))
+
+    def read(self, request: str, key: bytes, into: memoryview) -> None:
+        self.blocks.fetch(key, into)
+
+
+class _FaultyStore(LocalStore):
     def __init__(self, faults: Faults, hit: Mapping[str, frozenset[bytes]], *arguments: Any) -> None:
         super().__init__(*arguments)
         self._faults = faults
         self._hit = hit
 
-    def read(self, request_id: str, key: bytes, into: memoryview) -> None:
-        if key in self._hit.get(request_id, ()):
+    def read(self, request: str, key: bytes, into: memoryview) -> None:
+        if key in self._hit.get(request, ()):
             faulty = BlockStore(self.blocks.root, self.blocks.layout, FaultyFiles(self._faults.fault))
             faulty.read(key, into)
         else:
-            super().read(request_id, key, into)
+            super().read(request, key, into)
 
 
 class _FaultySaves(BlockStore):
@@ -92,7 +109,7 @@ class _FaultySaves(BlockStore):
         super().__init__(root, layout)
         self._faults = faults
 
-    def write(self, key: bytes, payload: memoryview) -> Saved:
+    def write(self, key: bytes, payload: memoryview, replace: bool = False) -> Saved:
         if self._faults.hits_save():
-            return BlockStore(self.root, self.layout, FaultyFiles(self._faults.fault)).write(key, payload)
-        return super().write(key, payload)
+            return BlockStore(self.root, self.layout, FaultyFiles(self._faults.fault)).write(key, payload, replace)
+        return super().write(key, payload, replace)

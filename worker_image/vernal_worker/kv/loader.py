@@ -1,46 +1,52 @@
-"""Loading: threads read and verify blocks into slots, from where they are copied into the KV cache.
+"""Loading: others read and verify blocks into slots (`vernal_worker.kv.crew`), from where they are copied into the KV
+cache.
 
-Who copies: the engine's own thread; or, where the device has a stream for it (`CopyStream`), the thread that read, if
-the load is not over. Either way a read that comes back after its load was given up finds nobody who would copy it, so
-it cannot write into a block that meanwhile belongs to another request.
+One thread gives out jobs, runs of blocks in adjacent slots, and takes all answers that are there at once. Where the
+device has a stream for it (`CopyStream`), that thread enqueues one copy for all of them, if their load is not over;
+elsewhere the engine's own thread copies. Either way a read that comes back after its load was given up finds nobody who
+would copy it, so it cannot write into a block that meanwhile belongs to another request.
 
-A deadline is storage's alone. A load's clock runs while one of its reads is with storage, not while it waits for a
-thread, a slot or the engine, and begins anew with each eighth of the load that arrives. Storage that answers no read of
-any load for as long hangs: then those loads end too whose reads have not begun.
+A deadline is storage's alone. A load's clock runs while one of its jobs is with storage, not while it waits for others,
+a slot or the engine, and begins anew with each eighth of the load that arrives. Storage that answers nobody for as long
+hangs: then those loads end too whose reads have not begun.
 
-What a block costs beside its bytes counts: all threads need the interpreter for it, the engine's as well. So a thread
-takes up several blocks at a time, and wakes the engine's only where that has something to do.
+What a block costs beside its bytes counts: the thread needs the interpreter for it, as the engine's does. So nothing is
+done for each block that can be done for a run, nor for a run that can be done for all that are there.
 """
 
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.blockfile import BlockError, Failure
+from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import BYTES, LOAD_FAILURES, SECONDS, Counters
-from vernal_worker.kv.loads import Block, Load, Loaded, Move, Speed
+from vernal_worker.kv.crew import Crew, GoneError
+from vernal_worker.kv.jobs import LABEL, MOST_BLOCKS, Answer, Job, joined
+from vernal_worker.kv.loads import Block, Load, Loaded, Move, Run, Speed
 from vernal_worker.kv.slots import Fence, Slots
-from vernal_worker.kv.workers import Workers
 
 _logger = logging.getLogger(LOGGER)
 _BATCH = 16  # blocks that the engine's thread copies at a time, if they come soon
 _BATCH_SECONDS = 0.002
-_SLOT_SECONDS = 0.01  # how often a thread that waits for a slot looks for copies that are over
+_DEADLINE_SECONDS = 0.02  # how often a thread that does nothing but wait looks whether a load is overdue
+_SLOT_SECONDS = 0.001  # how often the thread looks for copies that are over, where it has no slot left
+_RUN_BYTES = 16 << 20
+_AHEAD = 2  # jobs for each that is done at a time: who is done with one finds the next there
+_JOIN_SECONDS = 30.0
 
-Reader = Callable[[str, bytes, memoryview], None]
-"""(request, key, into): fills `into` with the verified block, or raises `BlockError`."""
 Copier = Callable[[Sequence[Move]], Fence]
 
 
 class CopyStream(Protocol):
     """Copies into the KV cache that a device does beside the engine's work.
 
-    `copy` is called by any thread, but never by two at a time; the others by the engine's, between the works that it
-    gives the device.
+    `prepare` and `copy` are called by one thread; the others by the engine's, between the works that it gives the
+    device, and not during `copy`.
     """
 
     def mark(self) -> None:
@@ -50,42 +56,74 @@ class CopyStream(Protocol):
     def begin(self) -> None:
         """Copies from now on come after all that the device was given before the last mark, or, without one, so far."""
 
-    def copy(self, moves: Sequence[Move]) -> Fence:
+    def prepare(self, block_ids: Sequence[int]) -> Any:
+        """Tell the device where a load's blocks are, once; for `Run.target`."""
+
+    def copy(self, runs: Sequence[Run]) -> Fence:
         """Enqueue copies from slots into the KV cache."""
 
     def end(self) -> None:
         """What the device is given from now on comes after all copies so far."""
 
 
-class _Outcome(NamedTuple):
+@dataclass(eq=False)
+class _Reading:
+    """A job that was given out: the load's blocks from `first` on, into the slots from `slot` on."""
+
     load: Load
-    position: int
-    slot: int | None  # None: it is not in use any more, or `copied`
-    failure: Failure | None
-    copied: bool = False
+    first: int
+    slot: int
+    count: int
+    begun: bool = False  # else others are before it
+    done: int = 0
+
+
+class _Verified(NamedTuple):
+    load: Load
+    first: int
+    slot: int
+    length: int
+
+    @property
+    def slots(self) -> range:
+        return range(self.slot, self.slot + self.length)
 
 
 class Loader:
-    """`mark`, `start`, `poll` and `busy` belong to one thread, the engine's."""
+    """`mark`, `start`, `poll`, `busy` and `stop` belong to one thread, the engine's.
+
+    Args:
+        doubt: is told of each block that could not be read, and why.
+    """
 
     def __init__(
-        self, read: Reader, slots: Slots, workers: Workers, counters: Counters, stream: CopyStream | None = None
+        self,
+        crew: Crew,
+        slots: Slots,
+        counters: Counters,
+        stream: CopyStream | None = None,
+        doubt: Callable[[bytes, Failure], None] = lambda key, failure: None,
     ) -> None:
-        self._read = read
+        self._crew = crew
         self._slots = slots
-        self._slot_bytes = len(slots.view(0))
-        self._workers = workers
         self._counters = counters
         self._stream = stream
+        self._doubt = doubt
+        self._most = max(1, min(_RUN_BYTES // slots.slot_bytes, MOST_BLOCKS, slots.count // (_AHEAD * crew.size)))
         self._copy_lock = threading.Lock()  # held while a copy is enqueued, and while loads are ended
-        self._loads: list[Load] = []
-        self._outcomes: deque[_Outcome] = deque()
         self._changed = threading.Condition()
-        self._enough: int | None = None  # outcomes for which the engine's thread waits
-        self._copying: deque[tuple[Fence, list[int]]] = deque()
-        self._with_storage = 0  # threads with reads, also of loads that were given up
+        self._loads: list[Load] = []
+        self._verified: deque[_Verified] = deque()  # for the engine's thread, where it copies
+        self._enough: int | None = None  # verified blocks for which the engine's thread waits
+        self._readings: dict[int, _Reading] = {}  # with storage or before it, those of loads that are over included
+        self._waiting: deque[_Reading] = deque()  # those for which others must be done with theirs first
+        self._with_storage = 0
         self._heard = 0.0  # when a read last ended
+        self._copying: deque[tuple[Fence, list[range]]] = deque()
+        self._number = 0
         self._speed = Speed()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
@@ -96,10 +134,15 @@ class Loader:
         if self._stream is not None:
             self._stream.mark()
 
+    def warm(self) -> None:
+        """Have those who read started, in the background."""
+        if self._run_thread():
+            self._crew.wake()
+
     def start(self, request_id: str, blocks: Sequence[Block], timeout: float) -> None:
         """Begin to load `blocks`, which follow one another in the prompt.
 
-        From here on the load ends by `poll` alone, also where no thread can be had to read.
+        From here on the load ends by `poll` alone, also where nobody can be had to read.
 
         Args:
             timeout: seconds that storage has for each part of the load.
@@ -108,15 +151,17 @@ class Loader:
         load = Load(request_id, blocks, timeout, now)
         if self._stream is not None:
             self._stream.begin()
-        if not self._loads:
-            self._speed.begin(now)
-        self._loads.append(load)
-        readers = min(self._workers.size, -(-len(blocks) // load.run))
-        submitted = [self._workers.submit(lambda: self._read_all(load)) for _ in range(readers)]
-        if not any(submitted):
-            load.message = "no thread to read with"
-            with self._changed:
-                self._outcomes.extend(_Outcome(load, index, None, Failure.INTERNAL) for index in range(len(blocks)))
+        with self._changed:
+            if not self._loads:
+                self._speed.begin(now)
+            self._loads.append(load)
+        if self._run_thread():
+            self._crew.wake()
+        else:
+            load.message = "no thread to load with"
+            load.pending.clear()
+            for index in range(len(blocks)):
+                load.fail(index, Failure.INTERNAL)
 
     def poll(self, copy: Copier, wait: float = 0.0) -> list[Loaded]:
         """Have what was verified copied into the KV cache and return the loads that are over.
@@ -127,17 +172,17 @@ class Loader:
         """
         end = monotonic() + wait
         while True:
-            self._recycle()
-            self._take_outcomes(copy)
+            if self._stream is None:
+                self._copy_here(copy)
             loaded = self._finish()
             now = monotonic()
             if loaded or not self._loads or now >= end:
                 return loaded
-            pending = sum(len(load.pending) for load in self._loads)
-            enough = pending if self._stream is not None else min(_BATCH, pending)
             with self._changed:
-                self._enough = enough if len(self._outcomes) < enough else None
-                self._changed.wait_for(lambda: self._enough is None, min(end - now, _BATCH_SECONDS))
+                pending = sum(len(load.pending) for load in self._loads)
+                self._enough = min(_BATCH, pending) if self._stream is None else pending + 1
+                patience = _BATCH_SECONDS if self._stream is None else _DEADLINE_SECONDS
+                self._changed.wait_for(self._worth_a_look, min(end - now, patience))
                 self._enough = None
 
     def take_rate(self) -> float | None:
@@ -145,166 +190,76 @@ class Loader:
         return self._speed.take()
 
     def stop(self) -> None:
-        """Nobody polls any more: what is queued is not read, and nothing more is copied."""
-        with self._copy_lock:
+        """Nobody polls any more: what is queued is not read, nothing more is copied, and nobody is left who reads."""
+        with self._copy_lock, self._changed:
+            self._stopped = True
             for load in self._loads:
                 load.over = True
-
-    # In threads of their own.
-
-    def _read_all(self, load: Load) -> None:
-        while slots := self._take_slots(load):
-            with self._changed:
-                positions = load.take(len(slots))
-                if positions:
-                    self._begin_read(load)
-            self._slots.give_back(slots[len(positions) :])
-            if positions:
-                self._read_some(load, positions, slots)
-
-    def _take_slots(self, load: Load) -> list[int]:
-        """Empty if no block is wanted any more. Slots come back when their copies are over, whatever the engine's
-        thread is doing: in a step it polls once."""
-        while load.wanted():
-            self._recycle()
-            if slots := self._slots.take_some(load.run, _SLOT_SECONDS):
-                return slots
-        return []
-
-    def _read_some(self, load: Load, positions: range, slots: Sequence[int]) -> None:
-        outcomes = [self._read_one(load, index, slot) for index, slot in zip(positions, slots, strict=False)]
-        with self._changed:
-            self._with_storage -= 1
-            load.end_read(monotonic(), sum(outcome.failure is None for outcome in outcomes))
-        if self._stream is not None:
-            outcomes = self._copy_beside(load, outcomes)
-        with self._changed:
-            self._outcomes.extend(outcomes)
-            if self._enough is not None and len(self._outcomes) >= self._enough:
-                self._enough = None
-                self._changed.notify_all()
-
-    def _read_one(self, load: Load, position: int, slot: int) -> _Outcome:
-        failure: Failure | None = Failure.INTERNAL
-        if load.useless(position):
-            return _Outcome(load, position, slot, Failure.SKIPPED)
-        try:
-            self._read(load.request_id, load.blocks[position].key, self._slots.view(slot))
-            failure = None
-        except BlockError as error:
-            failure = error.failure
-            load.message = str(error)
-        except Exception:
-            _logger.exception("KV block not loaded for request %s", load.request_id)
-        self._heard = monotonic()
-        return _Outcome(load, position, slot, failure)
-
-    def _begin_read(self, load: Load) -> None:
-        now = monotonic()
-        load.begin_read(now)
-        if self._with_storage == 0:
-            self._heard = now
-        self._with_storage += 1
-
-    def _copy_beside(self, load: Load, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
-        """Copy what was verified, unless the load is over: the engine's thread ends it under the same lock, and has
-        what it does next with these blocks wait for the copies so far."""
-        assert self._stream is not None
-        moves = [_move(outcome) for outcome in outcomes if outcome.failure is None]
-        with self._copy_lock:
-            if load.over or not moves:
-                return list(outcomes)
-            try:
-                fence = self._stream.copy(moves)
-            except Exception:
-                _logger.exception("verified KV blocks could not be copied into the KV cache")
-                return [outcome._replace(failure=outcome.failure or Failure.INTERNAL) for outcome in outcomes]
-        with self._changed:
-            self._copying.append((fence, [move.slot for move in moves]))
-        return [
-            outcome._replace(slot=None, copied=True) if outcome.failure is None else outcome for outcome in outcomes
-        ]
+            thread = self._thread
+        if thread is None:
+            self._crew.close()
+        else:
+            self._crew.wake()
+            thread.join(_JOIN_SECONDS)
 
     # The engine's thread.
 
-    def _silent(self, load: Load, now: float) -> bool:
-        """Whether storage answered nobody for the load's time-out, although it was asked."""
-        return self._with_storage > 0 and now - max(self._heard, load.started) >= load.timeout
+    def _worth_a_look(self) -> bool:
+        if any(load.complete() for load in self._loads):
+            return True
+        return self._enough is not None and sum(some.length for some in self._verified) >= self._enough
 
-    def _take_outcomes(self, copy: Copier) -> None:
+    def _copy_here(self, copy: Copier) -> None:
         with self._changed:
-            outcomes = list(self._outcomes)
-            self._outcomes.clear()
-        verified: list[_Outcome] = []
-        unused: list[int] = []
-        for outcome in outcomes:
-            load = outcome.load
-            if outcome.copied:
-                if not load.over:
-                    self._arrived([outcome])
-                continue
-            if outcome.failure is None and not load.useless(outcome.position):
-                verified.append(outcome)
-                continue
-            if outcome.slot is not None:
-                unused.append(outcome.slot)
-            if not load.over:
-                load.pending.discard(outcome.position)
-                load.fail(outcome.position, outcome.failure or Failure.SKIPPED)
-        self._slots.give_back(unused)
-        self._copy(verified, copy)
-
-    def _copy(self, verified: Sequence[_Outcome], copy: Copier) -> None:
-        if not verified:
-            return
-        moves = [_move(outcome) for outcome in verified]
+            verified, unused = self._wanted(list(self._verified))
+            self._verified.clear()
+        moves = [
+            Move(some.slot + at, some.load.blocks[some.first + at].block_id)
+            for some in verified
+            for at in range(some.length)
+        ]
         try:
-            fence = copy(moves)
+            fence = copy(moves) if moves else None
         except Exception:
             _logger.exception("verified KV blocks could not be copied into the KV cache")
-            self._slots.give_back(move.slot for move in moves)
-            for outcome in verified:
-                outcome.load.pending.discard(outcome.position)
-                outcome.load.fail(outcome.position, Failure.INTERNAL)
+            self._not_copied(verified)
             return
         with self._changed:
-            self._copying.append((fence, [move.slot for move in moves]))
-        self._arrived(verified)
-
-    def _arrived(self, outcomes: Sequence[_Outcome]) -> None:
-        for outcome in outcomes:
-            outcome.load.pending.discard(outcome.position)
-        self._speed.add(len(outcomes))
-        self._counters.add(BYTES, len(outcomes) * self._slot_bytes, "read")
-
-    def _recycle(self) -> None:
-        """Slots of copies that are over are free again. Copies end in their order, so only the first is looked at: to
-        ask a device takes a moment, and each thread asks."""
-        while self._copying:
-            with self._changed:
-                if not self._copying or not self._copying[0][0].done():
-                    return
-                _, slots = self._copying.popleft()
-            self._slots.give_back(slots)
+            self._give_back(unused)
+            if fence is not None:
+                self._copied(verified, fence)
+                self._recycle()
+        if unused or verified:
+            self._crew.wake()  # there may be slots again
 
     def _finish(self) -> list[Loaded]:
         loaded: list[Loaded] = []
         going_on: list[Load] = []
+        now = monotonic()
+        with self._changed:
+            if not any(self._is_over(load, now) for load in self._loads):
+                return loaded  # what most calls find: a copy that is being enqueued is not waited for
         with self._copy_lock, self._changed:
-            now = monotonic()
             for load in self._loads:
-                hung = not load.complete() and self._silent(load, now)
-                if not (load.complete() or hung or load.overdue(now)):
+                if not self._is_over(load, now):
                     going_on.append(load)
                     continue
+                hung = not load.complete() and self._silent(load, now)
                 load.end()
                 loaded.append(self._result(load, now, hung))
             if loaded and self._stream is not None:
                 self._stream.end()
+            self._loads = going_on
         if loaded:
             self._speed.end(now)
-        self._loads = going_on
         return loaded
+
+    def _is_over(self, load: Load, now: float) -> bool:
+        return load.complete() or self._silent(load, now) or load.overdue(now)
+
+    def _silent(self, load: Load, now: float) -> bool:
+        """Whether storage answered nobody for the load's time-out, although it was asked."""
+        return self._with_storage > 0 and now - max(self._heard, load.started) >= load.timeout
 
     def _result(self, load: Load, now: float, hung: bool) -> Loaded:
         if load.failures:
@@ -320,7 +275,245 @@ class Loader:
         self._counters.add(SECONDS, now - load.started, "load")
         return load.result(hung)
 
+    # The thread that loads.
 
-def _move(outcome: _Outcome) -> Move:
-    assert outcome.slot is not None
-    return Move(outcome.slot, outcome.load.blocks[outcome.position].block_id)
+    def _run_thread(self) -> bool:
+        """Returns whether there is one."""
+        with self._changed:
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, name="vernal-kv-load", daemon=True)
+                try:
+                    thread.start()
+                except (RuntimeError, MemoryError) as error:  # a limit on processes, or no memory for a stack
+                    _logger.warning(
+                        "no thread to load with (%s): raise the pod's limits of processes (pids) and memory", error
+                    )
+                    return False
+                self._thread = thread
+            return self._thread is not None
+
+    def _run(self) -> None:
+        try:
+            self._crew.ready()  # before a load needs it, where there is none yet
+            while not self._stopped:
+                try:
+                    self._take(self._receive())
+                    self._give_out()
+                except Exception:
+                    _logger.exception("KV blocks are not loaded")
+                    self._fail_all("a bug; the log has it")
+        finally:
+            self._crew.close()
+
+    def _receive(self) -> list[Answer]:
+        try:
+            return self._crew.receive(self._patience())
+        except GoneError:
+            self._gone()
+            return []
+
+    def _patience(self) -> float | None:
+        """There are answers to wait for; or copies, where slots are all that is missing and nobody says when one is
+        over."""
+        with self._changed:
+            return _SLOT_SECONDS if self._copying and any(load.wanted() for load in self._loads) else None
+
+    def _take(self, answers: Sequence[Answer]) -> None:
+        verified: list[_Verified] = []
+        with self._changed:
+            for answer in answers:
+                if (reading := self._readings.get(answer.number)) is not None:
+                    verified += self._answered(reading, answer)
+            if self._stream is None:
+                self._verified.extend(verified)
+        if self._stream is not None and verified:
+            self._copy_beside(self._stream, verified)
+        with self._changed:
+            self._recycle()
+            if self._enough is not None and self._worth_a_look():
+                self._enough = None
+                self._changed.notify_all()
+
+    def _answered(self, reading: _Reading, answer: Answer) -> list[_Verified]:
+        """With the lock: what was read, for whoever copies. The rest has failed, and its slots are free."""
+        now = self._heard = monotonic()
+        load, first, slot = reading.load, reading.first + reading.done, reading.slot + reading.done
+        good = answer.outcomes.index(next(filter(None, answer.outcomes))) if any(answer.outcomes) else None
+        count = len(answer.outcomes) if good is None else good
+        reading.done += len(answer.outcomes)
+        load.read(now, count)
+        if good is not None:
+            self._failed(load, first, answer, count)
+            self._give_back([range(slot + count, slot + len(answer.outcomes))])
+        if reading.done >= reading.count:
+            del self._readings[answer.number]
+            load.end_read(now)
+            self._with_storage -= 1
+            self._begin(now)
+        if load.over:  # its blocks may belong to another request
+            self._give_back([range(slot, slot + count)])
+            return []
+        return [_Verified(load, first, slot, count)] if count else []
+
+    def _failed(self, load: Load, first: int, answer: Answer, count: int) -> None:
+        for at, outcome in enumerate(answer.outcomes[count:], first + count):
+            failure = Failure(outcome)
+            if failure is not Failure.SKIPPED:
+                self._doubt(load.blocks[at].key, failure)
+            if not load.over:
+                load.pending.discard(at)
+                load.fail(at, failure)
+        if answer.message:
+            load.message = answer.message
+        if answer.bug:
+            _logger.error("KV block not loaded for request %s: %s", load.request_id, answer.message)
+            load.message = "a bug; the log has it"
+
+    def _copy_beside(self, stream: CopyStream, answered: Sequence[_Verified]) -> None:
+        """Copy what was verified, unless the load is over: the engine's thread ends it under the same lock, and has
+        what it does next with these blocks wait for the copies so far."""
+        with self._copy_lock:
+            with self._changed:
+                verified, unused = self._wanted(answered)
+            try:
+                for load in {id(some.load): some.load for some in verified}.values():
+                    if load.target is None:
+                        load.target = stream.prepare([block.block_id for block in load.blocks])
+                runs = [Run(some.load.target, some.first, some.slot, some.length) for some in verified]
+                fence = stream.copy(runs) if runs else None
+            except Exception:
+                _logger.exception("verified KV blocks could not be copied into the KV cache")
+                self._not_copied(verified)
+                verified, fence = [], None
+            with self._changed:
+                self._give_back(unused)
+                if fence is not None:
+                    self._copied(verified, fence)
+
+    @staticmethod
+    def _wanted(verified: Sequence[_Verified]) -> tuple[list[_Verified], list[range]]:
+        """What is to be copied, and the slots of what is not: its load is over, or an earlier block failed."""
+        wanted: list[_Verified] = []
+        unused: list[range] = []
+        for some in verified:
+            load, count = some.load, some.length
+            if load.over:
+                count = 0
+            elif load.first_failure is not None:
+                count = max(0, min(count, load.first_failure - some.first))
+                for index in range(some.first + count, some.first + some.length):
+                    load.pending.discard(index)
+                    load.fail(index, Failure.SKIPPED)
+            if count:
+                wanted.append(some._replace(length=count))
+            if count < some.length:
+                unused.append(range(some.slot + count, some.slot + some.length))
+        return wanted, unused
+
+    def _copied(self, verified: Sequence[_Verified], fence: Fence) -> None:
+        """With the lock."""
+        self._copying.append((fence, [some.slots for some in verified]))
+        count = 0
+        for some in verified:
+            some.load.pending.difference_update(range(some.first, some.first + some.length))
+            count += some.length
+        self._speed.add(count)
+        self._counters.add(BYTES, count * self._slots.slot_bytes, "read")
+
+    def _not_copied(self, verified: Sequence[_Verified]) -> None:
+        with self._changed:
+            self._give_back([some.slots for some in verified])
+            for some in verified:
+                for index in range(some.first, some.first + some.length):
+                    some.load.pending.discard(index)
+                    some.load.fail(index, Failure.INTERNAL)
+
+    def _recycle(self) -> None:
+        """With the lock: slots of copies that are over are free again. Copies end in their order, so only the first is
+        looked at."""
+        while self._copying and self._copying[0][0].done():
+            self._give_back(self._copying.popleft()[1])
+
+    def _give_back(self, slots: Sequence[range]) -> None:
+        for some in slots:
+            self._slots.give_back(some)
+
+    def _give_out(self) -> None:
+        """Give out as many blocks as there are slots for, the first load's first."""
+        with self._changed:
+            loads = [load for load in self._loads if load.wanted()]
+        if not loads:
+            return
+        ready = self._crew.ready()  # which takes a moment if they must be started
+        with self._changed:
+            for load in loads:
+                if not ready:
+                    self._fail_load(load, "no process to read with")
+                while load.wanted():
+                    if len(self._readings) >= _AHEAD * self._crew.size or not self._give(load):
+                        return
+
+    def _give(self, load: Load) -> bool:
+        """With the lock. Returns whether more can be given out."""
+        slots = self._slots.take(load.run(self._most, self._crew.size))
+        if not slots:
+            return False
+        blocks = load.blocks[load.next : load.next + len(slots)]
+        self._number += 1
+        job = Job(self._number, load.request_id[:LABEL], slots.start, joined([block.key for block in blocks]))
+        if not self._crew.send(job):
+            self._slots.give_back(slots)
+            return False
+        taken = load.take(len(slots))
+        reading = _Reading(load, taken.start, slots.start, len(taken))
+        self._readings[self._number] = reading
+        self._waiting.append(reading)
+        self._begin(monotonic())
+        return True
+
+    def _begin(self, now: float) -> None:
+        """With the lock: jobs are taken up in their order, as many as are done at a time. From then on storage has
+        them."""
+        while self._waiting and self._with_storage < self._crew.size:
+            reading = self._waiting.popleft()
+            reading.begun = True
+            reading.load.begin_read(now)
+            if self._with_storage == 0:
+                self._heard = now
+            self._with_storage += 1
+
+    def _gone(self) -> None:
+        """Nobody reads any more, so that no slot is in use, and what was not answered never will be."""
+        _logger.error(
+            "a process that reads KV blocks has ended, as when memory is short: what it had is computed, and the next "
+            "load starts another"
+        )
+        with self._changed:
+            now = monotonic()
+            for reading in self._readings.values():
+                self._slots.give_back(range(reading.slot + reading.done, reading.slot + reading.count))
+                if reading.begun:
+                    reading.load.end_read(now)
+                self._fail_load(reading.load, "a process that reads has ended")
+            self._readings.clear()
+            self._waiting.clear()
+            self._with_storage = 0
+            self._changed.notify_all()
+
+    def _fail_all(self, why: str) -> None:
+        with self._changed:
+            for load in self._loads:
+                self._fail_load(load, why)
+            self._changed.notify_all()
+
+    def _fail_load(self, load: Load, why: str) -> None:
+        """With the lock: what was not verified is not loaded."""
+        if load.over:
+            return
+        verified = {some.first + at for some in self._verified if some.load is load for at in range(some.length)}
+        lost = sorted(load.pending - verified)
+        load.message = why
+        load.pending.difference_update(lost)
+        for index in lost:
+            load.fail(index, Failure.INTERNAL)
+        self._changed.notify_all()

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vernal_worker.kv.blockfile import Failure
 
 _PARTS = 8  # of a load: each has the time-out to itself
-_RUNS = 32  # in what is left of a load, at least
-_RUN_BLOCKS = 4
+_ROUNDS = 2  # that are left of a load when runs get shorter
 _SAMPLE_BLOCKS = 64  # fewer, and sooner than
 _SAMPLE_SECONDS = 1.0  # this, say more about one answer of storage than about how much it can do
 
@@ -25,6 +24,18 @@ class Move(NamedTuple):
 
     slot: int
     block_id: int
+
+
+class Run(NamedTuple):
+    """Verified blocks on their way from adjacent slots to the KV cache: `length` of a load, from `first` on.
+
+    `target` is what `CopyStream.prepare` made of the load's blocks.
+    """
+
+    target: Any
+    first: int
+    slot: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ class Load:
     Attributes:
         timeout: seconds that storage has for each part.
         pending: indices of blocks that neither arrived nor failed.
-        next: index of the first block that no thread has taken up.
+        next: index of the first block that was not given out.
+        target: what the device needs to know of its blocks; the stream's.
     """
 
     request_id: str
@@ -63,7 +75,8 @@ class Load:
     over: bool = False
     message: str = ""  # of a failure
     next: int = 0
-    reading: int = 0  # threads whose reads are with storage
+    target: Any = None
+    reading: int = 0  # jobs that are with storage
     waited: float = 0.0  # seconds for them, since a part arrived, up to `counted`
     counted: float = 0.0
     arrived: int = 0  # blocks since then
@@ -71,13 +84,13 @@ class Load:
     def __post_init__(self) -> None:
         self.pending = set(range(len(self.blocks)))
 
-    @property
-    def run(self) -> int:
-        """How many blocks a thread takes up next: a small part of what is left, so that all threads end together."""
-        return max(1, min(_RUN_BLOCKS, (len(self.blocks) - self.next) // _RUNS))
+    def run(self, most: int, hands: int) -> int:
+        """How many blocks to give out next, `most` at most, where `hands` work: a small part of what is left, so that
+        all end together."""
+        return max(1, min(most, (len(self.blocks) - self.next) // (_ROUNDS * hands)))
 
     def wanted(self) -> bool:
-        """Whether there are blocks for another thread to take up."""
+        """Whether there are blocks to give out."""
         return self.next < len(self.blocks) and not self.useless(self.next)
 
     def take(self, count: int) -> range:
@@ -87,18 +100,27 @@ class Load:
         return taken
 
     def begin_read(self, now: float) -> None:
+        """Storage has one more job."""
         if self.reading == 0:
             self.counted = now
         self.reading += 1
 
-    def end_read(self, now: float, read: int) -> None:
-        """A thread has read so many blocks."""
-        self.waited += now - self.counted
-        self.counted = now
+    def end_read(self, now: float) -> None:
+        """And one less."""
+        self._count(now)
         self.reading -= 1
-        self.arrived += read
+
+    def read(self, now: float, blocks: int) -> None:
+        """So many more blocks were read."""
+        self._count(now)
+        self.arrived += blocks
         if self.arrived >= max(1, len(self.blocks) // _PARTS):
             self.arrived, self.waited = 0, 0.0
+
+    def _count(self, now: float) -> None:
+        if self.reading > 0:
+            self.waited += now - self.counted
+        self.counted = now
 
     def overdue(self, now: float) -> bool:
         return self.reading > 0 and self.waited + now - self.counted >= self.timeout

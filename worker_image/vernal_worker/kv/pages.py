@@ -5,7 +5,7 @@ tensor's dimensions, whatever their order in memory is.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,13 +13,16 @@ from typing import Any
 import torch
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.cuda_copies import CudaCopies, Event, adjacent, on_device
+from vernal_worker.kv.cuda_copies import CudaCopies, Event, adjacent
+from vernal_worker.kv.jobs import parts
 from vernal_worker.kv.loads import Move
 from vernal_worker.kv.rows import Rows
+from vernal_worker.kv.shared_memory import SharedMemory
 from vernal_worker.kv.slots import Done, Fence, Slots
 
 _logger = logging.getLogger(LOGGER)
 _STAGING_BYTES = 64 << 20
+_NUMBER_BYTES = 8
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -83,8 +86,7 @@ class Pages:
 
     def host_slots(self, budget_bytes: int) -> "HostSlots":
         """Slots of host memory for about `budget_bytes`, page-locked if the KV cache is on a GPU."""
-        count = max(2, budget_bytes // self.block_bytes)
-        return HostSlots(torch.empty((count, self.block_bytes), dtype=torch.uint8), self._device)
+        return HostSlots(max(2, budget_bytes // self.block_bytes), self.block_bytes, self._device)
 
     def release(self) -> None:
         """Wait for copies and give device memory back that is only there for them."""
@@ -98,21 +100,22 @@ class Pages:
 
     def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Copy from slots into the KV cache, on a CPU."""
-        for move in moves:
-            self._apply(host.memory[move.slot : move.slot + 1], [move.block_id])
+        for slots, block_ids in _runs(moves):
+            self._apply(host.memory[slots], block_ids)
         return Done()
 
     def save(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Enqueue copies from the KV cache into slots, after what the device was given to do before."""
         if self._rows is None:
-            for move in moves:
-                self._fetch(host.memory[move.slot : move.slot + 1], [move.block_id])
+            for slots, block_ids in _runs(moves):
+                self._fetch(host.memory[slots], block_ids)
             return Done()
         staging = self._device_staging()
-        for start in range(0, len(moves), len(staging)):
-            part = sorted(moves[start : start + len(staging)])
-            self._rows.gather(staging[: len(part)], on_device([move.block_id for move in part], self._device))
-            for slots, at in adjacent([move.slot for move in part]):
+        moves = sorted(moves)
+        rows = self._rows.of(host.upload(moves, self._device))
+        for part in parts(len(moves), len(staging)):
+            self._rows.gather(staging[: part.stop - part.start], rows[part])
+            for slots, at in adjacent([move.slot for move in moves[part]]):
                 host.memory[slots].copy_(staging[at], non_blocking=True)
         return Event(torch.cuda.current_stream(self._device))
 
@@ -140,29 +143,63 @@ class Pages:
 
 
 class HostSlots(Slots):
-    """Slots in a tensor of host memory, one row a slot, for copies to and from `device`.
+    """Slots in memory that those who read and write have too, for copies to and from `device`. Behind them is a number
+    for each slot, for `upload`.
 
     Page-locked by registration rather than by PyTorch's allocator, which keeps what it once locked: at a freeze it must
     be gone.
+
+    Attributes:
+        memory: a tensor of bytes, one row a slot.
     """
 
-    def __init__(self, memory: torch.Tensor, device: torch.device) -> None:
-        super().__init__(memoryview(memory.numpy()).cast("B"), memory.shape[1])
-        self.memory = memory
+    def __init__(self, count: int, slot_bytes: int, device: torch.device) -> None:
+        """Raises: OSError: there is no memory for them."""
+        numbers = -(-count * slot_bytes // _NUMBER_BYTES) * _NUMBER_BYTES  # where they begin
+        self._shared = SharedMemory(numbers + count * _NUMBER_BYTES)
+        assert self._shared.bytes is not None
+        super().__init__(memoryview(self._shared.bytes)[: count * slot_bytes], slot_bytes)
+        self.descriptor = self._shared.descriptor
+        self._whole = torch.frombuffer(self._shared.bytes, dtype=torch.uint8)
+        self.memory = self._whole[: count * slot_bytes].view(count, slot_bytes)
+        self._numbers = self._whole[numbers:].view(torch.int64)
         self._device = device
         self._locked = False
         if device.type == "cuda":
             with torch.cuda.device(device):
-                error = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)
+                error = torch.cuda.cudart().cudaHostRegister(self._whole.data_ptr(), self._whole.numel(), 0)
             self._locked = int(error) == 0
             if not self._locked:
-                _logger.warning("%d MiB cannot be page-locked (%s): copies will be slower", memory.numel() >> 20, error)
+                _logger.warning(
+                    "%d MiB cannot be page-locked (%s): copies will be slower", self._whole.numel() >> 20, error
+                )
+
+    def upload(self, moves: Sequence[Move], device: torch.device) -> torch.Tensor:
+        """The blocks' numbers, on `device`, in the current stream and without waiting for what that has to do. They
+        are in page-locked memory until then, each beside its slot: nobody else has that before the copy is over."""
+        numbers = torch.empty(len(moves), dtype=torch.int64, device=device)
+        block_ids = torch.tensor([move.block_id for move in moves])
+        for slots, at in adjacent([move.slot for move in moves]):
+            self._numbers[slots] = block_ids[at]
+            numbers[at].copy_(self._numbers[slots], non_blocking=True)
+        return numbers
 
     def close(self) -> None:
         if self._locked:
             with torch.cuda.device(self._device):
-                torch.cuda.cudart().cudaHostUnregister(self.memory.data_ptr())
+                torch.cuda.cudart().cudaHostUnregister(self._whole.data_ptr())
             self._locked = False
+        super().close()
+        self.descriptor = None
+        self.memory = self._numbers = self._whole = torch.empty(0, dtype=torch.uint8)
+        self._shared.close()
+
+
+def _runs(moves: Sequence[Move]) -> Iterator[tuple[slice, list[int]]]:
+    """Slots that follow one another, and the blocks that go there or come from there."""
+    moves = sorted(moves)
+    for slots, at in adjacent([move.slot for move in moves]):
+        yield slots, [move.block_id for move in moves[at]]
 
 
 def _check(name: str, cache: Any, num_blocks: int) -> None:

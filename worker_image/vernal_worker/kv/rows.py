@@ -49,20 +49,23 @@ class Rows:
             rows = [(first + at + row) // width for at in offsets for row in range(0, length, width)]
             starts += rows
             strides += [tensor.stride(0) * tensor.element_size() // width] * len(rows)
+        self.count = len(starts)
+        """Of a block."""
         self._starts = torch.tensor(starts, device=device)
         self._strides = torch.tensor(strides, device=device)
         self._tensors = tuple(tensors)
 
-    def scatter(self, blocks: torch.Tensor, block_ids: torch.Tensor) -> None:
-        """Copy the bytes of `blocks`, one a row, to the blocks with these numbers, all on the device of the tensors."""
-        self._memory.index_copy_(0, self._index(block_ids), self._rows(blocks))
+    def of(self, block_ids: torch.Tensor) -> torch.Tensor:
+        """Which rows the blocks with these numbers have: those of each in a row. On the device of the tensors."""
+        return torch.addcmul(self._starts, block_ids.unsqueeze(1), self._strides)
 
-    def gather(self, blocks: torch.Tensor, block_ids: torch.Tensor) -> None:
-        """Copy the blocks with these numbers to `blocks`."""
-        torch.index_select(self._memory, 0, self._index(block_ids), out=self._rows(blocks))
+    def scatter(self, blocks: torch.Tensor, rows: torch.Tensor) -> None:
+        """Copy the bytes of `blocks`, one a row, to blocks that have these rows (`of`)."""
+        self._memory.index_copy_(0, rows.view(-1), self._rows(blocks))
 
-    def _index(self, block_ids: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(self._starts, block_ids.unsqueeze(1), self._strides).view(-1)
+    def gather(self, blocks: torch.Tensor, rows: torch.Tensor) -> None:
+        """Copy blocks that have these rows to `blocks`."""
+        torch.index_select(self._memory, 0, rows.view(-1), out=self._rows(blocks))
 
     def _rows(self, blocks: torch.Tensor) -> torch.Tensor:
         return blocks.view(self._memory.dtype).view(-1, self._memory.shape[1])

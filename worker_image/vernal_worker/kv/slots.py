@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterable
 from typing import Protocol
 
+_FREE, _TAKEN = b"\1", b"\0"
+
 
 class Fence(Protocol):
     """Marks a copy that a device does in its own time."""
@@ -26,37 +28,52 @@ class Done:
 class Slots:
     """Slots in `memory`, whose length must be a multiple of `slot_bytes`. May be used from any thread."""
 
+    descriptor: int | None = None
+    """Of the memory, for a process that is to have it too. None where that is not possible."""
+
     def __init__(self, memory: memoryview, slot_bytes: int) -> None:
         if slot_bytes < 1 or len(memory) < slot_bytes or len(memory) % slot_bytes:
             raise ValueError(f"{len(memory)} bytes are not a number of slots of {slot_bytes} bytes")
-        self._memory = memory
-        self._bytes = slot_bytes
+        self._memory: memoryview | None = memory
+        self.slot_bytes = slot_bytes
         self.count = len(memory) // slot_bytes
-        self._free = list(range(self.count))
+        self._map = bytearray(_FREE * self.count)
+        self._next = 0  # where to look first: what is free is then in long runs
         self._changed = threading.Condition()
 
+    @property
+    def free(self) -> int:
+        return self._map.count(_FREE)
+
     def view(self, slot: int) -> memoryview:
-        return self._memory[slot * self._bytes : (slot + 1) * self._bytes]
+        """Raises: RuntimeError: the slots are closed."""
+        if self._memory is None:
+            raise RuntimeError("the slots are closed")
+        return self._memory[slot * self.slot_bytes : (slot + 1) * self.slot_bytes]
 
-    def take(self, timeout: float = 0.0) -> int | None:
-        """A free slot, or None if there is none within `timeout` seconds."""
-        return next(iter(self.take_some(1, timeout)), None)
-
-    def take_some(self, count: int, timeout: float = 0.0) -> list[int]:
-        """As many free slots as there are, `count` at most and, if it takes no longer than `timeout` seconds, one at
-        least. As long as as many are taken at a time as are given back, they are next to one another."""
+    def take(self, count: int = 1, timeout: float = 0.0) -> range:
+        """Free slots that follow one another, `count` at most. None at all if there is none within `timeout` seconds.
+        Fewer than `count`, though more are free elsewhere, where they do not follow one another."""
         with self._changed:
-            if not self._free and timeout > 0:
-                self._changed.wait_for(lambda: self._free, timeout)
-            taken = self._free[-count:]
-            del self._free[-count:]
-            return taken
-
-    def close(self) -> None:
-        """No copy uses the slots any more."""
+            if timeout > 0:
+                self._changed.wait_for(lambda: _FREE in self._map, timeout)
+            while count:
+                at = self._map.find(_FREE * count, self._next)
+                if at < 0:
+                    at = self._map.find(_FREE * count)
+                if at >= 0:
+                    self._map[at : at + count] = _TAKEN * count
+                    self._next = at + count
+                    return range(at, at + count)
+                count //= 2
+            return range(0)
 
     def give_back(self, slots: Iterable[int]) -> None:
         with self._changed:
-            free = len(self._free)
-            self._free.extend(slots)
-            self._changed.notify(len(self._free) - free)
+            for slot in slots:
+                self._map[slot] = _FREE[0]
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """No copy uses the slots any more."""
+        self._memory = None

@@ -10,10 +10,12 @@ from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
+from vernal_worker.kv.crew import Crew
 from vernal_worker.kv.fingerprint import canonical, fingerprint
 from vernal_worker.kv.loader import CopyStream, Loader
 from vernal_worker.kv.loads import Loaded, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
+from vernal_worker.kv.processes import processes
 from vernal_worker.kv.saver import Saver
 from vernal_worker.kv.settings import Settings
 from vernal_worker.kv.sizelimit import SizeLimit
@@ -24,7 +26,7 @@ _logger = logging.getLogger(LOGGER)
 _MIB = 1 << 20
 _IDLE_WAIT_SECONDS = 0.005
 """How long a step without tokens waits for a load. Without it the engine would spin, and take the interpreter from the
-threads that read; with more a new request would have to wait."""
+thread that loads; with more a new request would have to wait."""
 
 
 class KVCache(Protocol):
@@ -56,8 +58,7 @@ class Store:
         self.blocks = blocks
         self._cache = cache
         self._settings = settings
-        self._load_workers = Workers("vernal-kv-load", settings.threads)
-        self._save_workers = Workers("vernal-kv-save", max(1, settings.threads // 2))
+        self._workers = Workers("vernal-kv", 2)
         self._counters = counters
         self._load_slots: Slots | None = None
         self._save_slots: Slots | None = None
@@ -75,13 +76,26 @@ class Store:
                 raise RuntimeError("the KV store is released")
             if self._loader is None:
                 self._load_slots = self._cache.host_slots(self._settings.load_buffer_mib * _MIB)
-                stream = self._cache.copy_stream(self._load_slots)
-                self._loader = Loader(self.read, self._load_slots, self._load_workers, self._counters, stream)
+                self._loader = Loader(
+                    self.readers(self._load_slots, self._settings.threads),
+                    self._load_slots,
+                    self._counters,
+                    self._cache.copy_stream(self._load_slots),
+                    self.blocks.doubt,
+                )
             return self._loader
+
+    def readers(self, slots: Slots, count: int) -> Crew:
+        """Those who read into `slots`, `count` at a time; not started yet."""
+        return processes("vernal-kv-load", count, self.blocks, slots, writes=False, populate=self._cache.page_locked)
+
+    def writers(self, slots: Slots, count: int) -> Crew:
+        """Those who write from there."""
+        return processes("vernal-kv-save", count, self.blocks, slots, writes=True, populate=self._cache.page_locked)
 
     def describe(self, text: bytes) -> None:
         """Leave `text` in the store, in the background: storage that hangs must not keep the engine from starting."""
-        self._save_workers.submit(lambda: self._describe(text))
+        self._workers.submit(lambda: self._describe(text))
 
     def _describe(self, text: bytes) -> None:
         try:
@@ -92,14 +106,13 @@ class Store:
             )
 
     def warm(self) -> None:
-        """Have memory for loads made in the background, where that takes a moment: the first request needs it."""
-        if self._cache.page_locked:
-            self._load_workers.submit(self._warm)
+        """Have memory for loads made in the background, and processes started: the first request needs them."""
+        self._workers.submit(self._warm)
 
     def _warm(self) -> None:
         try:
-            _ = self.loader
-        except RuntimeError as error:
+            self.loader.warm()
+        except (RuntimeError, OSError) as error:
             _logger.warning("no memory for loads yet: %s", error)
 
     @property
@@ -107,17 +120,14 @@ class Store:
         if self._saver is None:
             self._save_slots = self._cache.host_slots(self._settings.save_buffer_mib * _MIB)
             self._saver = Saver(
-                self.blocks.write,
+                self.writers(self._save_slots, max(1, self._settings.threads // 2)),
                 self._save_slots,
-                self._save_workers,
                 self._counters,
                 self._limit,
+                self.blocks,
                 self._settings.cooldown_seconds,
             )
         return self._saver
-
-    def read(self, request_id: str, key: bytes, into: memoryview) -> None:
-        self.blocks.read(key, into)
 
     def copy_in(self, moves: Sequence[Move]) -> Fence:
         assert self._load_slots is not None
@@ -140,16 +150,18 @@ class Store:
     def stop(self, timeout: float) -> None:
         """Nothing of the store is in use any more, unless storage hangs for longer than `timeout` seconds."""
         self._limit.stop(timeout)
-        if self._loader is not None:
-            self._loader.stop()
-        self._load_workers.stop()
-        self._save_workers.stop()
-        self._cache.release()
         with self._lock:
             self._stopped = True
-            for slots in (self._load_slots, self._save_slots):
-                if slots is not None:
-                    slots.close()
+        self._workers.stop()
+        if self._loader is not None:
+            self._loader.stop()
+        if self._saver is not None:
+            self._saver.stop()
+        self._cache.release()
+        for slots in (self._load_slots, self._save_slots):
+            if slots is not None:
+                slots.close()
+        self._loader = self._saver = self._load_slots = self._save_slots = None
 
 
 class WorkerSide:

@@ -63,10 +63,10 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after(monkeypatch
     host.memory.zero_()
     monkeypatch.setattr(cuda_copies, "_PIECE_BYTES", 3 * pages.block_bytes)
     monkeypatch.setattr(cuda_copies, "_SAVING_BYTES", 6 * pages.block_bytes)  # 16 blocks by way of 2 times 3
-    fence = pages.save(host, list(reversed(moves)))
+    saved = pages.save(host, list(reversed(moves)))
     for layer in cache.values():
         layer.fill_(2)  # of the blocks' next owner
-    fence.wait()
+    saved.wait()
     assert torch.equal(host.memory, before)
     pages.release()
     host.close()

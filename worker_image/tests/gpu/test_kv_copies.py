@@ -9,10 +9,11 @@ BLOCKS, SLOTS, LAYERS = 64, 16, 3
 SHAPE = (2, 16, 8, 128)
 
 
-def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
+def test_blocks_arrive_between_what_came_before_and_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is busy when copies are enqueued by another thread, with work that writes to the same blocks; what is
     enqueued behind them reads what they brought."""
     torch = pytest.importorskip("torch")
+    from vernal_worker.kv import cuda_copies
     from vernal_worker.kv.loads import Move, Run
     from vernal_worker.kv.pages import Pages
 
@@ -60,7 +61,12 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after() -> None:
 
     before = host.memory.clone()
     host.memory.zero_()
-    pages.save(host, list(reversed(moves))).wait()
+    monkeypatch.setattr(cuda_copies, "_PIECE_BYTES", 3 * pages.block_bytes)
+    monkeypatch.setattr(cuda_copies, "_SAVING_BYTES", 6 * pages.block_bytes)  # 16 blocks by way of 2 times 3
+    saved = pages.save(host, list(reversed(moves)))
+    for layer in cache.values():
+        layer.fill_(2)  # of the blocks' next owner
+    saved.wait()
     assert torch.equal(host.memory, before)
     pages.release()
     host.close()

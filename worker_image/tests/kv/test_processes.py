@@ -111,8 +111,13 @@ class Rig:
         self.worker.start(StepPlan(loads=(LoadPlan(name, tuple(blocks), False),)))
 
     def ended(self, *names: str) -> dict[int, Failure]:
-        left = set(names or ("r",))
-        until("the loads to end", lambda: left.difference_update(self.worker.finished(True)) or not left)
+        ended: set[str] = set()
+
+        def all_have_ended() -> bool:
+            ended.update(self.worker.finished(True))
+            return ended == set(names or ("r",))
+
+        until("the loads to end", all_have_ended)
         report = self.worker.take_report()
         return report.failures if report else {}
 
@@ -249,7 +254,7 @@ def test_an_engine_that_may_start_no_process_computes_and_says_so(
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     with monkeypatch.context() as patch:
-        patch.setattr(processes.subprocess, "Popen", refuse)
+        patch.setattr(subprocess, "Popen", refuse)
         rig = Rig(tmp_path)
         assert rig.save() == {"saves:dropped": BLOCKS}
         rig.start()

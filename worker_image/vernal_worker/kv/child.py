@@ -5,6 +5,7 @@ its end of the socket, or dies, all of them end at once. When one of them dies, 
 is then known to be nobody's any more.
 """
 
+import contextlib
 import mmap
 import os
 import signal
@@ -63,9 +64,7 @@ def main() -> NoReturn:
             break
         if pid == 0:
             os.close(keeper)
-            _serve(order, store, threads, end=lambda: os._exit(_OVER))
-            os.read(life, 1)
-            os._exit(_DIED)
+            _be_sibling(order, store, threads, life)
         siblings.add(pid)
     os.close(life)
     over = threading.Event()
@@ -77,6 +76,16 @@ def main() -> NoReturn:
             _end(siblings)
     over.wait()
     os._exit(_OVER)
+
+
+def _be_sibling(order: Order, store: BlockStore, threads: int, life: int) -> NoReturn:
+    try:
+        _serve(order, store, threads, end=lambda: os._exit(_OVER))
+    except RuntimeError as error:  # a limit on threads: the others do its work
+        print(f"{order.name}: fewer processes than wanted: {error}", file=sys.stderr)
+        os._exit(_OVER)
+    os.read(life, 1)
+    os._exit(_DIED)
 
 
 def _end(siblings: Iterable[int]) -> NoReturn:
@@ -93,7 +102,8 @@ def _serve(order: Order, store: BlockStore, count: int, end: Callable[[], object
     Raises:
         RuntimeError: not one could be started.
     """
-    Path("/proc/self/comm").write_text(order.name)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(order.name)
     flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if order.populate else 0)
     size = order.payload_bytes
     memory = memoryview(mmap.mmap(order.memory, order.slots * size, flags))

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from vernal_worker.kv.jobs import parts
 from vernal_worker.kv.loads import Run
 from vernal_worker.kv.rows import Rows
 
 _STAGING_BYTES = 64 << 20  # of device memory: more than is handed over at a time
+_PIECE_BYTES = 32 << 20
+_SAVING_BYTES = 256 << 20  # of device memory for what is saved, where so much is saved at a time
 _MOST_ROWS = 1 << 20  # of a load, for which the device keeps their numbers: 8 MiB
 
 
@@ -61,6 +64,57 @@ class CudaCopies:
 
     def end(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+class CudaSaves:
+    """Copies from `rows` to page-locked memory that the engine's work waits for as little as can be.
+
+    Blocks are the engine's again as soon as it has the device do what comes next. So they are gathered in the order of
+    its work, which takes next to nothing, into pieces of device memory; the bus takes them from there beside what
+    comes next, which waits only where no piece is free.
+
+    Args:
+        block_bytes: of a block.
+        most: bytes that are worth having room for.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: there is no room at all. With less than is wanted it does.
+    """
+
+    def __init__(self, rows: Rows, block_bytes: int, most: int, device: torch.device) -> None:
+        self._rows = rows
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        count = max(1, _PIECE_BYTES // block_bytes)
+        number = max(1, min(_SAVING_BYTES, most) // (count * block_bytes))
+        self._gathered = torch.cuda.Event()
+        self._pieces: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+        self._next = 0
+        for _ in range(number):
+            try:
+                piece = torch.empty((count, block_bytes), dtype=torch.uint8, device=device)
+            except torch.cuda.OutOfMemoryError:
+                if not self._pieces:
+                    raise
+                break
+            self._pieces.append((piece, torch.cuda.Event()))
+
+    def save(self, block_ids: torch.Tensor, memory: torch.Tensor, slots: Sequence[int]) -> "Event":
+        """Copy blocks to rows of `memory`; `slots` are in order, and `block_ids` on the device."""
+        current = torch.cuda.current_stream(self._device)
+        rows = self._rows.of(block_ids)
+        for part in parts(len(slots), len(self._pieces[0][0])):
+            piece, free = self._pieces[self._next]
+            self._next = (self._next + 1) % len(self._pieces)
+            current.wait_event(free)
+            self._rows.gather(piece[: part.stop - part.start], rows[part])
+            self._gathered.record(current)
+            self._stream.wait_event(self._gathered)
+            with torch.cuda.stream(self._stream):
+                for run, at in adjacent(slots[part]):
+                    memory[run].copy_(piece[at], non_blocking=True)
+            free.record(self._stream)
+        return Event(self._stream)
 
 
 def joined(runs: Sequence[Run], most: int) -> list[Run]:

@@ -46,7 +46,7 @@ class CopyStream(Protocol):
     """Copies into the KV cache that a device does beside the engine's work.
 
     `prepare` and `copy` are called by one thread; the others by the engine's, between the works that it gives the
-    device, and not during `copy`.
+    device, and `end` not during `copy`.
     """
 
     def mark(self) -> None:

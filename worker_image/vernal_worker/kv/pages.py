@@ -13,15 +13,13 @@ from typing import Any
 import torch
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.cuda_copies import CudaCopies, Event, adjacent
-from vernal_worker.kv.jobs import parts
+from vernal_worker.kv.cuda_copies import CudaCopies, CudaSaves, adjacent
 from vernal_worker.kv.loads import Move
 from vernal_worker.kv.rows import Rows
 from vernal_worker.kv.shared_memory import SharedMemory
 from vernal_worker.kv.slots import Done, Fence, Slots
 
 _logger = logging.getLogger(LOGGER)
-_STAGING_BYTES = 64 << 20
 _NUMBER_BYTES = 8
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -74,7 +72,7 @@ class Pages:
         self._layers = layers
         self._device = layers[0].blocks.device
         self._rows = Rows([layer.blocks for layer in layers]) if self._device.type == "cuda" else None
-        self._staging: torch.Tensor | None = None
+        self._saves: CudaSaves | None = None
         self.block_bytes = offset
         self.page_locked = self._device.type == "cuda"
         """Whether slots take a moment to make."""
@@ -92,7 +90,7 @@ class Pages:
         """Wait for copies and give device memory back that is only there for them."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self._staging = None
+        self._saves = None
 
     def copy_stream(self, host: "HostSlots") -> CudaCopies | None:
         """A stream for copies from slots, on a GPU. Elsewhere they are `load`'s."""
@@ -110,14 +108,11 @@ class Pages:
             for slots, block_ids in _runs(moves):
                 self._fetch(host.memory[slots], block_ids)
             return Done()
-        staging = self._device_staging()
+        if self._saves is None:
+            self._saves = CudaSaves(self._rows, self.block_bytes, host.memory.numel(), self._device)
         moves = sorted(moves)
-        rows = self._rows.of(host.upload(moves, self._device))
-        for part in parts(len(moves), len(staging)):
-            self._rows.gather(staging[: part.stop - part.start], rows[part])
-            for slots, at in adjacent([move.slot for move in moves[part]]):
-                host.memory[slots].copy_(staging[at], non_blocking=True)
-        return Event(torch.cuda.current_stream(self._device))
+        block_ids = host.upload(moves, self._device)
+        return self._saves.save(block_ids, host.memory, [move.slot for move in moves])
 
     def _apply(self, rows: torch.Tensor, block_ids: Sequence[int]) -> None:
         index = torch.tensor(block_ids)
@@ -134,12 +129,6 @@ class Pages:
         """The bytes of one layer in `rows`, as a view of the layer's form."""
         part = rows[:, layer.offset : layer.offset + layer.bytes].view(layer.blocks.dtype)
         return part.unflatten(1, layer.blocks.shape[1:])
-
-    def _device_staging(self) -> torch.Tensor:
-        if self._staging is None:
-            rows = max(1, _STAGING_BYTES // self.block_bytes)
-            self._staging = torch.empty((rows, self.block_bytes), dtype=torch.uint8, device=self._device)
-        return self._staging
 
 
 class HostSlots(Slots):

@@ -103,7 +103,7 @@ class Saver:
             patience: seconds to wait, at most, for slots. What then has none is not saved: a later miss, no error.
         """
         end = monotonic() + patience
-        todo = [block for block in blocks if self._begin(block.key) and self._follows(block.key)]
+        todo = self._begin(blocks)
         while todo and monotonic() >= self._paused_until:
             runs = self._room(len(todo), end)
             slots = [slot for run in runs for slot in run]
@@ -135,21 +135,26 @@ class Saver:
 
     # The engine's thread.
 
-    def _begin(self, key: bytes) -> bool:
+    def _begin(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those that are not being saved already, and that follow a block which was saved, as far as is known here."""
+        todo: list[Block] = []
+        dropped: list[bytes] = []
+        now = monotonic()
         with self._lock:
-            if key in self._under_way:
-                return False
-            self._under_way.add(key)
-            return True
-
-    def _follows(self, key: bytes) -> bool:
-        """Whether the block before it was saved, as far as is known here; else the block is left out."""
-        with self._lock:
-            follows = self._holes.get(key[-TAG_BYTES:], 0.0) <= monotonic()
-            self._holes.pop(key[:TAG_BYTES], None)
-        if not follows:
-            self._count([key], Saved.DROPPED)
-        return follows
+            for block in blocks:
+                key = block.key
+                if key in self._under_way:
+                    continue
+                self._under_way.add(key)
+                follows = not self._holes or self._holes.get(key[-TAG_BYTES:], 0.0) <= now
+                if follows:
+                    self._holes.pop(key[:TAG_BYTES], None)
+                    todo.append(block)
+                else:
+                    self._holes[key[:TAG_BYTES]] = now + _HOLE_SECONDS
+                    dropped.append(key)
+        self._count(dropped, Saved.DROPPED)
+        return todo
 
     def _room(self, count: int, end: float) -> list[range]:
         """As many free slots as there are; waits for the first only, so that what is filled gets on its way."""

@@ -57,6 +57,7 @@ class Slots:
         with self._changed:
             if timeout > 0:
                 self._changed.wait_for(lambda: _FREE in self._map, timeout)
+            count = min(count, self._map.count(_FREE))
             while count:
                 at = self._map.find(_FREE * count, self._next)
                 if at < 0:
@@ -65,7 +66,7 @@ class Slots:
                     self._map[at : at + count] = _TAKEN * count
                     self._next = at + count
                     return range(at, at + count)
-                count //= 2
+                count -= 1 + count // 8
             return range(0)
 
     def give_back(self, slots: Iterable[int]) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -129,36 +128,3 @@ def test_rewriting_replaces_in_one_step(path: Path) -> None:
         blockfile.write(path, LABEL, memoryview(PAYLOAD), Files())
         assert reader.read() == path.read_bytes(), "a reader keeps the file that it opened"
     assert [entry.name for entry in path.parent.iterdir()] == ["block.kv"]
-
-
-_PART = blockfile._PART_BYTES
-
-
-@pytest.mark.parametrize("size", [0, 1, _PART - 1, _PART, _PART + 1, 3 * _PART + 5])
-@pytest.mark.parametrize("most", [100_000, 1 << 30], ids=["storage gives little at a time", "all at once"])
-def test_a_block_is_read_in_parts_and_each_byte_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int
-) -> None:
-    real = os.preadv
-
-    def give(fd: int, into: Sequence[bytearray | memoryview], offset: int) -> int:
-        """The first part of what is asked for, and little of it."""
-        first = next(memoryview(part) for part in into if len(part))
-        return real(fd, [first[:most]], offset)
-
-    monkeypatch.setattr(os, "preadv", give)
-    label = dataclasses.replace(LABEL, payload_bytes=size)
-    payload, path = random.Random(7).randbytes(size), tmp_path / "block"
-    blockfile.write(path, label, memoryview(payload), Files())
-    into = bytearray(size)
-    blockfile.read(path, label, memoryview(into), Files())
-    assert into == payload
-    for at in {0, size // 2, size - 1} if size else ():
-        data = bytearray(path.read_bytes())
-        data[HEADER_BYTES + at] ^= 1
-        (tmp_path / "other").write_bytes(data)
-        with pytest.raises(BlockError, match="digest does not match"):
-            blockfile.read(tmp_path / "other", label, memoryview(into), Files())
-    (tmp_path / "other").write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BlockError, match="bytes instead of"):
-        blockfile.read(tmp_path / "other", label, memoryview(into), Files())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv import eviction
-from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files, Seen
+from vernal_worker.kv.blockfile import HEADER_BYTES, BlockError, Failure, Files
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.eviction import evict
@@ -80,7 +80,7 @@ class _Failing(Files):
     def __init__(self, end: Callable[[Path], int]) -> None:
         self._end = end
 
-    def read(self, path: str | Path, header: bytearray, payload: memoryview, seen: Seen = print) -> int:
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
         return self._end(Path(path))
 
 

@@ -10,7 +10,6 @@ import errno
 import os
 import secrets
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +21,6 @@ _HEAD = struct.Struct("<8sQII32s32s")
 _REST = struct.Struct("<32s8s")
 HEADER_BYTES = _HEAD.size + _REST.size
 SUFFIX = ".kv"
-_PART_BYTES = 512 << 10  # read, and then digested while a core's cache holds it
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -79,17 +77,11 @@ class Label:
         return _HEAD.pack(MAGIC, self.payload_bytes, self.tokens, 0, self.fingerprint, self.key)
 
 
-Seen = Callable[[memoryview], None]
-
-
 class Files:
     """The system calls, and nothing else: what a test may replace to make storage fail."""
 
-    def read(self, path: str | Path, header: bytearray, payload: memoryview, seen: Seen = lambda part: None) -> int:
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
         """Read the file's first bytes into `header` and the next into `payload`.
-
-        Args:
-            seen: is given `payload` part by part, as each is there.
 
         Returns: how many bytes it has, by reading, of one that is longer than both perhaps one byte more: storage that
             gives all that is wanted and no more is not asked whether there is more.
@@ -97,18 +89,13 @@ class Files:
         Raises:
             OSError: as the storage says.
         """
-        end, done, beyond = len(header) + len(payload), 0, bytearray(1)
+        beyond = bytearray(1)
+        wanted = len(header) + len(payload)
         with _Opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:  # a FIFO in its place would hold the thread for ever
-            while done < end:
-                begin = max(done, len(header))  # of what this adds to `payload`
-                stop = min(begin + _PART_BYTES, end)
-                part = _behind(done, header, payload[: stop - len(header)])
-                count = os.preadv(fd, part if stop < end else [*part, beyond], done)
-                if not count:
-                    break
+            done = count = os.preadv(fd, (header, payload, beyond), 0)
+            while count and done < wanted:
+                count = os.preadv(fd, _behind(done, header, payload, beyond), done)
                 done += count
-                if begin < done:
-                    seen(payload[begin - len(header) : done - len(header)])
         return done
 
     def write(self, path: Path, header: bytes, payload: memoryview) -> None:
@@ -195,15 +182,15 @@ def read(path: str | Path, label: Label, into: memoryview, files: Files) -> None
     Raises:
         BlockError: in every other case, whatever the storage does.
     """
-    header, head = bytearray(HEADER_BYTES), label.head()
-    hasher = blake3(head)
+    header = bytearray(HEADER_BYTES)
     try:
-        size = files.read(path, header, into, hasher.update)
+        size = files.read(path, header, into)
     except OSError as error:
         raise BlockError(_failure(error), f"{path}: {error.strerror or error}") from error
     expected = HEADER_BYTES + label.payload_bytes
     if size != expected:
         raise BlockError(Failure.SIZE, f"{path} has {'more' if size > expected else size} bytes instead of {expected}")
+    head = label.head()
     if not header.startswith(head):
         if not header.startswith(MAGIC):
             raise BlockError(Failure.FORMAT, f"{path} does not start like a block file of this version")
@@ -211,7 +198,7 @@ def read(path: str | Path, label: Label, into: memoryview, files: Files) -> None
     digest, padding = _REST.unpack_from(header, _HEAD.size)
     if padding != bytes(8):
         raise BlockError(Failure.CORRUPT, f"{path}: padding is not zero")
-    if hasher.digest() != digest:
+    if blake3(head).update(into).digest() != digest:
         raise BlockError(Failure.CORRUPT, f"{path}: digest does not match")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from vernal_contract import decoding
 
-from vernal_worker.kv.blockfile import SUFFIX, Files, Seen
+from vernal_worker.kv.blockfile import SUFFIX, Files
 
 
 class Kind(StrEnum):
@@ -164,7 +164,7 @@ class FaultyFiles(Files):
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
 
-    def read(self, path: str | Path, header: bytearray, payload: memoryview, seen: Seen = lambda part: None) -> int:
+    def read(self, path: str | Path, header: bytearray, payload: memoryview) -> int:
         match self._fault.kind:
             case Kind.VANISHED:
                 raise _error(errno.ENOENT, path)
@@ -176,14 +176,13 @@ class FaultyFiles(Files):
                 self._be_slow()
             case Kind.SWAPPED:
                 path = str(_another(Path(path)))
-        if self._fault.kind is not Kind.FLIPPED_BIT:
-            size = super().read(path, header, payload, seen)
-            return self._draw(Path(path), size) if self._fault.kind is Kind.SHORT else size
         size = super().read(path, header, payload)
-        position, bit = divmod(self._draw(Path(path), size * 8), 8)
-        part, at = (header, position) if position < len(header) else (payload, position - len(header))
-        part[at] ^= 1 << bit
-        seen(payload)
+        if self._fault.kind is Kind.SHORT:
+            return self._draw(Path(path), size)
+        if self._fault.kind is Kind.FLIPPED_BIT:
+            position, bit = divmod(self._draw(Path(path), size * 8), 8)
+            part, at = (header, position) if position < len(header) else (payload, position - len(header))
+            part[at] ^= 1 << bit
         return size
 
     def write(self, path: Path, header: bytes, payload: memoryview) -> None:

@@ -33,7 +33,7 @@ def phases(entry: dict[str, Any]) -> dict[str, float]:
 def table(results: dict[str, Any]) -> str:
     head = (
         "| model, weights | artifact | cold start | freeze | thaw, warm: median (all) | on another GPU |"
-        " thaw, dropped: s | bytes / disk rate |\n|---|---|---|---|---|---|---|---|\n"
+        " from huge pages | thaw, dropped: s | bytes / disk rate |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     rows = []
     for name, run in results["runs"].items():
@@ -43,7 +43,8 @@ def table(results: dict[str, Any]) -> str:
         floor = f"{size * 1e9 / run['disk_read']:.2f}" if "disk_read" in run else "-"
         rows.append(
             f"| {name} | {size:.1f} GB | {cold - freeze:.1f} | {freeze:.1f} "
-            f"| {spread(run['thaws'])} | {spread(run.get('other_gpu', []))} | {dropped} | {floor} |"
+            f"| {spread(run['thaws'])} | {spread(run.get('other_gpu', []))} | {spread(run.get('warm', []))} "
+            f"| {dropped} | {floor} |"
         )
     return head + "\n".join(rows)
 
@@ -57,8 +58,11 @@ def spread(thaws: list[dict[str, Any]]) -> str:
 def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Of each row, those with a warm page cache and the weights outside: of what run.py found, or several.py."""
     if "runs" in results:
-        runs = results["runs"].items()
-        return {name.removesuffix("-External"): run["thaws"] for name, run in runs if not name.endswith("-InImage")}
+        outside = {
+            name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name
+        }
+        rows = {name: run["thaws"] for name, run in outside.items()}
+        return rows | {f"{name}, huge pages": run["warm"] for name, run in outside.items() if run.get("warm")}
     shape, gpus = results["arguments"]["shape"], results["arguments"]["gpus"]
     found: dict[str, list[dict[str, Any]]] = {}
     for name, entry in results.items():

@@ -200,16 +200,22 @@ def _go_on(pids: Sequence[int]) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("which", ["the first", "a sibling"])
-def test_a_process_that_is_killed_in_a_load_costs_the_blocks_that_it_had(
-    rig: Rig, which: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def _with_readers(rig: "Rig") -> list[int]:
+    """A load under way, whose jobs processes have that stand still: these."""
     rig.save()
     rig.forget()
     readers = _crew("load", 2)
     _stop(readers)
     rig.start()
     until("jobs to be given out", lambda: rig.loader._readings)
+    return readers
+
+
+@pytest.mark.parametrize("which", ["the first", "a sibling"])
+def test_a_process_that_is_killed_in_a_load_costs_the_blocks_that_it_had(
+    rig: Rig, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    readers = _with_readers(rig)
     os.kill(min(readers) if which == "the first" else max(readers), signal.SIGKILL)
     _go_on(readers)
     assert set(rig.ended().values()) <= {Failure.INTERNAL, Failure.SKIPPED}
@@ -353,12 +359,7 @@ def test_processes_of_an_engine_that_is_killed_end(tmp_path: Path) -> None:
 
 
 def test_the_answer_to_a_job_whose_load_was_given_up_copies_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.save()
-    rig.forget()
-    readers = _crew("load", 2)
-    _stop(readers)
-    rig.start()
-    until("jobs to be given out", lambda: rig.loader._readings)
+    readers = _with_readers(rig)
     held = rig.loader._slots.free
     monkeypatch.setattr("vernal_worker.kv.loader.monotonic", lambda: time.monotonic() + 2 * GUARD_SECONDS)
     failures = rig.ended()

@@ -22,6 +22,17 @@ _READ_BYTES = 65_536  # what a pipe holds
 _JOIN_SECONDS = 10.0  # for processes to end: they have nothing to do but that, unless storage hangs
 
 
+def start_thread(name: str, run: Callable[[], None]) -> threading.Thread | None:
+    """A daemon thread, started; None if none can be had, and then the log says so."""
+    started = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        started.start()
+    except (RuntimeError, MemoryError) as error:  # a limit on processes, or no memory for a stack
+        _logger.warning("no thread %s (%s): raise the pod's limits of processes (pids) and memory", name, error)
+        return None
+    return started
+
+
 class GoneError(Exception):
     """Nobody does the jobs any more: what was not answered will not be, and nobody has its slots."""
 

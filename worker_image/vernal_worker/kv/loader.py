@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import BYTES, LOAD_FAILURES, SECONDS, Counters
-from vernal_worker.kv.crew import Crew, GoneError
+from vernal_worker.kv.crew import Crew, GoneError, start_thread
 from vernal_worker.kv.jobs import LABEL, MOST_BLOCKS, Answer, Job, joined
 from vernal_worker.kv.loads import Block, Load, Loaded, Move, Run, Speed
 from vernal_worker.kv.slots import Fence, Slots
@@ -281,15 +281,7 @@ class Loader:
         """Returns whether there is one."""
         with self._changed:
             if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, name="vernal-kv-load", daemon=True)
-                try:
-                    thread.start()
-                except (RuntimeError, MemoryError) as error:  # a limit on processes, or no memory for a stack
-                    _logger.warning(
-                        "no thread to load with (%s): raise the pod's limits of processes (pids) and memory", error
-                    )
-                    return False
-                self._thread = thread
+                self._thread = start_thread("vernal-kv-load", self._run)
             return self._thread is not None
 
     def _run(self) -> None:

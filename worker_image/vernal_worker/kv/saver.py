@@ -17,7 +17,7 @@ from typing import Protocol
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockstore import Saved
 from vernal_worker.kv.counters import BYTES, PAUSES, SAVES, SECONDS, Counters
-from vernal_worker.kv.crew import Crew, GoneError
+from vernal_worker.kv.crew import Crew, GoneError, start_thread
 from vernal_worker.kv.jobs import MOST_BLOCKS, Answer, Job, joined, parts
 from vernal_worker.kv.keys import TAG_BYTES
 from vernal_worker.kv.loader import Copier
@@ -183,16 +183,8 @@ class Saver:
     def _run_thread(self) -> bool:
         """Returns whether there is one."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="vernal-kv-save", daemon=True)
-            try:
-                thread.start()
-            except (RuntimeError, MemoryError) as error:  # a limit on processes, or no memory for a stack
-                _logger.warning(
-                    "no thread to save with (%s): raise the pod's limits of processes (pids) and memory", error
-                )
-                return False
-            self._thread = thread
-        return True
+            self._thread = start_thread("vernal-kv-save", self._run)
+        return self._thread is not None
 
     def _run(self) -> None:
         try:

@@ -28,7 +28,7 @@ View = Callable[[int], memoryview]
 """The memory of a slot."""
 
 
-class Done(NamedTuple):
+class Outcome(NamedTuple):
     """What became of a block; see `jobs.Answer`."""
 
     outcome: str
@@ -40,7 +40,7 @@ class Work(Protocol):
     stops: bool
     """Whether the blocks of a job behind one that went wrong are left out."""
 
-    def do(self, job: Job, index: int, slot: memoryview) -> Done:
+    def do(self, job: Job, index: int, slot: memoryview) -> Outcome:
         """Read or write one block. Raises nothing."""
 
     def after(self, job: Job) -> None:
@@ -54,14 +54,14 @@ class Reads:
         self._read = read
         self._used = used
 
-    def do(self, job: Job, index: int, slot: memoryview) -> Done:
+    def do(self, job: Job, index: int, slot: memoryview) -> Outcome:
         try:
             self._read(job.request, job.key(index), slot)
         except BlockError as error:
-            return Done(error.failure, str(error))
+            return Outcome(error.failure, str(error))
         except Exception:
-            return Done(Failure.INTERNAL, traceback.format_exc(), bug=True)
-        return Done("")
+            return Outcome(Failure.INTERNAL, traceback.format_exc(), bug=True)
+        return Outcome("")
 
     def after(self, job: Job) -> None:
         for index in range(len(job)):
@@ -74,13 +74,13 @@ class Writes:
     def __init__(self, write: Writer) -> None:
         self._write = write
 
-    def do(self, job: Job, index: int, slot: memoryview) -> Done:
+    def do(self, job: Job, index: int, slot: memoryview) -> Outcome:
         try:
-            return Done(self._write(job.key(index), slot, index in job.replace))
+            return Outcome(self._write(job.key(index), slot, index in job.replace))
         except OSError as error:
-            return Done(Saved.FAILED, str(error))
+            return Outcome(Saved.FAILED, str(error))
         except Exception:
-            return Done(Saved.FAILED, traceback.format_exc(), bug=True)
+            return Outcome(Saved.FAILED, traceback.format_exc(), bug=True)
 
     def after(self, job: Job) -> None:
         return

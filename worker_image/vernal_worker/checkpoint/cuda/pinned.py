@@ -6,7 +6,6 @@ that are page-locked already is faster. The driver does one at a time.
 
 import ctypes
 import os
-import threading
 
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 
@@ -43,7 +42,6 @@ class Pinned:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         self._address = int(address)
-        self._lock = threading.Lock()
 
     def at(self, offset: int, length: int) -> int | None:
         """The address of these bytes, page-locked now; None if the driver refuses, or the file has not so many. Not to

@@ -159,7 +159,7 @@ def load(
 
     def run(own: int) -> None:
         with _Lane() as lane:
-            for number, (offset, length) in _taken(todo.popleft, stop):
+            for number, (offset, length) in _taken(todo, stop):
                 found = lane.load_piece(source, offset, length, parts, hashed=on_cpu)
                 if on_cpu:
                     compare(number, found)
@@ -167,7 +167,7 @@ def load(
 
     def run_from_memory() -> None:
         with _Lane(slots=0) as lane:
-            for number, (offset, length) in _taken(todo.popleft, stop):
+            for number, (offset, length) in _taken(todo, stop):
                 if not lane.load_from_memory(source, offset, length, parts):
                     todo.appendleft((number, (offset, length)))
                     return
@@ -182,11 +182,11 @@ def load(
             compare(number, found)
 
 
-def _taken(take: Callable[[], _Numbered], stop: threading.Event) -> Iterator[_Numbered]:
-    """What `take` gives, until there is nothing left."""
+def _taken(todo: deque[_Numbered], stop: threading.Event) -> Iterator[_Numbered]:
+    """One after the other, until there is nothing left."""
     while not stop.is_set():
         try:
-            item = take()
+            item = todo.popleft()
         except IndexError:
             return
         yield item

@@ -20,7 +20,7 @@ from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.faulty_sides import FaultySchedulerSide, FaultyWorkerSide
 from vernal_worker.kv.keys import Salt, block_keys
 from vernal_worker.kv.loads import Move, Run
-from vernal_worker.kv.planner import Report, Scheduled, StepPlan
+from vernal_worker.kv.planner import LoadPlan, Report, Scheduled, StepPlan
 from vernal_worker.kv.scheduler_side import Prompt
 from vernal_worker.kv.settings import Settings
 from vernal_worker.kv.slots import Done, Fence, Slots
@@ -58,11 +58,14 @@ class Memory:
     block_bytes = BLOCK_BYTES
     page_locked = False
 
-    def __init__(self, blocks: int, slots: int, loaded: Callable[[int, bytes], None], *, beside: bool = False) -> None:
+    def __init__(
+        self, blocks: int, slots: int, loaded: Callable[[int, bytes], None], *, beside: bool = False, hashes: bool = False
+    ) -> None:
         self.bytes = bytearray(blocks * BLOCK_BYTES)
         self._slots = slots
         self._loaded = loaded
         self._beside = beside
+        self.hashes = beside and hashes
         self.stream: LateCopies | None = None
 
     def __getitem__(self, block_id: int) -> bytes:
@@ -75,13 +78,15 @@ class Memory:
         return Slots(memoryview(bytearray(self._slots * BLOCK_BYTES)), BLOCK_BYTES)
 
     def copy_stream(self, host: Slots) -> "LateCopies | None":
-        self.stream = LateCopies(lambda moves: self.load(host, moves)) if self._beside else None
+        view = host.view if self.hashes else None
+        self.stream = LateCopies(lambda moves: self.load(host, moves), view) if self._beside else None
         return self.stream
 
     def load(self, host: Slots, moves: Sequence[Move]) -> Fence:
         for move in moves:
             value = bytes(host.view(move.slot))
-            self._loaded(move.block_id, value)
+            if not self.hashes:  # else it is looked at when the load is over: until then nobody uses it
+                self._loaded(move.block_id, value)
             self[move.block_id] = value
         return Done()
 
@@ -96,10 +101,15 @@ class Memory:
 
 class LateCopies:
     """A stream whose copies happen late, as a device may do them: when somebody has asked several times whether they
-    are over, or when what follows `end` must find them."""
+    are over, or when what follows `end` must find them. With `view`, of slots, it hashes what it copies."""
 
-    def __init__(self, copy: Callable[[Sequence[Move]], Fence]) -> None:
+    def __init__(
+        self, copy: Callable[[Sequence[Move]], Fence], view: Callable[[int], memoryview] | None = None
+    ) -> None:
         self._copy = copy
+        self._view = view
+        self.hashes = view is not None
+        self._digests: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._queue: deque[Sequence[Move]] = deque()
         self._copied = 0
@@ -120,6 +130,10 @@ class LateCopies:
             self._queue.append(moves)
             return _LateFence(self, self._copied + len(self._queue))
 
+    def digests(self, slots: range) -> bytes:
+        with self._lock:
+            return b"".join(self._digests[slot] for slot in slots)
+
     def end(self) -> None:
         self.do(self._copied + len(self._queue))
 
@@ -131,7 +145,10 @@ class LateCopies:
         """Everything up to the copy with this number, in order."""
         with self._lock:
             while self._queue and self._copied < number:
-                self._copy(self._queue.popleft())
+                moves = self._queue.popleft()
+                self._copy(moves)
+                if self._view is not None:
+                    self._digests |= {move.slot: blake3(self._view(move.slot)).digest() for move in moves}
                 self._copied += 1
 
 
@@ -183,13 +200,14 @@ class Engine:
     Args:
         depth: how many steps may be scheduled before the first one's outcome is known, at least 1.
         beside: the KV cache has a stream of its own for what is loaded.
+        hashes: and hashes it.
         recompute: the load failure policy; False fails the requests.
     """
 
     def __init__(
         self, root: Path, faults: Faults, *, blocks: int = 64, slots: int = 8, depth: int = 1, recompute: bool = True,
         load_async: bool = True, load_timeout: float = GUARD_SECONDS, chunk: int = 12,
-        beside: bool = False,
+        beside: bool = False, hashes: bool = False,
     ) -> None:  # fmt: skip
         settings = Settings(
             shared_storage_path=str(root),
@@ -213,7 +231,8 @@ class Engine:
         self.worker = FaultyWorkerSide(
             faults, settings, self.counters, block_tokens=BLOCK_TOKENS, first_rank=True, only_producer=False
         )
-        self.memory = Memory(blocks, slots, self._check, beside=beside)
+        self.memory = Memory(blocks, slots, self._check, beside=beside, hashes=hashes)
+        self._loads: dict[str, LoadPlan] = {}
         self.worker.connect(self.memory, FACTS)
         assert self.worker.layout is not None
         self.scheduler.connect([self.worker.layout])
@@ -307,7 +326,9 @@ class Engine:
 
     def _execute(self, step: _Step) -> _Step:
         self.worker.before_step()
+        self._loads |= {load.request_id: load for load in step.plan.loads}
         self.worker.start(step.plan)
+        self._check_loaded({load.request_id for load in step.plan.loads if load.wait})
         for request, start, count, _ in step.work:
             for index in range(start // BLOCK_TOKENS, (start + count) // BLOCK_TOKENS):
                 before = self.memory[request.blocks[index - 1]] if index else b""
@@ -315,6 +336,7 @@ class Engine:
                 self.memory[request.blocks[index]] = computed(before, tokens)
         self.worker.save(step.plan)
         step.finished = self.worker.finished(step.plan.idle)
+        self._check_loaded(step.finished)
         step.invalid = self.worker.take_invalid()
         step.report = self.worker.take_report()
         return step
@@ -367,6 +389,14 @@ class Engine:
         key = self._key_of.pop(block_id, None)
         if key is not None:
             self._cached.pop(key, None)
+
+    def _check_loaded(self, finished: set[str]) -> None:
+        """Loads that are over: what of them is said to be there."""
+        invalid = self.worker.take_invalid()
+        for request_id in finished & self._loads.keys():
+            for block in self._loads.pop(request_id).blocks:
+                if block.block_id not in invalid:
+                    self._check(block.block_id, self.memory[block.block_id])
 
     def _check(self, block_id: int, value: bytes) -> None:
         """The promise under test: what comes in from the store is what belongs there, bit for bit."""

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vernal_worker.kv import blockfile
@@ -55,6 +56,22 @@ def test_a_flipped_bit_is_found_wherever_it_is(path: Path) -> None:
         found = failure(path)
         assert found in (Failure.CORRUPT, Failure.FORMAT, Failure.SWAPPED)
         assert position < HEADER_BYTES or found is Failure.CORRUPT
+
+
+def test_a_payload_that_somebody_else_verifies_has_the_digest_that_is_returned(path: Path) -> None:
+    """The header is verified here whoever does the rest."""
+    good = path.read_bytes()
+    for position in range(HEADER_BYTES + 64):
+        bad = bytearray(good)
+        bad[position] ^= 1 << (position % 8)
+        path.write_bytes(bad)
+        into = bytearray(len(PAYLOAD))
+        if position < HEADER_BYTES:
+            with pytest.raises(BlockError):
+                blockfile.read(path, LABEL, memoryview(into), Files(), verify=False)
+        else:
+            digest = blockfile.read(path, LABEL, memoryview(into), Files(), verify=False)
+            assert digest == blake3(PAYLOAD).digest() != blake3(into).digest()
 
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 100, HEADER_BYTES + 2999])

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from kv_engine_model import BLOCK_TOKENS, Engine, LateCopies, fill
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv import crew
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.cuda_copies import adjacent, joined
 from vernal_worker.kv.faults import Fault, Faults
@@ -21,21 +22,31 @@ BLOCKS = [Block(bytes([n]) * 32, 10 + n) for n in range(8)]
 
 
 class Rig:
-    """Storage gives each block its key as content, those in `hang` only once `release` is set."""
+    """Storage gives each block its key as content, those in `hang` only once `release` is set, those in `wrong` with
+    another byte as often as that says, unless it is to verify them: then they fail."""
 
-    def __init__(self, slots: int = 2, threads: int = 2) -> None:
+    def __init__(self, slots: int = 2, threads: int = 2, *, hashes: bool = False) -> None:
         self.cache: dict[int, bytes] = {}
         self.hang: set[bytes] = set()
         self.release = threading.Event()
         self.slots = Slots(memoryview(bytearray(slots * 32)), 32)
-        self.stream = LateCopies(self._copy)
+        self.wrong: dict[bytes, int] = {}
+        self.reads: list[tuple[bytes, bool]] = []
+        self.stream = LateCopies(self._copy, self.slots.view if hashes else None)
         self.crew = crew.threads("test", threads, self.slots.view, Reads(self._read))
         self.loader = Loader(self.crew, self.slots, Counters(), self.stream)
 
-    def _read(self, request_id: str, key: bytes, into: memoryview) -> None:
+    def _read(self, request_id: str, key: bytes, into: memoryview, verify: bool) -> bytes:
+        self.reads.append((key, verify))
         if key in self.hang:
             self.release.wait(GUARD_SECONDS)
         into[:] = key
+        if self.wrong.get(key):
+            self.wrong[key] -= 1
+            if verify:
+                raise BlockError(Failure.CORRUPT, "of the test")
+            into[7] ^= 1
+        return blake3(key).digest()
 
     def _copy(self, moves: Sequence[Move]) -> Fence:
         for move in moves:
@@ -102,6 +113,72 @@ def test_a_read_after_the_deadline_finds_nobody_who_copies(monkeypatch: pytest.M
     rig.loader.poll(rig.never)
     rig.stream.end()
     assert set(rig.cache) == {BLOCKS[0].block_id}, "by then the block may belong to another request"
+
+
+def test_where_the_device_hashes_nobody_else_does() -> None:
+    rig = Rig(hashes=True)
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.failures == {} and rig.cache == {block.block_id: block.key for block in BLOCKS}
+    assert not any(verify for _, verify in rig.reads)
+    rig.loader.stop()
+
+
+def test_a_load_is_not_over_before_the_device_has_hashed_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(slots=8, hashes=True)
+    fence = Held()
+    copy = rig.stream.copy
+    monkeypatch.setattr(rig.stream, "copy", lambda runs: fence.around(copy(runs)))
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    until("all blocks to be read", lambda: len(rig.reads) == len(BLOCKS) and not rig.loader._readings)
+    assert rig.loader.poll(rig.never) == []
+    fence.held.clear()
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.failures == {}
+    rig.loader.stop()
+
+
+def test_a_block_with_another_digest_is_read_again_and_verified_there() -> None:
+    """As when a bit flipped between storage and the device, and not on storage."""
+    rig = Rig(hashes=True)
+    rig.wrong = {BLOCKS[3].key: 1}
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.failures == {} and rig.cache == {block.block_id: block.key for block in BLOCKS}
+    assert [key for key, verify in rig.reads if verify] == [BLOCKS[3].key]
+    rig.loader.stop()
+
+
+def test_a_block_that_is_wrong_on_storage_fails_and_with_it_what_comes_behind() -> None:
+    rig = Rig(hashes=True)
+    rig.wrong = {BLOCKS[3].key: 2}
+    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
+    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    assert loaded.usable == 3
+    assert loaded.failures[BLOCKS[3].block_id] is Failure.CORRUPT
+    assert set(loaded.failures) == {block.block_id for block in BLOCKS[3:]}
+    until("every slot to be free again", lambda: rig.slots.free == 2)
+    rig.loader.stop()
+
+
+class Held:
+    """Fences that are not passed as long as `held` is set."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        self.held.set()
+
+    def around(self, fence: Fence) -> Fence:
+        held = self.held
+
+        class _Fence:
+            def done(self) -> bool:
+                return not held.is_set() and fence.done()
+
+            def wait(self) -> None:
+                fence.wait()
+
+        return _Fence()
 
 
 def test_a_store_that_is_released_copies_nothing_more() -> None:

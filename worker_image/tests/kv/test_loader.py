@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from blake3 import blake3
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv.blockfile import BlockError, Failure
 from vernal_worker.kv.counters import Counters
@@ -25,13 +26,14 @@ class Storage:
         self.release = threading.Event()
         self.reads: list[bytes] = []
 
-    def read(self, request_id: str, key: bytes, into: memoryview) -> None:
+    def read(self, request_id: str, key: bytes, into: memoryview, verify: bool) -> bytes:
         self.reads.append(key)
         if key in self.hang:
             self.release.wait(GUARD_SECONDS)
         if key in self.fail:
             raise BlockError(self.fail[key], "of the test")
         into[:] = key
+        return blake3(key).digest()
 
 
 class Cache:
@@ -253,9 +255,10 @@ def test_each_part_of_a_load_has_its_time(monkeypatch: pytest.MonkeyPatch) -> No
     rig = Rig(slots=8, threads=1)
     gates = {block.key: threading.Event() for block in BLOCKS}
 
-    def read(request_id: str, key: bytes, into: memoryview) -> None:
+    def read(request_id: str, key: bytes, into: memoryview, verify: bool) -> bytes:
         rig.storage.reads.append(key)
         assert gates[key].wait(GUARD_SECONDS)
+        return key
 
     rig.read_by(read)
     rig.loader.start("r", BLOCKS, 5.0)
@@ -330,7 +333,7 @@ def test_a_copy_that_fails_is_a_failure_of_its_blocks() -> None:
 def test_whatever_a_read_raises_the_load_ends(failure: Exception) -> None:
     rig = Rig()
 
-    def read(request_id: str, key: bytes, into: memoryview) -> None:
+    def read(request_id: str, key: bytes, into: memoryview, verify: bool) -> bytes:
         raise failure
 
     rig.read_by(read)

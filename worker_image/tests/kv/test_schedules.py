@@ -78,6 +78,7 @@ def _drawn(seed: int, root: Path) -> Outcome:
         load_timeout=0.015 if fault.kind is Kind.SLOW else GUARD_SECONDS,
         chunk=draw.choice([3, 4, 12, 64]),
         beside=draw.random() < 0.5,
+        hashes=draw.random() < 0.5,
     )
     try:
         for _ in range(3):

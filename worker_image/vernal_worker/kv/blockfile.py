@@ -1,8 +1,9 @@
 """One KV block as a file: written whole or not at all, believed only after its digest was checked.
 
 Layout, little-endian: magic (8 bytes), payload length (8), tokens (4), zero (4), layout fingerprint (32), key (32),
-BLAKE3 digest over the preceding 88 bytes and the payload (32), zero (8); then the payload. The digest finds damage of
-any kind, but it is not keyed: who may write to the store is trusted.
+BLAKE3 digest of the payload (32), the first bytes of the BLAKE3 digest of what comes before (8); then the payload. The
+digests find damage of any kind, but they are not keyed: who may write to the store is trusted. There are two, so that
+the payload can be hashed by whoever has it next, a GPU say, and the header by whoever reads it.
 """
 
 import contextlib
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-MAGIC = b"VERNAL\x00\x01"  # the last byte is the format's version
+MAGIC = b"VERNAL\x00\x02"  # the last byte is the format's version
 _HEAD = struct.Struct("<8sQII32s32s")
-_REST = struct.Struct("<32s8s")
-HEADER_BYTES = _HEAD.size + _REST.size
+_CHECK_BYTES = 8
+DIGEST_BYTES = 32
+HEADER_BYTES = _HEAD.size + DIGEST_BYTES + _CHECK_BYTES
 SUFFIX = ".kv"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -161,11 +163,10 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
     Raises:
         OSError: as the storage says (`ENOSPC`, `EDQUOT`, ...). Nothing stays behind, unless storage refuses that too.
     """
-    head = label.head()
-    digest = blake3(head).update(payload).digest()
+    header = label.head() + blake3(payload).digest()
     temporary = _temporary(path, path.stem[:16])
     try:
-        files.write(temporary, head + _REST.pack(digest, bytes(8)), payload)
+        files.write(temporary, header + _check(header), payload)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -173,11 +174,16 @@ def write(path: Path, label: Label, payload: memoryview, files: Files) -> None:
         raise
 
 
-def read(path: str | Path, label: Label, into: memoryview, files: Files) -> None:
+def read(path: str | Path, label: Label, into: memoryview, files: Files, *, verify: bool = True) -> bytes:
     """Read the block that `label` describes into `into`, which must be `label.payload_bytes` long.
 
     When this returns, `into` holds what was written under this label, bit for bit. When it raises, `into` holds
     anything.
+
+    Args:
+        verify: False leaves the payload to the caller: `into` holds that only if its digest is the one returned.
+
+    Returns: the BLAKE3 digest of what was written.
 
     Raises:
         BlockError: in every other case, whatever the storage does.
@@ -195,11 +201,17 @@ def read(path: str | Path, label: Label, into: memoryview, files: Files) -> None
         if not header.startswith(MAGIC):
             raise BlockError(Failure.FORMAT, f"{path} does not start like a block file of this version")
         raise BlockError(Failure.SWAPPED, f"{path} is labelled as another block")
-    digest, padding = _REST.unpack_from(header, _HEAD.size)
-    if padding != bytes(8):
-        raise BlockError(Failure.CORRUPT, f"{path}: padding is not zero")
-    if blake3(head).update(into).digest() != digest:
+    checked = bytes(header[:-_CHECK_BYTES])
+    if header[-_CHECK_BYTES:] != _check(checked):
+        raise BlockError(Failure.CORRUPT, f"{path}: the header's digest does not match")
+    digest = checked[-DIGEST_BYTES:]
+    if verify and blake3(into).digest() != digest:
         raise BlockError(Failure.CORRUPT, f"{path}: digest does not match")
+    return digest
+
+
+def _check(header: bytes) -> bytes:
+    return blake3(header).digest()[:_CHECK_BYTES]
 
 
 def _failure(error: OSError) -> Failure:

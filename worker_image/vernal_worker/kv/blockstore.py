@@ -97,16 +97,21 @@ class BlockStore:
         self.fetch(key, into)
         self.used(key)
 
-    def fetch(self, key: bytes, into: memoryview) -> None:
+    def fetch(self, key: bytes, into: memoryview, *, verify: bool = True) -> bytes:
         """Read and verify a block. A file that is proved wrong, twice, is removed; one that could not be read stays,
         for others may.
+
+        Args:
+            verify: False leaves the block's bytes to the caller; see `blockfile.read`.
+
+        Returns: the digest that `into` must have.
 
         Raises:
             BlockError: `into` does not hold the block.
         """
         path = self._path(key)
         try:
-            blockfile.read(path, self._label(key), into, self._files)
+            return blockfile.read(path, self._label(key), into, self._files, verify=verify)
         except BlockError as error:
             if error.failure in WRONG:
                 self._remove_wrong(path, key, into)

@@ -4,33 +4,83 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from vernal_worker.checkpoint.cuda.digest import DIGEST_BYTES, Kernels, scratch_bytes
 from vernal_worker.kv.jobs import parts
 from vernal_worker.kv.loads import Run
 from vernal_worker.kv.rows import Rows
 
-_STAGING_BYTES = 64 << 20  # of device memory: more than is handed over at a time
+_LOADING_BYTES = 64 << 20  # of device memory for what is loaded
+_LOADED_BYTES = 16 << 20  # of it for a copy and a kernel
 _PIECE_BYTES = 32 << 20
 _SAVING_BYTES = 256 << 20  # of device memory for what is saved, where so much is saved at a time
 _MOST_ROWS = 1 << 20  # of a load, for which the device keeps their numbers: 8 MiB
 
 
-class CudaCopies:
-    """A stream of its own for copies from `memory`, page-locked and with one block a row, to `rows`. See
-    `vernal_worker.kv.loader.CopyStream` for who may call what.
+class Hasher:
+    """BLAKE3 of blocks of `block_bytes` on `device`, `most` of them at a time.
 
-    It goes before other work, of which it takes next to nothing: a copy by a copy engine, then one short kernel.
+    Raises:
+        OSError: there are no kernels for this kind of GPU; DriverError.
     """
 
-    def __init__(self, rows: Rows, memory: torch.Tensor, device: torch.device) -> None:
+    def __init__(self, device: torch.device, block_bytes: int, most: int) -> None:
+        self._block_bytes = block_bytes
+        self._scratch = torch.empty(most * scratch_bytes(block_bytes), dtype=torch.uint8, device=device)
+        self._digests = torch.empty((most, DIGEST_BYTES), dtype=torch.uint8, device=device)
+        self._kernels = Kernels(self._scratch.device.index)
+
+    def hash(self, blocks: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
+        """Their digests, one a row, until it is called again in the same stream."""
+        count, scratch, found = len(blocks), self._scratch.data_ptr(), self._digests
+        self._kernels.hash(
+            stream.cuda_stream, blocks.data_ptr(), count, self._block_bytes, scratch, found.data_ptr()
+        )
+        return found[:count]
+
+    def close(self) -> None:
+        """Nothing is being hashed any more."""
+        self._kernels.close()
+
+
+class _Piece:
+    """Device memory that blocks pass through."""
+
+    def __init__(self, count: int, block_bytes: int, device: torch.device) -> None:
+        self.memory = torch.empty((count, block_bytes), dtype=torch.uint8, device=device)
+        self.full = torch.cuda.Event()
+        self.free = torch.cuda.Event()
+
+
+class CudaCopies:
+    """Copies from `memory`, page-locked and with one block a row, to `rows`. See `vernal_worker.kv.loader.CopyStream`
+    for who may call what.
+
+    They go before other work, of which they take next to nothing: a copy by a copy engine, then short kernels, in a
+    stream of its own each, so that the bus need not wait for kernels.
+
+    Args:
+        digests: page-locked memory for a digest of each row of `memory`.
+        hasher: makes them, where the device does.
+    """
+
+    def __init__(
+        self, rows: Rows, memory: torch.Tensor, digests: torch.Tensor, device: torch.device, hasher: Hasher | None
+    ) -> None:
         self._rows = rows
         self._memory = memory
+        self._digests = digests
         self._device = device
+        self._hasher = hasher
+        self.hashes = hasher is not None
+        self._bus = torch.cuda.Stream(device, priority=-1)
         self._stream = torch.cuda.Stream(device, priority=-1)
         self._uploads = torch.cuda.Stream(device, priority=-1)  # which has nothing to wait for
         self._marked: torch.cuda.Event | None = None
-        count = max(1, _STAGING_BYTES // memory.shape[1])
-        with torch.cuda.stream(self._stream):
-            self._staging = torch.empty((count, memory.shape[1]), dtype=torch.uint8, device=device)
+        self._most = most(memory.shape[1])
+        number = max(2, _LOADING_BYTES // (self._most * memory.shape[1]))
+        with torch.cuda.stream(self._bus):
+            self._pieces = [_Piece(self._most, memory.shape[1], device) for _ in range(number)]
+        self._next = 0
 
     def mark(self) -> None:
         self._marked = self._marked or torch.cuda.Event()
@@ -53,17 +103,38 @@ class CudaCopies:
         return target
 
     def copy(self, runs: Sequence[Run]) -> "Event":
-        """A copy and a kernel for each run, and for runs together that follow one another both in slots and blocks."""
-        with torch.cuda.stream(self._stream):
-            for run in joined(runs, len(self._staging)):
-                staging = self._staging[: run.length]
-                staging.copy_(self._memory[run.slot : run.slot + run.length], non_blocking=True)
-                rows = run.target[run.first : run.first + run.length]
-                self._rows.scatter(staging, rows if rows.dim() > 1 else self._rows.of(rows))
+        """A copy and a kernel or three for each run, and for runs together that follow one another both in slots and
+        blocks."""
+        for run in joined(runs, self._most):
+            self._copy(run, self._pieces[self._next])
+            self._next = (self._next + 1) % len(self._pieces)
         return Event(self._stream)
+
+    def _copy(self, run: Run, piece: _Piece) -> None:
+        slots = slice(run.slot, run.slot + run.length)
+        blocks = piece.memory[: run.length]
+        with torch.cuda.stream(self._bus):
+            self._bus.wait_event(piece.free)
+            blocks.copy_(self._memory[slots], non_blocking=True)
+            piece.full.record(self._bus)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(piece.full)
+            if self._hasher is not None:
+                self._digests[slots].copy_(self._hasher.hash(blocks, self._stream), non_blocking=True)
+            rows = run.target[run.first : run.first + run.length]
+            self._rows.scatter(blocks, rows if rows.dim() > 1 else self._rows.of(rows))
+            piece.free.record(self._stream)
+
+    def digests(self, slots: range) -> bytes:
+        return self._digests[slots.start : slots.stop].numpy().tobytes()
 
     def end(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def most(block_bytes: int) -> int:
+    """How many blocks of a load are copied at a time."""
+    return max(1, _LOADED_BYTES // block_bytes)
 
 
 class CudaSaves:

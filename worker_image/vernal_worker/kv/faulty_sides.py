@@ -86,8 +86,8 @@ class LocalStore(Store):
     def writers(self, slots: Slots, count: int) -> Crew:
         return threads("vernal-kv-save", count, slots.view, writes_of(self.blocks))
 
-    def read(self, request: str, key: bytes, into: memoryview) -> None:
-        self.blocks.fetch(key, into)
+    def read(self, request: str, key: bytes, into: memoryview, verify: bool) -> bytes:
+        return self.blocks.fetch(key, into, verify=verify)
 
 
 class _FaultyStore(LocalStore):
@@ -96,12 +96,11 @@ class _FaultyStore(LocalStore):
         self._faults = faults
         self._hit = hit
 
-    def read(self, request: str, key: bytes, into: memoryview) -> None:
+    def read(self, request: str, key: bytes, into: memoryview, verify: bool) -> bytes:
         if key in self._hit.get(request, ()):
             faulty = BlockStore(self.blocks.root, self.blocks.layout, FaultyFiles(self._faults.fault))
-            faulty.read(key, into)
-        else:
-            super().read(request, key, into)
+            return faulty.fetch(key, into, verify=verify)
+        return super().read(request, key, into, verify)
 
 
 class _FaultySaves(BlockStore):

@@ -14,7 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 FINGERPRINT_BYTES = 32
-_CONTEXT = "vernal 2025 kv layout fingerprint v1"
+_CONTEXT = "vernal 2025 kv layout fingerprint v2"
 _SAMPLE = 4096  # bytes
 _SAMPLES = 256  # per file: each is a random read, which shared storage may answer in a millisecond
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 KEY_BYTES = 32
+DIGEST_BYTES = 32
 MOST_BLOCKS = 64
 """In a job, so that its answer fits."""
 
 LABEL = 100
 """How many characters of a request's name a job has: for faults that hit some requests and not others."""
 
-_MOST_TEXT = 1500  # bytes: an answer is shorter than PIPE_BUF, which is what a pipe takes as a whole
+_MOST_TEXT = 800  # bytes: an answer is shorter than PIPE_BUF, which is what a pipe takes as a whole
 _LENGTH = struct.Struct("<H")
 
 
@@ -29,6 +30,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
         slot: the first block's. The others are in those behind it.
         keys: of all blocks, one after the other.
         replace: blocks, by their place in the job, to write although there is a file.
+        verify: whether whoever reads compares the blocks' bytes with their digests. Else the answer has the digests.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
     slot: int
     keys: bytes
     replace: tuple[int, ...] = ()
+    verify: bool = True
 
     def key(self, index: int) -> bytes:
         return self.keys[index * KEY_BYTES : (index + 1) * KEY_BYTES]
@@ -53,6 +56,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
         message: why, of the last that went wrong.
         bug: whether the message is a traceback.
         seconds: spent on these blocks.
+        digests: that the blocks must have which were read, one after the other; none where they were verified.
     """
 
     number: int
@@ -60,6 +64,10 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     message: str = ""
     bug: bool = False
     seconds: float = 0.0
+    digests: bytes = b""
+
+    def digest(self, index: int) -> bytes:
+        return self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
 
 
 # What both ends are of one version of. The classes are looked into here, before there are threads.

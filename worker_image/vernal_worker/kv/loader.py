@@ -1,5 +1,8 @@
-"""Loading: others read and verify blocks into slots (`vernal_worker.kv.crew`), from where they are copied into the KV
-cache.
+"""Loading: others read blocks into slots (`vernal_worker.kv.crew`), from where they are copied into the KV cache.
+
+Who reads a block hashes it too, unless the device does (`CopyStream.hashes`), which costs no core. Then a block is in
+the KV cache before it is known to be the right one. Nobody looks at it there before its load is over, and a load is not
+over before the digests of all its blocks are compared.
 
 One thread gives out jobs, runs of blocks in adjacent slots, and takes all answers that are there at once. Where the
 device has a stream for it (`CopyStream`), that thread enqueues one copy for all of them, if their load is not over;
@@ -26,7 +29,7 @@ from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.counters import BYTES, LOAD_FAILURES, SECONDS, Counters
 from vernal_worker.kv.crew import Crew, GoneError, start_thread
-from vernal_worker.kv.jobs import LABEL, MOST_BLOCKS, Answer, Job, joined
+from vernal_worker.kv.jobs import DIGEST_BYTES, LABEL, MOST_BLOCKS, Answer, Job, joined
 from vernal_worker.kv.loads import Block, Load, Loaded, Move, Run, Speed
 from vernal_worker.kv.slots import Fence, Slots
 
@@ -45,9 +48,12 @@ Copier = Callable[[Sequence[Move]], Fence]
 class CopyStream(Protocol):
     """Copies into the KV cache that a device does beside the engine's work.
 
-    `prepare` and `copy` are called by one thread; the others by the engine's, between the works that it gives the
-    device, and `end` not during `copy`.
+    `prepare`, `copy` and `digests` are called by one thread; the others by the engine's, between the works that it
+    gives the device, and `end` not during `copy`.
     """
+
+    hashes: bool
+    """Whether the device hashes what it copies. Then nobody else does, and `digests` tells."""
 
     def mark(self) -> None:
         """A step begins. What the device was given so far may still use blocks that the step hands out to loads; its
@@ -61,6 +67,9 @@ class CopyStream(Protocol):
 
     def copy(self, runs: Sequence[Run]) -> Fence:
         """Enqueue copies from slots into the KV cache."""
+
+    def digests(self, slots: range) -> bytes:
+        """BLAKE3 of what was copied from these slots, one after the other, once the fence of that copy was passed."""
 
     def end(self) -> None:
         """What the device is given from now on comes after all copies so far."""
@@ -78,15 +87,30 @@ class _Reading:
     done: int = 0
 
 
-class _Verified(NamedTuple):
+class _Read(NamedTuple):
+    """Blocks in slots. They have the `digests`, one after the other, if they are what they should be; they are, where
+    there are none."""
+
     load: Load
     first: int
     slot: int
     length: int
+    digests: bytes
 
     @property
     def slots(self) -> range:
         return range(self.slot, self.slot + self.length)
+
+    def differing(self, found: bytes) -> list[int]:
+        """Indices of blocks whose digests, of which `found` are all, are others than they should be."""
+        size = DIGEST_BYTES
+        if found == self.digests:
+            return []
+        return [
+            self.first + at
+            for at in range(self.length)
+            if found[at * size : (at + 1) * size] != self.digests[at * size : (at + 1) * size]
+        ]
 
 
 class Loader:
@@ -113,13 +137,13 @@ class Loader:
         self._copy_lock = threading.Lock()  # held while a copy is enqueued, and while loads are ended
         self._changed = threading.Condition()
         self._loads: list[Load] = []
-        self._verified: deque[_Verified] = deque()  # for the engine's thread, where it copies
+        self._verified: deque[_Read] = deque()  # for the engine's thread, where it copies
         self._enough: int | None = None  # verified blocks for which the engine's thread waits
         self._readings: dict[int, _Reading] = {}  # with storage or before it, those of loads that are over included
         self._waiting: deque[_Reading] = deque()  # those for which others must be done with theirs first
         self._with_storage = 0
         self._heard = 0.0  # when a read last ended
-        self._copying: deque[tuple[Fence, list[range]]] = deque()
+        self._copying: deque[tuple[Fence, list[_Read]]] = deque()
         self._number = 0
         self._speed = Speed()
         self._stopped = False
@@ -305,28 +329,28 @@ class Loader:
             return []
 
     def _patience(self) -> float | None:
-        """There are answers to wait for; or copies, where slots are all that is missing and nobody says when one is
-        over."""
+        """There are answers to wait for; or copies, where slots or digests are all that is missing and nobody says when
+        one is over."""
         with self._changed:
-            return _SLOT_SECONDS if self._copying and any(load.wanted() for load in self._loads) else None
+            return _SLOT_SECONDS if self._copying and any(load.pending for load in self._loads) else None
 
     def _take(self, answers: Sequence[Answer]) -> None:
-        verified: list[_Verified] = []
+        read: list[_Read] = []
         with self._changed:
             for answer in answers:
                 if (reading := self._readings.get(answer.number)) is not None:
-                    verified += self._answered(reading, answer)
+                    read += self._answered(reading, answer)
             if self._stream is None:
-                self._verified.extend(verified)
-        if self._stream is not None and verified:
-            self._copy_beside(self._stream, verified)
+                self._verified.extend(read)
+        if self._stream is not None and read:
+            self._copy_beside(self._stream, read)
         with self._changed:
             self._recycle()
             if self._enough is not None and self._worth_a_look():
                 self._enough = None
                 self._changed.notify_all()
 
-    def _answered(self, reading: _Reading, answer: Answer) -> list[_Verified]:
+    def _answered(self, reading: _Reading, answer: Answer) -> list[_Read]:
         """With the lock: what was read, for whoever copies. The rest has failed, and its slots are free."""
         now = self._heard = monotonic()
         load, first, slot = reading.load, reading.first + reading.done, reading.slot + reading.done
@@ -345,7 +369,7 @@ class Loader:
         if load.over:  # its blocks may belong to another request
             self._give_back([range(slot, slot + count)])
             return []
-        return [_Verified(load, first, slot, count)] if count else []
+        return [_Read(load, first, slot, count, answer.digests)] if count else []
 
     def _failed(self, load: Load, first: int, answer: Answer, count: int) -> None:
         for at, outcome in enumerate(answer.outcomes[count:], first + count):
@@ -361,33 +385,33 @@ class Loader:
             _logger.error("KV block not loaded for request %s: %s", load.request_id, answer.message)
             load.message = "a bug; the log has it"
 
-    def _copy_beside(self, stream: CopyStream, answered: Sequence[_Verified]) -> None:
-        """Copy what was verified, unless the load is over: the engine's thread ends it under the same lock, and has
-        what it does next with these blocks wait for the copies so far."""
+    def _copy_beside(self, stream: CopyStream, answered: Sequence[_Read]) -> None:
+        """Copy what was read, unless the load is over: the engine's thread ends it under the same lock, and has what it
+        does next with these blocks wait for the copies so far."""
         with self._copy_lock:
             with self._changed:
-                verified, unused = self._wanted(answered)
+                read, unused = self._wanted(answered)
             try:
-                for load in {id(some.load): some.load for some in verified}.values():
+                for load in {id(some.load): some.load for some in read}.values():
                     if load.target is None:
                         load.target = stream.prepare([block.block_id for block in load.blocks])
-                runs = [Run(some.load.target, some.first, some.slot, some.length) for some in verified]
+                runs = [Run(some.load.target, some.first, some.slot, some.length) for some in read]
                 fence = stream.copy(runs) if runs else None
             except Exception:
-                _logger.exception("verified KV blocks could not be copied into the KV cache")
-                self._not_copied(verified)
-                verified, fence = [], None
+                _logger.exception("KV blocks could not be copied into the KV cache")
+                self._not_copied(read)
+                read, fence = [], None
             with self._changed:
                 self._give_back(unused)
                 if fence is not None:
-                    self._copied(verified, fence)
+                    self._copied(read, fence)
 
     @staticmethod
-    def _wanted(verified: Sequence[_Verified]) -> tuple[list[_Verified], list[range]]:
+    def _wanted(read: Sequence[_Read]) -> tuple[list[_Read], list[range]]:
         """What is to be copied, and the slots of what is not: its load is over, or an earlier block failed."""
-        wanted: list[_Verified] = []
+        wanted: list[_Read] = []
         unused: list[range] = []
-        for some in verified:
+        for some in read:
             load, count = some.load, some.length
             if load.over:
                 count = 0
@@ -397,34 +421,49 @@ class Loader:
                     load.pending.discard(index)
                     load.fail(index, Failure.SKIPPED)
             if count:
-                wanted.append(some._replace(length=count))
+                wanted.append(some._replace(length=count, digests=some.digests[: count * DIGEST_BYTES]))
             if count < some.length:
                 unused.append(range(some.slot + count, some.slot + some.length))
         return wanted, unused
 
-    def _copied(self, verified: Sequence[_Verified], fence: Fence) -> None:
-        """With the lock."""
-        self._copying.append((fence, [some.slots for some in verified]))
+    def _copied(self, read: Sequence[_Read], fence: Fence) -> None:
+        """With the lock: copies are enqueued. What was verified has arrived by that: what the device does next comes
+        behind it."""
+        self._copying.append((fence, list(read)))
         count = 0
-        for some in verified:
-            some.load.pending.difference_update(range(some.first, some.first + some.length))
+        for some in read:
+            if not some.digests:
+                some.load.pending.difference_update(range(some.first, some.first + some.length))
             count += some.length
         self._speed.add(count)
         self._counters.add(BYTES, count * self._slots.slot_bytes, "read")
 
-    def _not_copied(self, verified: Sequence[_Verified]) -> None:
+    def _not_copied(self, read: Sequence[_Read]) -> None:
         with self._changed:
-            self._give_back([some.slots for some in verified])
-            for some in verified:
+            self._give_back([some.slots for some in read])
+            for some in read:
                 for index in range(some.first, some.first + some.length):
                     some.load.pending.discard(index)
                     some.load.fail(index, Failure.INTERNAL)
 
     def _recycle(self) -> None:
-        """With the lock: slots of copies that are over are free again. Copies end in their order, so only the first is
-        looked at."""
+        """With the lock: slots of copies that are over are free again, and what the device hashed is known. Copies end
+        in their order, so only the first is looked at."""
         while self._copying and self._copying[0][0].done():
-            self._give_back(self._copying.popleft()[1])
+            _, read = self._copying.popleft()
+            for some in read:
+                if some.digests:
+                    self._compare(some)
+            self._give_back([some.slots for some in read])
+
+    def _compare(self, some: _Read) -> None:
+        """With the lock: what the device has is what was wanted, or is read once more, by who hashes it there and then:
+        what that finds counts."""
+        assert self._stream is not None
+        load = some.load
+        differing = some.differing(self._stream.digests(some.slots))
+        load.pending.difference_update(set(range(some.first, some.first + some.length)).difference(differing))
+        load.again += [index for index in differing if index in load.pending and not load.useless(index)]
 
     def _give_back(self, slots: Sequence[range]) -> None:
         for some in slots:
@@ -450,9 +489,10 @@ class Loader:
         slots = self._slots.take(load.run(self._most, self._crew.size))
         if not slots:
             return False
-        blocks = load.blocks[load.next : load.next + len(slots)]
+        keys = joined([block.key for block in load.blocks[load.first : load.first + len(slots)]])
+        verify = bool(load.again) or self._stream is None or not self._stream.hashes
         self._number += 1
-        job = Job(self._number, load.request_id[:LABEL], slots.start, joined([block.key for block in blocks]))
+        job = Job(self._number, load.request_id[:LABEL], slots.start, keys, verify=verify)
         if not self._crew.send(job):
             self._slots.give_back(slots)
             return False

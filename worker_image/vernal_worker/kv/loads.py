@@ -27,7 +27,7 @@ class Move(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Verified blocks on their way from adjacent slots to the KV cache: `length` of a load, from `first` on.
+    """Blocks on their way from adjacent slots to the KV cache: `length` of a load, from `first` on.
 
     `target` is what `CopyStream.prepare` made of the load's blocks.
     """
@@ -62,6 +62,7 @@ class Load:
         timeout: seconds that storage has for each part.
         pending: indices of blocks that neither arrived nor failed.
         next: index of the first block that was not given out.
+        again: indices of those that arrived with other bytes than they should have, and are to be read again.
         target: what the device needs to know of its blocks; the stream's.
     """
 
@@ -75,6 +76,7 @@ class Load:
     over: bool = False
     message: str = ""  # of a failure
     next: int = 0
+    again: list[int] = field(default_factory=list)
     target: Any = None
     reading: int = 0  # jobs that are with storage
     waited: float = 0.0  # seconds for them, since a part arrived, up to `counted`
@@ -87,14 +89,24 @@ class Load:
     def run(self, most: int, hands: int) -> int:
         """How many blocks to give out next, `most` at most, where `hands` work: a small part of what is left, so that
         all end together."""
+        if self.again:
+            return 1
         return max(1, min(most, (len(self.blocks) - self.next) // (_ROUNDS * hands)))
+
+    @property
+    def first(self) -> int:
+        """Index of the block that is given out next."""
+        return self.again[0] if self.again else self.next
 
     def wanted(self) -> bool:
         """Whether there are blocks to give out."""
-        return self.next < len(self.blocks) and not self.useless(self.next)
+        return bool(self.again) or (self.next < len(self.blocks) and not self.useless(self.next))
 
     def take(self, count: int) -> range:
         """Indices of the next blocks, `count` at most."""
+        if self.again:
+            first = self.again.pop(0)
+            return range(first, first + 1)
         taken = range(self.next, min(self.next + count, len(self.blocks)))
         self.next = taken.stop
         return taken
@@ -141,6 +153,7 @@ class Load:
         """What is pending is not loaded: it came too late, or behind a failed block."""
         rest = Failure.SKIPPED if self.complete() else Failure.SLOW
         self.over = True
+        self.again.clear()
         for index in sorted(self.pending):
             self.fail(index, rest)
 

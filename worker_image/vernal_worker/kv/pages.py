@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from vernal_worker.checkpoint.cuda.digest import DIGEST_BYTES, hashable, problem
+from vernal_worker.checkpoint.cuda.driver import DriverError
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.cuda_copies import CudaCopies, CudaSaves, adjacent
+from vernal_worker.kv.cuda_copies import CudaCopies, CudaSaves, Hasher, adjacent, most
 from vernal_worker.kv.loads import Move
 from vernal_worker.kv.rows import Rows
 from vernal_worker.kv.shared_memory import SharedMemory
@@ -73,6 +75,7 @@ class Pages:
         self._device = layers[0].blocks.device
         self._rows = Rows([layer.blocks for layer in layers]) if self._device.type == "cuda" else None
         self._saves: CudaSaves | None = None
+        self._hasher: Hasher | None = None
         self.block_bytes = offset
         self.page_locked = self._device.type == "cuda"
         """Whether slots take a moment to make."""
@@ -90,11 +93,25 @@ class Pages:
         """Wait for copies and give device memory back that is only there for them."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self._saves = None
+        if self._hasher is not None:
+            self._hasher.close()
+        self._saves = self._hasher = None
 
     def copy_stream(self, host: "HostSlots") -> CudaCopies | None:
         """A stream for copies from slots, on a GPU. Elsewhere they are `load`'s."""
-        return CudaCopies(self._rows, host.memory, self._device) if self._rows is not None else None
+        if self._rows is None:
+            return None
+        self._hasher = self._hasher or self._new_hasher()
+        return CudaCopies(self._rows, host.memory, host.digests, self._device, self._hasher)
+
+    def _new_hasher(self) -> Hasher | None:
+        if not hashable(self.block_bytes):
+            return None
+        try:
+            return Hasher(self._device, self.block_bytes, most(self.block_bytes))
+        except (OSError, DriverError) as error:
+            _logger.warning("KV blocks are verified by the CPU, which takes longer: %s", problem(error))
+            return None
 
     def load(self, host: "HostSlots", moves: Sequence[Move]) -> Fence:
         """Copy from slots into the KV cache, on a CPU."""
@@ -133,25 +150,28 @@ class Pages:
 
 class HostSlots(Slots):
     """Slots in memory that those who read and write have too, for copies to and from `device`. Behind them is a number
-    for each slot, for `upload`.
+    for each slot, for `upload`, and a digest.
 
     Page-locked by registration rather than by PyTorch's allocator, which keeps what it once locked: at a freeze it must
     be gone.
 
     Attributes:
         memory: a tensor of bytes, one row a slot.
+        digests: another, for what the device says of each.
     """
 
     def __init__(self, count: int, slot_bytes: int, device: torch.device) -> None:
         """Raises: OSError: there is no memory for them."""
         numbers = -(-count * slot_bytes // _NUMBER_BYTES) * _NUMBER_BYTES  # where they begin
-        self._shared = SharedMemory(numbers + count * _NUMBER_BYTES)
+        digests = numbers + count * _NUMBER_BYTES
+        self._shared = SharedMemory(digests + count * DIGEST_BYTES)
         assert self._shared.bytes is not None
         super().__init__(memoryview(self._shared.bytes)[: count * slot_bytes], slot_bytes)
         self.descriptor = self._shared.descriptor
         self._whole = torch.frombuffer(self._shared.bytes, dtype=torch.uint8)
         self.memory = self._whole[: count * slot_bytes].view(count, slot_bytes)
-        self._numbers = self._whole[numbers:].view(torch.int64)
+        self._numbers = self._whole[numbers:digests].view(torch.int64)
+        self.digests = self._whole[digests:].view(count, DIGEST_BYTES)
         self._device = device
         self._locked = False
         if device.type == "cuda":
@@ -180,7 +200,7 @@ class HostSlots(Slots):
             self._locked = False
         super().close()
         self.descriptor = None
-        self.memory = self._numbers = self._whole = torch.empty(0, dtype=torch.uint8)
+        self.memory = self.digests = self._numbers = self._whole = torch.empty(0, dtype=torch.uint8)
         self._shared.close()
 
 

@@ -7,7 +7,7 @@ storage is a test's, in the engine's process.
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import NamedTuple, Protocol
 
@@ -20,8 +20,9 @@ _PATIENCE_SECONDS = 0.05
 
 _MESSAGE_BYTES = 65_536
 
-Reader = Callable[[str, bytes, memoryview], None]
-"""(request, key, into): fills `into` with the verified block, or raises `BlockError`."""
+Reader = Callable[[str, bytes, memoryview, bool], bytes]
+"""(request, key, into, verify): fills `into` with the block, or raises `BlockError`. Returns the digest that it must
+have, and has where it is to be verified."""
 Writer = Callable[[bytes, memoryview, bool], Saved]
 """(key, payload, replace): what `BlockStore.write` does."""
 View = Callable[[int], memoryview]
@@ -34,6 +35,7 @@ class Outcome(NamedTuple):
     outcome: str
     message: str = ""
     bug: bool = False
+    digest: bytes = b""
 
 
 class Work(Protocol):
@@ -56,12 +58,12 @@ class Reads:
 
     def do(self, job: Job, index: int, slot: memoryview) -> Outcome:
         try:
-            self._read(job.request, job.key(index), slot)
+            digest = self._read(job.request, job.key(index), slot, job.verify)
         except BlockError as error:
             return Outcome(error.failure, str(error))
         except Exception:
             return Outcome(Failure.INTERNAL, traceback.format_exc(), bug=True)
-        return Outcome("")
+        return Outcome("", digest=b"" if job.verify else digest)
 
     def after(self, job: Job) -> None:
         for index in range(len(job)):
@@ -87,7 +89,7 @@ class Writes:
 
 
 def reads_of(store: BlockStore) -> Reads:
-    return Reads(lambda request, key, into: store.fetch(key, into), store.used)
+    return Reads(lambda request, key, into, verify: store.fetch(key, into, verify=verify), store.used)
 
 
 def writes_of(store: BlockStore) -> Writes:
@@ -109,19 +111,27 @@ def serve(jobs: socket.socket, answers: int, view: View, work: Work) -> None:
 
 
 def _do(job: Job, answers: int, view: View, work: Work) -> None:
-    outcomes: list[str] = []
-    message, bug = "", False
+    done: list[Outcome] = []
     start = monotonic()
     for index in range(len(job)):
-        done = work.do(job, index, view(job.slot + index))
-        outcomes.append(done.outcome)
-        if done.message:
-            message, bug = done.message, done.bug
-        if done.outcome and work.stops:
-            outcomes += [Failure.SKIPPED] * (len(job) - index - 1)
+        done.append(work.do(job, index, view(job.slot + index)))
+        if done[-1].outcome and work.stops:
+            done += [Outcome(Failure.SKIPPED)] * (len(job) - index - 1)
             break
         now = monotonic()
         if now - start > _PATIENCE_SECONDS and index + 1 < len(job):
-            os.write(answers, framed(Answer(job.number, outcomes, message, bug, now - start)))
-            outcomes, message, bug, start = [], "", False, now
-    os.write(answers, framed(Answer(job.number, outcomes, message, bug, monotonic() - start)))
+            os.write(answers, framed(_answer(job, done, now - start)))
+            done, start = [], now
+    os.write(answers, framed(_answer(job, done, monotonic() - start)))
+
+
+def _answer(job: Job, done: Sequence[Outcome], seconds: float) -> Answer:
+    said = [some for some in done if some.message]
+    return Answer(
+        job.number,
+        [some.outcome for some in done],
+        said[-1].message if said else "",
+        said[-1].bug if said else False,
+        seconds,
+        b"".join(some.digest for some in done),
+    )

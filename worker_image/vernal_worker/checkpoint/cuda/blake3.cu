@@ -1,7 +1,8 @@
 // BLAKE3 of GPU memory: https://github.com/BLAKE3-team/BLAKE3-specs, sections 2.1 to 2.5; names are as there.
 //
-// `leaves` gives the chaining value of each chunk, `tree` joins those of one piece to its digest. Whole chunks only, and
-// two of them at least. Plain C but for the words that CUDA adds: its test compiles it for the CPU.
+// `leaves` gives the chaining value of each chunk, `tree` joins those of each piece to its digest. Pieces are of one
+// length, one after the other: whole chunks only, and two of them at least. Plain C but for the words that CUDA adds: its
+// test compiles it for the CPU.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -58,11 +59,12 @@ static __device__ __forceinline__ void compress(u32 *cv, u32 *m, u32 counter, u3
     for (int i = 0; i < 8; i++) cv[i] = v[i] ^ v[i + 8];
 }
 
-// One thread a chunk. `cvs`: 8 words a chunk.
-extern "C" __global__ void leaves(const uint4 *data, u32 chunks, uint4 *cvs) {
-    u32 chunk = blockIdx.x * blockDim.x + threadIdx.x;
-    if (chunk >= chunks) return;
-    const uint4 *from = data + (u64)chunk * (CHUNK_LEN / 16);
+// One thread a chunk of `pieces` times `chunks`. `cvs`: 8 words a chunk, and behind those of a piece room for as many.
+extern "C" __global__ void leaves(const uint4 *data, u32 pieces, u32 chunks, uint4 *cvs) {
+    u64 thread = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    u32 piece = thread / chunks, chunk = thread % chunks;
+    if (piece >= pieces) return;
+    const uint4 *from = data + thread * (CHUNK_LEN / 16);
     u32 cv[8], m[16];
     initial(cv);
     for (u32 block = 0; block < CHUNK_LEN / BLOCK_LEN; block++) {
@@ -74,15 +76,17 @@ extern "C" __global__ void leaves(const uint4 *data, u32 chunks, uint4 *cvs) {
         u32 flags = (block == 0 ? CHUNK_START : 0) | (block == CHUNK_LEN / BLOCK_LEN - 1 ? CHUNK_END : 0);
         compress(cv, m, chunk, flags);
     }
-    cvs[2 * chunk] = uint4{cv[0], cv[1], cv[2], cv[3]};
-    cvs[2 * chunk + 1] = uint4{cv[4], cv[5], cv[6], cv[7]};
+    uint4 *to = cvs + 2 * ((u64)piece * 2 * chunks + chunk);
+    to[0] = uint4{cv[0], cv[1], cv[2], cv[3]};
+    to[1] = uint4{cv[4], cv[5], cv[6], cv[7]};
 }
 
-// One thread block: joins `nodes` (at least 2) chaining values in `cvs`, with room for as many again behind them, to the
-// digest. Level by level, two neighbours at a time; one that is left alone waits a level. That is the specification's
-// tree, whose left subtrees are the largest full ones.
-extern "C" __global__ void tree(u32 *cvs, u32 nodes, u32 *digest) {
-    u32 *from = cvs, *to = cvs + (u64)nodes * WORDS;
+// One thread block a piece: joins its `nodes` (at least 2) chaining values in `cvs` to its digest. Level by level, two
+// neighbours at a time; one that is left alone waits a level. That is the specification's tree, whose left subtrees are
+// the largest full ones.
+extern "C" __global__ void tree(u32 *cvs, u32 nodes, u32 *digests) {
+    u32 *from = cvs + (u64)blockIdx.x * 2 * nodes * WORDS, *to = from + (u64)nodes * WORDS;
+    u32 *digest = digests + (u64)blockIdx.x * WORDS;
     while (nodes > 1) {
         u32 pairs = nodes / 2;
         for (u32 i = threadIdx.x; i < pairs; i += blockDim.x) {

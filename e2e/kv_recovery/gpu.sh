@@ -10,5 +10,7 @@ export PYTHONPATH="$root/e2e:$root/worker_image:$root/contract${PYTHONPATH:+:$PY
 python=${PYTHON:-python3}
 "$python" -c 'import blake3, msgspec, safetensors, tokenizers, vllm' ||
   { echo "gpu.sh: $python cannot import what it needs (see above); set PYTHON or PYTHONPATH" >&2; exit 1; }
+kernels=$root/worker_image/vernal_worker/checkpoint/cuda
+compgen -G "$kernels/*.cubin" > /dev/null || "$python" -m vernal_worker.checkpoint.cuda.compile > /dev/null # as an image has them
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 exec "$python" -m kv_recovery --gpu "$@"

@@ -24,11 +24,11 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.crew import Crew
 from vernal_worker.kv.jobs import MOST_BLOCKS, Job, joined, parts
 from vernal_worker.kv.loader import Loader
-from vernal_worker.kv.loads import Block, Loaded, Move, Run
+from vernal_worker.kv.loads import Block, Loaded, Move
 from vernal_worker.kv.pages import Pages
 from vernal_worker.kv.processes import processes
 from vernal_worker.kv.settings import Settings
-from vernal_worker.kv.slots import Done, Fence
+from vernal_worker.kv.slots import Fence
 
 _LAYERS = 36
 _SHAPE = (2, 16, 8, 128)  # of a layer's block, bfloat16
@@ -60,30 +60,15 @@ class Setting:
         return self.pages.load(self.slots, moves)
 
 
-class NoCopies:
-    """In place of a stream for copies."""
-
-    def mark(self) -> None:
-        return
-
-    def begin(self) -> None:
-        return
-
-    def prepare(self, block_ids: Sequence[int]) -> None:
-        return
-
-    def copy(self, runs: Sequence[Run]) -> Fence:
-        return Done()
-
-    def end(self) -> None:
-        return
-
-
 class Reading:
-    """Reads by processes, without a loader: each job is a run in slots of its own."""
+    """Reads by processes, without a loader: each job is a run in slots of its own.
 
-    def __init__(self, setting: Setting, size: int) -> None:
-        self._setting, self._crew = setting, setting.crew(size)
+    Args:
+        verify: whether they hash what they read.
+    """
+
+    def __init__(self, setting: Setting, size: int, *, verify: bool) -> None:
+        self._setting, self._crew, self._verify = setting, setting.crew(size), verify
         self._run = max(1, min(MOST_BLOCKS, setting.slots.count // (2 * size)))
 
     def seconds(self) -> float:
@@ -98,7 +83,7 @@ class Reading:
             while waiting and free:
                 part, place = waiting.popleft(), free.popleft()
                 keys = joined([block.key for block in self._setting.blocks[part]])
-                self._crew.send(Job(part.start, "", place * self._run, keys))
+                self._crew.send(Job(part.start, "", place * self._run, keys, verify=self._verify))
                 under_way[part.start] = place, part.stop - part.start
             for answer in self._crew.receive(None):
                 if any(answer.outcomes):
@@ -116,15 +101,12 @@ class Reading:
 
 
 class Loading:
-    """Loads as a worker does them: this thread is the engine's, and the engine is idle.
+    """Loads as a worker does them: this thread is the engine's, and the engine is idle."""
 
-    Args:
-        copies: whether what was read is copied into the KV cache.
-    """
-
-    def __init__(self, setting: Setting, size: int, *, copies: bool = True) -> None:
+    def __init__(self, setting: Setting, size: int) -> None:
         self._setting = setting
-        stream = setting.pages.copy_stream(setting.slots) if copies else NoCopies()
+        stream = setting.pages.copy_stream(setting.slots)
+        self.hashes = stream is not None and stream.hashes
         self._loader = Loader(setting.crew(size), setting.slots, Counters(), stream)
 
     def seconds(self) -> float:
@@ -164,17 +146,18 @@ def table(setting: Setting, tiny: Setting, threads: Sequence[int], repeats: int,
         f"{count} blocks, {gib:.2f} GiB, {setting.slots.count} slots, "
         f"KV cache on {torch.cuda.get_device_name() if setting.pages.page_locked else 'CPU'}, {os.cpu_count()} cores"
     )
-    say("GiB/s       read by processes   by the loader   + into the KV cache      ms    a block beside its bytes")
+    say("GiB/s       read by processes   and hashed   into the KV cache      ms   hashed by   a block beside its bytes")
     for size in threads:
-        steps = Reading(setting, size), Loading(setting, size, copies=False), Loading(setting, size)
-        read, by_loader, whole = (_median(step.seconds, repeats) for step in steps)
+        loading = Loading(setting, size)
+        steps = Reading(setting, size, verify=False), Reading(setting, size, verify=True), loading
+        read, hashed, whole = (_median(step.seconds, repeats) for step in steps)
         small = Loading(tiny, size)
         beside, ours = (_median(run, repeats) / count * 1e6 for run in (small.seconds, small.processor_seconds))
         for step in (*steps, small):
             step.close()
         say(
-            f"{size:3} threads {gib / read:17.1f} {gib / by_loader:15.1f} {gib / whole:21.1f} {whole * 1000:7.0f} "
-            f"{beside:9.0f} µs, {ours:.0f} of this process"
+            f"{size:3} threads {gib / read:17.1f} {gib / hashed:12.1f} {gib / whole:19.1f} {whole * 1000:7.0f} "
+            f"{'the GPU' if loading.hashes else 'the CPU':>11} {beside:9.0f} µs, {ours:.0f} of this process"
         )
 
 

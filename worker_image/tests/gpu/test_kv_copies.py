@@ -1,18 +1,24 @@
 """KV blocks on their way between host memory and a real GPU's KV cache, beside what the engine has it compute."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 BLOCKS, SLOTS, LAYERS = 64, 16, 3
 SHAPE = (2, 16, 8, 128)
 
 
-def test_blocks_arrive_between_what_came_before_and_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_arrive_between_what_came_before_and_what_comes_after(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The device is busy when copies are enqueued by another thread, with work that writes to the same blocks; what is
     enqueued behind them reads what they brought."""
     torch = pytest.importorskip("torch")
+    from vernal_worker.checkpoint.cuda.compile import compile_all
+    from vernal_worker.checkpoint.cuda.digest import Kernels
     from vernal_worker.kv import cuda_copies
     from vernal_worker.kv.loads import Move, Run
     from vernal_worker.kv.pages import Pages
@@ -20,6 +26,8 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after(monkeypatch
     def caches() -> dict[str, Any]:
         return {str(n): torch.zeros((BLOCKS, *SHAPE), dtype=torch.bfloat16, device="cuda") for n in range(LAYERS)}
 
+    compile_all(tmp_path)
+    monkeypatch.setattr(cuda_copies, "Kernels", lambda device: Kernels(device, tmp_path))
     cache = caches()
     pages = Pages(cache, BLOCKS)
     host = pages.host_slots(SLOTS * pages.block_bytes)
@@ -51,6 +59,8 @@ def test_blocks_arrive_between_what_came_before_and_what_comes_after(monkeypatch
     torch.cuda.synchronize()
 
     assert fence.done()
+    assert stream.hashes
+    assert stream.digests(range(SLOTS)) == b"".join(blake3(row.numpy()).digest() for row in host.memory)
     for number, layer in enumerate(seen.values()):
         size = layer[0].nbytes
         for move in moves:

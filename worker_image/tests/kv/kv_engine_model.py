@@ -59,8 +59,9 @@ class Memory:
     page_locked = False
 
     def __init__(
-        self, blocks: int, slots: int, loaded: Callable[[int, bytes], None], *, beside: bool = False, hashes: bool = False
-    ) -> None:
+        self, blocks: int, slots: int, loaded: Callable[[int, bytes], None], *,
+        beside: bool = False, hashes: bool = False,
+    ) -> None:  # fmt: skip
         self.bytes = bytearray(blocks * BLOCK_BYTES)
         self._slots = slots
         self._loaded = loaded

@@ -32,9 +32,7 @@ class Hasher:
     def hash(self, blocks: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
         """Their digests, one a row, until it is called again in the same stream."""
         count, scratch, found = len(blocks), self._scratch.data_ptr(), self._digests
-        self._kernels.hash(
-            stream.cuda_stream, blocks.data_ptr(), count, self._block_bytes, scratch, found.data_ptr()
-        )
+        self._kernels.hash(stream.cuda_stream, blocks.data_ptr(), count, self._block_bytes, scratch, found.data_ptr())
         return found[:count]
 
     def close(self) -> None:

@@ -124,7 +124,8 @@ class CudaCopies:
             piece.free.record(self._stream)
 
     def digests(self, slots: range) -> bytes:
-        return self._digests[slots.start : slots.stop].numpy().tobytes()
+        found: bytes = self._digests[slots.start : slots.stop].numpy().tobytes()
+        return found
 
     def end(self) -> None:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)

@@ -6,9 +6,8 @@ nothing. Threads would take turns. Imports little, so that it can begin early.
 
 import json
 import os
-import platform
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vernal_worker.supervisor import image
 
@@ -16,16 +15,14 @@ ENV_CRIU = "VERNAL_CRIU"
 """Where CRIU is, if it is not on the PATH."""
 
 
-@dataclass(frozen=True)
-class Software:
+class Software(NamedTuple):
     """`image_id`: the digest of all of it."""
 
     versions: dict[str, str]
     image_id: str
 
 
-@dataclass(frozen=True)
-class _Search:
+class _Search(NamedTuple):
     """A process that writes a `Software` into a pipe."""
 
     criu: str
@@ -68,5 +65,5 @@ def find(criu: str) -> Software:
 def look(criu: str) -> Software:
     """Looks now. `criu`: its name or path."""
     versions = image.installed_versions(("vllm", "torch"), sys.path)
-    versions |= {"python": platform.python_version(), "criu": image.criu_version(criu)}
+    versions |= {"python": sys.version.split()[0], "criu": image.criu_version(criu)}
     return Software(versions, image.fingerprint(versions))

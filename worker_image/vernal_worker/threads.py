@@ -51,7 +51,7 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
         OSError: the listener is not usable.
         RuntimeError: no thread could be started, and the connection was closed.
     """
-    said = False
+    logger, said = _logger(), False  # now: without descriptors nothing can be imported
     while True:
         try:
             connection, _ = listener.accept()
@@ -60,7 +60,7 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
             if error.errno not in _SHORT and not isinstance(error, ConnectionError):
                 raise
             if not said:  # once: it may be so for minutes
-                _logger().warning("%s cannot take a connection now, and tries again: %s", name, error)
+                logger.warning("%s cannot take a connection now, and tries again: %s", name, error)
             said = True
             time.sleep(_RETRY_SECONDS)
             continue

@@ -9,7 +9,7 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -27,13 +27,15 @@ _PACKAGES = ("site-packages", "dist-packages")
 """Directories of installed packages. The other ones that Python looks into are its own, of which there is a version,
 Vernal's, those of PYTHONPATH, which count by content, and where this program was started, which is not the engine's."""
 
+_CRIU_SECONDS = 5.0
+
 _CACHE = frozenset(["__pycache__"])
 _SKIPPED = _CACHE | {"bin", "share", "include"}
 """Nothing is imported from these."""
 
 
 def fingerprint(
-    versions: Mapping[str, str],
+    versions: Callable[[], Mapping[str, str]],
     *,
     seal: Path = Path(names.PATH_IMAGE_ID),
     dpkg_status: Path = DPKG_STATUS,
@@ -43,13 +45,13 @@ def fingerprint(
     """A digest, in hex.
 
     Args:
-        versions: of what the engine runs with.
+        versions: of what the engine runs with; asked last, since one is a program's answer.
         seal: where the build wrote its content address; left out where there is none.
         dpkg_status: dpkg's database; the same.
         search_path: where Python finds modules; None for `sys.path`.
         code: directories of Vernal's code.
     """
-    hasher = blake3(repr(sorted(versions.items())).encode())
+    hasher = blake3()
     for path in (seal, dpkg_status):
         try:
             hasher.update(path.read_bytes())
@@ -62,6 +64,7 @@ def fingerprint(
         if Path(directory).name in _PACKAGES:
             for line in _modules(directory):
                 hasher.update(f"{directory} {line}\n".encode(errors="surrogateescape"))
+    hasher.update(repr(sorted(versions().items())).encode())
     return hasher.hexdigest()
 
 
@@ -128,11 +131,21 @@ def installed_versions(distributions: Iterable[str], search_path: Iterable[str])
     return found
 
 
-def criu_version(criu: str) -> str:
-    """Like "4.2.1", or "" where there is no CRIU."""
+def ask_criu(criu: str) -> Callable[[], str]:
+    """Ask CRIU for its version. Returns what waits for the answer, once: like "4.2.1", or "" where there is no CRIU."""
     try:
-        output = subprocess.check_output([criu, "--version"], text=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    match = re.search(r"Version: (\S+)", output)
-    return match[1] if match else ""
+        process = subprocess.Popen([criu, "--version"], stdout=subprocess.PIPE, text=True)
+    except OSError:
+        return str
+
+    def answer() -> str:
+        with process:
+            try:
+                output, _ = process.communicate(timeout=_CRIU_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return ""
+        match = re.search(r"Version: (\S+)", output) if process.returncode == 0 else None
+        return match[1] if match else ""
+
+    return answer

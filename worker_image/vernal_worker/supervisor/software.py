@@ -64,6 +64,11 @@ def find(criu: str) -> Software:
 
 def look(criu: str) -> Software:
     """Looks now. `criu`: its name or path."""
-    versions = image.installed_versions(("vllm", "torch"), sys.path)
-    versions |= {"python": sys.version.split()[0], "criu": image.criu_version(criu)}
-    return Software(versions, image.fingerprint(versions))
+    asked = image.ask_criu(criu)  # it takes its time, and so do the files
+    versions = image.installed_versions(("vllm", "torch"), sys.path) | {"python": sys.version.split()[0]}
+
+    def all_versions() -> dict[str, str]:
+        versions["criu"] = asked()
+        return versions
+
+    return Software(versions, image.fingerprint(all_versions))

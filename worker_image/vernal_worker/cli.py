@@ -17,12 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in ([], ["run"]):
         gc.disable()  # to look for garbage in what is imported costs a start 8 ms
-        from vernal_worker.checkpoint.cuda import launch
-
-        launch.begin()
         from vernal_worker.supervisor import software
 
         software.begin()
+        from vernal_worker.checkpoint.cuda import launch
+
+        launch.begin()
         _import_msgspec()
         from vernal_worker.supervisor.main import run
 

@@ -70,7 +70,9 @@ def test_msgspec_alone_does_without_typing_extensions(before: str) -> None:
 def test_what_begins_first_imports_little() -> None:
     """All other imports come after it: nothing of it waits for them."""
     assert "msgspec" not in imported("vernal_worker.cli, vernal_worker.checkpoint.cuda.launch")
-    assert "msgspec" not in imported("vernal_worker.supervisor.software")
+    software_too = {"msgspec", "pathlib", "subprocess", "json", "blake3"}
+    assert not software_too & imported("vernal_worker.cli, vernal_worker.supervisor.software")
+    assert not {"msgspec", "pathlib", "subprocess"} & imported("vernal_worker.supervisor.image")
 
 
 def test_the_driver_is_initialised_before_anything_else_is_imported() -> None:

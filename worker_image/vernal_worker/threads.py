@@ -51,7 +51,7 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
         OSError: the listener is not usable.
         RuntimeError: no thread could be started, and the connection was closed.
     """
-    logger, said = _logger(), False  # now: without descriptors nothing can be imported
+    said = False
     while True:
         try:
             connection, _ = listener.accept()
@@ -60,7 +60,7 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
             if error.errno not in _SHORT and not isinstance(error, ConnectionError):
                 raise
             if not said:  # once: it may be so for minutes
-                logger.warning("%s cannot take a connection now, and tries again: %s", name, error)
+                _logger().warning("%s cannot take a connection now, and tries again: %s", name, error)
             said = True
             time.sleep(_RETRY_SECONDS)
             continue
@@ -77,6 +77,6 @@ def log_failure(name: str, error: Exception) -> None:
 
 
 def _logger() -> "Logger":
-    import logging  # here: a worker's start has a log of its own, and waits for each import
+    import logging  # here: a worker's start waits for each import; who may fail without descriptors imports it before
 
     return logging.getLogger(__name__)

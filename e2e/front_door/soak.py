@@ -33,7 +33,7 @@ LAST_STREAMS, LAST_TOKENS = 4, 300
 """What is under way when the worker is told to stop."""
 
 NAMES = {
-    "-m vernal_worker ": "supervisor",
+    "vernal_worker/__main__.py": "supervisor",
     "vernal_worker.engine.main": "API server",
     "EngineCore": "EngineCore",
     "VLLM::Worker": "Worker",

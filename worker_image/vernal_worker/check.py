@@ -1,10 +1,9 @@
 """What a doctor says."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One thing looked at. `remedy` says what to do if it is not `ok`."""
 
     name: str

@@ -16,20 +16,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The entry point. Exits with the command's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments in ([], ["run"]):
-        gc.disable()  # what is imported stays: to look for garbage in it costs a start 8 ms
-        from vernal_worker.checkpoint.cuda import launch
-
-        launch.begin()
+        gc.disable()  # to look for garbage in what is imported costs a start 8 ms
         from vernal_worker.supervisor import software
 
         software.begin()
+        from vernal_worker.checkpoint.cuda import launch
+
+        launch.begin()
+        _import_msgspec()
         from vernal_worker.supervisor.main import run
 
+        gc.freeze()  # what is imported stays: to look at it once more would cost 6 ms
         gc.enable()
         sys.exit(run())
     from vernal_worker.arguments import parser
 
     _command(parser().parse_args(arguments))
+
+
+def _import_msgspec() -> None:
+    """Without `typing_extensions`, where the image has it: msgspec would take from there what `typing` has as well, and
+    it brings `inspect` and the compiler's modules, a tenth of a start."""
+    with_it = sys.modules.get("typing_extensions")
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # to import it fails
+    import msgspec  # noqa: F401
+
+    del sys.modules["typing_extensions"]
+    if with_it is not None:
+        sys.modules["typing_extensions"] = with_it
 
 
 def _command(parsed: "argparse.Namespace") -> NoReturn:

@@ -1,13 +1,15 @@
 """Threads that nobody waits for: none of them ends without a word."""
 
 import errno
-import logging
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from logging import Logger
 
 PAUSE_SECONDS = 1.0
 """Before work that failed is begun again."""
@@ -15,8 +17,6 @@ PAUSE_SECONDS = 1.0
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Why no connection can be taken now, and one can later."""
 _RETRY_SECONDS = 0.05
-
-_logger = logging.getLogger(__name__)
 
 failures: Counter[str] = Counter()
 """How often the work of each thread failed, by the thread's name."""
@@ -60,7 +60,7 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
             if error.errno not in _SHORT and not isinstance(error, ConnectionError):
                 raise
             if not said:  # once: it may be so for minutes
-                _logger.warning("%s cannot take a connection now, and tries again: %s", name, error)
+                _logger().warning("%s cannot take a connection now, and tries again: %s", name, error)
             said = True
             time.sleep(_RETRY_SECONDS)
             continue
@@ -73,4 +73,10 @@ def accept(listener: socket.socket, name: str, answer: Callable[[socket.socket],
 
 def log_failure(name: str, error: Exception) -> None:
     """For `keep_running` where there is no log but Python's."""
-    _logger.error("thread %s failed and begins again", name, exc_info=error)
+    _logger().error("thread %s failed and begins again", name, exc_info=error)
+
+
+def _logger() -> "Logger":
+    import logging  # here: a worker's start waits for each import; who may fail without descriptors imports it before
+
+    return logging.getLogger(__name__)

@@ -1,10 +1,10 @@
 """What a worker gathers fits what it was told: the operator believes it by `vernal_contract.claims`."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from vernal_contract import names
 from vernal_contract.claims import contradictions
 from vernal_contract.config import (

@@ -5,10 +5,10 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from vernal_contract.config import ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.names import ENV_CONFIG

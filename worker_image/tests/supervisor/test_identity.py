@@ -249,32 +249,32 @@ def container(tmp_path: Path) -> dict[str, Any]:
 def test_an_image_that_is_built_from_ours_is_another_image(
     tmp_path: Path, container: dict[str, Any], change: str
 ) -> None:
-    before = image.fingerprint({}, **container)
+    before = image.fingerprint(dict, **container)
     path = tmp_path / change
     path.mkdir() if change.endswith("/") else path.write_text("after!")
-    assert image.fingerprint({}, **container) != before
+    assert image.fingerprint(dict, **container) != before
 
 
 def test_the_same_image_on_another_node_is_the_same(tmp_path: Path, container: dict[str, Any]) -> None:
     """Its layers were unpacked there: whole seconds are kept, and directories' times are not."""
-    before = image.fingerprint({}, **container)
+    before = image.fingerprint(dict, **container)
     for file in (tmp_path / "site-packages").rglob("*"):
         if file.is_file():
             os.utime(file, (1e9 + 0.5, 1e9 + 0.5))
     (tmp_path / "site-packages/vllm/__pycache__").mkdir()
     (tmp_path / "site-packages/vllm/__pycache__/a.pyc").write_text("x")
-    assert image.fingerprint({}, **container) == before
-    assert image.fingerprint({"vllm": "2"}, **container) != before
+    assert image.fingerprint(dict, **container) == before
+    assert image.fingerprint(lambda: {"vllm": "2"}, **container) != before
 
 
 def test_without_an_image_it_is_the_code_and_what_is_installed(tmp_path: Path, container: dict[str, Any]) -> None:
     for name in ("image-id", "status"):
         (tmp_path / name).unlink()
-    assert image.fingerprint({}, **container) == image.fingerprint({}, **container)
+    assert image.fingerprint(dict, **container) == image.fingerprint(dict, **container)
 
 
 def test_the_directory_that_a_worker_is_started_in_does_not_count(tmp_path: Path) -> None:
-    program = "from vernal_worker.supervisor import image; print(image.fingerprint({}))"
+    program = "from vernal_worker.supervisor import image; print(image.fingerprint(dict))"
     (tmp_path / "here.py").touch()
     found = {
         subprocess.check_output([sys.executable, "-c", program], cwd=directory, text=True)
@@ -324,4 +324,12 @@ def test_slow_sources_are_named_with_what_to_do() -> None:
 
 
 def test_no_criu() -> None:
-    assert image.criu_version("/nonexistent/criu") == ""
+    assert image.ask_criu("/nonexistent/criu")() == ""
+
+
+@pytest.mark.parametrize(("script", "version"), [("echo Version: 4.2.1", "4.2.1"), ("echo Version: 4; exit 1", "")])
+def test_the_version_of_criu_is_its_own_word(tmp_path: Path, script: str, version: str) -> None:
+    criu = tmp_path / "criu"
+    criu.write_text(f"#!/bin/sh\n{script}\n")
+    criu.chmod(0o755)
+    assert image.ask_criu(str(criu))() == version

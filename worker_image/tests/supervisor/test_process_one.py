@@ -22,6 +22,7 @@ HEAVY = {
     *("torch", "vllm", "numpy", "obstore", "prometheus_client"),
     *("asyncio", "http.client", "http.server", "ssl", "email", "urllib.request"),
     *("argparse", "concurrent.futures", "importlib.metadata"),
+    *("dataclasses", "inspect", "typing_extensions", "runpy"),
 }
 """What no thaw needs before CRIU runs."""
 
@@ -30,27 +31,48 @@ COLD = {
     *(f"checkpoint.{name}" for name in ("freeze", "ghosts", "images", "launch", "mapped", "surroundings")),
     *(f"store.{name}" for name in ("collect", "remove", "staging", "writeback")),
     *(f"supervisor.{name}" for name in ("admin", "creation", "fetching", "hub_request", "launching", "metrics")),
+    "supervisor.rootcause",
 }
 """Modules of Vernal's of which the same is true."""
 
 
-def imported(module: str) -> set[str]:
-    """What is imported with a module by a process that has nothing yet."""
-    code = f"import sys, {module}; print(*sys.modules)"
+AS_A_START = "from vernal_worker import cli; cli._import_msgspec()"
+FOR_FAILURES = {"logging", "traceback", "shutil"}
+"""What only failures need: imported when they happen, which may be when no file can be opened."""
+
+
+def imported(module: str, before: str = "") -> set[str]:
+    """What is imported with a module by a process that has nothing yet, but what the statements `before` have done."""
+    code = f"{before}\nimport sys, {module}; print(*sys.modules)"
     return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
 
 def test_the_start_imports_nothing_that_a_thaw_can_do_without() -> None:
     """A user waits for every import of process 1."""
-    loaded = imported("vernal_worker.cli, vernal_worker.supervisor.software, vernal_worker.supervisor.main")
+    loaded = imported("vernal_worker.supervisor.software, vernal_worker.supervisor.main", AS_A_START)
     assert {"vernal_worker.supervisor.thawing", "vernal_worker.checkpoint.thaw"} <= loaded
-    assert not (HEAVY | {f"vernal_worker.{name}" for name in COLD}) & loaded
+    assert not (HEAVY | FOR_FAILURES | {f"vernal_worker.{name}" for name in COLD}) & loaded
+
+
+def test_what_failures_need_is_there_once_criu_runs() -> None:
+    assert imported("vernal_worker.supervisor.admin") >= FOR_FAILURES
+
+
+@pytest.mark.parametrize("before", ["", "import typing_extensions"])
+def test_msgspec_alone_does_without_typing_extensions(before: str) -> None:
+    """Others find it, or have it already."""
+    code = (
+        f"{before}\n{AS_A_START}\nimport typing_extensions, msgspec\nprint(msgspec.json.decode('[1]', type=list[int]))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[1]\n"
 
 
 def test_what_begins_first_imports_little() -> None:
     """All other imports come after it: nothing of it waits for them."""
     assert "msgspec" not in imported("vernal_worker.cli, vernal_worker.checkpoint.cuda.launch")
-    assert "msgspec" not in imported("vernal_worker.supervisor.software")
+    software_too = {"msgspec", "pathlib", "subprocess", "json", "blake3"}
+    assert not software_too & imported("vernal_worker.cli, vernal_worker.supervisor.software")
+    assert not {"msgspec", "pathlib", "subprocess"} & imported("vernal_worker.supervisor.image")
 
 
 def test_the_driver_is_initialised_before_anything_else_is_imported() -> None:

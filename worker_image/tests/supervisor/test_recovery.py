@@ -1,9 +1,9 @@
 """After a failed thaw the compiled kernels of the checkpoint are there for the cold start, and nothing else of it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from vernal_contract.config import ModelConfig, WorkerConfig, encode
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.names import ENV_CONFIG

@@ -68,6 +68,7 @@ _LOOPBACK_UP = (
     'fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 0x41))\''
 )
 
+_PROGRAM = ROOT / "worker_image/vernal_worker/__main__.py"
 _COVER = Path(__file__).resolve().parents[1] / "cover.sh"
 
 # Sources are opened before /tmp is covered, since they may be in it.
@@ -187,7 +188,7 @@ class Pod:
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(
-                [*place, sys.executable, "-m", "vernal_worker"],
+                [*place, sys.executable, "-P", str(_PROGRAM)],  # as the images start it
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome

@@ -3,13 +3,13 @@ people."""
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from vernal_worker.check import Check
 from vernal_worker.checkpoint import pids
 from vernal_worker.checkpoint.carry import SHM
+from vernal_worker.checkpoint.criu import which
 from vernal_worker.checkpoint.cuda.client import driver_problem
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import Gpus, gpus
@@ -75,7 +75,7 @@ def _gpu(found: Gpus) -> list[Check]:
 
 
 def _program(criu: str) -> Check:
-    path = shutil.which(criu)
+    path = which(criu)
     return Check("criu", path is not None, path or f"no program {criu!r}", "use the worker image: it carries CRIU")
 
 

@@ -3,17 +3,16 @@ process that holds `/dev/nvidia*` open cannot be frozen, and loading NVML takes 
 small files."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 DRIVER = Path("/proc/driver/nvidia")
 DEV = Path("/dev")
 
 
-@dataclass(frozen=True)
-class Gpus:
+class Gpus(NamedTuple):
     product: str | None = None  # e.g. "NVIDIA H200"; of several kinds all names, with commas
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # instead of a tuple's method
     driver: str | None = None  # e.g. "580.159.04"
     uuids: tuple[str, ...] = ()  # like "GPU-8d62…", in no particular order
 

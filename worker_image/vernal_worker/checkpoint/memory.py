@@ -9,10 +9,10 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 from vernal_contract.reasons import Reason
 
@@ -27,8 +27,7 @@ _MOST_VECTORS = 1024  # UIO_MAXIOV
 _MOST_THREADS = 16
 
 
-@dataclass(frozen=True)
-class Digests:
+class Digests(msgspec.Struct, frozen=True):
     """BLAKE3 in hex of every `piece` bytes of files, by their names. `piece` is a multiple of a page."""
 
     piece: int
@@ -40,8 +39,7 @@ class Digests:
         return known[number] if number < len(known) else ""
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """Consecutive bytes of a file, which one thread reads, and where they belong. `digest`: theirs, if they are to be
     compared."""
 

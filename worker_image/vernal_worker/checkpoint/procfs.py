@@ -3,16 +3,16 @@
 import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 PROC = Path("/proc")
 
 _PRESENT = bytes(byte >> 7 for byte in range(256))  # bit 63 of an entry of pagemap
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """One line of `/proc/<pid>/stat` (proc(5)), as far as it is needed."""
 
     pid: int
@@ -23,8 +23,7 @@ class Process:
     sid: int
 
 
-@dataclass(frozen=True, slots=True)
-class FileArea:
+class FileArea(msgspec.Struct, frozen=True):
     """Where a process has mapped a file that still has its name: one line of `/proc/<pid>/maps`."""
 
     start: int

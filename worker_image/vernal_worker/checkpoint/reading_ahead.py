@@ -23,6 +23,9 @@ _AT_ONCE = 128 << 10
 
 _THREADS = 8
 
+_LEISURE_SECONDS = 0.05
+"""After so long, reading begins though the caller still has something else to do, which then takes long itself."""
+
 
 class MappedFile(msgspec.Struct, frozen=True, array_like=True):
     """What to read of a file: offsets and lengths in bytes."""
@@ -31,13 +34,18 @@ class MappedFile(msgspec.Struct, frozen=True, array_like=True):
     ranges: tuple[tuple[int, int], ...]
 
 
-def read_ahead(now: Sequence[MappedFile], later: Sequence[MappedFile] = ()) -> None:
+def read_ahead(
+    now: Sequence[MappedFile], later: Sequence[MappedFile] = (), *, at_leisure: threading.Event | None = None
+) -> None:
     """Let the kernel read, and return at once. What cannot be read is left for others to complain about.
 
     `later` is asked for little by little, so that small reads that somebody waits for do not stand behind it.
+    `at_leisure`: set when the caller needs the interpreter less; threads that ask the kernel take it from him.
     """
 
     def run() -> None:
+        if at_leisure is not None:
+            at_leisure.wait(_LEISURE_SECONDS)
         for_each(now, _ask, _THREADS, lambda: None)
         asked = 0
         for file in later:

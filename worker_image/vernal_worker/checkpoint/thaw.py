@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.checkpoint import carry, pids, process, procfs
@@ -25,8 +25,7 @@ _LAID_SECONDS = 1.0
 file any more."""
 
 
-@dataclass(frozen=True)
-class ThawResult:
+class ThawResult(msgspec.Struct, frozen=True):
     """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds the next two),
     `memory`, `verify_wait` (for `verified`), `total`."""
 
@@ -75,7 +74,8 @@ def thaw(
     patience = Patience(timeout, cancel, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     program = find(criu)
     memory = [MappedFile(str(image_dir / each.file), ((0, each.bytes),)) for each in frozen.memory]
-    read_ahead(frozen.mapped, [*memory, *frozen.code])
+    running = threading.Event()
+    read_ahead(frozen.mapped, [*memory, *frozen.code], at_leisure=running)
     ids = set(frozen.ids)
     if taken := pids.taken(ids):
         raise CheckpointError(
@@ -88,6 +88,11 @@ def thaw(
     roots = [Path(root) for root in frozen.roots]
     before = carry.contents(roots)
     timings: dict[str, float] = {}
+
+    def runs() -> None:
+        running.set()
+        started()
+
     laid = threading.Event()
 
     def lay() -> None:
@@ -99,7 +104,7 @@ def thaw(
     try:
         _read(patience, "files", lay)
         timings["files"] = time.monotonic() - began
-        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, started, verified, timings)
+        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, runs, verified, timings)
     except BaseException as e:
         left = _kill(ids)
         laid.wait(_LAID_SECONDS)  # or it might lay one more file after this

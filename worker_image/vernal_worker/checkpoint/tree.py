@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from vernal_contract.reasons import Reason
 
@@ -17,7 +16,6 @@ UNKNOWN_EXIT = 255
 """Exit code of a root that somebody else reaped."""
 
 
-@dataclass
 class ProcessTree:
     """The root's PID, the read ends of its stdout and stderr pipes (owned by this object) and a pidfd of
     the root.
@@ -26,12 +24,10 @@ class ProcessTree:
     (who reaps orphans as process 1 must should leave it alone for a while) its exit code is `UNKNOWN_EXIT`.
     """
 
-    pid: int
-    stdout: int
-    stderr: int
-    pidfd: int
-    returncode: int | None = field(default=None, init=False)
-    _gone: bool = field(default=False, init=False)
+    def __init__(self, pid: int, stdout: int, stderr: int, pidfd: int) -> None:
+        self.pid, self.stdout, self.stderr, self.pidfd = pid, stdout, stderr, pidfd
+        self.returncode: int | None = None
+        self._gone = False
 
     def members(self) -> list[int]:
         """PIDs of the root, its descendants, and whatever else is in the root's session, zombies excepted."""

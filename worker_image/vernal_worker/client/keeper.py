@@ -18,10 +18,10 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
 from vernal_contract.identity import differences, digest
 from vernal_contract.reasons import Reason
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState

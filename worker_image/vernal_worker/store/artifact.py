@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
+from msgspec.structs import replace
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 from vernal_contract.state import ArtifactRef
@@ -20,14 +21,19 @@ from vernal_worker.store.manifest import FileEntry, Manifest
 from vernal_worker.store.pieces import PIECE, Piece, hash_all, pieces
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True, eq=False):
     """A generation in the store; `path` is its directory."""
 
     path: Path
     manifest: Manifest
-    shared_bytes: int = field(default=0, compare=False)
-    """Of files that another artifact had too when `with_shared` looked."""
+    shared_bytes: int = 0
+    """Of files that another artifact had too when `with_shared` looked: this makes no other artifact of it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artifact) and (self.path, self.manifest) == (other.path, other.manifest)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.manifest))
 
     @property
     def generation(self) -> str:

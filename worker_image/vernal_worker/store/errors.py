@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from vernal_contract.reasons import Reason
 
 from vernal_worker.parallel import aside
@@ -58,8 +58,7 @@ def from_os(error: OSError, stage: str) -> StoreError:
     return StoreError(reason, stage, f"{error.filename or 'store'}: {error.strerror or error}")
 
 
-@dataclass(frozen=True)
-class Touch:
+class Touch(msgspec.Struct, frozen=True):
     """How long a call may wait for the storage: see `Store`."""
 
     patience: float | None = None

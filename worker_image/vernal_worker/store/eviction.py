@@ -1,8 +1,9 @@
 """What a node cache keeps and what makes room: decided from what was found in it. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 N = TypeVar("N")
 
@@ -14,8 +15,7 @@ KEPT_FREE = 0.15
 is left (`imagefs.available<15%`, `nodefs.available<10%` by default)."""
 
 
-@dataclass(frozen=True)
-class Cached:
+class Cached(msgspec.Struct, frozen=True):
     """A file in the cache. `bytes`: of disk; `used`: when it was last wanted, in seconds; `held`: somebody reads it
     now."""
 

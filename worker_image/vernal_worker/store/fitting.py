@@ -1,9 +1,9 @@
 """Which of the current artifacts of an identity a worker on some host takes, wherever they lie."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 from vernal_contract.identity import HostTuple, misfits
 from vernal_contract.reasons import Reason
 
@@ -14,8 +14,7 @@ from vernal_worker.store.quarantine import Quarantine
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Candidate(Generic[T]):
+class Candidate(msgspec.Struct, Generic[T], frozen=True):
     """A generation that is current for some host. `host`: what its place says of that one's digest; `given_up`: whether
     it is; `load`: reads it, or raises a `StoreError`."""
 
@@ -25,8 +24,7 @@ class Candidate(Generic[T]):
     load: Callable[[], T]
 
 
-@dataclass(frozen=True)
-class Picked(Generic[T]):
+class Picked(msgspec.Struct, Generic[T], frozen=True):
     """What fits, or the reason for nothing with a message for people. `seconds_left`: see `Quarantine`."""
 
     content: T | None

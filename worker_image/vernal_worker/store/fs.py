@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +60,8 @@ def swap_link(link: Path, target: str) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory with everything in it, as far as it is there and can be removed."""
+    import shutil  # here: it brings what packs archives, and no thaw removes a directory
+
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -2,10 +2,10 @@
 
 import errno
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 
 from vernal_worker.store.fs import unique
@@ -22,8 +22,7 @@ _HOST = re.compile(r"[0-9a-f]{16}")
 _UNIQUE = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """What an artifact is looked up by, and its directory."""
 
     root: Path

@@ -20,10 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import msgspec
 from vernal_contract.config import Verify
 from vernal_contract.reasons import Reason
 
@@ -54,8 +54,7 @@ def _silently(done: int, total: int) -> None:
     pass
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(msgspec.Struct, frozen=True):
     """`bytes` of files were added, and `evicted` bytes of others went for them. Nothing was if `full` says why."""
 
     bytes: int = 0
@@ -85,8 +84,7 @@ class View:
         self.release()
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """What `NodeCache.fetch` came to. `view`: None where there was no room, and where another one is at work."""
 
     filled: Filled

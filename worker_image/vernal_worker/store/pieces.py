@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from vernal_worker.parallel import for_each
@@ -16,8 +16,7 @@ _READ = 1 << 20
 _MOST_THREADS = 16
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """`length` bytes of file `path` (relative) from `index * PIECE` on."""
 
     path: str

@@ -7,7 +7,6 @@ mend, and each next try is twice as far away. A thaw that works forgives everyth
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -25,8 +24,7 @@ _MOST_ROUNDS = 1000
 """More are no news, and others may write what is read here."""
 
 
-@dataclass(frozen=True)
-class Quarantine:
+class Quarantine(msgspec.Struct, frozen=True):
     """`generation` is not thawed any more. `message`: for people, with what failed; `seconds_left`: until a new
     checkpoint may be made."""
 

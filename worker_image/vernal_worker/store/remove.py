@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vernal_worker.store import collect, fs, layout
 from vernal_worker.store.heartbeat import beats
@@ -18,8 +19,7 @@ _LATE = 60.0
 """How much later than this machine's clock says the storage's may say that the grace period is over (seconds)."""
 
 
-@dataclass(frozen=True)
-class Removal:
+class Removal(msgspec.Struct, frozen=True):
     """What became of it: `bytes` came back; `kept` says which directory stays and why; `busy` says who was still at
     work when patience ended: to be tried again."""
 

@@ -4,11 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
 from vernal_contract.identity import HostTuple, IdentityInputs, digest
 from vernal_contract.reasons import Reason
 
@@ -44,8 +45,7 @@ SETTLED = 120.0
 reads a pointer that is gone, the other does not see the first's lease yet; seconds)."""
 
 
-@dataclass(frozen=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True):
     """What `Store.find` found: an artifact, or the reason for none with a message for people."""
 
     artifact: Artifact | None

@@ -10,6 +10,7 @@ import hmac
 import io
 import ipaddress
 import json
+import logging  # noqa: F401  # for `threads`, whose failures come when no file can be opened any more
 import socket
 import sys
 import threading

@@ -2,8 +2,9 @@
 
 import ctypes
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vernal_worker.store import fs
 
@@ -14,8 +15,7 @@ MEMORY = frozenset({"tmpfs", "ramfs"})
 """File systems whose files are memory, which counts as that of the pod that wrote them."""
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """`root`: the directory, by a way that only processes with all of this one's capabilities have. `kind`: of file
     system."""
 

@@ -5,7 +5,6 @@ Whatever is wrong with it, the worker starts as it would without.
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -147,7 +146,7 @@ class Caching:
                 self._failed(error)
             return
         except Exception as error:
-            log.failure("bug", traceback=traceback.format_exc())
+            log.failure("bug", traceback=log.trace(error))
             self._tell(fill=CacheFill.FAILED, message=f"{type(error).__name__}: {error}")
             return
         self._filled(filled, artifact.manifest, time.monotonic() - began)

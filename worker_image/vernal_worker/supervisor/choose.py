@@ -1,7 +1,6 @@
 """How to start: pure decisions, made from what was found."""
 
-from dataclasses import dataclass
-
+import msgspec
 from vernal_contract.config import CheckpointPolicy
 from vernal_contract.reasons import Reason
 
@@ -13,8 +12,7 @@ from vernal_worker.store.reading import Reading
 from vernal_worker.store.store import Lookup
 
 
-@dataclass(frozen=True)
-class Thaw:
+class Thaw(msgspec.Struct, frozen=True):
     """Thaw `artifact`. `doubted`: thaws of it have failed before, which is to be forgiven if this one works. `reading`:
     to be released when the thaw has ended; so is `view`, where the artifact is the node cache's."""
 
@@ -24,8 +22,7 @@ class Thaw:
     view: View | None = None
 
 
-@dataclass(frozen=True)
-class Cold:
+class Cold(msgspec.Struct, frozen=True):
     """Start vLLM. `reason` and `message` say why it is not a thaw; `freeze` whether to make a checkpoint."""
 
     reason: Reason
@@ -33,8 +30,7 @@ class Cold:
     freeze: bool
 
 
-@dataclass(frozen=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """Do not start: policy Required forbids a cold start, except one that makes the checkpoint."""
 
     reason: Reason

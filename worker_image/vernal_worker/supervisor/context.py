@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,7 @@ class ConfigError(Exception):
     """The worker was told something that it cannot do; the message names the field."""
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(msgspec.Struct, frozen=True):
     """What an engine is to get from a hub. `where`: "model", or the place, as in `contents` of identities."""
 
     where: str
@@ -47,16 +45,14 @@ class Repository:
     revision: str | None = None
 
 
-@dataclass(frozen=True)
-class EngineSetup:
+class EngineSetup(msgspec.Struct, frozen=True):
     """What vLLM is started with."""
 
     arguments: Mapping[str, Any]
     environment: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """Everything that a worker is told, checked: made once, from the environment."""
 
     config: WorkerConfig
@@ -105,8 +101,7 @@ def _with(environment: Mapping[str, str], devices: str | None) -> Mapping[str, s
     return environment if devices is None else {**environment, VISIBLE: devices}
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     settings: Settings
     board: Board
     stop: Stop

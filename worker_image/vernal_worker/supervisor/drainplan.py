@@ -1,7 +1,6 @@
 """When to close the listener and when to abort what is left: pure, on any clock in seconds."""
 
-from dataclasses import dataclass
-
+import msgspec
 from vernal_contract.config import DrainConfig
 
 IMPATIENT_SECONDS = 5.0
@@ -11,8 +10,7 @@ KILL_SECONDS = 3.0
 """Of the reserve, for killing and reaping what did not exit; less where the reserve is short."""
 
 
-@dataclass(frozen=True)
-class DrainPlan:
+class DrainPlan(msgspec.Struct, frozen=True):
     """Instants on the caller's clock; `close_at <= abort_at <= kill_at <= exit_by`."""
 
     close_at: float  # stop accepting

@@ -9,7 +9,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import ControlError, EngineClient, RefusedError, TimedOutError
 from vernal_worker.control.protocol import EngineStatus
-from vernal_worker.supervisor import log, rootcause
+from vernal_worker.supervisor import log
 from vernal_worker.supervisor.output import Output
 
 _POLL = 0.05
@@ -39,6 +39,8 @@ class Engine:
 
     def start_message(self) -> str:
         """How it ended, and why it could not start."""
+        from vernal_worker.supervisor import rootcause  # here: a thaw need not wait for its dozen patterns
+
         why = rootcause.cause(self._output.tail())
         return f"{_exit(self.tree.poll())}: {why}" if why is not None else self.exit_message()
 

@@ -3,9 +3,9 @@ secret."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from vernal_contract.config import WorkerConfig
 from vernal_contract.variables import NEVER, shapes
 
@@ -13,8 +13,7 @@ from vernal_worker.checkpoint.hostname import HOST_NAME
 from vernal_worker.control.protocol import PodIdentity
 
 
-@dataclass(frozen=True)
-class RunPaths:
+class RunPaths(msgspec.Struct, frozen=True):
     """Places that belong to one worker, the same in every pod. Those under `carried` travel with a
     checkpoint."""
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,8 +218,7 @@ class Gpu:
                 raise CheckpointError(reason, "weights", str(error)) from error
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """What came of `Gpu.store`: each rank's files, where the weights are to be, what the GPUs had free before."""
 
     ranks: Sequence[StoredRank]

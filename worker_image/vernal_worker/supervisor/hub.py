@@ -7,9 +7,10 @@ instead of names: whatever it said to a hub, its token first of all, would be in
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from vernal_worker.supervisor.context import Repository, Settings
 

@@ -4,7 +4,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 
 from vernal_contract.logline import format_fields, stamp
 
@@ -23,8 +22,19 @@ def failure(name: str, /, **fields: object) -> None:
 
 def thread_failed(name: str, error: Exception) -> None:
     """Say that the work of thread `name` failed, and begins again (`vernal_worker.threads`)."""
-    text = "".join(traceback.format_exception(error))
-    failure("thread_failed", thread=name, traceback=text, next_step="a bug in Vernal, or no memory: see the traceback")
+    failure(
+        "thread_failed",
+        thread=name,
+        traceback=trace(error),
+        next_step="a bug in Vernal, or no memory: see the traceback",
+    )
+
+
+def trace(error: BaseException) -> str:
+    """The error with its traceback."""
+    import traceback  # here: a start waits for each import; once CRIU runs `admin` has it, so no failure waits for it
+
+    return "".join(traceback.format_exception(error))
 
 
 def engine_line(line: str) -> None:

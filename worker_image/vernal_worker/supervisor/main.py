@@ -2,7 +2,6 @@
 
 import os
 import socket
-import traceback
 from functools import partial
 
 from vernal_contract.reasons import Reason
@@ -53,7 +52,7 @@ def run() -> ExitCode:
     try:
         return worker.run()
     except Exception as error:
-        log.failure("bug", traceback=traceback.format_exc())
+        log.failure("bug", traceback=log.trace(error))
         say_farewell(ExitCode.INTERNAL, f"{type(error).__name__}: {error}", Reason.INTERNAL)
         return ExitCode.INTERNAL
 

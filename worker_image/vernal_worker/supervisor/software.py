@@ -4,28 +4,22 @@ To look at every file of vLLM and torch takes about as long as importing all tha
 nothing. Threads would take turns. Imports little, so that it can begin early.
 """
 
-import json
 import os
-import platform
 import sys
-from dataclasses import dataclass
-
-from vernal_worker.supervisor import image
+from typing import NamedTuple
 
 ENV_CRIU = "VERNAL_CRIU"
 """Where CRIU is, if it is not on the PATH."""
 
 
-@dataclass(frozen=True)
-class Software:
+class Software(NamedTuple):
     """`image_id`: the digest of all of it."""
 
     versions: dict[str, str]
     image_id: str
 
 
-@dataclass(frozen=True)
-class _Search:
+class _Search(NamedTuple):
     """A process that writes a `Software` into a pipe."""
 
     criu: str
@@ -41,6 +35,8 @@ def begin() -> None:
     criu, (answer, result) = os.environ.get(ENV_CRIU) or "criu", os.pipe()
     if (pid := os.fork()) == 0:
         try:
+            import json  # here, and below: what begins first waits for no import
+
             found = look(criu)
             os.write(result, json.dumps([found.versions, found.image_id]).encode())
         finally:
@@ -51,6 +47,8 @@ def begin() -> None:
 
 def find(criu: str) -> Software:
     """What there is: as it was found by whom `begin` started, once; else it is looked for now."""
+    import json
+
     while _begun:
         search = _begun.pop()
         with open(search.answer, "rb") as answer:
@@ -67,6 +65,13 @@ def find(criu: str) -> Software:
 
 def look(criu: str) -> Software:
     """Looks now. `criu`: its name or path."""
-    versions = image.installed_versions(("vllm", "torch"), sys.path)
-    versions |= {"python": platform.python_version(), "criu": image.criu_version(criu)}
-    return Software(versions, image.fingerprint(versions))
+    from vernal_worker.supervisor import image  # here: as above
+
+    asked = image.ask_criu(criu)  # it takes its time, and so do the files
+    versions = image.installed_versions(("vllm", "torch"), sys.path) | {"python": sys.version.split()[0]}
+
+    def all_versions() -> dict[str, str]:
+        versions["criu"] = asked()
+        return versions
+
+    return Software(versions, image.fingerprint(all_versions))

@@ -177,6 +177,11 @@ class _Attempt:
         if self._settings.signing_key is not None:
             with self._board.timed("verify_first"):
                 verification.wait_first()
+
+        def started() -> None:
+            verification.start()
+            self._board.at_leisure.set()
+
         result = thaw(
             self._artifact.path / PROCESS,
             frozen,
@@ -185,7 +190,7 @@ class _Attempt:
             work_dir=self._settings.paths.criu,
             cancel=verification.give_up,
             digests=memory,
-            started=self._board.at_leisure.set,
+            started=started,
             verified=verification.finish,
         )
         self.engine = self._workspace.engine(result.tree)

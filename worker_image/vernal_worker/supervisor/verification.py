@@ -16,8 +16,9 @@ _LATE_SECONDS = 2.0
 
 
 class Verification:
-    """Runs on a thread of its own from the constructor on. No process of the artifact may run before `finish`
-    returns."""
+    """Runs on a thread of its own: from the constructor on if there are files that come first, else from `start` on. A
+    thread that digests takes the interpreter from the others, and there is time while CRIU works. No process of the
+    artifact may run before `finish` returns."""
 
     def __init__(
         self,
@@ -39,14 +40,14 @@ class Verification:
         self._error: BaseException | None = None
         self._first = threading.Event()
 
-        began = time.monotonic()
-
-        def progress(done: int, size: int) -> None:
-            now = time.monotonic()
-            if (problem := pace.hopeless(done, size, now - began, self._deadline - now)) is not None:
-                raise StoreError(Reason.STORE_SLOW, "verify", problem)
-
         def run() -> None:
+            began = time.monotonic()
+
+            def progress(done: int, size: int) -> None:
+                now = time.monotonic()
+                if (problem := pace.hopeless(done, size, now - began, self._deadline - now)) is not None:
+                    raise StoreError(Reason.STORE_SLOW, "verify", problem)
+
             try:
                 with board.timed("verify"):
                     if first:
@@ -65,7 +66,13 @@ class Verification:
                 self._first.set()
 
         self._thread = threading.Thread(target=run, name="verify", daemon=True)
-        self._thread.start()
+        if first:
+            self.start()
+
+    def start(self) -> None:
+        """Begin, if that was not done yet."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def wait_first(self) -> None:
         """Wait until the files that come first were looked at.
@@ -73,6 +80,7 @@ class Verification:
         Raises:
             StoreError: see `Artifact.verify_files`.
         """
+        self.start()
         if not self._first.wait(self._left):
             raise self._slow()
         if self._error is not None:
@@ -94,6 +102,7 @@ class Verification:
 
     def _wait(self) -> BaseException | None:
         """It minds its time-out itself, unless the storage does not let it."""
+        self.start()
         self._thread.join(self._left)
         return self._slow() if self._thread.is_alive() else self._error
 

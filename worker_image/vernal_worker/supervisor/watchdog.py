@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 
@@ -36,6 +35,8 @@ def _watch(stop: Stop, grace_seconds: float, farewell: Callable[[ExitCode, str],
     time.sleep(max(0.0, stop.signals[0] + grace_seconds - margin - time.monotonic()))
 
     def speak() -> None:
+        import traceback  # here: a start waits for each import, and `admin` has it once CRIU runs
+
         frame = sys._current_frames().get(threading.main_thread().ident or 0)
         log.failure("out_of_time", stack="".join(traceback.format_stack(frame)) if frame is not None else "")
         said = f"not done {margin:g} s before the end of the grace period of {grace_seconds:g} s"

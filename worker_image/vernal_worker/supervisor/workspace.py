@@ -1,6 +1,5 @@
 """What an engine of this worker uses and leaves behind: directories, files, processes."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,4 +49,9 @@ def empty(directory: Path) -> None:
     """Remove what is in a directory."""
     with suppress(FileNotFoundError):
         for entry in directory.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            if not entry.is_dir() or entry.is_symlink():
+                entry.unlink()
+                continue
+            import shutil  # here: a worker that starts finds no directory, and need not wait for this
+
+            shutil.rmtree(entry)

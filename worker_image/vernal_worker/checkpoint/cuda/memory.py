@@ -10,6 +10,7 @@ the GPU. `Fetch` says which.
 """
 
 import contextlib
+import logging  # noqa: F401  # for `threads`: when no descriptor is left it could not be imported
 import os
 import socket
 import threading

@@ -7,9 +7,10 @@ there. Called in the helper and in the supervisor, never in the tree that is fro
 import ctypes
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+import msgspec
 
 _LIBRARY = "libnvidia-ml.so.1"
 _lock = threading.Lock()
@@ -52,8 +53,7 @@ def memory(uuids: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A GPU, or a part of one (MIG)."""
 
     name: str  # e.g. "NVIDIA A100-SXM4-40GB MIG 1g.5gb"

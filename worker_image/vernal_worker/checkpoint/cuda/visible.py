@@ -6,13 +6,12 @@ them, the selected ones first: an engine takes the first ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What the container's variable means there."""
 
     given: str | None
@@ -22,7 +21,7 @@ class Selection:
     """A value with which CUDA lists every GPU, the selected ones first; None for its own order. `given` where that
     cannot be said, because it names parts of a GPU (MIG) or no GPU of this container."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # instead of a tuple's method
     """How many GPUs are selected."""
 
 

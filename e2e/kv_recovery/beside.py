@@ -99,6 +99,14 @@ def _flip(file: Path, other: Path) -> None:
     file.write_bytes(content)
 
 
+def _take_the_others(file: Path, other: Path) -> None:
+    file.write_bytes(other.read_bytes())
+
+
+def _lengthen(file: Path, other: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"more")
+
+
 def _lose_the_end(file: Path, other: Path) -> None:
     size = file.stat().st_size
     os.truncate(file, size // 2)
@@ -108,10 +116,10 @@ def _lose_the_end(file: Path, other: Path) -> None:
 CASES = [
     Case("nothing", lambda file, other: None),
     Case("a bit is flipped", _flip),
-    Case("another block's content", lambda file, other: file.write_bytes(other.read_bytes()) and None),
+    Case("another block's content", _take_the_others),
     Case("the second half is zeros, as after a power cut", _lose_the_end),
     Case("the second half is missing", lambda file, other: os.truncate(file, file.stat().st_size // 2)),
-    Case("it is longer", lambda file, other: file.write_bytes(file.read_bytes() + b"more") and None),
+    Case("it is longer", _lengthen),
     Case("a model of the same name, other weights", lambda file, other: None, other_weights=True),
 ]
 

@@ -47,7 +47,7 @@ def test_it_says_what_it_does_and_gives_an_example(name: str) -> None:
     text = help_of(name)
     called = {"__main__.py": f"python3? -m {Path(name).parent.name}", "leftovers.py": r"python3? -m cluster\.leftovers"}
     called["speed.py"] = r"python3? -m kv_recovery\.speed"
-    called["beside.py"] = r"python3? -m kv_recovery\.beside"
+    called["other_stores.py"] = r"python3? -m kv_recovery\.other_stores"
     example = called.get(Path(name).name, re.escape(f"e2e/{name}"))
     outside_usage = re.sub(r"^usage: .*?\n\n", "", text, flags=re.DOTALL)
     assert re.search(example, outside_usage), f"no example of a call in:\n{text}"

@@ -1,4 +1,4 @@
-"""Damaged blocks here and in vLLM's own file tier, and how fast both read: `python -m kv_recovery.beside`.
+"""Damaged blocks here and in vLLM's own file tier, and how fast both read: `python -m kv_recovery.other_stores`.
 
 vLLM's is the secondary tier `fs` of its OffloadingConnector (`TieringOffloadingSpec`), the code of the installed
 version: it writes blocks, they are damaged, it reads them. Its way to a GPU is not part of this, and cannot run without
@@ -198,9 +198,9 @@ def _timed(work: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m kv_recovery.beside",
+        prog="python -m kv_recovery.other_stores",
         description=__doc__,
-        epilog="Example, 20 s: `PYTHONPATH=e2e .venv/bin/python -m kv_recovery.beside --speed`.",
+        epilog="Example, 20 s: `PYTHONPATH=e2e .venv/bin/python -m kv_recovery.other_stores --speed`.",
     )
     parser.add_argument("--speed", action="store_true", help="measure reading, too")
     parser.add_argument("--blocks", type=int, default=128, help="to read, of 2.36 MB (default: 128)")

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 KEY_BYTES = 32
-DIGEST_BYTES = 32
 MOST_BLOCKS = 64
 """In a job, so that its answer fits."""
 
@@ -65,9 +64,6 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     bug: bool = False
     seconds: float = 0.0
     digests: bytes = b""
-
-    def digest(self, index: int) -> bytes:
-        return self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
 
 
 # What both ends are of one version of. The classes are looked into here, before there are threads.

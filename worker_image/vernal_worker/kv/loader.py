@@ -26,10 +26,10 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from vernal_worker.kv import LOGGER
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockfile import DIGEST_BYTES, Failure
 from vernal_worker.kv.counters import BYTES, LOAD_FAILURES, SECONDS, Counters
 from vernal_worker.kv.crew import Crew, GoneError, start_thread
-from vernal_worker.kv.jobs import DIGEST_BYTES, LABEL, MOST_BLOCKS, Answer, Job, joined
+from vernal_worker.kv.jobs import LABEL, MOST_BLOCKS, Answer, Job, joined
 from vernal_worker.kv.loads import Block, Load, Loaded, Move, Run, Speed
 from vernal_worker.kv.slots import Fence, Slots
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from vernal_worker.checkpoint.cuda.digest import DIGEST_BYTES, hashable, problem
+from vernal_worker.checkpoint.cuda.digest import hashable, problem
 from vernal_worker.checkpoint.cuda.driver import DriverError
 from vernal_worker.kv import LOGGER
+from vernal_worker.kv.blockfile import DIGEST_BYTES
 from vernal_worker.kv.cuda_copies import CudaCopies, CudaSaves, Hasher, adjacent, most
 from vernal_worker.kv.loads import Move
 from vernal_worker.kv.rows import Rows

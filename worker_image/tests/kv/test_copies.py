@@ -14,7 +14,7 @@ from vernal_worker.kv.counters import Counters
 from vernal_worker.kv.cuda_copies import adjacent, joined
 from vernal_worker.kv.faults import Fault, Faults
 from vernal_worker.kv.loader import Loader
-from vernal_worker.kv.loads import Block, Move, Run
+from vernal_worker.kv.loads import Block, Loaded, Move, Run
 from vernal_worker.kv.serving import Reads
 from vernal_worker.kv.slots import Done, Fence, Slots
 
@@ -52,6 +52,11 @@ class Rig:
         for move in moves:
             self.cache[move.block_id] = bytes(self.slots.view(move.slot))
         return Done()
+
+    def load(self) -> Loaded:
+        self.loader.start("r", BLOCKS, GUARD_SECONDS)
+        (loaded,) = self.loader.poll(self.never, GUARD_SECONDS)
+        return loaded
 
     def never(self, moves: Sequence[Move]) -> Fence:
         raise AssertionError("the engine's thread does not copy where there is a stream")
@@ -117,8 +122,7 @@ def test_a_read_after_the_deadline_finds_nobody_who_copies(monkeypatch: pytest.M
 
 def test_where_the_device_hashes_nobody_else_does() -> None:
     rig = Rig(hashes=True)
-    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
-    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    loaded = rig.load()
     assert loaded.failures == {} and rig.cache == {block.block_id: block.key for block in BLOCKS}
     assert not any(verify for _, verify in rig.reads)
     rig.loader.stop()
@@ -142,8 +146,7 @@ def test_a_block_with_another_digest_is_read_again_and_verified_there() -> None:
     """As when a bit flipped between storage and the device, and not on storage."""
     rig = Rig(hashes=True)
     rig.wrong = {BLOCKS[3].key: 1}
-    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
-    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    loaded = rig.load()
     assert loaded.failures == {} and rig.cache == {block.block_id: block.key for block in BLOCKS}
     assert [key for key, verify in rig.reads if verify] == [BLOCKS[3].key]
     rig.loader.stop()
@@ -152,8 +155,7 @@ def test_a_block_with_another_digest_is_read_again_and_verified_there() -> None:
 def test_a_block_that_is_wrong_on_storage_fails_and_with_it_what_comes_behind() -> None:
     rig = Rig(hashes=True)
     rig.wrong = {BLOCKS[3].key: 2}
-    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
-    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    loaded = rig.load()
     assert loaded.usable == 3
     assert loaded.failures[BLOCKS[3].block_id] is Failure.CORRUPT
     assert set(loaded.failures) == {block.block_id for block in BLOCKS[3:]}
@@ -199,8 +201,7 @@ def test_a_copy_that_fails_is_a_failure_of_its_blocks(monkeypatch: pytest.Monkey
         raise RuntimeError("of the test")
 
     monkeypatch.setattr(rig.stream, "copy", copy)
-    rig.loader.start("r", BLOCKS, GUARD_SECONDS)
-    (loaded,) = rig.loader.poll(rig.never, GUARD_SECONDS)
+    loaded = rig.load()
     assert loaded.usable == 0 and set(loaded.failures.values()) <= {Failure.INTERNAL, Failure.SKIPPED}
     until("every slot to be free again", lambda: rig.slots.free == 2)
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import torch
 from kv_engine_model import FACTS
 from patience import GUARD_SECONDS, until
 from vernal_worker.kv import processes
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockfile import DIGEST_BYTES, Failure
 from vernal_worker.kv.blockstore import BlockStore
 from vernal_worker.kv.counters import Counters
+from vernal_worker.kv.jobs import MOST_BLOCKS, Answer, framed
 from vernal_worker.kv.keys import block_keys
 from vernal_worker.kv.loader import Loader
 from vernal_worker.kv.loads import Block
@@ -75,6 +77,15 @@ def _descriptors() -> list[str]:
         except FileNotFoundError:  # that of the listing itself
             continue
     return sorted(found)
+
+
+def test_an_answer_is_what_a_pipe_takes_at_once() -> None:
+    """Else two of them could be mixed. All blocks of the largest job were read, but for the last."""
+    outcomes = ["", *[Failure.PERMISSION] * (MOST_BLOCKS - 1)], [""] * (MOST_BLOCKS - 1) + [Failure.PERMISSION]
+    for said in outcomes:
+        digests = bytes(DIGEST_BYTES) * said.count("")
+        answer = Answer(2**63, list(said), "\N{SNOWMAN}" * 10_000, True, 1e300, digests)
+        assert len(framed(answer)) <= select.PIPE_BUF
 
 
 class Rig:

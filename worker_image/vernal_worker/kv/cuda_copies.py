@@ -50,7 +50,7 @@ class _Piece:
 
 
 class CudaCopies:
-    """Copies from `memory`, page-locked and with one block a row, to `rows`. See `vernal_worker.kv.loader.CopyStream`
+    """Copies from `memory`, page-locked and with one block a row, to `rows`. See `vernal_worker.kv.copy_stream.CopyStream`
     for who may call what.
 
     They go before other work, of which they take next to nothing: a copy by a copy engine, then short kernels, in a

@@ -23,14 +23,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
 
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import DIGEST_BYTES, Failure
+from vernal_worker.kv.copy_stream import CopyStream
 from vernal_worker.kv.counters import BYTES, LOAD_FAILURES, SECONDS, Counters
 from vernal_worker.kv.crew import Crew, GoneError, start_thread
 from vernal_worker.kv.jobs import LABEL, MOST_BLOCKS, Answer, Job, joined
-from vernal_worker.kv.loads import Block, Load, Loaded, Move, Run, Speed
+from vernal_worker.kv.loads import Block, Load, Loaded, Move, Read, Run, Speed
 from vernal_worker.kv.slots import Fence, Slots
 
 _logger = logging.getLogger(LOGGER)
@@ -45,36 +45,6 @@ _JOIN_SECONDS = 30.0
 Copier = Callable[[Sequence[Move]], Fence]
 
 
-class CopyStream(Protocol):
-    """Copies into the KV cache that a device does beside the engine's work.
-
-    `prepare`, `copy` and `digests` are called by one thread; the others by the engine's, between the works that it
-    gives the device, and `end` not during `copy`.
-    """
-
-    hashes: bool
-    """Whether the device hashes what it copies. Then nobody else does, and `digests` tells."""
-
-    def mark(self) -> None:
-        """A step begins. What the device was given so far may still use blocks that the step hands out to loads; its
-        own work does not."""
-
-    def begin(self) -> None:
-        """Copies from now on come after all that the device was given before the last mark, or, without one, so far."""
-
-    def prepare(self, block_ids: Sequence[int]) -> Any:
-        """Tell the device where a load's blocks are, once; for `Run.target`."""
-
-    def copy(self, runs: Sequence[Run]) -> Fence:
-        """Enqueue copies from slots into the KV cache."""
-
-    def digests(self, slots: range) -> bytes:
-        """BLAKE3 of what was copied from these slots, one after the other, once the fence of that copy was passed."""
-
-    def end(self) -> None:
-        """What the device is given from now on comes after all copies so far."""
-
-
 @dataclass(eq=False)
 class _Reading:
     """A job that was given out: the load's blocks from `first` on, into the slots from `slot` on."""
@@ -85,32 +55,6 @@ class _Reading:
     count: int
     begun: bool = False  # else others are before it
     done: int = 0
-
-
-class _Read(NamedTuple):
-    """Blocks in slots. They have the `digests`, one after the other, if they are what they should be; they are, where
-    there are none."""
-
-    load: Load
-    first: int
-    slot: int
-    length: int
-    digests: bytes
-
-    @property
-    def slots(self) -> range:
-        return range(self.slot, self.slot + self.length)
-
-    def differing(self, found: bytes) -> list[int]:
-        """Indices of blocks whose digests, of which `found` are all, are others than they should be."""
-        size = DIGEST_BYTES
-        if found == self.digests:
-            return []
-        return [
-            self.first + at
-            for at in range(self.length)
-            if found[at * size : (at + 1) * size] != self.digests[at * size : (at + 1) * size]
-        ]
 
 
 class Loader:
@@ -137,13 +81,13 @@ class Loader:
         self._copy_lock = threading.Lock()  # held while a copy is enqueued, and while loads are ended
         self._changed = threading.Condition()
         self._loads: list[Load] = []
-        self._verified: deque[_Read] = deque()  # for the engine's thread, where it copies
+        self._verified: deque[Read] = deque()  # for the engine's thread, where it copies
         self._enough: int | None = None  # verified blocks for which the engine's thread waits
         self._readings: dict[int, _Reading] = {}  # with storage or before it, those of loads that are over included
         self._waiting: deque[_Reading] = deque()  # those for which others must be done with theirs first
         self._with_storage = 0
         self._heard = 0.0  # when a read last ended
-        self._copying: deque[tuple[Fence, list[_Read]]] = deque()
+        self._copying: deque[tuple[Fence, list[Read]]] = deque()
         self._number = 0
         self._speed = Speed()
         self._stopped = False
@@ -335,7 +279,7 @@ class Loader:
             return _SLOT_SECONDS if self._copying and any(load.pending for load in self._loads) else None
 
     def _take(self, answers: Sequence[Answer]) -> None:
-        read: list[_Read] = []
+        read: list[Read] = []
         with self._changed:
             for answer in answers:
                 if (reading := self._readings.get(answer.number)) is not None:
@@ -350,7 +294,7 @@ class Loader:
                 self._enough = None
                 self._changed.notify_all()
 
-    def _answered(self, reading: _Reading, answer: Answer) -> list[_Read]:
+    def _answered(self, reading: _Reading, answer: Answer) -> list[Read]:
         """With the lock: what was read, for whoever copies. The rest has failed, and its slots are free."""
         now = self._heard = monotonic()
         load, first, slot = reading.load, reading.first + reading.done, reading.slot + reading.done
@@ -369,7 +313,7 @@ class Loader:
         if load.over:  # its blocks may belong to another request
             self._give_back([range(slot, slot + count)])
             return []
-        return [_Read(load, first, slot, count, answer.digests)] if count else []
+        return [Read(load, first, slot, count, answer.digests)] if count else []
 
     def _failed(self, load: Load, first: int, answer: Answer, count: int) -> None:
         for at, outcome in enumerate(answer.outcomes[count:], first + count):
@@ -385,7 +329,7 @@ class Loader:
             _logger.error("KV block not loaded for request %s: %s", load.request_id, answer.message)
             load.message = "a bug; the log has it"
 
-    def _copy_beside(self, stream: CopyStream, answered: Sequence[_Read]) -> None:
+    def _copy_beside(self, stream: CopyStream, answered: Sequence[Read]) -> None:
         """Copy what was read, unless the load is over: the engine's thread ends it under the same lock, and has what it
         does next with these blocks wait for the copies so far."""
         with self._copy_lock:
@@ -407,9 +351,9 @@ class Loader:
                     self._copied(read, fence)
 
     @staticmethod
-    def _wanted(read: Sequence[_Read]) -> tuple[list[_Read], list[range]]:
+    def _wanted(read: Sequence[Read]) -> tuple[list[Read], list[range]]:
         """What is to be copied, and the slots of what is not: its load is over, or an earlier block failed."""
-        wanted: list[_Read] = []
+        wanted: list[Read] = []
         unused: list[range] = []
         for some in read:
             load, count = some.load, some.length
@@ -426,7 +370,7 @@ class Loader:
                 unused.append(range(some.slot + count, some.slot + some.length))
         return wanted, unused
 
-    def _copied(self, read: Sequence[_Read], fence: Fence) -> None:
+    def _copied(self, read: Sequence[Read], fence: Fence) -> None:
         """With the lock: copies are enqueued. What was verified has arrived by that: what the device does next comes
         behind it."""
         self._copying.append((fence, list(read)))
@@ -438,7 +382,7 @@ class Loader:
         self._speed.add(count)
         self._counters.add(BYTES, count * self._slots.slot_bytes, "read")
 
-    def _not_copied(self, read: Sequence[_Read]) -> None:
+    def _not_copied(self, read: Sequence[Read]) -> None:
         with self._changed:
             self._give_back([some.slots for some in read])
             for some in read:
@@ -456,7 +400,7 @@ class Loader:
                     self._compare(some)
             self._give_back([some.slots for some in read])
 
-    def _compare(self, some: _Read) -> None:
+    def _compare(self, some: Read) -> None:
         """With the lock: what the device has is what was wanted, or is read once more, by who hashes it there and then:
         what that finds counts."""
         assert self._stream is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vernal_worker.kv.blockfile import Failure
+from vernal_worker.kv.blockfile import DIGEST_BYTES, Failure
 
 _PARTS = 8  # of a load: each has the time-out to itself
 _ROUNDS = 2  # that are left of a load when runs get shorter
@@ -36,6 +36,32 @@ class Run(NamedTuple):
     first: int
     slot: int
     length: int
+
+
+class Read(NamedTuple):
+    """Blocks in slots. They have the `digests`, one after the other, if they are what they should be; they are, where
+    there are none."""
+
+    load: "Load"
+    first: int
+    slot: int
+    length: int
+    digests: bytes
+
+    @property
+    def slots(self) -> range:
+        return range(self.slot, self.slot + self.length)
+
+    def differing(self, found: bytes) -> list[int]:
+        """Indices of blocks whose digests, of which `found` are all, are others than they should be."""
+        size = DIGEST_BYTES
+        if found == self.digests:
+            return []
+        return [
+            self.first + at
+            for at in range(self.length)
+            if found[at * size : (at + 1) * size] != self.digests[at * size : (at + 1) * size]
+        ]
 
 
 @dataclass(frozen=True)

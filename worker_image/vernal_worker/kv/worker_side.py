@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from vernal_worker.kv import LOGGER
 from vernal_worker.kv.blockfile import Failure
 from vernal_worker.kv.blockstore import BlockStore, Layout, Saved
+from vernal_worker.kv.copy_stream import CopyStream
 from vernal_worker.kv.counters import LOAD_FAILURES, LOADED_TOKENS, SAVES, Counters
 from vernal_worker.kv.crew import Crew
 from vernal_worker.kv.fingerprint import canonical, fingerprint
-from vernal_worker.kv.loader import CopyStream, Loader
+from vernal_worker.kv.loader import Loader
 from vernal_worker.kv.loads import Loaded, Move
 from vernal_worker.kv.planner import LoadPlan, Report, StepPlan
 from vernal_worker.kv.processes import processes

@@ -6,12 +6,13 @@ them, the selected ones first: an engine takes the first ones.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import msgspec
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-class Selection(NamedTuple):
+class Selection(msgspec.Struct, frozen=True):
     """What the container's variable means there."""
 
     given: str | None
@@ -21,7 +22,7 @@ class Selection(NamedTuple):
     """A value with which CUDA lists every GPU, the selected ones first; None for its own order. `given` where that
     cannot be said, because it names parts of a GPU (MIG) or no GPU of this container."""
 
-    count: int  # type: ignore[assignment]  # instead of a tuple's method
+    count: int
     """How many GPUs are selected."""
 
 

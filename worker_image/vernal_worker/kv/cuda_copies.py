@@ -50,8 +50,8 @@ class _Piece:
 
 
 class CudaCopies:
-    """Copies from `memory`, page-locked and with one block a row, to `rows`. See `vernal_worker.kv.copy_stream.CopyStream`
-    for who may call what.
+    """Copies from `memory`, page-locked and with one block a row, to `rows`. See `copy_stream.CopyStream` for who may
+    call what.
 
     They go before other work, of which they take next to nothing: a copy by a copy engine, then short kernels, in a
     stream of its own each, so that the bus need not wait for kernels.

@@ -138,8 +138,8 @@ def read_settings(variables: Mapping[str, str]) -> Settings:
     except (engine_args.ArgumentError, environment.VariableError, ValueError) as error:
         raise ConfigError(str(error)) from error
     selection = select(variables.get(VISIBLE), found.uuids)
-    if selection.given is not None and selection.count < (used := engine_args.gpus_used(arguments)) and found.count:
-        here = f"{selection.count} of {found.count} GPUs"
+    if selection.given is not None and selection.selected < (used := engine_args.gpus_used(arguments)) and found.count:
+        here = f"{selection.selected} of {found.count} GPUs"
         raise ConfigError(f"{VISIBLE} is {selection.given!r}, which selects {here}: the engine needs {used}")
 
     def engine_environment(freezable: bool) -> dict[str, str]:

@@ -6,13 +6,12 @@ them, the selected ones first: an engine takes the first ones.
 """
 
 from collections.abc import Sequence
-
-import msgspec
+from typing import NamedTuple
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-class Selection(msgspec.Struct, frozen=True):
+class Selection(NamedTuple):
     """What the container's variable means there."""
 
     given: str | None
@@ -22,7 +21,7 @@ class Selection(msgspec.Struct, frozen=True):
     """A value with which CUDA lists every GPU, the selected ones first; None for its own order. `given` where that
     cannot be said, because it names parts of a GPU (MIG) or no GPU of this container."""
 
-    count: int
+    selected: int
     """How many GPUs are selected."""
 
 

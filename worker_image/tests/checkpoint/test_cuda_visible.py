@@ -32,7 +32,7 @@ A, B, C = (f"GPU-{letter * 8}-0000-0000-0000-000000000000" for letter in "abc")
 )
 def test_select(value: str | None, every: str | None, count: int) -> None:
     found = select(value, (A, B, C))
-    assert (found.given, found.every, found.count) == (value, every, count)
+    assert (found.given, found.every, found.selected) == (value, every, count)
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.permutations(range(n)), st.integers(1, n))))
@@ -42,4 +42,4 @@ def test_every_gpu_is_listed_once_and_the_selected_ones_first(case: tuple[int, l
     assert found.every is not None
     listed = [int(number) for number in found.every.split(",")]
     assert sorted(listed) == list(range(count))
-    assert listed[: found.count] == order[:chosen]
+    assert listed[: found.selected] == order[:chosen]

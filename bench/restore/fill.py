@@ -63,7 +63,7 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
     if mode in ("cache", "slots"):
         transfer.in_huge_pages = lambda fd: False
     with tempfile.TemporaryDirectory() as place:
-        broker = memory.Broker(made.ranks, directory, PIECE, digests, copies=False)
+        broker = memory.Broker(made.ranks, directory, PIECE, digests)
         broker.start(Path(place) / "socket")
         broker.wait()
     return broker.seconds

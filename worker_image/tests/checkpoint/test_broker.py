@@ -14,7 +14,7 @@ import os, resource, sys
 from pathlib import Path
 from vernal_worker.checkpoint.cuda.memory import Broker
 
-broker = Broker([], Path("/"), 1, None, copies=False)
+broker = Broker([], Path("/"), 1, None)
 broker.start(Path(sys.argv[1]))
 broker.wait()
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -22,23 +22,25 @@ def together(ranks: int, work: Callable[[int], object]) -> list[object]:
 
 @counts
 def test_ranks_trade_descriptors(tmp_path: Path, ranks: int) -> None:
-    """Each hands the writing end of a pipe to all others, and hears from each of them."""
+    """Each hands the writing end of a pipe to all others, with a number, and hears from each of them."""
     (tmp_path / "meet-0-1.sock").touch()  # left behind by one that was killed
     written = threading.Barrier(ranks)
 
     def rank(number: int) -> set[bytes]:
         reader, writer = os.pipe()
         with Meeting(tmp_path / "meet", number, ranks, 60) as meeting:
-            fds = meeting.trade(writer)
-            assert sorted(fds) == [other for other in range(ranks) if other != number]
+            offered = meeting.trade(writer, 247 + number)
+            others = [other for other in range(ranks) if other != number]
+            assert {rank: note for rank, (_, note) in offered.items()} == {other: 247 + other for other in others}
+            fds = [fd for fd, _ in offered.values()]
             assert meeting.trade(None) == {}
             assert meeting.agree(True)
             assert not meeting.agree(number != ranks - 1), "one of them does not agree"
-        for fd in fds.values():
+        for fd in fds:
             os.write(fd, b"%d" % number)
         written.wait(60)
         said = os.read(reader, 100)
-        for each in (*fds.values(), reader, writer):
+        for each in (*fds, reader, writer):
             os.close(each)
         return {said[i : i + 1] for i in range(len(said))}
 

@@ -49,7 +49,7 @@ def write(directory: Path) -> tuple[bytes, list[str]]:
 
 
 def fill(directory: Path, digests: list[str]) -> memory.Broker:
-    broker = memory.Broker([RANK], directory, PIECE, [digests], copies=True)
+    broker = memory.Broker([RANK], directory, PIECE, [digests])
     broker.start(directory / "socket")
     broker.wait()
     return broker

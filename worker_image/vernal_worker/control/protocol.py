@@ -108,7 +108,6 @@ class FromHelper(_Message, frozen=True, kw_only=True, tag="helper", forbid_unkno
     """GPU memory, with the weights in it, comes from the CUDA helper."""
 
     socket: str  # where each worker fetches its memory
-    copies: bool = False  # whether it makes its memory itself and has the weights copied there
 
 
 class FromHostMemory(_Message, frozen=True, kw_only=True, tag="host", forbid_unknown_fields=True):

@@ -141,7 +141,7 @@ class Engine:
     async def _fill(self, source: FromHelper | FromHostMemory) -> None:
         adopted = isinstance(source, FromHelper)
         if isinstance(source, FromHelper):
-            await self._answer(self.llm.collective_rpc("vernal_adopt", args=(source.socket, source.copies)))
+            await self._answer(self.llm.collective_rpc("vernal_adopt", args=(source.socket,)))
         try:
             await self._answer(self.llm.wake_up())
         finally:

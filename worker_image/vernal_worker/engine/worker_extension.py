@@ -57,11 +57,11 @@ class WorkerExtension:
         """Whether waking up sets the scales of an FP8 KV cache to 1: vLLM 0.26."""
         return hasattr(self.model_runner, "init_fp8_kv_scales")
 
-    def vernal_adopt(self, socket: str, copies: bool) -> None:
+    def vernal_adopt(self, socket: str) -> None:
         """See `weights.adopt.begin`."""
         from vernal_worker.engine.weights import adopt
 
-        adopt.begin(socket, self.rank, copies)
+        adopt.begin(socket, self.rank)
 
     def vernal_adopted(self) -> None:
         """See `weights.adopt.end`."""

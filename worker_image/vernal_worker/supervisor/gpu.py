@@ -185,7 +185,7 @@ class Gpu:
             return
         verify = self.context.settings.config.checkpoint.verify is Verify.FULL
         path = self.context.settings.paths.memory
-        self.helper.load(path, directory, on.memory, digests if verify else None, on.gpus)
+        self.helper.load(path, directory, on.memory, digests if verify else None)
 
     def restore(self, on: OnGpu, timeout: float) -> None:
         """After `load`: put the tree back on the GPUs, without what `load` brings.
@@ -208,7 +208,7 @@ class Gpu:
             with board.timed("weights_wait"):
                 seconds = self.helper.wait_loaded(timeout)
             board.timing("weights", seconds.get("total", 0.0))
-            source = FromHelper(socket=str(self.context.settings.paths.memory), copies=not self.helper.knows(on))
+            source = FromHelper(socket=str(self.context.settings.paths.memory))
         with board.timed("wake"):
             try:
                 engine.client.wake(Wake(source=source), max(timeout, 1.0))

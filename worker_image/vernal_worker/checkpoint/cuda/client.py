@@ -119,27 +119,14 @@ class CudaHelper:
         self._asked = False
         return self._answer(messages.Room, "room", Reason.CUDA_RESTORE_FAILED, LOCK_TIMEOUT)
 
-    def knows(self, on: OnGpu) -> bool:
-        """Whether the tree knew the GPUs here when it was frozen, so that it can use memory that this process makes."""
-        return not set(self.gpus()) - set(on.gpus)
-
-    def load(
-        self,
-        socket: Path,
-        directory: Path,
-        memory: Memory,
-        digests: Sequence[Sequence[str]] | None,
-        known: Sequence[str],
-    ) -> None:
+    def load(self, socket: Path, directory: Path, memory: Memory, digests: Sequence[Sequence[str]] | None) -> None:
         """Begin to bring stored GPU memory back; the engine fetches it at `socket`. Returns at once, whatever happens:
         `wait_loaded` says what did.
 
         Args:
             digests: of each rank's pieces, None to trust the storage.
-            known: the GPUs that the tree saw when it was frozen (see `knows`).
         """
         command = messages.Load(
-            known=tuple(known),
             socket=str(socket),
             directory=str(directory),
             memory=memory,

@@ -45,13 +45,8 @@ class Helper:
                     return None
                 if self._broker is not None:
                     self._broker.close()
-                self._broker = Broker(
-                    command.memory.ranks,
-                    Path(command.directory),
-                    command.memory.piece,
-                    command.digests,
-                    copies=bool(set(processes.gpus()) - set(command.known)),
-                )
+                memory, directory = command.memory, Path(command.directory)
+                self._broker = Broker(memory.ranks, directory, memory.piece, command.digests)
                 self._broker.start(Path(command.socket))
                 return None
             case messages.WaitLoaded():

@@ -4,9 +4,8 @@ Each allocation can be shared (a POSIX file descriptor stands for it); a process
 where its own was (`vernal_worker.engine.weights`). So the weights are on the GPU by the time that CRIU is done. The
 memory lives on in the process that mapped it when this one ends.
 
-On a GPU that the process did not know when it was frozen, the driver refuses the import (seen with driver 580), but not
-the way back: there the process makes memory of its own and shares it with this one, which copies the content over on
-the GPU. `Fetch` says which.
+Where the driver lets the process import nothing, which `numbers` is there to prevent, there is the way back: the process
+makes memory of its own and shares it with this one, which copies the content over on the GPU. `Fetch` says which.
 """
 
 import contextlib
@@ -34,7 +33,8 @@ FDS_A_MESSAGE = 200
 
 
 class Fetch(msgspec.Struct, frozen=True):
-    """What a rank asks for. `copies`: it sends `Copy` after `Copy` and hangs up; else it gets descriptors."""
+    """What a rank asks for: descriptors, after which it hangs up, or says in another `Fetch` that it can import none of
+    them. `copies`: it sends `Copy` after `Copy` and hangs up."""
 
     rank: int
     copies: bool
@@ -125,17 +125,26 @@ class RankMemory:
                 with contextlib.suppress(DriverError):  # then the transfer's own error says more
                     hashing.close()
 
-    def hand_over(self, connection: socket.socket) -> None:
-        """Send a descriptor for each segment, and let go of the memory."""
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Send a descriptor for each segment, and let go of the memory when the rank has taken it. False: it cannot,
+        and asks for copies."""
         made = tuple(handle is not None for handle in self._handles)
         connection.send(msgspec.json.encode(Handover(made=made)))
         for start, count in ranges(len(self._exported), FDS_A_MESSAGE):
             socket.send_fds(connection, [b"."], self._exported[start : start + count])
-        self.let_go()
+        taken = not connection.recv(MESSAGE)
+        if taken:
+            self.let_go()
+        return taken
 
     def copy_over(self, connection: socket.socket) -> None:
-        """Copy segments into the memory that the rank sends, until it hangs up, and let go of the rest."""
+        """Copy segments into the memory that the rank sends, until it hangs up, and let go of the rest. What has no
+        content goes first, for the rank needs its room."""
         call("cuCtxSetCurrent", self.context)
+        self._close_exported()
+        for number in range(len(self._handles)):
+            if number not in self._places:
+                self._release(number)
         connection.send(msgspec.json.encode(Handover()))
         while True:
             data, fds, _, _ = socket.recv_fds(connection, MESSAGE, FDS_A_MESSAGE)
@@ -178,13 +187,16 @@ class RankMemory:
     def let_go(self) -> None:
         """Unmap and release; what another process has mapped stays."""
         call("cuCtxSetCurrent", self.context)
-        exported, self._exported = self._exported, []
-        _close(exported)
+        self._close_exported()
         for number in range(len(self._handles)):
             self._release(number)
         if self._base:
             call("cuMemAddressFree", self._base, self._rank.bytes)
             self._base = 0
+
+    def _close_exported(self) -> None:
+        exported, self._exported = self._exported, []
+        _close(exported)
 
     def _release(self, number: int) -> None:
         handle, self._handles[number] = self._handles[number], None
@@ -203,13 +215,9 @@ class Broker:
         directory: Path,
         piece: int,
         digests: Sequence[Sequence[str]] | None,
-        *,
-        copies: bool,
     ) -> None:
-        """`digests`: of each rank's pieces, None to trust the storage. `copies`: ranks will want copies, so that what
-        has no content is not made here."""
+        """`digests`: of each rank's pieces, None to trust the storage."""
         self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
-        self._copies = copies
         self._memories: list[RankMemory] = []
         self._stop = threading.Event()
         self._done = threading.Event()
@@ -256,11 +264,10 @@ class Broker:
                 filler = threading.Thread(target=self._fill, args=[number])
                 filler.start()
                 fillers.append(filler)
-            if not self._copies:
-                for memory in self._memories:
-                    memory.make_others()
-                    memory.export_all()
-                self.seconds["allocate_others"] = time.monotonic() - began
+            for memory in self._memories:
+                memory.make_others()
+                memory.export_all()
+            self.seconds["allocate_others"] = time.monotonic() - began
             for filler in fillers:
                 filler.join()
             self.seconds["total"] = time.monotonic() - began
@@ -289,10 +296,8 @@ class Broker:
                 fetch = decoding.json(connection.recv(MESSAGE), Fetch)
                 self.wait()
                 memory = self._memories[fetch.rank]
-                if fetch.copies:
+                if fetch.copies or not memory.hand_over(connection):
                     memory.copy_over(connection)
-                else:
-                    memory.hand_over(connection)
             except Exception as error:
                 problem = Handover(problem=f"{type(error).__name__}: {error}")
                 with contextlib.suppress(OSError):
@@ -327,7 +332,8 @@ def export(handle: Any) -> int:
 
 
 def take(fd: int) -> Any:
-    """The allocation of another process that a descriptor stands for; the descriptor stays open.
+    """The allocation of another process that a descriptor stands for; the descriptor stays open. In a process that may
+    have been frozen: within `numbers.taken_as`.
 
     Raises: DriverError: e.g. this process does not know the GPU.
     """

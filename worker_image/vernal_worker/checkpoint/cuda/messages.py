@@ -38,10 +38,8 @@ class Check(Command, frozen=True, kw_only=True, tag="check"):
 
 
 class Load(Command, frozen=True, kw_only=True, tag="load"):
-    """Begin to make and fill GPU memory; ranks fetch it at `socket`, or, if a GPU here is none of the
-    `known` ones, have it copied from there into memory of their own. Not answered: see `WaitLoaded`."""
+    """Begin to make and fill GPU memory, which ranks fetch at `socket`. Not answered: see `WaitLoaded`."""
 
-    known: tuple[str, ...]
     socket: str
     directory: str
     memory: Memory

@@ -5,8 +5,9 @@ import mmap
 import os
 from typing import Any, Protocol
 
-from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
-from vernal_worker.checkpoint.cuda.memory import set_access, shareable
+from vernal_worker.checkpoint.cuda import numbers
+from vernal_worker.checkpoint.cuda.driver import DriverError, call
+from vernal_worker.checkpoint.cuda.memory import export, set_access, shareable, take
 
 GRANULARITY = 2 << 20
 
@@ -20,8 +21,9 @@ class Carrier(Protocol):
     def offer(self) -> int:
         """A descriptor of this rank's inbox for other ranks; the caller closes it. Raises: DriverError."""
 
-    def accept(self, fd: int) -> int:
-        """The address on the GPU of an inbox that another rank offered. Raises: DriverError, OSError."""
+    def accept(self, fd: int, number: int | None) -> int:
+        """The address on the GPU of an inbox that another rank offered, on the GPU that engines know by `number` (see
+        `numbers`). Raises: DriverError, OSError."""
 
     def close(self) -> None:
         """Let go of all: afterwards nothing is left that could not be frozen. Raises: DriverError."""
@@ -39,10 +41,12 @@ class Remote:
         call("cuCtxSynchronize")
 
     def offer(self) -> int:
-        return int(call("cuMemExportToShareableHandle", self._mapped[0][1], _kind(), 0))
+        return export(self._mapped[0][1])
 
-    def accept(self, fd: int) -> int:
-        return self._map(call("cuMemImportFromShareableHandle", fd, _kind()))
+    def accept(self, fd: int, number: int | None) -> int:
+        with numbers.taken_as(number):
+            handle = take(fd)
+        return self._map(handle)
 
     def close(self) -> None:
         while self._mapped:
@@ -78,7 +82,7 @@ class Hosted:
     def offer(self) -> int:
         return os.dup(self._fd)
 
-    def accept(self, fd: int) -> int:
+    def accept(self, fd: int, number: int | None) -> int:
         return self._register(fd)
 
     def close(self) -> None:
@@ -96,10 +100,6 @@ class Hosted:
         call("cuMemHostRegister", address, self._size, 2)  # CU_MEMHOSTREGISTER_DEVICEMAP
         self._areas.append((area, address))
         return int(call("cuMemHostGetDevicePointer", address, 0))
-
-
-def _kind() -> Any:
-    return bindings().CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 
 
 def _rounded(size: int) -> int:

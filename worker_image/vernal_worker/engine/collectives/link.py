@@ -9,12 +9,16 @@ from pathlib import Path
 
 import torch
 
+from vernal_worker.checkpoint.cuda import numbers
 from vernal_worker.checkpoint.cuda.driver import DriverError
 from vernal_worker.engine.collectives.carriers import Carrier, Hosted, Remote
 from vernal_worker.engine.collectives.kernel import UNIT, Kernels, inbox_bytes, state_bytes
 from vernal_worker.engine.collectives.rendezvous import Meeting
 
 _TIMEOUT = 60.0
+_UNKNOWN = 255
+"""Instead of the number by which ranks know a GPU; the driver gives less than 32 (NV_MAX_DEVICES)."""
+
 _logger = logging.getLogger("vernal_worker.engine")
 
 
@@ -95,8 +99,7 @@ class Link:
         return self._carrier is not None and tensor.is_contiguous() and tensor.nbytes > 0 and tensor.nbytes % UNIT == 0
 
     def _over_nvlink(self, meeting: Meeting) -> tuple[Carrier, dict[int, int]] | None:
-        """None: one of the ranks cannot. That is so if they came back on GPUs that they did not know: the driver lets
-        them import no memory there (seen with driver 580)."""
+        """None: one of the ranks cannot."""
         carrier: Remote | None = None
         theirs: dict[int, int] = {}
         try:
@@ -104,7 +107,7 @@ class Link:
         except DriverError as error:
             self._explain(error)
         try:
-            theirs = _trade(meeting, carrier)
+            theirs = self._trade(meeting, carrier)
         except DriverError as error:
             self._explain(error)
         if meeting.agree(len(theirs) == self._ranks - 1) and carrier is not None:
@@ -116,30 +119,35 @@ class Link:
 
     def _through_host(self, meeting: Meeting) -> tuple[Carrier, dict[int, int]]:
         carrier = Hosted(self._inbox)
-        return carrier, _trade(meeting, carrier)
+        return carrier, self._trade(meeting, carrier)
+
+    def _trade(self, meeting: Meeting, carrier: Carrier | None) -> dict[int, int]:
+        """Offer this rank's inbox to the others; returns the addresses of theirs, by rank, of all that have one.
+
+        Raises: DriverError, OSError, MeetingError.
+        """
+        own = carrier.offer() if carrier is not None else None
+        known = numbers.own(self._device.index)
+        try:
+            offered = meeting.trade(own, _UNKNOWN if known is None else known)
+        finally:
+            if own is not None:
+                os.close(own)
+        try:
+            if carrier is None:
+                return {}
+            return {
+                rank: carrier.accept(fd, None if number == _UNKNOWN else number)
+                for rank, (fd, number) in offered.items()
+            }
+        finally:
+            for fd, _ in offered.values():
+                os.close(fd)
 
     def _explain(self, error: DriverError) -> None:
         _logger.warning(
             "rank %d: the GPUs cannot reach each other's memory (%s): going through the host's", self._rank, error
         )
-
-
-def _trade(meeting: Meeting, carrier: Carrier | None) -> dict[int, int]:
-    """Offer this rank's inbox to the others; returns the addresses of theirs, by rank, of all that have one.
-
-    Raises: DriverError, OSError, MeetingError.
-    """
-    own = carrier.offer() if carrier is not None else None
-    try:
-        fds = meeting.trade(own)
-    finally:
-        if own is not None:
-            os.close(own)
-    try:
-        return {rank: carrier.accept(fd) for rank, fd in fds.items()} if carrier is not None else {}
-    finally:
-        for fd in fds.values():
-            os.close(fd)
 
 
 @functools.cache

@@ -51,12 +51,14 @@ class Meeting:
         for connection in self._others.values():
             connection.close()
 
-    def trade(self, fd: int | None) -> dict[int, int]:
-        """Offer a descriptor, or nothing, to all others; returns theirs, by rank, for the caller to close.
+    def trade(self, fd: int | None, note: int = 0) -> dict[int, tuple[int, int]]:
+        """Offer a descriptor, or nothing, to all others, with a number below 256; returns theirs, by rank, the
+        descriptors for the caller to close.
 
         Raises: MeetingError: one has gone, or says nothing.
         """
-        return {rank: fd for rank, (_, fd) in self._exchange(b"m", fd).items() if fd is not None}
+        answers = self._exchange(bytes([note]), fd)
+        return {rank: (fd, answer[0]) for rank, (answer, fd) in answers.items() if fd is not None}
 
     def agree(self, good: bool) -> bool:
         """Whether it is good on all sides. Raises: see `trade`."""

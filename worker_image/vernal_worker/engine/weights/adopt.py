@@ -1,11 +1,12 @@
 """GPU memory that the CUDA helper made and filled, taken over by this process.
 
 vLLM's `wake_up` makes each allocation anew with `cumem.create_and_map`; between `begin` and `end` that function takes
-the helper's memory instead, or has the helper copy into memory that it makes, so that everything else about waking up
-stays vLLM's. Which of the two is for the caller to know: see `vernal_worker.checkpoint.cuda.memory`.
+the helper's memory instead, so that everything else about waking up stays vLLM's. If the driver refuses that, it has
+the helper copy into memory that it makes: see `vernal_worker.checkpoint.cuda.memory`.
 """
 
 import ctypes
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 import msgspec
 from vernal_contract import decoding
 
-from vernal_worker.checkpoint.cuda.driver import call
+from vernal_worker.checkpoint.cuda import numbers
+from vernal_worker.checkpoint.cuda.driver import DriverError, call
 from vernal_worker.checkpoint.cuda.layout import STORED
 from vernal_worker.checkpoint.cuda.memory import (
     FDS_A_MESSAGE,
@@ -34,6 +36,8 @@ _TIMEOUT = 120.0
 _BATCH = 1 << 30
 """Bytes that are copied at a time: for so long they are on the GPU twice."""
 
+_logger = logging.getLogger("vernal_worker.engine")
+
 _Allocation = tuple[int, int, int, int]  # device, size, address, where the allocator keeps the handle
 _Make = Callable[[_Allocation], None]
 
@@ -47,22 +51,9 @@ class _Source(Protocol):
 class _Taking:
     """The helper's memory, where it made some."""
 
-    def __init__(self, connection: socket.socket, every: list[tuple[int, int, str]], rank: int, make: _Make) -> None:
-        self._make = make
-        self._handles: dict[int, Any] = {}  # by address
-        with connection:
-            connection.send(msgspec.json.encode(Fetch(rank, copies=False)))
-            handover = _answer(connection)
-            if len(every) != len(handover.made):
-                raise RuntimeError(f"{len(handover.made)} segments were stored, this process has {len(every)}")
-            addresses = [address for (address, _, _), made in zip(every, handover.made, strict=True) if made]
-            while len(self._handles) < len(addresses):
-                data, fds, _, _ = socket.recv_fds(connection, MESSAGE, FDS_A_MESSAGE)
-                if not data:
-                    raise RuntimeError("the helper ended the connection early")
-                for fd in fds:
-                    self._handles[addresses[len(self._handles)]] = take(fd)
-                    os.close(fd)
+    def __init__(self, handles: dict[int, Any], make: _Make) -> None:
+        """`handles`: by address."""
+        self._handles, self._make = handles, make
 
     def create_and_map(self, allocation: _Allocation) -> None:
         handle = self._handles.pop(allocation[2], None)
@@ -78,14 +69,13 @@ class _Taking:
 class _Copying:
     """Memory of this process's own, into which the helper copies."""
 
-    def __init__(self, connection: socket.socket, every: list[tuple[int, int, str]], rank: int, make: _Make) -> None:
+    def __init__(self, connection: socket.socket, every: list[tuple[int, int, str]], make: _Make) -> None:
+        """`connection`: on which copies were asked for."""
         self._make = make
         self._connection = connection
         self._numbers = {address: number for number, (address, _, tag) in enumerate(every) if tag == STORED}
         self._waiting: list[tuple[int, int]] = []  # number and descriptor
         self._bytes = 0
-        connection.send(msgspec.json.encode(Fetch(rank, copies=True)))
-        _answer(connection)
 
     def create_and_map(self, allocation: _Allocation) -> None:
         device, size, address, _ = allocation
@@ -121,9 +111,8 @@ _current: list[tuple[_Source, _Make]] = []
 """What `end` has to finish, and vLLM's own function; one at most."""
 
 
-def begin(path: str, rank: int, copies: bool) -> None:
-    """Take the memory of `rank` at the helper's socket into use for the `wake_up` that follows. `copies`: this process
-    did not know its GPU when it was frozen.
+def begin(path: str, rank: int) -> None:
+    """Take the memory of `rank` at the helper's socket into use for the `wake_up` that follows.
 
     Raises:
         RuntimeError: the helper has it not, or it does not fit; OSError; DriverError.
@@ -136,13 +125,56 @@ def begin(path: str, rank: int, copies: bool) -> None:
     connection.settimeout(_TIMEOUT)
     try:
         connection.connect(path)
-        kind = _Copying if copies else _Taking
-        source: _Source = kind(connection, allocations(), rank, cumem.create_and_map)
+        source = _source(connection, rank, cumem.create_and_map)
     except BaseException:
         connection.close()
         raise
     _current.append((source, cumem.create_and_map))
     cumem.create_and_map = source.create_and_map
+
+
+def _source(connection: socket.socket, rank: int, make: _Make) -> _Source:
+    every = allocations()
+    connection.send(msgspec.json.encode(Fetch(rank, copies=False)))
+    handover = _answer(connection)
+    if len(every) != len(handover.made):
+        raise RuntimeError(f"{len(handover.made)} segments were stored, this process has {len(every)}")
+    addresses = [address for (address, _, _), made in zip(every, handover.made, strict=True) if made]
+    with ExitStack() as stack:
+        fds = list[int]()
+        while len(fds) < len(addresses):
+            data, received, _, _ = socket.recv_fds(connection, MESSAGE, FDS_A_MESSAGE)
+            for fd in received:
+                stack.callback(os.close, fd)
+            if not data:
+                raise RuntimeError("the helper ended the connection early")
+            fds += received
+        try:
+            handles = _take(fds)
+        except DriverError as error:
+            _logger.warning("rank %d: memory of this GPU cannot be taken over (%s): weights are copied", rank, error)
+        else:
+            connection.close()
+            return _Taking(dict(zip(addresses, handles, strict=True)), make)
+    connection.send(msgspec.json.encode(Fetch(rank, copies=True)))
+    _answer(connection)
+    return _Copying(connection, every, make)
+
+
+def _take(fds: list[int]) -> list[Any]:
+    """The allocations that descriptors stand for, all of them or none. Raises: DriverError, OSError."""
+    import torch
+
+    handles: list[Any] = []
+    try:
+        with numbers.taken_as(numbers.own(torch.cuda.current_device())):
+            for fd in fds:
+                handles.append(take(fd))
+    except BaseException:
+        for handle in handles:
+            call("cuMemRelease", handle)
+        raise
+    return handles
 
 
 def end() -> None:

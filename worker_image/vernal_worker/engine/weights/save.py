@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypedDict
 
-from vernal_worker.checkpoint.cuda import transfer
+from vernal_worker.checkpoint.cuda import numbers, transfer
 from vernal_worker.checkpoint.cuda.driver import call
 from vernal_worker.checkpoint.cuda.layout import STORED, file_names, ranges, spans
 
@@ -51,6 +51,7 @@ def save(directory: Path, rank: int, piece: int, threads: int) -> Saved:
     import torch
 
     torch.cuda.synchronize()
+    numbers.own(torch.cuda.current_device())  # while the driver can tell
     every = allocations()
     size, parts = stored(every)
     file = f"rank-{rank}"

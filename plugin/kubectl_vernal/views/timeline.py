@@ -23,6 +23,7 @@ _PHASES = {
     "files": "the thawed processes' files",
     "memory": "their memory, filled and digested (part of criu)",
     "criu": "CRIU makes the processes anew",
+    "memory_rest": "memory of processes without a GPU, beside cuda_restore",
     "cuda_restore": "the driver puts their state on the GPU",
     "cuda_unlock": "the GPU goes on",
     "weights_wait": "waiting for the weights",

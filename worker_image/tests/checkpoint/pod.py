@@ -79,8 +79,15 @@ class Agent:
             "mounts": result.mounts,
         }
 
-    def thaw(self, name: str, cancel_after: float | None = None, problem: str | None = None, **options: Any) -> Any:
-        """`problem`: what verification finds to be wrong."""
+    def thaw(
+        self,
+        name: str,
+        cancel_after: float | None = None,
+        problem: str | None = None,
+        first: list[int] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`problem`: what verification finds to be wrong. `first`: processes that run before the others."""
         from vernal_contract.reasons import Reason
         from vernal_worker.checkpoint import process
         from vernal_worker.checkpoint.errors import CheckpointError
@@ -102,11 +109,50 @@ class Agent:
         options["verified"] = verified
         began: list[str] = []
         options["started"] = lambda: began.append("CRIU")
+        if first is not None:
+            options["ahead"] = self._ahead(frozen, first, options.pop("failure", None))
         result = thaw(SHARED / name, frozen, work_dir=WORK, cancel=self.cancel, **options)
         assert began == ["CRIU"], "said once, when it runs"
         self.tree = result.tree
         self.output = ""
         return result.timings
+
+    def _ahead(self, frozen: Any, first: list[int], failure: str | None) -> Any:
+        """Work that looks at all processes and ends, by `failure` if there is one, before the others' memory is
+        filled."""
+        from vernal_contract.reasons import Reason
+        from vernal_worker.checkpoint import waking
+        from vernal_worker.checkpoint.errors import CheckpointError
+
+        looked, fill = threading.Event(), waking.fill
+
+        def held(memories: Any, *arguments: Any) -> None:
+            if not {memory.pid for memory in memories} & set(first):
+                assert looked.wait(GUARD_SECONDS)
+            fill(memories, *arguments)
+
+        def work() -> None:
+            try:
+                self.seen = {
+                    str(pid): sorted({path.read_text().rpartition(")")[2].split()[0] for path in stats})
+                    for pid in frozen.pids
+                    if (stats := list(Path(f"/proc/{pid}/task").glob("*/stat")))
+                }
+                self.filled = {
+                    str(memory.pid): any(any(_page(memory.pid, at)) for at, _ in memory.runs)
+                    for memory in frozen.memory
+                }
+                if failure is not None:
+                    raise CheckpointError(Reason.CUDA_RESTORE_FAILED, "cuda", failure)
+            finally:
+                looked.set()
+
+        waking.fill = held
+        return waking.Ahead(first, work)
+
+    def ahead_saw(self) -> Any:
+        """States of each process's threads, and whether its memory was there, by PID, when the first ones ran."""
+        return [self.seen, self.filled]
 
     def states_when_verified(self) -> list[str]:
         """Of every thread of the last tree, when it was asked for (proc_pid_stat(5))."""
@@ -261,6 +307,12 @@ class Agent:
         from vernal_worker.checkpoint import doctor
 
         return [[c.name, c.ok, c.detail, c.remedy] for c in doctor.checks(criu=self.criu, **options)]
+
+
+def _page(pid: int, address: int) -> bytes:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        memory.seek(address)
+        return memory.read(4096)
 
 
 def main(shared: str, criu: str) -> None:

@@ -14,9 +14,10 @@ from vernal_worker.checkpoint import carry, pids, process, procfs
 from vernal_worker.checkpoint.criu import TICK, Criu, Patience, find
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.hook import GO, Hook
-from vernal_worker.checkpoint.memory import Digests, fill
+from vernal_worker.checkpoint.memory import Digests
 from vernal_worker.checkpoint.reading_ahead import MappedFile, read_ahead
 from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
+from vernal_worker.checkpoint.waking import Ahead, Waking, read
 
 KILL_TIMEOUT = 20.0
 
@@ -27,7 +28,7 @@ file any more."""
 
 class ThawResult(msgspec.Struct, frozen=True):
     """The tree, a child of the caller. `timings`: seconds by step: `files`, `criu` (which holds the next two),
-    `memory`, `verify_wait` (for `verified`), `total`."""
+    `memory`, `verify_wait` (for `verified`), `memory_rest` (of processes that run later than others), `total`."""
 
     tree: ProcessTree
     timings: dict[str, float]
@@ -44,12 +45,13 @@ def thaw(
     digests: Digests | None = None,
     started: Callable[[], None] = lambda: None,
     verified: Callable[[], None] = lambda: None,
+    ahead: Ahead | None = None,
 ) -> ThawResult:
     """Restore what `freeze` wrote. `image_dir` is only read: any number of nodes may thaw it at once.
 
     Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs
-    as a child of the caller, fills the memory that is not in CRIU's images. The tree runs when this returns;
-    CUDA state is restored by the caller afterwards.
+    as a child of the caller, fills the memory that is not in CRIU's images. The tree runs when this returns.
+    CUDA state is the caller's to restore: afterwards, or as `ahead`.
 
     Args:
         frozen: what `process.json` there says; the caller knows that it is what was written.
@@ -62,6 +64,8 @@ def thaw(
         started: called when CRIU runs.
         verified: returns when they are. Called when every process is there and none runs yet; what it raises ends them
             before they do, and is raised here.
+        ahead: processes that run first, and what is done then while the others still wait for their memory. What it
+            raises ends the tree, and is raised here.
 
     Raises:
         CheckpointError: `DIGEST_MISMATCH` (stage `memory`), `CRIU_MISSING`, `CRIU_RESTORE_FAILED` (stage `pids` if a
@@ -94,6 +98,7 @@ def thaw(
         started()
 
     laid = threading.Event()
+    tree: ProcessTree | None = None
 
     def lay() -> None:
         try:
@@ -102,11 +107,15 @@ def thaw(
             laid.set()
 
     try:
-        _read(patience, "files", lay)
+        read(patience, "files", lay)
         timings["files"] = time.monotonic() - began
-        tree = _restore(program, image_dir, frozen, work_dir, patience, digests, runs, verified, timings)
+        waking = Waking(frozen, image_dir, digests, patience, ahead, timings)
+        tree = _restore(program, image_dir, frozen, work_dir, patience, waking, runs, verified, timings)
+        waking.finish()
     except BaseException as e:
         left = _kill(ids)
+        if tree is not None:
+            tree.close()
         laid.wait(_LAID_SECONDS)  # or it might lay one more file after this
         carry.remove(carry.contents(roots) - before)
         if isinstance(e, CheckpointError) and left:
@@ -114,7 +123,6 @@ def thaw(
         raise
     carry.remove(carry.link_remaps(carry.contents(roots) - before))  # open by now, and needed by nobody
     timings["total"] = time.monotonic() - began
-    timings["criu"] = timings["total"] - timings["files"]
     return ThawResult(tree, timings)
 
 
@@ -124,11 +132,12 @@ def _restore(
     frozen: process.Frozen,
     work_dir: Path,
     patience: Patience,
-    digests: Digests | None,
+    waking: Waking,
     started: Callable[[], None],
     verified: Callable[[], None],
     timings: dict[str, float],
 ) -> ProcessTree:
+    began = time.monotonic()
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
     inherit = [option for name, (_, fd) in pipes.items() for option in ("--inherit-fd", f"fd[{fd}]:{name}")]
     readers, writers = [r for r, _ in pipes.values()], [w for _, w in pipes.values()]
@@ -145,7 +154,8 @@ def _restore(
                 inherit=writers,
             )
             started()
-            _wait(run, hook, frozen, image_dir, patience, digests, verified, timings)
+            _wait(run, hook, patience, waking, verified, timings)
+        timings["criu"] = time.monotonic() - began
         return ProcessTree(frozen.root, readers[0], readers[1], os.pidfd_open(frozen.root))
     except BaseException:
         if run is not None:
@@ -159,10 +169,8 @@ def _restore(
 def _wait(
     run: Criu,
     hook: Hook,
-    frozen: process.Frozen,
-    image_dir: Path,
     patience: Patience,
-    digests: Digests | None,
+    waking: Waking,
     verified: Callable[[], None],
     timings: dict[str, float],
 ) -> None:
@@ -172,28 +180,17 @@ def _wait(
     while (code := run.wait(TICK, -1 if answered else hook.asked)) is None:
         patience.check()
         if not answered and hook.is_asked():
-            before = time.monotonic()
-            _read(patience, "memory", lambda: fill(frozen.memory, image_dir, digests, patience.check))
-            timings["memory"] = time.monotonic() - before
+            waking.prepare()
             before = time.monotonic()
             patience.run(verified)
             timings["verify_wait"] = time.monotonic() - before
             answered = True
+            waking.hold_back()
             hook.answer(GO)
     if code != 0:
         raise run.failure(Reason.CRIU_RESTORE_FAILED)
     if not answered:
         raise CheckpointError(Reason.CRIU_RESTORE_FAILED, "memory", "CRIU did not ask before it let the processes run")
-
-
-def _read(patience: Patience, stage: str, work: Callable[[], None]) -> None:
-    """Do what waits for nothing but the image's storage: so if time is up meanwhile, it was that."""
-    try:
-        patience.run(work)
-    except CheckpointError as e:
-        if e.reason is Reason.THAW_TIMEOUT:
-            raise CheckpointError(Reason.STORE_SLOW, stage, f"reading was {e.message}") from e
-        raise
 
 
 def _kill(ids: set[int]) -> set[int]:

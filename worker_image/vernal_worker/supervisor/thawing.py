@@ -16,6 +16,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.memory import Digests
 from vernal_worker.checkpoint.taken import MEMORY
 from vernal_worker.checkpoint.thaw import thaw
+from vernal_worker.checkpoint.waking import Ahead
 from vernal_worker.control.client import ControlError
 from vernal_worker.control.protocol import Canary
 from vernal_worker.store.artifact import Artifact
@@ -142,9 +143,11 @@ class _Attempt:
         if self._gpu and on:
             self.wanted = on.bytes
             self._gpu.load(artifact.path / gpus.WEIGHTS, on, gpus.digests(on, artifact))
-        engine = self._restore(memory if self._level is Verify.FULL else None, self.verification)
+        ahead = self._back_on_gpu(self._gpu, on) if self._gpu and on else None
+        engine = self._restore(memory if self._level is Verify.FULL else None, self.verification, ahead)
         if self._gpu and on:
-            self._back_on_gpu(self._gpu, engine, on)
+            self.stage = "weights"
+            self._gpu.wake(engine, on, self._left)
         self.stage = "resume"
         with self._board.timed("resume"):
             engine.client.resume(self._settings.pod, self._settings.resume_variables, max(self._left, 1.0))
@@ -167,8 +170,8 @@ class _Attempt:
         expected = decoding.json((self._artifact.path / ORACLE).read_bytes(), Canary)
         return gpus.read(self._artifact) if self._gpu else None, expected
 
-    def _restore(self, memory: Digests | None, verification: Verification) -> Engine:
-        """The processes, without GPU memory."""
+    def _restore(self, memory: Digests | None, verification: Verification, ahead: Ahead | None) -> Engine:
+        """The processes, without the GPU memory that `Gpu.load` brings."""
         self.stage = "criu"
         data = self._touch("criu", lambda: self._artifact.read(f"{PROCESS}/{process.NAME}"))
         frozen = process.decode(data, self._artifact.sizes(PROCESS))
@@ -192,6 +195,7 @@ class _Attempt:
             digests=memory,
             started=started,
             verified=verification.finish,
+            ahead=ahead,
         )
         self.engine = self._workspace.engine(result.tree)
         for name, seconds in result.timings.items():
@@ -199,11 +203,14 @@ class _Attempt:
                 self._board.timing(name, seconds)
         return self.engine
 
-    def _back_on_gpu(self, gpu: Gpu, engine: Engine, on: OnGpu) -> None:
-        self.stage = "cuda"
-        gpu.restore(on, self._left)
-        self.stage = "weights"
-        gpu.wake(engine, on, self._left)
+    def _back_on_gpu(self, gpu: Gpu, on: OnGpu) -> Ahead:
+        """The driver works on its processes while the others' memory is filled."""
+
+        def restore() -> None:
+            self.stage = "cuda"
+            gpu.restore(on, self._left)
+
+        return Ahead(on.pids, restore)
 
     def _check_answers(self, engine: Engine, expected: Canary) -> None:
         if (problem := oracle.check(lambda: engine.client.canary(max(self._left, 1.0)), expected)) is not None:
@@ -230,6 +237,8 @@ def _as_failure(stage: str, error: BaseException, wanted: tuple[int, ...]) -> Th
                 stage = "weights"
             elif error.reason in _OF_FILES:
                 stage = "verify"
+            elif error.stage == "memory":  # which is read beside the driver's work, too
+                stage = "criu"
             return ThawError(stage, error.reason, error.message, wanted=wanted)
         case ControlError():
             return ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))

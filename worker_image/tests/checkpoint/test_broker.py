@@ -42,7 +42,7 @@ def test_it_outlives_a_moment_without_descriptors(tmp_path: Path) -> None:
         text=True,
     ) as broker:
         assert broker.stdin and broker.stdout and broker.stderr
-        assert broker.stdout.readline() == "full\n"
+        assert broker.stdout.readline() == "full\n", broker.stderr.read()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:  # it waits to be accepted
             connection.settimeout(GUARD_SECONDS)
             connection.connect(path)

@@ -47,8 +47,8 @@ def test_an_answer_is_another_one_for_a_moment(interposer: Interposer) -> None:
     for _ in range(3):
         with interposer.by(address(function)):
             assert mtu() == before - 1
+            seen = list[int]()
             other = threading.Thread(target=lambda: seen.append(mtu()))
-            seen: list[int] = []
             other.start()
             other.join()
             assert seen == [before - 1]
@@ -98,7 +98,7 @@ def asked() -> tuple[Control, Info]:
 
 
 def test_the_structures_are_the_kernel_modules(asked: tuple[Control, Info]) -> None:
-    """As bytes on an H200 with driver 580.159.04: number 1, no MIG instance, one object, metadata that begins with 4."""
+    """As bytes on an H200 with driver 580.159.04: number 1, no MIG instance, one object, metadata beginning with 4."""
     control, _ = asked
     assert (ctypes.sizeof(Control), ctypes.sizeof(Info)) == (32, 80)
     seen = struct.pack("=iIIH", 7, 1, 0xFFFFFFFF, 1) + b"\x04" + bytes(63 + 2)

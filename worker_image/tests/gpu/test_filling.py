@@ -1,10 +1,12 @@
 """Weights from files to a GPU by the code of a thaw: from a disk by slots, from huge pages by the GPU itself."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from blake3 import blake3
 from vernal_worker.checkpoint.cuda import memory, pinned, transfer
@@ -95,6 +97,44 @@ def test_what_the_driver_does_not_page_lock_goes_by_slots(huge: Path, monkeypatc
     content, digests = write(huge)
     broker = fill(huge, digests)
     assert on_gpu(broker) == content
+    broker.close()
+
+
+def test_a_rank_that_can_import_nothing_has_its_weights_copied(directory: Path) -> None:
+    """It says so when it has the descriptors, makes memory of its own, and sends descriptors of that."""
+    content, digests = write(directory)
+    broker = fill(directory, digests)
+    call("cuCtxSetCurrent", broker._memories[0].context)
+    sizes = {number: segment.size for number, segment in enumerate(RANK.segments) if segment.tag == STORED}
+    handles = {number: call("cuMemCreate", size, memory.shareable(0), 0) for number, size in sizes.items()}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.settimeout(60)
+        connection.connect(str(directory / "socket"))
+
+        def ask(question: object, fds: list[int]) -> memory.Handover:
+            socket.send_fds(connection, [msgspec.json.encode(question)], fds)
+            return msgspec.json.decode(connection.recv(memory.MESSAGE), type=memory.Handover)
+
+        assert ask(memory.Fetch(0, copies=False), []).made == (True, True, True)
+        _, fds, _, _ = socket.recv_fds(connection, memory.MESSAGE, memory.FDS_A_MESSAGE)
+        assert len(fds) == 3
+        assert ask(memory.Fetch(0, copies=True), []) == memory.Handover()
+        own = [memory.export(handle) for handle in handles.values()]
+        assert ask(memory.Copy(tuple(handles)), own) == memory.Handover()
+    for fd in (*fds, *own):
+        os.close(fd)
+    found = bytearray()
+    for number, handle in handles.items():
+        address = int(call("cuMemAddressReserve", sizes[number], 0, 0, 0))
+        call("cuMemMap", address, sizes[number], 0, handle, 0)
+        memory.set_access(0, address, sizes[number])
+        part = bytearray(sizes[number])
+        call("cuMemcpyDtoH", part, address, len(part))
+        found += part
+        call("cuMemUnmap", address, sizes[number])
+        call("cuMemAddressFree", address, sizes[number])
+        call("cuMemRelease", handle)
+    assert found == content
     broker.close()
 
 

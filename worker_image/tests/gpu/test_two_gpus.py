@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_pods import StartPod, only, tokens
+from gpu_pods import NO_NVLINK, StartPod, only, tokens
 from vernal_worker.checkpoint.cuda.client import CudaHelper
 from worker_pod import Pod
 
 pytestmark = pytest.mark.two_gpus
+
+REFUSED = "cannot be taken over"
+"""What an engine's log says if the driver refuses the helper's memory."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,7 @@ def test_a_thaw_on_the_other_gpu_and_two_at_once(creator: Pod, store: Path, star
         assert state.start_mode == "Restored", pod.log()
         assert "weights" in state.timings, "the helper filled memory while CRIU worked, also on a GPU that is new to it"
         print("timings", state.timings)
+        assert REFUSED not in pod.log(), "not even on a GPU that it did not know when it was frozen"
         assert tokens(pod) == expected
     for pod in (creator, *thawed):
         pod.end()
@@ -97,5 +101,6 @@ def test_one_engine_on_both_in_either_order(spread: str, work: Path, start_pod: 
         state = pod.wait_ready()
         assert state.start_mode == "Restored", pod.log()
         print(spread, "order", order, "timings", state.timings)
+        assert REFUSED not in pod.log() and NO_NVLINK not in pod.log()
         assert tokens(pod) == expected
         pod.end()

@@ -4,8 +4,9 @@ Each allocation can be shared (a POSIX file descriptor stands for it); a process
 where its own was (`vernal_worker.engine.weights`). So the weights are on the GPU by the time that CRIU is done. The
 memory lives on in the process that mapped it when this one ends.
 
-Where the driver lets the process import nothing, which `numbers` is there to prevent, there is the way back: the process
-makes memory of its own and shares it with this one, which copies the content over on the GPU. `Fetch` says which.
+Where the driver lets the process import nothing, which `numbers` is there to prevent, there is the way back: the
+process makes memory of its own and shares it with this one, which copies the content over on the GPU. `Fetch` says
+which.
 """
 
 import contextlib

@@ -4,8 +4,8 @@ interface's MTU, as `libcuda` asks where memory is. What that changes on a GPU i
 import ctypes
 import errno
 import struct
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil._psutil_linux as library
@@ -47,11 +47,8 @@ def test_an_answer_is_another_one_for_a_moment(interposer: Interposer) -> None:
     for _ in range(3):
         with interposer.by(address(function)):
             assert mtu() == before - 1
-            seen = list[int]()
-            other = threading.Thread(target=lambda: seen.append(mtu()))
-            other.start()
-            other.join()
-            assert seen == [before - 1]
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(mtu).result() == before - 1
         assert mtu() == before
 
 

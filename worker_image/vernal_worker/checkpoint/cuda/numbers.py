@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from vernal_worker.checkpoint.cuda.driver import DriverError, call
 from vernal_worker.checkpoint.cuda.interpose import Interposer
@@ -71,7 +72,7 @@ class _Asked:
 
     def __init__(self) -> None:
         self._interposer = Interposer("libcuda.so.1", "ioctl")
-        self._real = _IOCTL(ctypes.cast(ctypes.CDLL(None).ioctl, ctypes.c_void_p).value)
+        self._real = _IOCTL(_address(ctypes.CDLL(None).ioctl))
         self._function = _IOCTL(self._ioctl)
         self._as: int | None = None
         self.seen: int | None = None
@@ -79,16 +80,22 @@ class _Asked:
     @contextmanager
     def taken_as(self, number: int | None) -> Iterator[None]:
         self._as, self.seen = number, None
-        with self._interposer.by(ctypes.cast(self._function, ctypes.c_void_p).value or 0):
+        with self._interposer.by(_address(self._function)):
             yield
 
     def _ioctl(self, fd: int, request: int, argument: int | None) -> int:
-        code = self._real(fd, request, argument)
+        code: int = self._real(fd, request, argument)
         if code == 0 and (answer := info(request, argument or 0)) is not None:
             self.seen = answer.device
             if self._as is not None:
                 answer.device = self._as
         return code
+
+
+def _address(function: Any) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 _asked = cache(_Asked)

@@ -123,8 +123,9 @@ class Agent:
         from vernal_contract.reasons import Reason
         from vernal_worker.checkpoint import waking
         from vernal_worker.checkpoint.errors import CheckpointError
+        from vernal_worker.checkpoint.memory import fill
 
-        looked, fill = threading.Event(), waking.fill
+        looked = threading.Event()
 
         def held(memories: Any, *arguments: Any) -> None:
             if not {memory.pid for memory in memories} & set(first):
@@ -147,7 +148,7 @@ class Agent:
             finally:
                 looked.set()
 
-        waking.fill = held
+        vars(waking)["fill"] = held
         return waking.Ahead(first, work)
 
     def ahead_saw(self) -> Any:

@@ -3,27 +3,32 @@ interface's MTU, as `libcuda` asks where memory is. What that changes on a GPU i
 
 import ctypes
 import errno
+import importlib
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import psutil._psutil_linux as library
 import pytest
 from vernal_worker.checkpoint.cuda.interpose import Interposer
 from vernal_worker.checkpoint.cuda.numbers import Control, Info, info
+
+library = importlib.import_module("psutil._psutil_linux")
 
 SIOCGIFMTU = 0x8921
 CONTROL = 0xC020462A
 
 _IOCTL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, use_errno=True)
-_real = _IOCTL(ctypes.cast(ctypes.CDLL(None).ioctl, ctypes.c_void_p).value)
 
 
-def address(function: object) -> int:
-    found = ctypes.cast(function, ctypes.c_void_p).value  # type: ignore[arg-type]
+def address(function: Any) -> int:
+    found = ctypes.cast(function, ctypes.c_void_p).value
     assert found is not None
     return found
+
+
+_real = _IOCTL(address(ctypes.CDLL(None).ioctl))
 
 
 def mtu(name: str = "lo") -> int:
@@ -33,7 +38,7 @@ def mtu(name: str = "lo") -> int:
 
 @pytest.fixture
 def interposer() -> Interposer:
-    return Interposer(library.__file__, "ioctl")
+    return Interposer(str(library.__file__), "ioctl")
 
 
 def test_an_answer_is_another_one_for_a_moment(interposer: Interposer) -> None:
@@ -69,7 +74,7 @@ def test_all_is_as_before_if_the_block_fails(interposer: Interposer) -> None:
 def test_memory_is_as_protected_as_before(interposer: Interposer) -> None:
     def protections() -> list[str]:
         rows = Path("/proc/self/maps").read_text().splitlines()
-        return [row.split()[1] for row in rows if row.endswith(Path(library.__file__).name)]
+        return [row.split()[1] for row in rows if row.endswith(Path(str(library.__file__)).name)]
 
     before = protections()
     with interposer.by(address(_real)):
@@ -80,7 +85,7 @@ def test_memory_is_as_protected_as_before(interposer: Interposer) -> None:
 @pytest.mark.parametrize("name", ["no_such_function", "ioctl2"])
 def test_a_library_that_does_not_call_it_is_an_error(name: str) -> None:
     with pytest.raises(LookupError, match=f"no place for the address of {name}"):
-        Interposer(library.__file__, name)
+        Interposer(str(library.__file__), name)
 
 
 def test_a_library_that_is_not_here_is_an_error() -> None:

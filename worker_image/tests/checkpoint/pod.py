@@ -118,38 +118,30 @@ class Agent:
         return result.timings
 
     def _ahead(self, frozen: Any, first: list[int], failure: str | None) -> Any:
-        """Work that looks at all processes and ends, by `failure` if there is one, before the others' memory is
-        filled."""
+        """Looks at all processes when each sleeps or is stopped, and fails if it is to."""
         from vernal_contract.reasons import Reason
-        from vernal_worker.checkpoint import waking
         from vernal_worker.checkpoint.errors import CheckpointError
-        from vernal_worker.checkpoint.memory import fill
+        from vernal_worker.checkpoint.waking import Ahead
 
-        looked = threading.Event()
+        def look() -> dict[str, list[str]]:
+            return {
+                str(pid): sorted({path.read_text().rpartition(")")[2].split()[0] for path in stats})
+                for pid in frozen.pids
+                if (stats := list(Path(f"/proc/{pid}/task").glob("*/stat")))
+            }
 
-        def held(memories: Any, *arguments: Any) -> None:
-            if not {memory.pid for memory in memories} & set(first):
-                assert looked.wait(GUARD_SECONDS)
-            fill(memories, *arguments)
+        def begin() -> None:
+            deadline = time.monotonic() + GUARD_SECONDS
+            while any("R" in states for states in (seen := look()).values()) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.seen = seen
+            self.filled = {
+                str(memory.pid): any(any(_page(memory.pid, at)) for at, _ in memory.runs) for memory in frozen.memory
+            }
+            if failure is not None:
+                raise CheckpointError(Reason.CUDA_RESTORE_FAILED, "cuda", failure)
 
-        def work() -> None:
-            try:
-                self.seen = {
-                    str(pid): sorted({path.read_text().rpartition(")")[2].split()[0] for path in stats})
-                    for pid in frozen.pids
-                    if (stats := list(Path(f"/proc/{pid}/task").glob("*/stat")))
-                }
-                self.filled = {
-                    str(memory.pid): any(any(_page(memory.pid, at)) for at, _ in memory.runs)
-                    for memory in frozen.memory
-                }
-                if failure is not None:
-                    raise CheckpointError(Reason.CUDA_RESTORE_FAILED, "cuda", failure)
-            finally:
-                looked.set()
-
-        vars(waking)["fill"] = held
-        return waking.Ahead(first, work)
+        return Ahead(first, begin)
 
     def ahead_saw(self) -> Any:
         """States of each process's threads, and whether its memory was there, by PID, when the first ones ran."""

@@ -51,7 +51,7 @@ def thaw(
 
     Lays the carried files back, gives the tree new stdout and stderr pipes, restores it under its old PIDs
     as a child of the caller, fills the memory that is not in CRIU's images. The tree runs when this returns.
-    CUDA state is the caller's to restore: afterwards, or as `ahead`.
+    CUDA state is restored by the caller afterwards; to begin with it is for `ahead`.
 
     Args:
         frozen: what `process.json` there says; the caller knows that it is what was written.
@@ -64,7 +64,7 @@ def thaw(
         started: called when CRIU runs.
         verified: returns when they are. Called when every process is there and none runs yet; what it raises ends them
             before they do, and is raised here.
-        ahead: processes that run first, and what is done then while the others still wait for their memory. What it
+        ahead: processes that run first, and what begins then, while the others still wait for their memory. What it
             raises ends the tree, and is raised here.
 
     Raises:

@@ -6,7 +6,6 @@ come out of it standing still, without one instruction of their own, and go on (
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -22,10 +21,10 @@ from vernal_worker.checkpoint.taken import Memory
 
 
 class Ahead(NamedTuple):
-    """Processes that run first, and what is done with them while the memory of the others is filled."""
+    """Processes that run first, and what begins then: it goes on while the memory of the others is filled."""
 
     pids: Collection[int]
-    work: Callable[[], None]
+    begin: Callable[[], None]
 
 
 class Waking:
@@ -42,7 +41,7 @@ class Waking:
     ) -> None:
         """`directory`, `digests`: see `memory.fill`."""
         self._directory, self._digests, self._patience, self._timings = directory, digests, patience, timings
-        self._work = ahead.work if ahead is not None else None
+        self._begin = ahead.begin if ahead is not None else None
         first = set(frozen.pids if ahead is None else ahead.pids)
         self._later = [pid for pid in frozen.pids if pid not in first]
         self._first_memories = [memory for memory in frozen.memory if memory.pid in first]
@@ -59,45 +58,19 @@ class Waking:
             os.kill(pid, signal.SIGSTOP)
 
     def finish(self) -> None:
-        """When CRIU has let them run: do what is to be done with the first ones, and let the others follow.
-
-        Raises: CheckpointError: as `prepare`; what that work raises. It may still go on in its thread, if it was not
-            that which failed.
-        """
-        if self._work is None:
+        """When CRIU has let them run: begin what is to be done with the first ones, and let the others follow. Raises:
+        CheckpointError: as `prepare`; what the beginning raises."""
+        if self._begin is None:
             return
-        beside = _Beside(self._work)
+        self._begin()
         self._timings["memory_rest"] = self._fill(self._later_memories)
         for pid in self._later:
             os.kill(pid, signal.SIGCONT)
-        self._patience.run(beside.wait)
 
     def _fill(self, memories: list[Memory]) -> float:
         before = time.monotonic()
         read(self._patience, "memory", lambda: fill(memories, self._directory, self._digests, self._patience.check))
         return time.monotonic() - before
-
-
-class _Beside:
-    """Work on a thread of its own."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self._error = error
-
-    def wait(self) -> None:
-        """Raises: what the work has raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
 
 
 def read(patience: Patience, stage: str, work: Callable[[], None]) -> None:

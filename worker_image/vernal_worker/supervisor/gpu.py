@@ -38,6 +38,10 @@ FILE = "gpu.json"
 WEIGHTS = "weights"
 """Directory of the files with GPU memory in an artifact."""
 
+_MUCH = 64 << 20
+"""Bytes that the driver takes over from a GPU for a process: one that has only initialised CUDA has next to nothing
+there, one that computes has a context."""
+
 _OUT_OF_MEMORY = re.compile(r"out.of.memory", re.IGNORECASE)
 """How vLLM, torch and the driver say it."""
 
@@ -95,6 +99,7 @@ class Gpu:
         self.context = context
         self._helper: CudaHelper | None = CudaHelper(context.stop.signalled)
         self._off = Room()  # what the GPUs had free when the tree was off them
+        self._begun = False  # whether the driver is about to restore
 
     @property
     def helper(self) -> CudaHelper:
@@ -145,13 +150,16 @@ class Gpu:
         """
         members = tree.members()
         pids = self.helper.users(members)
-        before = sum(map(procfs.resident, members))
+        before = {pid: procfs.resident(pid) for pid in members}
         timings = self.helper.suspend(pids, timeout)
-        log.event("off_gpu", pids=list(pids), resident=before, taken_over=sum(map(procfs.resident, members)) - before)
+        taken = {pid: procfs.resident(pid) - size for pid, size in before.items()}
+        holders = tuple(pid for pid in pids if taken[pid] > _MUCH)
+        log.event("off_gpu", pids=list(pids), resident=sum(before.values()), taken_over=sum(taken.values()))
         for name, seconds in timings.items():
             self.context.board.timing(f"cuda_{name}", seconds)
         self._off = self._look()
-        return OnGpu(pids=pids, gpus=self.helper.gpus(), memory=stored.memory, bytes=self._taken(stored.before))
+        gpus = self.helper.gpus()
+        return OnGpu(pids=pids, holders=holders, gpus=gpus, memory=stored.memory, bytes=self._taken(stored.before))
 
     def measured(self, on: OnGpu) -> OnGpu:
         """After `wake`: what `suspend` made, with what the tree takes of the GPUs. It was looked at twice, when it went
@@ -187,15 +195,27 @@ class Gpu:
         path = self.context.settings.paths.memory
         self.helper.load(path, directory, on.memory, digests if verify else None)
 
+    def begin_restore(self, on: OnGpu) -> None:
+        """After `load`: have the driver begin with the processes that hold GPU memory. Returns at once. Raises:
+        CheckpointError."""
+        self._check_room(on)
+        self.helper.begin_restore(on)
+        self._begun = True
+
     def restore(self, on: OnGpu, timeout: float) -> None:
         """After `load`: put the tree back on the GPUs, without what `load` brings.
 
         Raises: CheckpointError.
         """
-        if (problem := insufficient(on.bytes, self.helper.room())) is not None:
-            raise CheckpointError(Reason.GPU_MEMORY_INSUFFICIENT, "cuda", problem)
+        if not self._begun:
+            self._check_room(on)
+        self._begun = False
         for name, seconds in self.helper.restore(on, timeout).items():
             self.context.board.timing(f"cuda_{name}", seconds)
+
+    def _check_room(self, on: OnGpu) -> None:
+        if (problem := insufficient(on.bytes, self.helper.room())) is not None:
+            raise CheckpointError(Reason.GPU_MEMORY_INSUFFICIENT, "cuda", problem)
 
     def wake(self, engine: Engine, on: OnGpu, timeout: float) -> None:
         """After `restore`: give the engine its GPU memory, which `load` brought.

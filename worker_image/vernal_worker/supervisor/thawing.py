@@ -143,11 +143,9 @@ class _Attempt:
         if self._gpu and on:
             self.wanted = on.bytes
             self._gpu.load(artifact.path / gpus.WEIGHTS, on, gpus.digests(on, artifact))
-        ahead = self._back_on_gpu(self._gpu, on) if self._gpu and on else None
-        engine = self._restore(memory if self._level is Verify.FULL else None, self.verification, ahead)
+        engine = self._restore(memory if self._level is Verify.FULL else None, self.verification, self._ahead(on))
         if self._gpu and on:
-            self.stage = "weights"
-            self._gpu.wake(engine, on, self._left)
+            self._back_on_gpu(self._gpu, engine, on)
         self.stage = "resume"
         with self._board.timed("resume"):
             engine.client.resume(self._settings.pod, self._settings.resume_variables, max(self._left, 1.0))
@@ -203,14 +201,17 @@ class _Attempt:
                 self._board.timing(name, seconds)
         return self.engine
 
-    def _back_on_gpu(self, gpu: Gpu, on: OnGpu) -> Ahead:
-        """The driver works on its processes while the others' memory is filled."""
+    def _ahead(self, on: OnGpu | None) -> Ahead | None:
+        """The driver begins with the processes that hold GPU memory while the others' is filled."""
+        if (gpu := self._gpu) is None or on is None or not on.holders:
+            return None
+        return Ahead(on.holders, lambda: gpu.begin_restore(on))
 
-        def restore() -> None:
-            self.stage = "cuda"
-            gpu.restore(on, self._left)
-
-        return Ahead(on.pids, restore)
+    def _back_on_gpu(self, gpu: Gpu, engine: Engine, on: OnGpu) -> None:
+        self.stage = "cuda"
+        gpu.restore(on, self._left)
+        self.stage = "weights"
+        gpu.wake(engine, on, self._left)
 
     def _check_answers(self, engine: Engine, expected: Canary) -> None:
         if (problem := oracle.check(lambda: engine.client.canary(max(self._left, 1.0)), expected)) is not None:
@@ -237,8 +238,8 @@ def _as_failure(stage: str, error: BaseException, wanted: tuple[int, ...]) -> Th
                 stage = "weights"
             elif error.reason in _OF_FILES:
                 stage = "verify"
-            elif error.stage == "memory":  # which is read beside the driver's work, too
-                stage = "criu"
+            elif error.stage == "cuda":  # which begins while CRIU's work ends
+                stage = "cuda"
             return ThawError(stage, error.reason, error.message, wanted=wanted)
         case ControlError():
             return ThawError(stage, Reason.ENGINE_UNRESPONSIVE, str(error))

@@ -38,6 +38,7 @@ class OnGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What a thaw must know of the CUDA side of a frozen tree."""
 
     pids: tuple[int, ...]  # processes that use CUDA
+    holders: tuple[int, ...] = ()  # those of them that had much on a GPU besides `memory`
     gpus: tuple[str, ...]  # UUIDs of all GPUs that they saw, in CUDA's order
     memory: Memory | None = None  # None: all of it is in the processes' images
     bytes: tuple[int, ...] = ()  # of GPU memory that they had, by GPU; empty if nobody could tell
@@ -86,20 +87,30 @@ class CudaHelper:
         failed, slow = Reason.CUDA_CHECKPOINT_FAILED, Reason.FREEZE_TIMEOUT
         return self._call(command, messages.Done, "checkpoint", failed, timeout, slow).seconds
 
+    def begin_restore(self, on: OnGpu) -> None:
+        """Begin to put `on.holders` back; `restore` goes on from there. Returns at once.
+
+        Raises: CheckpointError: `CUDA_RESTORE_FAILED`: the process has ended; `HOST_MISMATCH`: as `restore`.
+        """
+        command = messages.BeginRestore(pids=on.holders, pairs=self._pairs(on))
+        self._send(command, "restore", Reason.CUDA_RESTORE_FAILED)
+
     def restore(self, on: OnGpu, timeout: float) -> dict[str, float]:
         """Put processes back on GPUs: the ones they were on, or, in CUDA's order, the ones that are here.
 
         Raises: CheckpointError: `CUDA_RESTORE_FAILED`, `GPU_MEMORY_INSUFFICIENT`, `THAW_TIMEOUT`, or `HOST_MISMATCH`:
             they saw another number of GPUs.
         """
+        command = messages.Restore(pids=on.pids, pairs=self._pairs(on))
+        failed, slow = Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT
+        return self._call(command, messages.Done, "restore", failed, timeout, slow).seconds
+
+    def _pairs(self, on: OnGpu) -> tuple[tuple[str, str], ...]:
         here = self.gpus()
         if len(here) != len(on.gpus):
             message = f"gpuCount: the frozen processes saw {len(on.gpus)} GPUs, this worker sees {len(here)}"
             raise CheckpointError(Reason.HOST_MISMATCH, "cuda", message)
-        pairs = tuple(zip(on.gpus, here, strict=True)) if on.gpus != here else ()
-        command = messages.Restore(pids=on.pids, pairs=pairs)
-        failed, slow = Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT
-        return self._call(command, messages.Done, "restore", failed, timeout, slow).seconds
+        return tuple(zip(on.gpus, here, strict=True)) if on.gpus != here else ()
 
     def ask_room(self, wanted: Sequence[int]) -> None:
         """Begin to find out how much memory the GPUs have free. If that is less than `wanted` (bytes by GPU, in CUDA's

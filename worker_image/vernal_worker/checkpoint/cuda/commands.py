@@ -18,10 +18,34 @@ from vernal_worker.checkpoint.cuda.messages import Cause
 from vernal_worker.checkpoint.cuda.transfer import DigestError
 
 
+class _Restoring:
+    """Processes that the driver puts back while the helper hears other commands."""
+
+    def __init__(self, command: messages.BeginRestore) -> None:
+        self.pids = command.pids
+        self.began = time.monotonic()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=[command], daemon=True)
+        self._thread.start()
+
+    def _run(self, command: messages.BeginRestore) -> None:
+        try:
+            processes.restore(command.pids, command.pairs)
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Raises: DriverError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
 class Helper:
     """Carries commands out, one after the other."""
 
     def __init__(self) -> None:
+        self._restoring: _Restoring | None = None
         self._broker: Broker | None = None
         self._too_full = False
 
@@ -31,11 +55,11 @@ class Helper:
                 return messages.Processes(pids=tuple(processes.with_cuda(command.pids)))
             case messages.Suspend():
                 return self._suspend(command)
+            case messages.BeginRestore():
+                self._restoring = _Restoring(command)
+                return None
             case messages.Restore():
-                return _timed(
-                    restore=lambda: processes.restore(command.pids, command.pairs),
-                    unlock=lambda: processes.unlock(command.pids),
-                )
+                return self._restore(command)
             case messages.Check():
                 room = _room()
                 self._too_full = bool(short(command.wanted, room.free))
@@ -53,6 +77,21 @@ class Helper:
                 assert self._broker is not None
                 self._broker.wait()
                 return messages.Done(seconds=self._broker.seconds)
+
+    def _restore(self, command: messages.Restore) -> messages.Done:
+        begun, self._restoring = self._restoring, None
+        if begun is None:
+            return _timed(
+                restore=lambda: processes.restore(command.pids, command.pairs),
+                unlock=lambda: processes.unlock(command.pids),
+            )
+        try:
+            processes.restore([pid for pid in command.pids if pid not in begun.pids], command.pairs)
+        finally:
+            begun.wait()  # none of them may be in the driver's hands when this is over
+        seconds = {"restore": round(time.monotonic() - begun.began, 4)}
+        done = _timed(unlock=lambda: processes.unlock(command.pids))
+        return messages.Done(seconds={**seconds, **done.seconds})
 
     def _suspend(self, command: messages.Suspend) -> messages.AnyAnswer:
         try:

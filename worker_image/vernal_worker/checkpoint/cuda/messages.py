@@ -25,7 +25,14 @@ class Suspend(Command, frozen=True, kw_only=True, tag="suspend"):
 
 
 class Restore(Command, frozen=True, kw_only=True, tag="restore"):
-    """Restore and unlock. Answered by `Done` or `Failed`."""
+    """Restore and unlock all of `pids`, also those with which a `BeginRestore` began. Answered by `Done` or `Failed`."""
+
+    pids: tuple[int, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+class BeginRestore(Command, frozen=True, kw_only=True, tag="begin_restore"):
+    """Begin to restore some of the processes of the `Restore` that follows. Not answered."""
 
     pids: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...]
@@ -91,5 +98,5 @@ class Failed(Answer, frozen=True, kw_only=True, tag="failed"):
     undone: bool = True  # of `Suspend`: whether the processes run as before
 
 
-AnyCommand = Find | Suspend | Restore | Check | Load | WaitLoaded
+AnyCommand = Find | Suspend | BeginRestore | Restore | Check | Load | WaitLoaded
 AnyAnswer = Ready | Processes | Done | Room | Failed

@@ -132,9 +132,10 @@ class Agent:
 
         def begin() -> None:
             deadline = time.monotonic() + GUARD_SECONDS
-            while any("R" in states for states in (seen := look()).values()) and time.monotonic() < deadline:
+            self.seen = look()
+            while any("R" in states for states in self.seen.values()) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            self.seen = seen
+                self.seen = look()
             self.filled = {
                 str(memory.pid): any(any(_page(memory.pid, at)) for at, _ in memory.runs) for memory in frozen.memory
             }

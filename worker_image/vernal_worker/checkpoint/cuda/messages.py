@@ -25,7 +25,7 @@ class Suspend(Command, frozen=True, kw_only=True, tag="suspend"):
 
 
 class Restore(Command, frozen=True, kw_only=True, tag="restore"):
-    """Restore and unlock all of `pids`, also those with which a `BeginRestore` began. Answered by `Done` or `Failed`."""
+    """Restore and unlock `pids`, also those with which a `BeginRestore` began. Answered by `Done` or `Failed`."""
 
     pids: tuple[int, ...]
     pairs: tuple[tuple[str, str], ...]

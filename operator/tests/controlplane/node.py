@@ -111,7 +111,7 @@ class Node:
             self._serve(address, self._state(pod, ready=True))
             self._status(pod, address, ready=True)
         except ApiError as error:
-            if not (error.not_found or error.conflict):  # deleted meanwhile
+            if not _gone(error):
                 raise
 
     def _address(self) -> str:
@@ -203,7 +203,7 @@ class Node:
             try:
                 call()
             except ApiError as error:
-                if not (error.not_found or error.conflict):
+                if not _gone(error):
                     raise
 
         self._thread(run)
@@ -234,6 +234,13 @@ class Node:
                             take(event["object"])
             except ApiError:
                 self._stopped.wait(0.2)
+
+
+def _gone(error: ApiError) -> bool:
+    """Whether the pod was deleted meanwhile; if another one has its name by now, its UID is not the one that was
+    given."""
+    other = error.reason == "Invalid" and "metadata.uid" in error.sentence
+    return error.not_found or error.conflict or other
 
 
 def identity_of(pod: dict[str, Any]) -> tuple[str, IdentityInputs]:

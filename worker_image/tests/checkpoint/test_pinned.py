@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from vernal_worker.checkpoint.cuda.pinned import HUGE, Pinned, in_huge_pages
+from vernal_worker.checkpoint.cuda.transfer import Source
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")
@@ -19,6 +20,10 @@ def test_of_a_tmpfs_its_huge_pages_count(tmp_path: Path, options: str, expected:
         (tmp_path / "file").write_bytes(b"x" * HUGE)
         with (tmp_path / "file").open("rb") as file:
             assert in_huge_pages(file.fileno()) is expected
+            for wanted in (True, False):
+                source = Source([tmp_path / "file"], pin=wanted)
+                assert source.in_memory is (expected and wanted)
+                source.close()
             subprocess.run(["umount", "-n", "-l", tmp_path], check=True)  # as a worker does with its cache
             assert in_huge_pages(file.fileno()) is expected
     finally:

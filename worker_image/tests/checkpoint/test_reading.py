@@ -14,8 +14,10 @@ from vernal_worker.checkpoint import carry, pids
 from vernal_worker.checkpoint import thaw as thawing
 from vernal_worker.checkpoint.carry import Carried
 from vernal_worker.checkpoint.criu import Patience
+from vernal_worker.checkpoint.cuda.transfer import Source
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.memory import fill
+from vernal_worker.checkpoint.pagecache import cached
 from vernal_worker.checkpoint.process import Frozen
 from vernal_worker.checkpoint.taken import PAGE, Memory
 from vernal_worker.checkpoint.waking import read
@@ -134,3 +136,27 @@ def test_a_file_that_is_laid_after_giving_up_is_removed_too(tmp_path: Path, monk
     assert error.value.reason is Reason.THAW_GIVEN_UP
     assert laid.wait(GUARD_SECONDS)
     assert list(roots.iterdir()) == []
+
+
+def test_weights_are_in_memory_for_the_next_thaw(tmp_path: Path) -> None:
+    """What is read past the page cache is read from the storage each time."""
+    path, size = tmp_path / "rank-0-0.bin", 16 << 20
+    path.write_bytes(os.urandom(size))
+
+    def there(fd: int) -> list[bool | None]:
+        return [cached(fd, at) for at in range(0, size, PAGE)]
+
+    with path.open("rb") as file:
+        fd = file.fileno()
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        before = [cached(fd, at) for at in (0, size // 2, size - PAGE)]
+        if before != [False] * 3:
+            pytest.skip(f"file system: it keeps what it is told to forget, or cannot tell ({before})")
+        source = Source([path])
+        source.expect(0, size)
+        _, own, at = source.place(0)
+        block = mmap.mmap(-1, size)
+        assert os.preadv(own, [block], at) == size
+        source.close()
+        assert there(fd) == [True] * (size // PAGE)

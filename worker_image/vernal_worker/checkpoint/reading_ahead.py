@@ -13,13 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from vernal_worker.checkpoint.pagecache import will_need
 from vernal_worker.parallel import for_each
 
 _STEP = 8 << 20
 """Bytes that are asked for at once where others' reads must not wait long."""
-
-_AT_ONCE = 128 << 10
-"""Bytes of one call: of more the kernel may read only what the device reads ahead (read_ahead_kb, 128 by default)."""
 
 _THREADS = 8
 
@@ -58,7 +56,7 @@ def _ask(file: MappedFile) -> None:
     with suppress(OSError), ExitStack() as stack:
         fd, end = _open(file, stack)
         for offset, length in file.ranges:
-            _will_need(fd, offset, min(length, end - offset))
+            will_need(fd, offset, min(length, end - offset))
 
 
 def _ask_slowly(file: MappedFile, asked: int) -> int:
@@ -69,7 +67,7 @@ def _ask_slowly(file: MappedFile, asked: int) -> int:
             stop = min(start + size, end)
             for offset in range(start, stop, _STEP):
                 length = min(_STEP, stop - offset)
-                _will_need(fd, offset, length)
+                will_need(fd, offset, length)
                 asked += length
                 if asked >= _STEP:
                     os.pread(fd, 1, offset + length - 1)
@@ -84,9 +82,3 @@ def _open(file: MappedFile, stack: ExitStack) -> tuple[int, int]:
     fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     stack.callback(os.close, fd)
     return fd, os.fstat(fd).st_size
-
-
-def _will_need(fd: int, start: int, size: int) -> None:
-    """Whatever is there already: one page that somebody has read says nothing of the next, and to ask costs nothing."""
-    for offset in range(start, start + size, _AT_ONCE):
-        os.posix_fadvise(fd, offset, min(_AT_ONCE, start + size - offset), os.POSIX_FADV_WILLNEED)

@@ -24,7 +24,7 @@ import msgspec
 from vernal_contract import decoding
 
 from vernal_worker import threads as keep
-from vernal_worker.checkpoint.cuda import transfer
+from vernal_worker.checkpoint.cuda import pinned, transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, ranges
@@ -105,14 +105,21 @@ class RankMemory:
         self._exported = [export(handle) for handle in self._handles if handle is not None]
 
     def fill(
-        self, directory: Path, piece: int, digests: Sequence[str] | None, threads: int, stop: threading.Event
+        self,
+        directory: Path,
+        piece: int,
+        digests: Sequence[str] | None,
+        threads: int,
+        stop: threading.Event,
+        *,
+        pin: bool,
     ) -> None:
-        """Read and verify the content. Raises: see `transfer.load`."""
+        """Read and verify the content. `pin`: see `transfer.Source`. Raises: see `transfer.load`."""
         if not self._rank.bytes:
             return
         call("cuCtxSetCurrent", self.context)
         pieces = ranges(self._rank.bytes, piece)
-        source = transfer.Source([directory / name for name in self._rank.files])
+        source = transfer.Source([directory / name for name in self._rank.files], pin=pin)
         hashing = digester(self._device, threads, len(pieces), piece) if digests is not None else None
         try:
 
@@ -285,7 +292,8 @@ class Broker:
             threads = transfer.default_threads(len(self._ranks))
             digests = self._digests[number] if self._digests is not None else None
             began = time.monotonic()
-            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop)
+            pin = sum(rank.bytes for rank in self._ranks) <= pinned.MOST
+            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop, pin=pin)
             self.seconds[f"fill_{number}"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error

@@ -1,13 +1,17 @@
 """Files that are memory already: those of a tmpfs with huge pages, from which a GPU copies by itself.
 
 Page-locking costs 0.03 s a GiB of huge pages and three to four times as much of small ones, for which copying to slots
-that are page-locked already is faster. The driver does one at a time.
+that are page-locked already is faster. The driver does one at a time, those of all ranks: of 61 GiB for two GPUs the last is
+page-locked after 3.7 s, where slots take 2.3.
 """
 
 import ctypes
 import os
 
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
+
+MOST = 24 << 30
+"""Bytes of all ranks: of more, slots are filled sooner. 15 GiB are there before CRIU and CUDA are done, either way."""
 
 HUGE = 2 << 20
 """Bytes of a huge page, and of a file's place in memory a multiple."""

@@ -1,8 +1,8 @@
 """Moving bytes between files and GPU memory: many threads, each with two pinned slots and one stream.
 
 A thread reads (or writes) one slot while the GPU copies the other, and digests what passes by. Slots are small and
-used again and again, because pinning memory costs 0.3 s a GiB. Files that are in huge pages already (`pinned`) the GPU
-copies from where they are: as fast, and CRIU has the cores and their way to memory to itself.
+used again and again, because pinning memory costs 0.3 s a GiB. Files that are in huge pages already (`pinned`), and not
+too large, the GPU copies from where they are: as fast, and CRIU has the cores and their way to memory to itself.
 """
 
 import ctypes
@@ -24,12 +24,11 @@ from vernal_worker.checkpoint.cuda.driver import bindings, call, copy_to_gpu, ha
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, in_turn, ranges
 from vernal_worker.checkpoint.cuda.pinned import Pinned, in_huge_pages
 from vernal_worker.checkpoint.errors import OTHER_BYTES
-from vernal_worker.checkpoint.pagecache import cached
+from vernal_worker.checkpoint.pagecache import cached, will_need
 
 SLOT = 4 << 20
 """Bytes: what the GPU copies next is then still in the cores' caches, and calls are few."""
 
-_ALIGNMENT = 4096  # of O_DIRECT, on every device and file system that is known
 _HASHED = 1 << 20
 """Bytes that are read at once where they are hashed here: a whole slot would come from memory a second time."""
 
@@ -55,7 +54,7 @@ class DigestError(Exception):
 
 
 class _Slot:
-    """Pinned host memory. Made by mmap and then registered: O_DIRECT cannot read into the driver's own."""
+    """Pinned host memory, of huge pages."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, SLOT)
@@ -78,19 +77,17 @@ class _Slot:
 
 
 class Source:
-    """A rank's files to read from: through the page cache where it holds the bytes, past it where it does not."""
+    """A rank's files to read from, through the page cache: so the next thaw on this node finds them there."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._files: list[tuple[Path, int, int]] = []
+    def __init__(self, paths: Sequence[Path], *, pin: bool = True) -> None:
+        """`pin`: whether the GPU is to copy from where the files are, if it can."""
+        self._files: list[tuple[Path, int]] = []
         self._pinned: list[Pinned] = []
         try:
             for path in paths:
-                buffered, direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
-                with suppress(OSError):  # the file system has none
-                    direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-                self._files.append((path, buffered, direct))
-            if all(in_huge_pages(buffered) for _, buffered, _ in self._files):
-                self._pinned = [Pinned(buffered) for _, buffered, _ in self._files]
+                self._files.append((path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+            if pin and all(in_huge_pages(fd) for _, fd in self._files):
+                self._pinned = [Pinned(fd) for _, fd in self._files]
         except BaseException:
             self.close()
             raise
@@ -105,20 +102,21 @@ class Source:
         return self._pinned[offset // FILE_BYTES].at(offset % FILE_BYTES, length)
 
     def close(self) -> None:
-        for _, *fds in self._files:
-            for fd in fds:
-                if fd >= 0:
-                    os.close(fd)
+        for _, fd in self._files:
+            os.close(fd)
 
-    def best(self, offset: int, length: int) -> tuple[Path, int, int]:
-        """The file that has these bytes, the descriptor to read them with, and where they are in it."""
-        path, buffered, direct = self._files[offset // FILE_BYTES]
-        at = offset % FILE_BYTES
-        if direct < 0 or at % _ALIGNMENT or length % _ALIGNMENT:
-            return path, buffered, at
-        step = max(1, length // _PROBES)
-        probes = range(at, at + length, step)
-        return path, buffered if all(cached(buffered, probe) is not False for probe in probes) else direct, at
+    def place(self, offset: int) -> tuple[Path, int, int]:
+        """The file that has the byte at `offset`, its descriptor, and where in it that is."""
+        path, fd = self._files[offset // FILE_BYTES]
+        return path, fd, offset % FILE_BYTES
+
+    def expect(self, offset: int, length: int) -> None:
+        """Have the kernel read these bytes all at once, if it has not: then a disk is asked for enough at a time."""
+        _, fd, at = self.place(offset)
+        probes = range(at, at + length, max(1, length // _PROBES))
+        if any(cached(fd, probe) is False for probe in probes):
+            with suppress(OSError):  # whoever reads it is told
+                will_need(fd, at, length)
 
 
 def load(
@@ -149,7 +147,7 @@ def load(
     def compare(number: int, found: str) -> None:
         if digests is not None and found != digests[number]:
             offset, length = pieces[number]
-            path, _, at = source.best(offset, length)
+            path, _, at = source.place(offset)
             raise DigestError(f"{path.name} (bytes {at} to {at + length}) {OTHER_BYTES}")
 
     def hash_on_gpu(lane: _Lane, own: int, number: int) -> None:
@@ -215,7 +213,8 @@ class _Lane:
         call("cuStreamSynchronize", self.stream)
 
     def load_piece(self, source: Source, offset: int, length: int, parts: Parts, *, hashed: bool) -> str:
-        path, fd, at = source.best(offset, length)
+        source.expect(offset, length)
+        path, fd, at = source.place(offset)
         hasher = blake3()
         for start, size in ranges(length, SLOT):
             slot = self._next()

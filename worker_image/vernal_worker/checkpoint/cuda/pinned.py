@@ -1,8 +1,8 @@
 """Files that are memory already: those of a tmpfs with huge pages, from which a GPU copies by itself.
 
 Page-locking costs 0.03 s a GiB of huge pages and three to four times as much of small ones, for which copying to slots
-that are page-locked already is faster. The driver does one at a time, those of all ranks: of 61 GiB for two GPUs the last is
-page-locked after 3.7 s, where slots take 2.3.
+that are page-locked already is faster. The driver does one at a time, those of all ranks: of 61 GiB for two GPUs the
+last is page-locked after 3.7 s, where slots take 2.5.
 """
 
 import ctypes

@@ -61,8 +61,8 @@ def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         outside = {
             name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name
         }
-        rows = {name: run["thaws"] for name, run in outside.items()}
-        return rows | {f"{name}, huge pages": run["warm"] for name, run in outside.items() if run.get("warm")}
+        kinds = {"thaws": "", "other_gpu": ", another GPU", "warm": ", huge pages"}
+        return {f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)}
     shape, gpus = results["arguments"]["shape"], results["arguments"]["gpus"]
     found: dict[str, list[dict[str, Any]]] = {}
     for name, entry in results.items():
@@ -79,7 +79,7 @@ def waterfall(found: dict[str, dict[str, Any]]) -> str:
             middle = sorted(entries, key=lambda entry: float(entry["first_token"]))[len(entries) // 2]
             rows.append((f"{name} ({file})", phases(middle)))
     longest = max(sum(row.values()) for _, row in rows)
-    scale, left, height = 500 / longest, 290, 26
+    scale, left, height = 500 / longest, 400, 26
     parts = []
     for number, (name, row) in enumerate(rows):
         y, x = 30 + number * height, float(left)
@@ -98,7 +98,7 @@ def waterfall(found: dict[str, dict[str, Any]]) -> str:
         parts.append(f'<rect x="{at}" y="{line}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{at + 18}" y="{line + 11}">{words}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="860" height="{y + 90}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="970" height="{y + 90}" '
         'font-family="sans-serif" font-size="12">'
         '<rect width="100%" height="100%" fill="white"/>'
         '<text x="8" y="18">Supervisor exec to first token</text>' + "".join(parts) + "</svg>\n"

@@ -62,7 +62,9 @@ def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name
         }
         kinds = {"thaws": "", "other_gpu": ", another GPU", "warm": ", huge pages"}
-        return {f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)}
+        return {
+            f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)
+        }
     shape, gpus = results["arguments"]["shape"], results["arguments"]["gpus"]
     found: dict[str, list[dict[str, Any]]] = {}
     for name, entry in results.items():

@@ -77,11 +77,15 @@ class Bench:
             self._keep()
             return
         other = self._arguments.other
-        found["other_gpu"] = [
-            self._one(name, f"other-{number}", store, model, options | {"setup": self._on(other)})
-            for number in range(self._arguments.thaws if other is not None else 0)
-        ]
-        found["warm"] = self._warm(name, store, model, options)
+        places = [("", options)]
+        if other is not None:
+            places.append(("_other_gpu", options | {"setup": self._on(other)}))
+            found["other_gpu"] = [
+                self._one(name, f"other-{number}", store, model, places[1][1])
+                for number in range(self._arguments.thaws)
+            ]
+        for place, elsewhere in places:
+            found[f"warm{place}"] = self._warm(f"{name}{place.replace('_', '-')}", store, model, elsewhere)
         unverified = options | {"checkpoint": options["checkpoint"] | {"verify": "Sizes"}}
         found["unverified"] = [
             self._one(name, f"unverified-{number}", store, model, unverified)
@@ -90,8 +94,10 @@ class Bench:
         if self._arguments.device == "gpu" or self._arguments.drop:
             big = max((p for p in store.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
             for number in range(self._arguments.dropped):
-                ceilings.drop_caches()
-                found["dropped"].append(self._one(name, f"dropped-{number}", store, model, options))
+                for place, elsewhere in places:
+                    ceilings.drop_caches()
+                    what = f"dropped{place.replace('_', '-')}-{number}"
+                    found.setdefault(f"dropped{place}", []).append(self._one(name, what, store, model, elsewhere))
             ceilings.drop_caches()
             found["disk_read"] = ceilings.disk_read(big)
             found["cache_read"] = ceilings.cache_read(big)

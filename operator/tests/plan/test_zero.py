@@ -310,7 +310,9 @@ class Zero(RuleBasedStateMachine):
             self.ask(name)
         if done.status is not None:
             self.status = done.status
-        self.lost_a_worker = False
+        # Nobody stands in for a worker that is lost where the pool may not be at zero and has no slice any more.
+        alone = bool(self.spec.autoscaling.min_replicas) and not self.slice_stands and not self._serving()
+        self.lost_a_worker = self.lost_a_worker and alone
         self._check_routed()
 
     def ask(self, name: str) -> None:
@@ -392,9 +394,11 @@ class Zero(RuleBasedStateMachine):
 
     # -- what must hold ---
 
+    def _serving(self) -> bool:
+        return any(p.ready and p.deletion_time is None and n in self.in_endpoints for n, p in self.pods.items())
+
     def _check_routed(self) -> None:
-        serving = any(p.ready and p.deletion_time is None and n in self.in_endpoints for n, p in self.pods.items())
-        assert self.slice_stands or serving or self.lost_a_worker, "the Service leads nowhere"
+        assert self.slice_stands or self._serving() or self.lost_a_worker, "the Service leads nowhere"
 
     @invariant()
     def nobody_is_sent_to_a_worker_that_goes(self) -> None:

@@ -39,7 +39,8 @@ class Interposer:
             LookupError: it does not call `function` by way of its table.
         """
         self._library = ctypes.CDLL(library)
-        self._places = list(_places(self._library._handle, function.encode()))
+        places = _places(self._library._handle, function.encode())
+        self._places = [(place, _protection(place)) for place in places]  # now: a large process has many mappings
         if not self._places:
             raise LookupError(f"{library} has no place for the address of {function}")
 
@@ -49,14 +50,14 @@ class Interposer:
 
         Raises: OSError: the kernel does not let the table be changed.
         """
-        before = [ctypes.c_uint64.from_address(place).value for place in self._places]
+        before = [ctypes.c_uint64.from_address(place).value for place, _ in self._places]
         try:
-            for place in self._places:
-                _write(place, address)
+            for place, protection in self._places:
+                _write(place, protection, address)
             yield
         finally:
-            for place, value in zip(self._places, before, strict=True):
-                _write(place, value)
+            for (place, protection), value in zip(self._places, before, strict=True):
+                _write(place, protection, value)
 
 
 def _places(handle: int, function: bytes) -> Iterator[int]:
@@ -91,9 +92,9 @@ def _dynamic(address: int) -> Iterator[tuple[int, int]]:
         address += 16
 
 
-def _write(place: int, value: int) -> None:
+def _write(place: int, protection: int, value: int) -> None:
     """The loader leaves most of such tables read-only (RELRO)."""
-    page, protection = place & -mmap.PAGESIZE, _protection(place)
+    page = place & -mmap.PAGESIZE
     if not protection & _WRITE:
         _protect(page, protection | _WRITE)
     ctypes.c_uint64.from_address(place).value = value  # in one piece: others may be about to read it

@@ -12,6 +12,9 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, WorkerState
+from vernal_worker.checkpoint import host
+from vernal_worker.checkpoint.cuda import nvml
+from vernal_worker.checkpoint.gpu import Gpus, gpus
 from vernal_worker.supervisor import admin, farewell, log, main, reaper, software
 from vernal_worker.supervisor.board import Board, process_age
 from vernal_worker.supervisor.exits import ExitCode
@@ -117,6 +120,32 @@ def test_software_is_the_same_whoever_looks() -> None:
     assert software_of("software.begin()\nos.kill(software._begun[0].pid, signal.SIGKILL)") == here
     assert software_of("software.begin()\nos.waitpid(software._begun[0].pid, 0)") == here, "the reaper was quicker"
     assert software_of(unlooked.partition("\nsoftware.look")[0], criu="/other/criu") == here
+
+
+def test_gpus_are_asked_for_by_who_looks_at_the_software() -> None:
+    """And by whoever wants to know, where nobody has, or where that process did not come to an end."""
+    code = "from vernal_worker.supervisor import software\n{}\nsoftware.find('criu')\nprint(software.devices())"
+
+    def found(steps: str) -> str:
+        program = f"import os, signal\n{code.format(steps)}"
+        return subprocess.check_output([sys.executable, "-c", program], text=True, env=os.environ).strip()
+
+    assert found("") == "None"
+    here = nvml.devices(gpus().uuids) if gpus().count else []
+    assert found("software.begin()") == str(here)
+    assert found("software.begin()\nos.kill(software._begun[0].pid, signal.SIGKILL)") == "None"
+
+
+def test_what_was_found_out_is_in_the_host_tuple(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts of one GPU and another one, as NVML would tell them: it is not asked again."""
+    parts = [nvml.Device("NVIDIA A100 MIG 1g.5gb", 5 << 30, "8.0")] * 2
+    known = [*parts, nvml.Device("NVIDIA H200", 140 << 30, "9.0")]
+    monkeypatch.setattr(host, "gpus", lambda: Gpus("NVIDIA A100, NVIDIA H200", 2, "580.1", ("GPU-a", "GPU-b")))
+    monkeypatch.setattr(nvml, "devices", lambda uuids: pytest.fail("it was asked"))
+    found = host.host_tuple([], known)
+    assert found.gpu_product == "NVIDIA A100 MIG 1g.5gb, NVIDIA H200"
+    assert (found.gpu_count, found.gpu_memory_gib) == (3, (5, 5, 140))
+    assert found.gpu_compute_capability == "8.0, 9.0"
 
 
 def test_log_lines_are_one_line_and_can_be_parsed_by_eye(capfd: pytest.CaptureFixture[str]) -> None:

@@ -28,14 +28,16 @@ RUNTIMES = re.compile(
 )
 
 
-def host_tuple(mounts: Iterable[str] | None = None) -> HostTuple:
+def host_tuple(mounts: Iterable[str] | None = None, devices: list[nvml.Device] | None = None) -> HostTuple:
     """Describe this host.
 
     `mounts`: destinations that the tree may have open; None takes those of this mount namespace that are
     not the runtime's own (/proc, /sys, /dev, /etc/hosts and the like).
+    `devices`: what `nvml.devices` says of all GPUs here; None to ask it.
     """
     found = gpus()
-    devices = nvml.devices(found.uuids) if found.count else []
+    if devices is None or not found.count:
+        devices = nvml.devices(found.uuids) if found.count else []
     return HostTuple(
         architecture=os.uname().machine,
         cpu_features=cpu_features(CPUINFO.read_text()),

@@ -15,7 +15,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, stores
+from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, software, stores
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StartError, StoppedError
@@ -101,7 +101,7 @@ class Steps:
             return choose.unresolved(self._policy, str(error))
         except StoreError as error:
             return choose.from_store_error(self._policy, error)
-        here = host.host_tuple(self._settings.mounts)
+        here = host.host_tuple(self._settings.mounts, software.devices())
         self._identity, self._host = wanted, here
         return self._look()
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.cuda import launch, messages
-from vernal_worker.checkpoint.cuda.client import CudaHelper
+from vernal_worker.checkpoint.cuda.client import CudaHelper, OnGpu
 from vernal_worker.checkpoint.errors import CheckpointError
 
 Listening = Callable[..., CudaHelper]
@@ -43,6 +43,18 @@ def test_answers_that_come_at_once_are_told_apart(listening: Listening) -> None:
     assert helper.room().free == (7,)
     assert helper.gpus() == READY.gpus
     assert helper.wait_loaded(60) == {"restore": 1.0}
+
+
+def test_what_is_restored_is_forgotten_with_the_helper_that_does_it(listening: Listening) -> None:
+    """The next one, after a thaw that failed, has not begun with anything: room is looked for again."""
+    on = OnGpu(pids=(10, 11), holders=(11,), gpus=READY.gpus)
+    helper = listening(READY, messages.Done(seconds={"restore": 1.0}))
+    assert not helper.restoring
+    helper.begin_restore(on)
+    assert helper.restoring
+    assert helper.restore(on, 60) == {"restore": 1.0} and not helper.restoring
+    helper.begin_restore(on)
+    assert not listening(READY).restoring
 
 
 def test_a_failure_says_what_it_is_about(listening: Listening) -> None:

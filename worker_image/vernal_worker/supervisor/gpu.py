@@ -99,7 +99,6 @@ class Gpu:
         self.context = context
         self._helper: CudaHelper | None = CudaHelper(context.stop.signalled)
         self._off = Room()  # what the GPUs had free when the tree was off them
-        self._begun = False  # whether the driver is about to restore
 
     @property
     def helper(self) -> CudaHelper:
@@ -200,16 +199,14 @@ class Gpu:
         CheckpointError."""
         self._check_room(on)
         self.helper.begin_restore(on)
-        self._begun = True
 
     def restore(self, on: OnGpu, timeout: float) -> None:
         """After `load`: put the tree back on the GPUs, without what `load` brings.
 
         Raises: CheckpointError.
         """
-        if not self._begun:
+        if not self.helper.restoring:
             self._check_room(on)
-        self._begun = False
         for name, seconds in self.helper.restore(on, timeout).items():
             self.context.board.timing(f"cuda_{name}", seconds)
 

@@ -56,6 +56,8 @@ class CudaHelper:
         self._ready: messages.Ready | None = None
         self._asked = False
         self._received = b""
+        self.restoring = False
+        """Whether `begin_restore` was called, and `restore` not yet."""
 
     @property
     def pid(self) -> int:
@@ -94,6 +96,7 @@ class CudaHelper:
         """
         command = messages.BeginRestore(pids=on.holders, pairs=self._pairs(on))
         self._send(command, "restore", Reason.CUDA_RESTORE_FAILED)
+        self.restoring = True
 
     def restore(self, on: OnGpu, timeout: float) -> dict[str, float]:
         """Put processes back on GPUs: the ones they were on, or, in CUDA's order, the ones that are here.
@@ -102,6 +105,7 @@ class CudaHelper:
             they saw another number of GPUs.
         """
         command = messages.Restore(pids=on.pids, pairs=self._pairs(on))
+        self.restoring = False
         failed, slow = Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT
         return self._call(command, messages.Done, "restore", failed, timeout, slow).seconds
 

@@ -62,6 +62,8 @@ class Interposer:
 
 def _places(handle: int, function: bytes) -> Iterator[int]:
     found = ctypes.POINTER(_LinkMap)()
+    if not hasattr(_libc, "dlinfo"):  # glibc before 2.34, where nothing has loaded libdl
+        return
     if _libc.dlinfo(ctypes.c_void_p(handle), _RTLD_DI_LINKMAP, ctypes.byref(found)):
         return
     library = found.contents

@@ -20,7 +20,6 @@ from vernal_worker.checkpoint.memory import fill
 from vernal_worker.checkpoint.pagecache import cached
 from vernal_worker.checkpoint.process import Frozen
 from vernal_worker.checkpoint.taken import PAGE, Memory
-from vernal_worker.checkpoint.waking import read
 
 NAME = "memory-400.bin"
 CONTENT = bytes(range(256)) * (4 * PAGE // 256)
@@ -103,7 +102,7 @@ def test_storage_that_hangs_is_slow_and_nothing_else(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / NAME)  # nobody writes to it: opening it waits
     patience = Patience(0.2, None, Reason.THAW_TIMEOUT, Reason.THAW_GIVEN_UP)
     with pytest.raises(CheckpointError) as error:
-        read(patience, "memory", lambda: Target().fill(tmp_path, tick=patience.check))
+        patience.read("memory", lambda: Target().fill(tmp_path, tick=patience.check))
     assert (error.value.reason, error.value.stage) == (Reason.STORE_SLOW, "memory")
     assert about(error.value.reason) is About.STORAGE, "no artifact is retired for it"
     os.close(os.open(tmp_path / NAME, os.O_RDWR | os.O_NONBLOCK))  # whoever waits gets an empty file

@@ -80,6 +80,19 @@ class Patience:
         """
         return aside(work, self.check)
 
+    def read(self, stage: str, work: Callable[[], None]) -> None:
+        """Do what waits for nothing but the storage of a thaw's image: so if time is up meanwhile, it was that.
+
+        Raises:
+            CheckpointError: as `run`; `STORE_SLOW` of that stage instead of `THAW_TIMEOUT`.
+        """
+        try:
+            self.run(work)
+        except CheckpointError as e:
+            if e.reason is Reason.THAW_TIMEOUT:
+                raise CheckpointError(Reason.STORE_SLOW, stage, f"reading was {e.message}") from e
+            raise
+
 
 class Log(msgspec.Struct, frozen=True):
     """CRIU's log, and what it wrote before it had one."""

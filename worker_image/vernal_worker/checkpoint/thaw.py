@@ -17,7 +17,7 @@ from vernal_worker.checkpoint.hook import GO, Hook
 from vernal_worker.checkpoint.memory import Digests
 from vernal_worker.checkpoint.reading_ahead import MappedFile, read_ahead
 from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
-from vernal_worker.checkpoint.waking import Ahead, Waking, read
+from vernal_worker.checkpoint.waking import Ahead, Waking
 
 KILL_TIMEOUT = 20.0
 
@@ -107,7 +107,7 @@ def thaw(
             laid.set()
 
     try:
-        read(patience, "files", lay)
+        patience.read("files", lay)
         timings["files"] = time.monotonic() - began
         waking = Waking(frozen, image_dir, digests, patience, ahead, timings)
         tree = _restore(program, image_dir, frozen, work_dir, patience, waking, runs, verified, timings)

@@ -11,11 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from vernal_contract.reasons import Reason
-
 from vernal_worker.checkpoint import process
 from vernal_worker.checkpoint.criu import Patience
-from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.memory import Digests, fill
 from vernal_worker.checkpoint.taken import Memory
 
@@ -69,15 +66,5 @@ class Waking:
 
     def _fill(self, memories: list[Memory]) -> float:
         before = time.monotonic()
-        read(self._patience, "memory", lambda: fill(memories, self._directory, self._digests, self._patience.check))
+        self._patience.read("memory", lambda: fill(memories, self._directory, self._digests, self._patience.check))
         return time.monotonic() - before
-
-
-def read(patience: Patience, stage: str, work: Callable[[], None]) -> None:
-    """Do what waits for nothing but the image's storage: so if time is up meanwhile, it was that."""
-    try:
-        patience.run(work)
-    except CheckpointError as e:
-        if e.reason is Reason.THAW_TIMEOUT:
-            raise CheckpointError(Reason.STORE_SLOW, stage, f"reading was {e.message}") from e
-        raise

@@ -8,9 +8,13 @@ from typing import Any, cast
 import pytest
 from patience import GUARD_SECONDS
 from vernal_contract.config import CheckpointPolicy
+from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.cuda import launch
 from vernal_worker.supervisor import gpu
+from vernal_worker.supervisor.choose import Cold
 from vernal_worker.supervisor.context import Context
+from vernal_worker.supervisor.start import Start
+from vernal_worker.supervisor.steps import Steps
 
 REAL_END = launch.end
 
@@ -70,3 +74,26 @@ def test_where_no_thread_can_be_had_the_end_is_waited_for(held: Held, monkeypatc
     with gpu.opened(context()):
         pass
     assert held.helper is not None and held.helper.returncode is not None
+
+
+def test_a_cold_start_has_nothing_of_a_helper_in_its_way(held: Held) -> None:
+    """vLLM measures what is free: the helper that a thaw would have needed is gone before."""
+    board: Any = SimpleNamespace(update=lambda **_: None, phase=lambda *_, **__: None)
+    gone: list[bool] = []
+
+    def launched(gpus: gpu.Gpu, *, freezable: bool) -> object:
+        assert held.helper is not None
+        gone.append(held.helper.poll() is not None)
+        return object()
+
+    steps: Any = SimpleNamespace(
+        prepare=lambda: None,
+        choose=lambda: Cold(reason=Reason.POLICY_DISABLED, message="", freeze=False),
+        launch=launched,
+        resumed=lambda engine: engine,
+    )
+    whole: Any = context()
+    whole.board = board
+    held.release.set()
+    Start(cast(Context, whole), cast(Steps, steps)).run()
+    assert gone == [True]

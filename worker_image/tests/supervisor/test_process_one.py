@@ -1,9 +1,11 @@
 """What process 1 does beside deciding: log, reap, read output, start fast."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -75,7 +77,40 @@ def test_what_begins_first_imports_little() -> None:
     assert "msgspec" not in imported("vernal_worker.cli, vernal_worker.checkpoint.cuda.launch")
     software_too = {"msgspec", "pathlib", "subprocess", "json", "blake3"}
     assert not software_too & imported("vernal_worker.cli, vernal_worker.supervisor.software")
+    assert not software_too & imported("vernal_worker.checkpoint.gpu, vernal_worker.checkpoint.cuda.nvml")
     assert not {"msgspec", "pathlib", "subprocess"} & imported("vernal_worker.supervisor.image")
+
+
+PROGRAM = Path(main.__file__).parents[1] / "__main__.py"
+
+
+def started_by_image(python: Path | str) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-S", "-P", "-X", "importtime", str(PROGRAM), "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_packages_are_found_where_the_image_says(tmp_path: Path) -> None:
+    """Nobody looks for them."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    (tmp_path / "vernal.path").write_text("\n".join(filter(None, sys.path)) + "\n")
+    run = started_by_image(tmp_path / "bin/python")
+    assert "usage: vernal-worker" in run.stdout, run.stderr
+    assert not re.search(r"\| +site$", run.stderr, re.MULTILINE)
+
+
+def test_without_that_they_are_looked_for(tmp_path: Path) -> None:
+    """In a virtual environment that nobody has prepared."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    (tmp_path / "pyvenv.cfg").write_text((Path(sys.prefix) / "pyvenv.cfg").read_text())
+    packages = tmp_path / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    packages.mkdir(parents=True)
+    (packages / "all.pth").write_text("\n".join(filter(None, sys.path)) + "\n")
+    run = started_by_image(tmp_path / "bin/python")
+    assert "usage: vernal-worker" in run.stdout, run.stderr
+    assert re.search(r"\| +site$", run.stderr, re.MULTILINE)
 
 
 def test_the_driver_is_initialised_before_anything_else_is_imported() -> None:
@@ -117,14 +152,14 @@ def test_software_is_the_same_whoever_looks() -> None:
     assert "image_id" in str(here)
     unlooked = "def not_again(criu): raise AssertionError\nsoftware.begin()\nsoftware.look = not_again"
     assert software_of(unlooked) == here, "the other process has looked"
-    assert software_of("software.begin()\nos.kill(software._begun[0].pid, signal.SIGKILL)") == here
-    assert software_of("software.begin()\nos.waitpid(software._begun[0].pid, 0)") == here, "the reaper was quicker"
+    assert software_of("software.begin()\nos.kill(software._looks[0][1].pid, signal.SIGKILL)") == here
+    assert software_of("software.begin()\nos.waitpid(software._looks[0][1].pid, 0)") == here, "the reaper was quicker"
     assert software_of(unlooked.partition("\nsoftware.look")[0], criu="/other/criu") == here
 
 
-def test_gpus_are_asked_for_by_who_looks_at_the_software() -> None:
+def test_gpus_are_asked_for_by_a_process_beside() -> None:
     """And by whoever wants to know, where nobody has, or where that process did not come to an end."""
-    code = "from vernal_worker.supervisor import software\n{}\nsoftware.find('criu')\nprint(software.devices())"
+    code = "from vernal_worker.supervisor import software\n{}\nprint(software.devices())"
 
     def found(steps: str) -> str:
         program = f"import os, signal\n{code.format(steps)}"
@@ -133,7 +168,7 @@ def test_gpus_are_asked_for_by_who_looks_at_the_software() -> None:
     assert found("") == "None"
     here = nvml.devices(gpus().uuids) if gpus().count else []
     assert found("software.begin()") == str(here)
-    assert found("software.begin()\nos.kill(software._begun[0].pid, signal.SIGKILL)") == "None"
+    assert found("software.begin()\nos.kill(software._asks[0].pid, signal.SIGKILL)") == "None"
 
 
 def test_what_was_found_out_is_in_the_host_tuple(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ class Pod:
         self.started = time.monotonic()
         with log.open("wb") as output:
             self._outer = subprocess.Popen(
-                [*place, sys.executable, "-P", str(_PROGRAM)],  # as the images start it
+                [*place, sys.executable, "-S", "-P", str(_PROGRAM)],  # as the images start it
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

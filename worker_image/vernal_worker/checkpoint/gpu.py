@@ -1,13 +1,12 @@
 """The GPUs of this container as the kernel driver describes them, without opening a device or NVML: a
 process that holds `/dev/nvidia*` open cannot be frozen, and loading NVML takes longer than reading four
-small files."""
+small files. Imports little: what begins first in a start asks."""
 
-import re
-from pathlib import Path
+import os
 from typing import NamedTuple
 
-DRIVER = Path("/proc/driver/nvidia")
-DEV = Path("/dev")
+DRIVER = "/proc/driver/nvidia"
+DEV = "/dev"
 
 
 class Gpus(NamedTuple):
@@ -17,18 +16,30 @@ class Gpus(NamedTuple):
     uuids: tuple[str, ...] = ()  # like "GPU-8d62…", in no particular order
 
 
-def gpus(driver: Path = DRIVER, dev: Path = DEV) -> Gpus:
+def gpus(driver: str | os.PathLike[str] = DRIVER, dev: str | os.PathLike[str] = DEV) -> Gpus:
     """What this container was given: a GPU counts if its device node is here (the host's others are in
     /proc too)."""
     products, uuids = [], []
-    for information in sorted(driver.glob("gpus/*/information")):
-        fields = _fields(information.read_text())
-        if (dev / f"nvidia{fields.get('Device Minor', '')}").exists():
+    folder = os.path.join(driver, "gpus")
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        if (text := _read(os.path.join(folder, name, "information"))) is None:
+            continue
+        fields = _fields(text)
+        if os.path.exists(os.path.join(dev, f"nvidia{fields.get('Device Minor', '')}")):
             products.append(fields.get("Model", "unknown"))
             uuids.append(fields.get("GPU UUID", "unknown"))
     if not products:
         return Gpus()
-    return Gpus(", ".join(sorted(set(products))), len(products), _driver(driver), tuple(uuids))
+    version = _read(os.path.join(driver, "version"))
+    return Gpus(", ".join(sorted(set(products))), len(products), version and _version(version), tuple(uuids))
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -36,10 +47,7 @@ def _fields(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _driver(driver: Path) -> str | None:
+def _version(text: str) -> str | None:
     """From e.g. `NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build ...`."""
-    try:
-        found = re.search(r"NVRM version:.*?\s(\d+\.\d+(\.\d+)?)\s", (driver / "version").read_text())
-    except OSError:
-        return None
-    return found[1] if found else None
+    line = text.partition("NVRM version:")[2].partition("\n")[0]
+    return next((word for word in line.split() if "." in word and word.replace(".", "").isdigit()), None)

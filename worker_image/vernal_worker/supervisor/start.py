@@ -57,6 +57,8 @@ class Start:
             message=cold.message,
             next_step=NEXT_STEP.get(cold.reason),
         )
+        if gpus is not None:
+            gpus.let_go()  # a thaw's helper is in the way: vLLM measures what is free
         if not cold.freeze:
             self._board.update(
                 freeze=FreezeReport(outcome=FreezeOutcome.SKIPPED, reason=cold.reason, message=cold.message)

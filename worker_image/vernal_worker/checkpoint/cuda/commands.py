@@ -44,7 +44,9 @@ class _Restoring:
 class Helper:
     """Carries commands out, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, preparing: threading.Thread) -> None:
+        """`preparing`: makes contexts."""
+        self._preparing = preparing
         self._restoring: _Restoring | None = None
         self._broker: Broker | None = None
         self._too_full = False
@@ -61,6 +63,7 @@ class Helper:
             case messages.Restore():
                 return self._restore(command)
             case messages.Check():
+                self._preparing.join()  # what they take is not free, whoever is quicker
                 room = _room()
                 self._too_full = bool(short(command.wanted, room.free))
                 return room
@@ -123,16 +126,17 @@ def _say(answer: messages.AnyAnswer) -> None:
     sys.stdout.buffer.flush()
 
 
-def run(initialising: threading.Thread) -> None:
-    """Carry out what stdin says until it ends. `initialising`: calls `cuInit`."""
+def run(initialised: threading.Event, preparing: threading.Thread) -> None:
+    """Carry out what stdin says until it ends. `preparing`: calls `cuInit`, after which there is `initialised`, and then
+    makes contexts."""
     descriptors.raise_limit()  # each allocation of each rank is one
     decode = decoding.json_decoder(messages.AnyCommand)
-    helper = Helper()
+    helper = Helper(preparing)
     threading.Thread(target=nvml.load, daemon=True).start()
     try:
         bindings()
         began = time.monotonic()
-        initialising.join()
+        initialised.wait()
         call("cuInit", 0)  # says what the first one said
         _say(messages.Ready(gpus=tuple(processes.gpus()), seconds=round(time.monotonic() - began, 4)))
     except (DriverError, ImportError, AttributeError) as error:

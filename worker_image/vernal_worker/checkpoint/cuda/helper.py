@@ -1,26 +1,45 @@
-"""The helper process: `python -m vernal_worker.checkpoint.cuda.helper`, started by `launch`.
+"""The helper process, started by `launch`, which passes on how many GPUs it is to have a context on from the beginning.
 
 It ends when its stdin does, so it cannot outlive the supervisor. It opens the GPUs, but it is no part of the tree that
 is frozen.
 """
 
 import ctypes
+import sys
 import threading
 from contextlib import suppress
 
 
 def main() -> None:
     """Initialise the driver, which takes longer than anything else, beside the imports of all that uses it."""
-    initialising = threading.Thread(target=_initialise, daemon=True)
-    initialising.start()
+    initialised = threading.Event()
+    preparing = threading.Thread(target=_prepare, args=[int(sys.argv[1]), initialised], daemon=True)
+    preparing.start()
     from vernal_worker.checkpoint.cuda import commands
 
-    commands.run(initialising)
+    commands.run(initialised, preparing)
 
 
-def _initialise() -> None:
-    with suppress(OSError, AttributeError):  # who calls it next is told
-        ctypes.CDLL("libcuda.so.1").cuInit(0)
+def _prepare(contexts: int, initialised: threading.Event) -> None:
+    """`cuInit`, and then contexts on the first GPUs, all at once. Whoever makes one of these calls next is told of
+    errors."""
+    try:
+        with suppress(OSError, AttributeError):
+            driver = ctypes.CDLL("libcuda.so.1")
+            driver.cuInit(0)
+    finally:
+        initialised.set()
+    threads = [threading.Thread(target=_retain, args=[device], daemon=True) for device in range(contexts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _retain(device: int) -> None:
+    """That it is retained once more than released keeps it until the process ends."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
 
 
 if __name__ == "__main__":

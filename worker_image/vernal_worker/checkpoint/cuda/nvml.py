@@ -1,16 +1,17 @@
 """How much memory of the GPUs is free, and what they are, as NVML says (https://docs.nvidia.com/deploy/nvml-api).
 
 CUDA could say it too, but in a context only, which takes half a GiB of the GPU and is in the way of whoever starts
-there. Called in the helper and in the supervisor, never in the tree that is frozen: NVML keeps devices open.
+there. Called in the helper and beside the supervisor, never in the tree that is frozen: NVML keeps devices open. Imports
+little: a start asks before the helper keeps the driver busy.
 """
 
 import ctypes
 import threading
-from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LIBRARY = "libnvidia-ml.so.1"
 _lock = threading.Lock()
@@ -38,7 +39,7 @@ def load() -> None:
         _library()
 
 
-def memory(uuids: Sequence[str]) -> list[tuple[int, int]]:
+def memory(uuids: "Sequence[str]") -> list[tuple[int, int]]:
     """Bytes free and in all of each GPU, given by UUID in hex; empty if that cannot be told."""
     load()
     if (library := _library()) is None:
@@ -53,7 +54,7 @@ def memory(uuids: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
-class Device(msgspec.Struct, frozen=True):
+class Device(NamedTuple):
     """A GPU, or a part of one (MIG)."""
 
     name: str  # e.g. "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
@@ -61,7 +62,7 @@ class Device(msgspec.Struct, frozen=True):
     capability: str  # e.g. "8.0"
 
 
-def devices(uuids: Sequence[str]) -> list[Device]:
+def devices(uuids: "Sequence[str]") -> list[Device]:
     """The GPUs with these UUIDs, like "GPU-8d62…"; of one that is in parts the parts that this container was given.
     Empty if that cannot be told."""
     load()

@@ -1,10 +1,9 @@
 """`python -m vernal_worker` is `vernal-worker`; without arguments it runs a worker.
 
-Images start it with `python -S`: `site` looks into every directory of packages for what it is to do there, which takes as
-long as half of all imports. What it found when the image was built is in a file.
+Images start it with `python -S`: `site` looks into every directory of packages for what it is to do there, which takes
+as long as half of all imports. What it found when the image was built is in a file.
 """
 
-import os
 import sys
 
 FOUND = "vernal.path"
@@ -13,7 +12,7 @@ FOUND = "vernal.path"
 
 def _find_packages() -> None:
     try:
-        with open(os.path.join(os.path.dirname(os.path.dirname(sys.executable)), FOUND)) as file:
+        with open(f"{sys.executable.rpartition('/bin/')[0]}/{FOUND}") as file:
             sys.path.extend(entry for entry in file.read().splitlines() if entry not in sys.path)
     except OSError:
         import site

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from vernal_worker import imports
+
 if TYPE_CHECKING:
     import argparse
 
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from vernal_worker.checkpoint.cuda import launch
 
         launch.begin()
-        _import_msgspec()
+        imports.msgspec_alone()
         from vernal_worker.supervisor.main import run
 
         gc.freeze()  # what is imported stays: to look at it once more would cost 6 ms
@@ -32,18 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from vernal_worker.arguments import parser
 
     _command(parser().parse_args(arguments))
-
-
-def _import_msgspec() -> None:
-    """Without `typing_extensions`, where the image has it: msgspec would take from there what `typing` has as well, and
-    it brings `inspect` and the compiler's modules, a tenth of a start."""
-    with_it = sys.modules.get("typing_extensions")
-    sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # to import it fails
-    import msgspec  # noqa: F401
-
-    del sys.modules["typing_extensions"]
-    if with_it is not None:
-        sys.modules["typing_extensions"] = with_it
 
 
 def _command(parsed: "argparse.Namespace") -> NoReturn:

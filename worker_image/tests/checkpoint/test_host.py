@@ -72,8 +72,8 @@ def test_gpus_of_this_container(tmp_path: Path, version: str) -> None:
     (driver / "version").write_text(version)
     for minor in (0, 2):
         (dev / f"nvidia{minor}").touch()
-    assert gpu.gpus(driver, dev) == gpu.Gpus("NVIDIA H200", 2, VERSIONS[version], ("GPU-0", "GPU-2"))
-    assert gpu.gpus(tmp_path / "none", dev) == gpu.Gpus()
+    assert gpu.gpus(str(driver), str(dev)) == gpu.Gpus("NVIDIA H200", 2, VERSIONS[version], ("GPU-0", "GPU-2"))
+    assert gpu.gpus(str(tmp_path / "none"), str(dev)) == gpu.Gpus()
 
 
 @pytest.mark.gpu

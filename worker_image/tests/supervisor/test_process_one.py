@@ -41,7 +41,7 @@ COLD = {
 """Modules of Vernal's of which the same is true."""
 
 
-AS_A_START = "from vernal_worker import cli; cli._import_msgspec()"
+AS_A_START = "from vernal_worker import imports; imports.msgspec_alone()"
 FOR_FAILURES = {"logging", "traceback", "shutil"}
 """What only failures need: imported when they happen, which may be when no file can be opened."""
 

@@ -3,6 +3,7 @@ process that holds `/dev/nvidia*` open cannot be frozen, and loading NVML takes 
 small files. Imports little: what begins first in a start asks."""
 
 import os
+from functools import cache
 from typing import NamedTuple
 
 DRIVER = "/proc/driver/nvidia"
@@ -16,22 +17,30 @@ class Gpus(NamedTuple):
     uuids: tuple[str, ...] = ()  # like "GPU-8d62…", in no particular order
 
 
-def gpus(driver: str | os.PathLike[str] = DRIVER, dev: str | os.PathLike[str] = DEV) -> Gpus:
+@cache
+def gpus(driver: str = DRIVER, dev: str = DEV) -> Gpus:
     """What this container was given: a GPU counts if its device node is here (the host's others are in
-    /proc too)."""
+    /proc too). Looked at once: while a process initialises the driver, others wait for it to read these files."""
     products, uuids = [], []
-    folder = os.path.join(driver, "gpus")
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-        if (text := _read(os.path.join(folder, name, "information"))) is None:
+    for name in _names(f"{driver}/gpus"):
+        if (text := _read(f"{driver}/gpus/{name}/information")) is None:
             continue
         fields = _fields(text)
-        if os.path.exists(os.path.join(dev, f"nvidia{fields.get('Device Minor', '')}")):
+        if os.access(f"{dev}/nvidia{fields.get('Device Minor', '')}", os.F_OK):
             products.append(fields.get("Model", "unknown"))
             uuids.append(fields.get("GPU UUID", "unknown"))
     if not products:
         return Gpus()
-    version = _read(os.path.join(driver, "version"))
+    version = _read(f"{driver}/version")
     return Gpus(", ".join(sorted(set(products))), len(products), version and _version(version), tuple(uuids))
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries)
+    except OSError:
+        return []
 
 
 def _read(path: str) -> str | None:

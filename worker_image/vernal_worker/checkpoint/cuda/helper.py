@@ -5,19 +5,26 @@ is frozen.
 """
 
 import ctypes
+import gc
 import sys
 import threading
 from contextlib import suppress
 
+from vernal_worker import imports
+
 
 def main() -> None:
     """Initialise the driver, which takes longer than anything else, beside the imports of all that uses it."""
-    initialised = threading.Event()
-    preparing = threading.Thread(target=_prepare, args=[int(sys.argv[1]), initialised], daemon=True)
+    initialised, contexts = threading.Event(), int(sys.argv[1])
+    preparing = threading.Thread(target=_prepare, args=[contexts, initialised], daemon=True)
     preparing.start()
+    gc.disable()  # as in a start: see `cli`
+    imports.msgspec_alone()
     from vernal_worker.checkpoint.cuda import commands
 
-    commands.run(initialised, preparing)
+    gc.freeze()
+    gc.enable()
+    commands.run(initialised, preparing, contexts)
 
 
 def _prepare(contexts: int, initialised: threading.Event) -> None:

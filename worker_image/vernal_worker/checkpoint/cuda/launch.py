@@ -18,7 +18,7 @@ The helper needs one, and each takes the driver 8 ms to make."""
 _CONTROL = "/dev/nvidiactl"
 """Where there is a GPU, there is this device."""
 
-_PROGRAM = os.path.join(os.path.dirname(__file__), "helper.py")
+_PROGRAM = f"{__file__.rpartition('/')[0]}/helper.py"
 
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -26,7 +26,7 @@ _started: list[subprocess.Popen[bytes]] = []
 def begin() -> None:
     """Start it if there is a GPU, with a context on each that is selected: what is thawed here needs them. It ends when
     this process does."""
-    if os.path.exists(_CONTROL):
+    if os.access(_CONTROL, os.F_OK):
         _started.append(_start(contexts=True))
 
 

@@ -1,8 +1,8 @@
 """How much memory of the GPUs is free, and what they are, as NVML says (https://docs.nvidia.com/deploy/nvml-api).
 
 CUDA could say it too, but in a context only, which takes half a GiB of the GPU and is in the way of whoever starts
-there. Called in the helper and beside the supervisor, never in the tree that is frozen: NVML keeps devices open. Imports
-little: a start asks before the helper keeps the driver busy.
+there. Called in the helper and beside the supervisor, never in the tree that is frozen: NVML keeps devices open.
+Imports little: a start asks before the helper keeps the driver busy.
 """
 
 import ctypes
@@ -33,16 +33,15 @@ def _library() -> Any:
     return library if library.nvmlInit_v2() == 0 else None
 
 
-def load() -> None:
-    """Load and initialise the library, if that was not done yet; some ten milliseconds."""
+def _loaded() -> Any:
+    """The library; loaded and initialised if that was not done yet, some ten milliseconds."""
     with _lock:
-        _library()
+        return _library()
 
 
 def memory(uuids: "Sequence[str]") -> list[tuple[int, int]]:
     """Bytes free and in all of each GPU, given by UUID in hex; empty if that cannot be told."""
-    load()
-    if (library := _library()) is None:
+    if (library := _loaded()) is None:
         return []
     found = []
     for uuid in uuids:
@@ -65,8 +64,7 @@ class Device(NamedTuple):
 def devices(uuids: "Sequence[str]") -> list[Device]:
     """The GPUs with these UUIDs, like "GPU-8d62…"; of one that is in parts the parts that this container was given.
     Empty if that cannot be told."""
-    load()
-    if (library := _library()) is None:
+    if (library := _loaded()) is None:
         return []
     found: list[Device] = []
     for uuid in uuids:  # by number NVML also counts those that are not ours

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
-from patience import until
+from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.cuda.client import CudaHelper
 from vernal_worker.checkpoint.errors import CheckpointError
@@ -35,6 +38,21 @@ def test_it_does_not_outlive_who_started_it() -> None:
     os.waitpid(pid, 0)
     helper = int(os.read(r, 20))
     until("the helper to end", lambda: gone(helper) or _state(helper) == "Z")
+
+
+def test_who_gives_it_long_commands_does_not_wait_for_the_driver() -> None:
+    """Which is still being initialised here, for ever."""
+    steps = "commands.bindings = lambda: None; commands.run(threading.Event(), threading.current_thread(), 0)"
+    code = f"import threading; from vernal_worker.checkpoint.cuda import commands; {steps}"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as helper:
+        assert helper.stdin is not None
+        try:
+            sent = threading.Thread(target=helper.stdin.write, args=[b"x" * (4 << 20) + b"\n"], daemon=True)
+            sent.start()
+            sent.join(GUARD_SECONDS)
+            assert not sent.is_alive()
+        finally:
+            helper.kill()
 
 
 def _state(pid: int) -> str:

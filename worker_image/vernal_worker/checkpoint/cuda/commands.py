@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 from vernal_contract import decoding
@@ -143,12 +144,21 @@ def _say(answer: messages.AnyAnswer) -> None:
     sys.stdout.buffer.flush()
 
 
+def _read(lines: "SimpleQueue[bytes | None]") -> None:
+    """At once, whatever is being done: digests of 60 GB do not fit into a pipe, and who sends them has CRIU to start."""
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    lines.put(None)
+
+
 def run(initialised: threading.Event, preparing: threading.Thread, contexts: int) -> None:
     """Carry out what stdin says until it ends. `preparing`: calls `cuInit`, after which there is `initialised`, and
     then makes so many contexts."""
     descriptors.raise_limit()  # each allocation of each rank is one
     decode = decoding.json_decoder(messages.AnyCommand)
     helper = Helper(preparing, contexts)
+    lines: SimpleQueue[bytes | None] = SimpleQueue()
+    threading.Thread(target=_read, args=[lines], daemon=True).start()
     try:
         bindings()
         began = time.monotonic()
@@ -158,7 +168,7 @@ def run(initialised: threading.Event, preparing: threading.Thread, contexts: int
     except (DriverError, ImportError, AttributeError) as error:
         _say(messages.Failed(message=str(error)))
         return
-    for line in sys.stdin.buffer:
+    while (line := lines.get()) is not None:
         try:
             if (answer := helper.do(decode(line))) is not None:
                 _say(answer)

@@ -294,9 +294,9 @@ def test_what_is_not_frozen_is_untouched(four_gpus: None, fields: dict[str, Any]
     assert set(setup.arguments) == {"model", "served_model_name", "tensor_parallel_size"}
 
 
-def test_what_is_frozen_has_one_queue_to_a_gpu_unless_the_pool_says_otherwise() -> None:
+def test_what_is_frozen_has_two_queues_to_a_gpu_unless_the_pool_says_otherwise() -> None:
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
-    assert settings().engine(freezable=True).environment[name] == "1"
+    assert settings().engine(freezable=True).environment[name] == "2"
     assert name not in settings().engine(freezable=False).environment
     assert settings(engine_env={name: "8"}).engine(freezable=True).environment[name] == "8"
     assert settings({name: "4"}).engine(freezable=True).environment[name] == "4", "so the container has it"

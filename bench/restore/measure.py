@@ -36,6 +36,7 @@ class Start:
     tokens: list[int]
     timings: dict[str, float]
     freeze: dict[str, Any] | None = None
+    begun: dict[str, float] = field(default_factory=dict)
     log: str = field(default="", repr=False)
 
 
@@ -66,7 +67,10 @@ def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options
     assert found is not None, pod.log()
     began = float(found[1])
     freeze = {"outcome": state.freeze.outcome, "seconds": state.freeze.seconds} if state.freeze else None
-    result = Start(state.start_mode or "?", first - began, last - began, tokens, dict(state.timings), freeze, pod.log())
+    result = Start(
+        state.start_mode or "?", first - began, last - began, tokens, dict(state.timings), freeze, dict(state.begun),
+        pod.log(),
+    )  # fmt: skip
     if freeze and freeze["outcome"] == "Failed":
         raise RuntimeError(f"the freeze failed: {state.freeze}\n{pod.log()[-6000:]}")
     return pod, result

@@ -74,7 +74,7 @@ def newer(text: str | bytes, path: tuple[str | int, ...]) -> str:
     return json.dumps(value)
 
 
-FREE = {"engineArgs", "engineEnv", "options", "versions", "contents", "timings"}
+FREE = {"engineArgs", "engineEnv", "options", "versions", "contents", "timings", "begun"}
 """Fields whose content is the user's, or a table: there is nothing unknown in them."""
 
 

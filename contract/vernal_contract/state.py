@@ -160,6 +160,7 @@ class WorkerState(_Base, kw_only=True):
     freeze: FreezeReport | None = None
     restore_failures: list[RestoreFailure] = []
     timings: dict[str, Seconds] = {}  # phase name -> seconds, e.g. "verify", "criu", "canary", "total"
+    begun: dict[str, Seconds] = {}  # the same phases -> from the start of process 1; empty from an older worker
     in_flight: Count = 0  # when the engine last answered
     accepted_total: Count = 0  # as well
     load: Load | None = None  # None until it serves, while its engine is silent, and from an older worker

@@ -242,6 +242,26 @@ def test_bars_are_as_long_as_what_they_show(begin: float, end: float, bar: str) 
     assert timeline.bar(begin, end, 10, 10) == bar
 
 
+def test_phases_are_shown_when_they_went_on() -> None:
+    """Of an older worker, which does not tell, their lengths."""
+    found = world()
+    pod = pod_of(found, "Restored")
+    timings = {"criu": 1.0, "weights": 2.0, "canary": 0.5, "total": 4.0}
+    key = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+    def rows(begun: dict[str, float]) -> list[tuple[str, int, int]]:
+        state = {**(found.states[key] or {}), "timings": timings, "begun": begun}
+        text = timeline.text(timeline.view(replace(found, states={**found.states, key: state}), pod, None))
+        shown = [line for line in text if line.split()[:1] and line.split()[0] in timings]
+        return [(line.split()[0], line.index("#"), line.count("#")) for line in shown]
+
+    told = {"weights": 1.0, "criu": 0.5, "canary": 3.5}
+    (first, at, long), (second, after, longer), (third, last, short) = rows(told)
+    assert (first, second, third) == ("criu", "weights", "canary"), "as they began"
+    assert (after - at, last - at) == (5, 30) and (long, longer, short) == (10, 20, 5), "40 marks are 4 s"
+    assert len({begin for _, begin, _ in rows({"criu": 0.5})}) == 1
+
+
 def test_a_drain_shows_its_budget_and_where_it_is() -> None:
     found = world()
     pod = copy.deepcopy(pod_of(found, "Cold"))

@@ -53,9 +53,15 @@ def test_long_texts_and_lists_are_cut() -> None:
     failures = [RestoreFailure(generation="g", stage="s", reason="r", message=f"{n}" * 2000) for n in range(9)] * 9
     report = FreezeReport(outcome=FreezeOutcome.FAILED, reason="x" * 5000, message="y" * 40000)
     timings = {f"phase{n}": float(n) for n in range(100)}
+    begun = dict.fromkeys([*timings, "no phase"], 1.0)
     state, _ = read(
         creator(
-            restore_failures=failures, freeze=report, timings=timings, last_error="z" * 5000, start_message="s" * 5000
+            restore_failures=failures,
+            freeze=report,
+            timings=timings,
+            begun=begun,
+            last_error="z" * 5000,
+            start_message="s" * 5000,
         )
     )
     assert len(state.restore_failures) == MOST and state.restore_failures[-1].message.startswith("8")
@@ -63,6 +69,7 @@ def test_long_texts_and_lists_are_cut() -> None:
     assert {len(text) for text in [*texts, *(f.message for f in state.restore_failures)]} == {LONGEST}
     assert len(state.freeze.reason) == LONGEST_WORD
     assert len(state.timings) == MOST and "phase99" in state.timings
+    assert state.begun.keys() == state.timings.keys()
 
 
 def test_equal_identities_are_kept_once() -> None:

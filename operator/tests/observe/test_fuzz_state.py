@@ -21,6 +21,7 @@ FAILURE = RestoreFailure(generation="g0", stage="verify", reason="DigestMismatch
 MORE: dict[str, Any] = {
     "restore_failures": [FAILURE],
     "timings": {"criu": 1.5, "total": 3.0},
+    "begun": {"criu": 0.25, "total": 0.0},
     "load": Load(running=1, pressure=0.5),
     "drain": DrainReport(seconds_left=3.0, accepting=True),
     "last_error": "e",

@@ -53,7 +53,7 @@ ANSWERS = st.fixed_dictionaries(
             {"outcome": st.sampled_from(FreezeOutcome), "reason": TEXTS, "message": TEXTS, "seconds": SECONDS}
         ),
         "restoreFailures": st.lists(FAILURE, max_size=30),
-        "timings": st.dictionaries(TEXTS, SECONDS, max_size=30),
+        **dict.fromkeys(("timings", "begun"), st.dictionaries(TEXTS, SECONDS, max_size=30)),
         "uptime": SECONDS,
     },
 )

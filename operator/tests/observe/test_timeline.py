@@ -49,7 +49,10 @@ def starts(draw: st.DrawFn) -> tuple[Timeline, dict[str, float], float]:
         del moments[name]  # seen together with a later one
     timings = draw(st.dictionaries(st.sampled_from(SUPERVISOR), st.floats(-1, 1000)))
     wish = draw(st.sampled_from([None, Wish(NOW), Wish(NOW, (1, 2)), Wish(NOW + 1e6, (1, 2))]))
-    told = worker(timings=timings, uptime=draw(st.floats(-10, 2000)), start_mode=StartMode.RESTORED)
+    begun = draw(st.dictionaries(st.sampled_from(SUPERVISOR), st.floats(-10, 2000)))
+    if draw(st.booleans()):
+        begun |= {name: draw(st.floats(-10, 2000)) for name in timings}
+    told = worker(timings=timings, begun=begun, uptime=draw(st.floats(-10, 2000)), start_mode=StartMode.RESTORED)
     pod = ready(worker=told, answered_at=draw(st.one_of(st.none(), st.floats(NOW, NOW + 3000))))
     return timeline(pool(), pod, told, moments, wish), timings, waits[0]
 
@@ -113,6 +116,21 @@ def test_a_start_in_full() -> None:
             "vernal.start.reason": "Restored",
         "vernal.checkpoint.identity": IDENTITY, "vernal.checkpoint.generation": artifact().generation,
     }  # fmt: skip
+
+
+def test_phases_lie_where_the_worker_says() -> None:
+    """Two side by side, and one that was over before the pod was seen to run."""
+    said = {"weights": 1.0, "criu": 0.5, "identity": 0.25}
+    begun = {"weights": 0.5, "criu": 0.25, "identity": 0.0}
+    told = worker(timings=said, begun=begun, uptime=2.0)
+    pod = ready(worker=told, answered_at=NOW + 3.0)
+    moments = {"pod": NOW, "node": NOW, "running": NOW + 1.125, "ready": NOW + 3.0, "endpoint": NOW + 3.0}
+    found = timeline(pool(), pod, told, moments, None)
+    assert [(s.name, s.begin - NOW, s.end - NOW) for s in every(found.span) if "/" in s.name] == [
+        ("worker/identity", 1.125, 1.375),
+        ("worker/criu", 1.25, 1.75),
+        ("worker/weights", 1.5, 2.5),
+    ]
 
 
 def test_names_are_those_of_the_conventions() -> None:

@@ -90,7 +90,7 @@ def stranger(state: WorkerState) -> WorkerState:
 
 
 def _trimmed(state: WorkerState) -> WorkerState:
-    longest = sorted(state.timings.items(), key=lambda item: -item[1])[:MOST]
+    longest = dict(sorted(state.timings.items(), key=lambda item: -item[1])[:MOST])
     artifact = state.artifact
     return msgspec.structs.replace(
         state,
@@ -107,7 +107,8 @@ def _trimmed(state: WorkerState) -> WorkerState:
         freeze=None if state.freeze is None else _freeze(state.freeze),
         node_cache=None if state.node_cache is None else _node_cache(state.node_cache),
         restore_failures=[_failure(failure) for failure in state.restore_failures[-MOST:]],
-        timings={_word(name): seconds for name, seconds in longest},
+        timings={_word(name): seconds for name, seconds in longest.items()},
+        begun={_word(name): at for name, at in state.begun.items() if name in longest},
     )
 
 

@@ -114,12 +114,19 @@ def timeline(
 
 
 def _with_own(step: Span, own: Mapping[str, float], pod: PodView, worker: WorkerState) -> Span:
-    """With the supervisor's phases from the start of its process on: it says how long they took, and not when."""
+    """With the supervisor's phases, of which some go on side by side. An older worker says how long they took, and not
+    when: they are laid one behind the other from the start of its process on."""
     began = step.begin if pod.answered_at is None else pod.answered_at - worker.uptime
+    steps = {name: max(0.0, seconds) for name, seconds in own.items() if name != "total"}
+    if steps.keys() <= worker.begun.keys():
+        at = {name: began + worker.begun[name] for name in steps}
+        found = (Span(f"worker/{name}", at[name], at[name] + seconds) for name, seconds in steps.items())
+        children = sorted((span.within(step.begin, step.end) for span in found), key=lambda span: span.begin)
+        return Span(step.name, step.begin, step.end, children=tuple(children))
     first = min(max(began, step.begin), step.end)
-    steps = [(f"worker/{name}", seconds) for name, seconds in own.items() if name != "total"]
-    fits = sum(max(0.0, seconds) for _, seconds in steps) <= step.end - first
-    return Span(step.name, step.begin, step.end, children=spans.laid(steps, first if fits else step.begin, step.end))
+    fits = sum(steps.values()) <= step.end - first
+    named = ((f"worker/{name}", seconds) for name, seconds in steps.items())
+    return Span(step.name, step.begin, step.end, children=spans.laid(named, first if fits else step.begin, step.end))
 
 
 def _attributes(pool: Pool, pod: PodView, worker: WorkerState) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What `timeline` says: where the seconds of a start, or of a drain, went.
 
-Kubernetes tells when a step came to an end, to the second. A worker tells how long each of its phases took, and not
-when it began: some go on side by side (digests are checked while CRIU fills memory), so their bars show lengths alone.
+Kubernetes tells when a step came to an end, to the second. A worker tells of each of its phases when it began and how
+long it took, for some go on side by side (digests are checked while CRIU fills memory). An older one does not tell when
+they began: then bars show lengths alone.
 """
 
 from typing import Any
@@ -47,8 +48,11 @@ _PHASES = {
 def view(world: World, pod: Object, pool: Object | None) -> Object:
     """`steps` of Kubernetes (begin and end in seconds since the pod was made), `phases` of the worker, `drain`."""
     state = world.state(pod) or {}
-    timings = dict(state.get("timings") or {})
+    timings, begun = dict(state.get("timings") or {}), state.get("begun") or {}
     total = timings.pop("total", None)
+    if not timings.keys() <= begun.keys():
+        begun = {}
+    timings = dict(sorted(timings.items(), key=lambda phase: begun.get(phase[0], 0.0)))
     return {
         "namespace": namespace(pod),
         "name": name(pod),
@@ -57,7 +61,8 @@ def view(world: World, pod: Object, pool: Object | None) -> Object:
         "steps": _steps(pod),
         "totalSeconds": total,
         "phases": [
-            {"name": phase, "seconds": spent, "what": _PHASES.get(phase, "")} for phase, spent in timings.items()
+            {"name": phase, "begin": begun.get(phase), "seconds": spent, "what": _PHASES.get(phase, "")}
+            for phase, spent in timings.items()
         ],
         "silent": world.silent.get(f"{namespace(pod)}/{name(pod)}", ""),
         "drain": _drain(world, pod, state, pool),
@@ -123,6 +128,12 @@ def _now(at: float, whole: float) -> str:
     return " " * min(WIDTH, int(WIDTH * at / max(whole, 1))) + "^"
 
 
+def _row(phase: Object, whole: float) -> list[str]:
+    begin = max(0.0, phase["begin"] or 0.0)
+    shown = bar(begin, begin + phase["seconds"], whole)
+    return [phase["name"], seconds(phase["seconds"]), shown.ljust(WIDTH), phase["what"]]
+
+
 def text(found: Object, paint: Paint = PLAIN) -> list[str]:
     title = paint("title", f"Pod {found['namespace']}/{found['name']}")
     mode = {"Restored": "thawed", "Cold": "started cold"}.get(found["startMode"], "how it started is not known")
@@ -138,15 +149,9 @@ def text(found: Object, paint: Paint = PLAIN) -> list[str]:
     if found["phases"]:
         whole = found["totalSeconds"] or max(phase["seconds"] for phase in found["phases"])
         lines += ["", paint("title", f"Worker, {seconds(found['totalSeconds'])} from its first instruction to ready")]
-        lines += ["  (in the order in which they ended; lengths alone, since some go on side by side)"]
-        lines += table(
-            ["PHASE", "TOOK", "", "WHAT"],
-            [
-                [p["name"], seconds(p["seconds"]), bar(0, p["seconds"], whole).ljust(WIDTH), p["what"]]
-                for p in found["phases"]
-            ],
-            "  ",
-        )
+        if any(phase["begin"] is None for phase in found["phases"]):
+            lines += ["  (in the order in which they ended; lengths alone, since some go on side by side)"]
+        lines += table(["PHASE", "TOOK", "", "WHAT"], [_row(phase, whole) for phase in found["phases"]], "  ")
     elif found["silent"]:
         lines += ["", f"  The worker was not heard: {found['silent']}"]
     drain = found["drain"]

@@ -38,17 +38,19 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
 
 def test_answers_that_come_at_once_are_told_apart(listening: Listening) -> None:
     """A question that is asked before the GPUs are there is answered in the same moment."""
-    helper = listening(READY, messages.Room(free=(7,), total=(8,)), messages.Done(seconds={"restore": 1.0}))
+    done = messages.Done(seconds={"restore": 1.0}, ended={"restore": 2.0})
+    helper = listening(READY, messages.Room(free=(7,), total=(8,)), done)
     helper.ask_room((5,))
     assert helper.room().free == (7,)
     assert helper.gpus() == READY.gpus
-    assert helper.wait_loaded(60) == {"restore": 1.0}
+    timings = helper.wait_loaded(60)
+    assert (timings, timings.ended) == ({"restore": 1.0}, {"restore": 2.0})
 
 
 def test_what_is_restored_is_forgotten_with_the_helper_that_does_it(listening: Listening) -> None:
     """The next one, after a thaw that failed, has not begun with anything: room is looked for again."""
     on = OnGpu(pids=(10, 11), holders=(11,), gpus=READY.gpus)
-    helper = listening(READY, messages.Done(seconds={"restore": 1.0}))
+    helper = listening(READY, messages.Done(seconds={"restore": 1.0}, ended={"restore": 2.0}))
     assert not helper.restoring
     helper.begin_restore(on)
     assert helper.restoring

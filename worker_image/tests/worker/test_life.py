@@ -38,6 +38,10 @@ def test_a_thawed_worker_answers_the_same(creator: Pod, thawed: Thawed, say: Cal
     assert state.artifact == origin.artifact
     assert {"identity", "find", "verify", "files", "criu", "resume", "canary", "total"} <= state.timings.keys()
     assert "engine_start" not in state.timings, "vLLM was started after all"
+    began = {name: (at, at + state.timings[name]) for name, at in state.begun.items()}
+    assert began.keys() == state.timings.keys()
+    assert 0 <= began["identity"][0] <= began["criu"][0] <= began["memory"][0] <= began["memory"][1] <= began["criu"][1]
+    assert began["criu"][1] <= began["resume"][0] <= began["canary"][0] < began["total"][1]
     say(f"ready after {state.timings['total']:.1f} s, cold after {origin.timings['total']:.1f} s")
     for prompt in ("hello", "A worker that has served before"):
         expected = creator.complete(prompt)

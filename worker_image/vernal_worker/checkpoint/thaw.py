@@ -16,6 +16,7 @@ from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.hook import GO, Hook
 from vernal_worker.checkpoint.memory import Digests
 from vernal_worker.checkpoint.reading_ahead import MappedFile, read_ahead
+from vernal_worker.checkpoint.timings import Timings
 from vernal_worker.checkpoint.tree import ProcessTree, kill, reap
 from vernal_worker.checkpoint.waking import Ahead, Waking
 
@@ -31,7 +32,7 @@ class ThawResult(msgspec.Struct, frozen=True):
     `memory`, `verify_wait` (for `verified`), `memory_rest` (of processes that run later than others), `total`."""
 
     tree: ProcessTree
-    timings: dict[str, float]
+    timings: Timings
 
 
 def thaw(
@@ -91,7 +92,7 @@ def thaw(
     pids.keep_helpers_below(min(ids))
     roots = [Path(root) for root in frozen.roots]
     before = carry.contents(roots)
-    timings: dict[str, float] = {}
+    timings = Timings()
 
     def runs() -> None:
         running.set()
@@ -135,7 +136,7 @@ def _restore(
     waking: Waking,
     started: Callable[[], None],
     verified: Callable[[], None],
-    timings: dict[str, float],
+    timings: Timings,
 ) -> ProcessTree:
     began = time.monotonic()
     pipes = {frozen.stdout: os.pipe(), frozen.stderr: os.pipe()}
@@ -172,7 +173,7 @@ def _wait(
     patience: Patience,
     waking: Waking,
     verified: Callable[[], None],
-    timings: dict[str, float],
+    timings: Timings,
 ) -> None:
     """Until CRIU is done. In between, when every process is there and none runs yet, fill their memory, and wait until
     all that they are made of is verified."""

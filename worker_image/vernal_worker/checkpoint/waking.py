@@ -15,6 +15,7 @@ from vernal_worker.checkpoint import process
 from vernal_worker.checkpoint.criu import Patience
 from vernal_worker.checkpoint.memory import Digests, fill
 from vernal_worker.checkpoint.taken import Memory
+from vernal_worker.checkpoint.timings import Timings
 
 
 class Ahead(NamedTuple):
@@ -34,7 +35,7 @@ class Waking:
         digests: Digests | None,
         patience: Patience,
         ahead: Ahead | None,
-        timings: dict[str, float],
+        timings: Timings,
     ) -> None:
         """`directory`, `digests`: see `memory.fill`."""
         self._directory, self._digests, self._patience, self._timings = directory, digests, patience, timings

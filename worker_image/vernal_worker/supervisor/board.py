@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from vernal_contract.state import Phase, RestoreFailure, WorkerState
 
+from vernal_worker.checkpoint.timings import Timings
 from vernal_worker.supervisor import log
 
 
@@ -28,6 +29,7 @@ class Board:
     def __init__(self, state: WorkerState) -> None:
         self._lock = threading.Lock()
         self._state = state
+        self._started = time.monotonic() - process_age()
         self.at_leisure = threading.Event()
         """Set when this process begins to wait for another: CRIU, or an engine that loads. What need not be done before
         is done then."""
@@ -58,9 +60,17 @@ class Board:
         finally:
             self.timing(name, time.monotonic() - began)
 
-    def timing(self, name: str, seconds: float) -> None:
+    def timing(self, name: str, seconds: float, ended: float | None = None) -> None:
+        """Record how long a phase took. `ended`: when it was over, by `time.monotonic`; now if it is None."""
+        begun = (time.monotonic() if ended is None else ended) - seconds - self._started
         with self._lock:
             self._state.timings = {**self._state.timings, name: round(seconds, 4)}
+            self._state.begun = {**self._state.begun, name: round(begun, 4)}
+
+    def timings(self, found: Timings) -> None:
+        """The same of several phases."""
+        for name, seconds in found.items():
+            self.timing(name, seconds, found.ended[name])
 
     def snapshot(self) -> WorkerState:
         """A copy of the state as of now."""

@@ -18,6 +18,7 @@ from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, Memory, Rank, Segme
 from vernal_worker.checkpoint.cuda.messages import Room
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import gpus
+from vernal_worker.checkpoint.timings import Timings
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import RefusedError
 from vernal_worker.control.protocol import FromHelper, FromHostMemory, StoredRank, Wake, Weights
@@ -154,8 +155,7 @@ class Gpu:
         taken = {pid: procfs.resident(pid) - size for pid, size in before.items()}
         holders = tuple(pid for pid in pids if taken[pid] > _MUCH)
         log.event("off_gpu", pids=list(pids), resident=sum(before.values()), taken_over=sum(taken.values()))
-        for name, seconds in timings.items():
-            self.context.board.timing(f"cuda_{name}", seconds)
+        self._tell(timings)
         self._off = self._look()
         gpus = self.helper.gpus()
         return OnGpu(pids=pids, holders=holders, gpus=gpus, memory=stored.memory, bytes=self._taken(stored.before))
@@ -207,8 +207,11 @@ class Gpu:
         """
         if not self.helper.restoring:
             self._check_room(on)
-        for name, seconds in self.helper.restore(on, timeout).items():
-            self.context.board.timing(f"cuda_{name}", seconds)
+        self._tell(self.helper.restore(on, timeout))
+
+    def _tell(self, timings: Timings) -> None:
+        for name, seconds in timings.items():
+            self.context.board.timing(f"cuda_{name}", seconds, timings.ended[name])
 
     def _check_room(self, on: OnGpu) -> None:
         if (problem := insufficient(on.bytes, self.helper.room())) is not None:
@@ -223,8 +226,8 @@ class Gpu:
         source: FromHelper | FromHostMemory = FromHostMemory()
         if on.memory is not None:
             with board.timed("weights_wait"):
-                seconds = self.helper.wait_loaded(timeout)
-            board.timing("weights", seconds.get("total", 0.0))
+                timings = self.helper.wait_loaded(timeout)
+            board.timing("weights", timings["total"], timings.ended["total"])
             source = FromHelper(socket=str(self.context.settings.paths.memory))
         with board.timed("wake"):
             try:

@@ -196,9 +196,8 @@ class _Attempt:
             ahead=ahead,
         )
         self.engine = self._workspace.engine(result.tree)
-        for name, seconds in result.timings.items():
-            if name != "total":
-                self._board.timing(name, seconds)
+        result.timings.pop("total")  # is that of the whole start
+        self._board.timings(result.timings)
         return self.engine
 
     def _ahead(self, on: OnGpu | None) -> Ahead | None:

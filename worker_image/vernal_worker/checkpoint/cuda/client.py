@@ -16,6 +16,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.checkpoint.cuda import launch, messages
 from vernal_worker.checkpoint.cuda.layout import Memory
 from vernal_worker.checkpoint.errors import CheckpointError
+from vernal_worker.checkpoint.timings import Timings
 
 DRIVER = 570
 """Major version of the oldest driver that can move a process between GPUs (CUDA 12.8)."""
@@ -79,7 +80,7 @@ class CudaHelper:
             messages.Find(pids=tuple(pids)), messages.Processes, "find", Reason.CUDA_CHECKPOINT_FAILED, LOCK_TIMEOUT
         ).pids
 
-    def suspend(self, pids: Sequence[int], timeout: float) -> dict[str, float]:
+    def suspend(self, pids: Sequence[int], timeout: float) -> Timings:
         """Take processes off the GPUs; returns seconds by step.
 
         Raises: CheckpointError: `CUDA_CHECKPOINT_FAILED`; they run as before, unless it says `tree_intact=False`.
@@ -87,7 +88,7 @@ class CudaHelper:
         self.gpus()
         command = messages.Suspend(pids=tuple(pids), timeout=min(timeout, LOCK_TIMEOUT))
         failed, slow = Reason.CUDA_CHECKPOINT_FAILED, Reason.FREEZE_TIMEOUT
-        return self._call(command, messages.Done, "checkpoint", failed, timeout, slow).seconds
+        return self._timed(command, "checkpoint", failed, timeout, slow)
 
     def begin_restore(self, on: OnGpu) -> None:
         """Begin to put `on.holders` back; `restore` goes on from there. Returns at once.
@@ -98,7 +99,7 @@ class CudaHelper:
         self._send(command, "restore", Reason.CUDA_RESTORE_FAILED)
         self.restoring = True
 
-    def restore(self, on: OnGpu, timeout: float) -> dict[str, float]:
+    def restore(self, on: OnGpu, timeout: float) -> Timings:
         """Put processes back on GPUs: the ones they were on, or, in CUDA's order, the ones that are here.
 
         Raises: CheckpointError: `CUDA_RESTORE_FAILED`, `GPU_MEMORY_INSUFFICIENT`, `THAW_TIMEOUT`, or `HOST_MISMATCH`:
@@ -107,7 +108,7 @@ class CudaHelper:
         command = messages.Restore(pids=on.pids, pairs=self._pairs(on))
         self.restoring = False
         failed, slow = Reason.CUDA_RESTORE_FAILED, Reason.THAW_TIMEOUT
-        return self._call(command, messages.Done, "restore", failed, timeout, slow).seconds
+        return self._timed(command, "restore", failed, timeout, slow)
 
     def _pairs(self, on: OnGpu) -> tuple[tuple[str, str], ...]:
         here = self.gpus()
@@ -149,7 +150,7 @@ class CudaHelper:
         )
         self._send(command, "load", Reason.CUDA_RESTORE_FAILED)
 
-    def wait_loaded(self, timeout: float) -> dict[str, float]:
+    def wait_loaded(self, timeout: float) -> Timings:
         """Until it is on the GPU and verified; returns seconds by step.
 
         Raises: CheckpointError: stage `weights`: `DIGEST_MISMATCH`, `STORE_UNAVAILABLE`, `STORE_SLOW` (time-out),
@@ -157,9 +158,7 @@ class CudaHelper:
         """
         try:
             self.gpus()
-            return self._call(
-                messages.WaitLoaded(), messages.Done, "load", Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW
-            ).seconds
+            return self._timed(messages.WaitLoaded(), "load", Reason.CUDA_RESTORE_FAILED, timeout, Reason.STORE_SLOW)
         except CheckpointError as error:
             error.stage = "weights"
             raise
@@ -168,6 +167,10 @@ class CudaHelper:
         """End the process and wait for it: what was not fetched from it is gone then, and its GPU memory free. Twice is
         fine. False: the driver does not let go of it."""
         return launch.end(self._process)
+
+    def _timed(self, command: messages.Command, what: str, reason: Reason, timeout: float, slow: Reason) -> Timings:
+        done = self._call(command, messages.Done, what, reason, timeout, slow)
+        return Timings(done.seconds, done.ended)
 
     def _call(
         self,

@@ -17,6 +17,7 @@ from vernal_worker.checkpoint.cuda.layout import short
 from vernal_worker.checkpoint.cuda.memory import Broker
 from vernal_worker.checkpoint.cuda.messages import Cause
 from vernal_worker.checkpoint.cuda.transfer import DigestError
+from vernal_worker.checkpoint.timings import Timings
 
 
 class _Restoring:
@@ -80,7 +81,7 @@ class Helper:
             case messages.WaitLoaded():
                 assert self._broker is not None
                 self._broker.wait()
-                return messages.Done(seconds=self._broker.seconds)
+                return messages.Done(seconds=self._broker.seconds, ended=self._broker.seconds.ended)
 
     def _restore(self, command: messages.Restore) -> messages.Done:
         begun, self._restoring = self._restoring, None
@@ -93,9 +94,9 @@ class Helper:
             processes.restore([pid for pid in command.pids if pid not in begun.pids], command.pairs)
         finally:
             begun.wait()  # none of them may be in the driver's hands when this is over
-        seconds = {"restore": round(time.monotonic() - begun.began, 4)}
-        done = _timed(unlock=lambda: processes.unlock(command.pids))
-        return messages.Done(seconds={**seconds, **done.seconds})
+        timings = Timings()
+        timings["restore"] = round(time.monotonic() - begun.began, 4)
+        return _timed(timings, unlock=lambda: processes.unlock(command.pids))
 
     def _suspend(self, command: messages.Suspend) -> messages.AnyAnswer:
         try:
@@ -130,13 +131,13 @@ def _of_contexts() -> list[tuple[int, int]]:
     return found
 
 
-def _timed(**steps: Callable[[], None]) -> messages.Done:
-    seconds = {}
+def _timed(before: Timings | None = None, /, **steps: Callable[[], None]) -> messages.Done:
+    timings = before if before is not None else Timings()
     for name, step in steps.items():
         began = time.monotonic()
         step()
-        seconds[name] = round(time.monotonic() - began, 4)
-    return messages.Done(seconds=seconds)
+        timings[name] = round(time.monotonic() - began, 4)
+    return messages.Done(seconds=timings, ended=timings.ended)
 
 
 def _say(answer: messages.AnyAnswer) -> None:
@@ -145,7 +146,7 @@ def _say(answer: messages.AnyAnswer) -> None:
 
 
 def _read(lines: "SimpleQueue[bytes | None]") -> None:
-    """At once, whatever is being done: digests of 60 GB do not fit into a pipe, and who sends them has CRIU to start."""
+    """At once, whatever is being done: digests of 60 GB do not fit into a pipe, and who sends them starts CRIU next."""
     for line in sys.stdin.buffer:
         lines.put(line)
     lines.put(None)

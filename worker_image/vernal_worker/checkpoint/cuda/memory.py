@@ -28,6 +28,7 @@ from vernal_worker.checkpoint.cuda import pinned, transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, ranges
+from vernal_worker.checkpoint.timings import Timings
 
 FDS_A_MESSAGE = 200
 """The kernel passes at most 253 descriptors in one message (SCM_MAX_FD, unix(7))."""
@@ -230,7 +231,7 @@ class Broker:
         self._stop = threading.Event()
         self._done = threading.Event()
         self.problem: BaseException | None = None
-        self.seconds: dict[str, float] = {}
+        self.seconds = Timings()
 
     def start(self, path: Path) -> None:
         """Begin, and listen on `path`. Each connection is one rank, which begins with a `Fetch`. Raises nothing: see

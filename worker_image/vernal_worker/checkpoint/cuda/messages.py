@@ -74,6 +74,7 @@ class Processes(Answer, frozen=True, kw_only=True, tag="processes"):
 
 class Done(Answer, frozen=True, kw_only=True, tag="done"):
     seconds: dict[str, float]  # by step
+    ended: dict[str, float]  # as in `Timings`
 
 
 class Room(Answer, frozen=True, kw_only=True, tag="room"):

@@ -27,7 +27,7 @@ compgen -G "$site/vernal_worker/checkpoint/cuda/*.cubin" > /dev/null \
   || "$dest/venv/bin/python3" -m vernal_worker.checkpoint.cuda.compile &
 "$python" -m compileall -q -j 0 "$site" > "$dest/compile.log" 2>&1 || true
 wait
-(cd / && "$dest/venv/bin/python3" -P -c 'import sys; print(*filter(None, sys.path), sep="\n")') > "$dest/venv/vernal.path"
+(cd / && "$dest/venv/bin/python3" -P "$root/worker_image/python_path.py") > "$dest/venv/vernal.path"
 cat > "$dest/env.sh" <<END
 export PATH=$dest/venv/bin:\$PATH PYTHONUNBUFFERED=1 VERNAL_CRIU=$dest/criu/criu
 END

@@ -63,7 +63,7 @@ KINDS = {
             name="worker-cpu",
             containerfile="worker_image/Containerfile.cpu",
             files=("constraints/worker-cpu.txt", "worker_image/criu.py", "worker_image/image_id.py",
-                   "worker_image/vllm_cpu.py"),
+                   "worker_image/python_path.py", "worker_image/vllm_cpu.py"),
             packages=("contract/vernal_contract", "worker_image/vernal_worker"),
             expected="5 min the first time, 15 s after a change of code",
         ),

@@ -14,6 +14,7 @@ import pytest
 from patience import GUARD_SECONDS, until
 from vernal_contract.reasons import Reason
 from vernal_contract.state import Phase, WorkerState
+from vernal_worker.__main__ import FOUND
 from vernal_worker.checkpoint import host
 from vernal_worker.checkpoint.cuda import nvml
 from vernal_worker.checkpoint.gpu import Gpus, gpus
@@ -90,27 +91,52 @@ def started_by_image(python: Path | str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_packages_are_found_where_the_image_says(tmp_path: Path) -> None:
-    """Nobody looks for them."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").symlink_to(sys.executable)
-    (tmp_path / "vernal.path").write_text("\n".join(filter(None, sys.path)) + "\n")
-    run = started_by_image(tmp_path / "bin/python")
-    assert "usage: vernal-worker" in run.stdout, run.stderr
-    assert not re.search(r"\| +site$", run.stderr, re.MULTILINE)
-
-
-def test_without_that_they_are_looked_for(tmp_path: Path) -> None:
-    """In a virtual environment that nobody has prepared."""
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment whose packages are this one's, by a file that `site` reads."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys.executable)
     (tmp_path / "pyvenv.cfg").write_text((Path(sys.prefix) / "pyvenv.cfg").read_text())
     packages = tmp_path / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     packages.mkdir(parents=True)
     (packages / "all.pth").write_text("\n".join(filter(None, sys.path)) + "\n")
-    run = started_by_image(tmp_path / "bin/python")
+    return tmp_path
+
+
+def noted(environment: Path) -> None:
+    """As when an image is built."""
+    script = PROGRAM.parents[1] / "python_path.py"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.check_output([environment / "bin/python", "-P", script], text=True, env=clean)
+    (environment / FOUND).write_text(found)
+
+
+LOOKED = re.compile(r"\| +site$", re.MULTILINE)
+
+
+def test_packages_are_found_where_the_image_says(environment: Path) -> None:
+    """Nobody looks for them."""
+    noted(environment)
+    run = started_by_image(environment / "bin/python")
     assert "usage: vernal-worker" in run.stdout, run.stderr
-    assert re.search(r"\| +site$", run.stderr, re.MULTILINE)
+    assert not LOOKED.search(run.stderr)
+
+
+@pytest.mark.parametrize("case", ["nothing is noted", "a package came later", "half of it"])
+def test_without_that_they_are_looked_for(environment: Path, case: str) -> None:
+    """In an image that is built from ours, too."""
+    if case != "nothing is noted":
+        noted(environment)
+    if case == "a package came later":
+        (packages,) = environment.glob("lib/*/site-packages")
+        (packages / "theirs.py").touch()
+        os.utime(packages, (1, 1))
+    if case == "half of it":
+        text = (environment / FOUND).read_text()
+        (environment / FOUND).write_text(text[: len(text) // 2] + "\nx")
+    run = started_by_image(environment / "bin/python")
+    assert "usage: vernal-worker" in run.stdout, run.stderr
+    assert LOOKED.search(run.stderr)
 
 
 def test_the_driver_is_initialised_before_anything_else_is_imported() -> None:

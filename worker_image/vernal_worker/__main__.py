@@ -15,7 +15,8 @@ def _find_packages() -> None:
     try:
         with open(f"{sys.executable.rpartition('/bin/')[0]}/{FOUND}") as file:
             found = [line.split(" ", 1) for line in file.read().splitlines()]
-        if all(time == "-" or int(time) == int(os.stat(entry).st_mtime) for time, entry in found):  # noqa: PTH116
+        same = all(time == "-" or int(time) == int(os.stat(entry).st_mtime) for time, entry in found)  # noqa: PTH116
+        if same and any(os.access(f"{entry}/vernal_worker", os.F_OK) for _, entry in found):
             sys.path.extend(entry for _, entry in found if entry not in sys.path)
             return
     except (OSError, ValueError):

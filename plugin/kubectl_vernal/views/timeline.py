@@ -147,7 +147,7 @@ def text(found: Object, paint: Paint = PLAIN) -> list[str]:
             "  ",
         )
     if found["phases"]:
-        whole = found["totalSeconds"] or max(phase["seconds"] for phase in found["phases"])
+        whole = found["totalSeconds"] or max((p["begin"] or 0.0) + p["seconds"] for p in found["phases"])
         lines += ["", paint("title", f"Worker, {seconds(found['totalSeconds'])} from its first instruction to ready")]
         if any(phase["begin"] is None for phase in found["phases"]):
             lines += ["  (in the order in which they ended; lengths alone, since some go on side by side)"]

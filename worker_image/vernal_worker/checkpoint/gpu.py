@@ -31,8 +31,8 @@ def gpus(driver: str = DRIVER, dev: str = DEV) -> Gpus:
             uuids.append(fields.get("GPU UUID", "unknown"))
     if not products:
         return Gpus()
-    version = _read(f"{driver}/version")
-    return Gpus(", ".join(sorted(set(products))), len(products), version and _version(version), tuple(uuids))
+    version = _version(_read(f"{driver}/version") or "")
+    return Gpus(", ".join(sorted(set(products))), len(products), version, tuple(uuids))
 
 
 def _names(directory: str) -> list[str]:

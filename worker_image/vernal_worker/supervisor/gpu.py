@@ -187,7 +187,7 @@ class Gpu:
 
         Raises: CheckpointError.
         """
-        self.helper.ask_room(on.bytes)
+        self.helper.ask_room(on.bytes, len(on.memory.ranks) if on.memory is not None else 0)
         if on.memory is None:
             return
         verify = self.context.settings.config.checkpoint.verify is Verify.FULL

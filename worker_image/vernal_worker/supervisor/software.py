@@ -29,6 +29,7 @@ class Software(NamedTuple):
 _looks: list[tuple[str, Beside]] = []
 """Who looks, with which CRIU."""
 _asks: list[Beside] = []
+_answers: list[list[tuple[str, int, str]] | None] = []
 
 
 def begin() -> None:
@@ -39,7 +40,10 @@ def begin() -> None:
 
 
 def find(criu: str) -> Software:
-    """What there is: as it was found by whom `begin` started, once; else it is looked for now."""
+    """What there is: as it was found by whom `begin` started, once; else it is looked for now. Waits for what
+    `devices` tells, too."""
+    while _asks:
+        _answers.append(_asks.pop().take())
     while _looks:
         with_criu, search = _looks.pop()
         found = search.take()
@@ -63,11 +67,11 @@ def look(criu: str) -> Software:
 
 
 def devices() -> "list[Device] | None":
-    """The GPUs as NVML tells them, found out by whom `begin` started, once; None if nobody did, or if that process did
-    not come to an end."""
+    """The GPUs as NVML tells them, found out by whom `begin` started; None if nobody did, if that process did not come
+    to an end, or before `find`."""
     from vernal_worker.checkpoint.cuda.nvml import Device
 
-    found = _asks.pop().take() if _asks else None
+    found = _answers[-1] if _answers else None
     return None if found is None else [Device(*fields) for fields in found]
 
 

@@ -117,13 +117,13 @@ class CudaHelper:
             raise CheckpointError(Reason.HOST_MISMATCH, "cuda", message)
         return tuple(zip(on.gpus, here, strict=True)) if on.gpus != here else ()
 
-    def ask_room(self, wanted: Sequence[int]) -> None:
+    def ask_room(self, wanted: Sequence[int], ranks: int = 0) -> None:
         """Begin to find out how much memory the GPUs have free. If that is less than `wanted` (bytes by GPU, in CUDA's
-        order), a `load` that follows makes nothing. Returns at once.
+        order), a `load` of so many `ranks` that follows makes nothing. Returns at once.
 
         Raises: CheckpointError: `CUDA_RESTORE_FAILED`: the process has ended.
         """
-        self._send(messages.Check(wanted=tuple(wanted)), "room", Reason.CUDA_RESTORE_FAILED)
+        self._send(messages.Check(wanted=tuple(wanted), ranks=ranks), "room", Reason.CUDA_RESTORE_FAILED)
         self._asked = True
 
     def room(self) -> messages.Room:

@@ -1,5 +1,6 @@
 """What the helper process does, once it runs."""
 
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import short
 from vernal_worker.checkpoint.cuda.memory import Broker
 from vernal_worker.checkpoint.cuda.messages import Cause
+from vernal_worker.checkpoint.cuda.preparing import Preparation
 from vernal_worker.checkpoint.cuda.transfer import DigestError
 from vernal_worker.checkpoint.timings import Timings
 
@@ -46,9 +48,8 @@ class _Restoring:
 class Helper:
     """Carries commands out, one after the other."""
 
-    def __init__(self, preparing: threading.Thread, contexts: int) -> None:
-        """`preparing`: makes so many contexts."""
-        self._preparing, self._contexts = preparing, contexts
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
         self._restoring: _Restoring | None = None
         self._broker: Broker | None = None
         self._too_full = False
@@ -65,8 +66,7 @@ class Helper:
             case messages.Restore():
                 return self._restore(command)
             case messages.Check():
-                self._preparing.join()  # what they take is not free, whoever is quicker
-                room = _room(self._contexts)
+                room = _room(self._preparation.keep(command.ranks))
                 self._too_full = bool(short(command.wanted, room.free))
                 return room
             case messages.Load():
@@ -147,23 +147,27 @@ def _say(answer: messages.AnyAnswer) -> None:
 
 def _read(lines: "SimpleQueue[bytes | None]") -> None:
     """At once, whatever is being done: digests of 60 GB do not fit into a pipe, and who sends them starts CRIU next."""
-    for line in sys.stdin.buffer:
-        lines.put(line)
-    lines.put(None)
+    received = b""
+    try:
+        while part := os.read(0, 1 << 20):
+            *whole, received = (received + part).split(b"\n")
+            for line in whole:
+                lines.put(line)
+    finally:
+        lines.put(None)
 
 
-def run(initialised: threading.Event, preparing: threading.Thread, contexts: int) -> None:
-    """Carry out what stdin says until it ends. `preparing`: calls `cuInit`, after which there is `initialised`, and
-    then makes so many contexts."""
+def run(preparation: Preparation) -> None:
+    """Carry out what stdin says until it ends."""
     descriptors.raise_limit()  # each allocation of each rank is one
     decode = decoding.json_decoder(messages.AnyCommand)
-    helper = Helper(preparing, contexts)
+    helper = Helper(preparation)
     lines: SimpleQueue[bytes | None] = SimpleQueue()
     threading.Thread(target=_read, args=[lines], daemon=True).start()
     try:
         bindings()
         began = time.monotonic()
-        initialised.wait()
+        preparation.wait_initialised()
         call("cuInit", 0)  # says what the first one said
         _say(messages.Ready(gpus=tuple(processes.gpus()), seconds=round(time.monotonic() - began, 4)))
     except (DriverError, ImportError, AttributeError) as error:

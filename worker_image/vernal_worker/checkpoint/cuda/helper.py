@@ -4,49 +4,33 @@ It ends when its stdin does, so it cannot outlive the supervisor. It opens the G
 is frozen.
 """
 
-import ctypes
 import gc
+import os
 import sys
-import threading
-from contextlib import suppress
 
 from vernal_worker import imports
+from vernal_worker.checkpoint.cuda.preparing import Preparation
 
 
 def main() -> None:
     """Initialise the driver, which takes longer than anything else, beside the imports of all that uses it."""
-    initialised, contexts = threading.Event(), int(sys.argv[1])
-    preparing = threading.Thread(target=_prepare, args=[contexts, initialised], daemon=True)
-    preparing.start()
-    gc.disable()  # as in a start: see `cli`
-    imports.msgspec_alone()
-    from vernal_worker.checkpoint.cuda import commands
-
-    gc.freeze()
-    gc.enable()
-    commands.run(initialised, preparing, contexts)
-
-
-def _prepare(contexts: int, initialised: threading.Event) -> None:
-    """`cuInit`, and then contexts on the first GPUs, all at once. Whoever makes one of these calls next is told of
-    errors."""
+    code = 1
     try:
-        with suppress(OSError, AttributeError):
-            driver = ctypes.CDLL("libcuda.so.1")
-            driver.cuInit(0)
+        preparation = Preparation(int(sys.argv[1]))
+        gc.disable()  # as in a start: see `cli`
+        imports.msgspec_alone()
+        from vernal_worker.checkpoint.cuda import commands
+
+        gc.freeze()
+        gc.enable()
+        commands.run(preparation)
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
-        initialised.set()
-    threads = [threading.Thread(target=_retain, args=[device], daemon=True) for device in range(contexts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _retain(device: int) -> None:
-    """That it is retained once more than released keeps it until the process ends."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libcuda.so.1").cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads may be in calls of the driver, which the driver's own end would meet
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Check(Command, frozen=True, kw_only=True, tag="check"):
     """Is there so much room? Answered by `Room`. If not, a `Load` that follows does nothing."""
 
     wanted: tuple[int, ...]  # bytes by GPU, in CUDA's order
+    ranks: int = 0  # whose memory that `Load` brings: on so many GPUs a context is needed
 
 
 class Load(Command, frozen=True, kw_only=True, tag="load"):

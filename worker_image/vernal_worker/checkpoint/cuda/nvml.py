@@ -1,8 +1,8 @@
 """How much memory of the GPUs is free, and what they are, as NVML says (https://docs.nvidia.com/deploy/nvml-api).
 
 CUDA could say it too, but in a context only, which takes half a GiB of the GPU and is in the way of whoever starts
-there. Called in the helper and beside the supervisor, never in the tree that is frozen: NVML keeps devices open.
-Imports little: a start asks before the helper keeps the driver busy.
+there. Called in the helper and beside the supervisor, or in it, never in the tree that is frozen: it keeps devices
+open. Imports little: a start asks before the helper keeps the driver busy.
 """
 
 import ctypes

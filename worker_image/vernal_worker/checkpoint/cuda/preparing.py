@@ -1,0 +1,60 @@
+"""What a helper does before there is a command, beside the imports of all that uses the driver. Imports little."""
+
+import ctypes
+import threading
+from contextlib import suppress
+
+
+class Preparation:
+    """`cuInit`, and then contexts on the first GPUs, all at once. Whoever makes one of these calls of the driver next
+    is told of its errors."""
+
+    def __init__(self, contexts: int) -> None:
+        """Begins, with so many contexts."""
+        self._initialised = threading.Event()
+        devices = range(contexts)
+        self._contexts = [threading.Thread(target=self._retain, args=[device], daemon=True) for device in devices]
+        threading.Thread(target=self._initialise, daemon=True).start()
+        for thread in self._contexts:
+            thread.start()
+
+    def wait_initialised(self) -> None:
+        """Until `cuInit` was called."""
+        self._initialised.wait()
+
+    def keep(self, count: int) -> int:
+        """So many are needed: wait until these are there, or could not be made, and let go of the others, which is
+        waited for where none is needed. Returns how many there are."""
+        self._contexts, others = self._contexts[:count], self._contexts[count:]
+        going = [
+            threading.Thread(target=_release, args=[device, thread], daemon=True)
+            for device, thread in enumerate(others, len(self._contexts))
+        ]
+        for thread in going:
+            thread.start()
+        for thread in self._contexts or going:
+            thread.join()
+        return len(self._contexts)
+
+    def _initialise(self) -> None:
+        try:
+            with suppress(OSError, AttributeError):
+                _driver().cuInit(0)
+        finally:
+            self._initialised.set()
+
+    def _retain(self, device: int) -> None:
+        """That it is retained once more than released keeps it until the process ends."""
+        self._initialised.wait()
+        with suppress(OSError, AttributeError):
+            _driver().cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
+
+
+def _release(device: int, made: threading.Thread) -> None:
+    made.join()
+    with suppress(OSError, AttributeError):
+        _driver().cuDevicePrimaryCtxRelease_v2(device)
+
+
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")

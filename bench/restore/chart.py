@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 PHASES = {
-    "criu": ("CRIU (weights are read and verified meanwhile)", "#3b7dd8"),
+    "criu": ("CRIU", "#3b7dd8"),
     "cuda_restore": ("CUDA restore", "#7ac142"),
     "weights_wait": ("waiting for weights", "#e2574c"),
     "wake": ("mapping weights and KV cache", "#f2a33a"),
     "canary": ("canary", "#8e5bb5"),
     "rest": ("all else: interpreter, identity, listening, HTTP", "#c9ced6"),
+}
+BESIDE = {
+    "weights": ("weights are read and verified", "#1d3f72"),
+    "memory": ("memory is filled: of processes with a GPU", "#6b8e23"),
+    "memory_rest": ("of the others", "#9acd32"),
 }
 
 
@@ -73,34 +78,49 @@ def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def laid(entry: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Phases with their begin and end, seconds from exec; of a worker that does not tell when, one after the other."""
+    known = phases(entry)
+    if begun := entry.get("begun"):
+        timings = entry["timings"]
+        shown = [(name, begun[name], begun[name] + timings[name]) for name in (*PHASES, *BESIDE) if name in begun]
+        return [("rest", 0.0, entry["first_token"]), *shown]
+    found, at = [], 0.0
+    for name, seconds in known.items():
+        found.append((name, at, at + seconds))
+        at += seconds
+    return found
+
+
 def waterfall(found: dict[str, dict[str, Any]]) -> str:
-    """Of the middle thaw of each row; by the names of the files."""
+    """Of the middle thaw of each row; by the names of the files. What goes on beside is drawn below it."""
     rows = []
     for file, results in found.items():
         for name, entries in thaws(results).items():
             middle = sorted(entries, key=lambda entry: float(entry["first_token"]))[len(entries) // 2]
-            rows.append((f"{name} ({file})", phases(middle)))
-    longest = max(sum(row.values()) for _, row in rows)
-    scale, left, height = 500 / longest, 400, 26
+            rows.append((f"{name} ({file})", middle["first_token"], laid(middle)))
+    scale, left, height = 500 / max(seconds for _, seconds, _ in rows), 400, 38
     parts = []
-    for number, (name, row) in enumerate(rows):
-        y, x = 30 + number * height, float(left)
+    for number, (name, seconds, row) in enumerate(rows):
+        y = 30 + number * height
         parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
-        for phase, seconds in row.items():
-            width = seconds * scale
+        for phase, begin, end in row:
+            words, colour = {**PHASES, **BESIDE}[phase]
+            top, thick = (y + 18, 6) if phase in BESIDE else (y, 18)
+            if phase in ("memory", "memory_rest"):
+                top = y + 25
             parts.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" fill="{PHASES[phase][1]}">'
-                f"<title>{PHASES[phase][0]}: {seconds:.2f} s</title></rect>"
+                f'<rect x="{left + begin * scale:.1f}" y="{top}" width="{(end - begin) * scale:.1f}" height="{thick}" '
+                f'fill="{colour}"><title>{words}: {begin:.2f} to {end:.2f} s</title></rect>'
             )
-            x += width
-        parts.append(f'<text x="{x + 5:.1f}" y="{y + 14}">{sum(row.values()):.2f} s</text>')
+        parts.append(f'<text x="{left + seconds * scale + 5:.1f}" y="{y + 14}">{seconds:.2f} s</text>')
     y = 40 + len(rows) * height
-    for number, (words, colour) in enumerate(PHASES.values()):
+    for number, (words, colour) in enumerate([*PHASES.values(), *BESIDE.values()]):
         at, line = left + number % 2 * 330, y + number // 2 * 20
         parts.append(f'<rect x="{at}" y="{line}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{at + 18}" y="{line + 11}">{words}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="970" height="{y + 90}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="1070" height="{y + 110}" '
         'font-family="sans-serif" font-size="12">'
         '<rect width="100%" height="100%" fill="white"/>'
         '<text x="8" y="18">Supervisor exec to first token</text>' + "".join(parts) + "</svg>\n"

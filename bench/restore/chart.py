@@ -26,6 +26,8 @@ BESIDE = {
     "memory": ("memory is filled: of processes with a GPU", "#6b8e23"),
     "memory_rest": ("of the others", "#9acd32"),
 }
+PLACES = {**dict.fromkeys(PHASES, (0, 18)), "weights": (18, 6), "memory": (25, 6), "memory_rest": (25, 6)}
+"""From the top of a row, and how high."""
 
 
 def phases(entry: dict[str, Any]) -> dict[str, float]:
@@ -80,13 +82,12 @@ def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def laid(entry: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Phases with their begin and end, seconds from exec; of a worker that does not tell when, one after the other."""
-    known = phases(entry)
     if begun := entry.get("begun"):
         timings = entry["timings"]
         shown = [(name, begun[name], begun[name] + timings[name]) for name in (*PHASES, *BESIDE) if name in begun]
         return [("rest", 0.0, entry["first_token"]), *shown]
     found, at = [], 0.0
-    for name, seconds in known.items():
+    for name, seconds in phases(entry).items():
         found.append((name, at, at + seconds))
         at += seconds
     return found
@@ -106,12 +107,10 @@ def waterfall(found: dict[str, dict[str, Any]]) -> str:
         parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
         for phase, begin, end in row:
             words, colour = {**PHASES, **BESIDE}[phase]
-            top, thick = (y + 18, 6) if phase in BESIDE else (y, 18)
-            if phase in ("memory", "memory_rest"):
-                top = y + 25
+            top, high = PLACES[phase]
             parts.append(
-                f'<rect x="{left + begin * scale:.1f}" y="{top}" width="{(end - begin) * scale:.1f}" height="{thick}" '
-                f'fill="{colour}"><title>{words}: {begin:.2f} to {end:.2f} s</title></rect>'
+                f'<rect x="{left + begin * scale:.1f}" y="{y + top}" width="{(end - begin) * scale:.1f}" '
+                f'height="{high}" fill="{colour}"><title>{words}: {begin:.2f} to {end:.2f} s</title></rect>'
             )
         parts.append(f'<text x="{left + seconds * scale + 5:.1f}" y="{y + 14}">{seconds:.2f} s</text>')
     y = 40 + len(rows) * height

@@ -67,10 +67,10 @@ class Board:
             self._state.timings = {**self._state.timings, name: round(seconds, 4)}
             self._state.begun = {**self._state.begun, name: round(begun, 4)}
 
-    def timings(self, found: Timings) -> None:
-        """The same of several phases."""
+    def timings(self, found: Timings, prefix: str = "") -> None:
+        """The same of several phases, whose names begin with `prefix` here."""
         for name, seconds in found.items():
-            self.timing(name, seconds, found.ended[name])
+            self.timing(f"{prefix}{name}", seconds, found.ended[name])
 
     def snapshot(self) -> WorkerState:
         """A copy of the state as of now."""

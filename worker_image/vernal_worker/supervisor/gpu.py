@@ -18,7 +18,6 @@ from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, Memory, Rank, Segme
 from vernal_worker.checkpoint.cuda.messages import Room
 from vernal_worker.checkpoint.errors import CheckpointError
 from vernal_worker.checkpoint.gpu import gpus
-from vernal_worker.checkpoint.timings import Timings
 from vernal_worker.checkpoint.tree import ProcessTree
 from vernal_worker.control.client import RefusedError
 from vernal_worker.control.protocol import FromHelper, FromHostMemory, StoredRank, Wake, Weights
@@ -155,7 +154,7 @@ class Gpu:
         taken = {pid: procfs.resident(pid) - size for pid, size in before.items()}
         holders = tuple(pid for pid in pids if taken[pid] > _MUCH)
         log.event("off_gpu", pids=list(pids), resident=sum(before.values()), taken_over=sum(taken.values()))
-        self._tell(timings)
+        self.context.board.timings(timings, "cuda_")
         self._off = self._look()
         gpus = self.helper.gpus()
         return OnGpu(pids=pids, holders=holders, gpus=gpus, memory=stored.memory, bytes=self._taken(stored.before))
@@ -207,11 +206,7 @@ class Gpu:
         """
         if not self.helper.restoring:
             self._check_room(on)
-        self._tell(self.helper.restore(on, timeout))
-
-    def _tell(self, timings: Timings) -> None:
-        for name, seconds in timings.items():
-            self.context.board.timing(f"cuda_{name}", seconds, timings.ended[name])
+        self.context.board.timings(self.helper.restore(on, timeout), "cuda_")
 
     def _check_room(self, on: OnGpu) -> None:
         if (problem := insufficient(on.bytes, self.helper.room())) is not None:

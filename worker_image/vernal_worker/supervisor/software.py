@@ -29,7 +29,9 @@ class Software(NamedTuple):
 _looks: list[tuple[str, Beside]] = []
 """Who looks, with which CRIU."""
 _asks: list[Beside] = []
+"""Who asks NVML."""
 _answers: list[list[tuple[str, int, str]] | None] = []
+"""Fields of each `Device`, as they were told."""
 
 
 def begin() -> None:

@@ -2,13 +2,15 @@
 """How fast weights come from files into GPU memory and are verified there, without CRIU or an engine.
 
 By the code of a thaw (`checkpoint/cuda/memory.Broker`), from a directory whose files are in the page cache and from a
-tmpfs with huge pages, there by slots and, as a thaw does, by the GPU itself. The last row is what the bus
-gives: copies of memory that was page-locked before. Each turn is a process of its own, as a helper is."""
+tmpfs with huge pages. The last row is what the bus gives: copies of memory that was page-locked before. Each turn is a
+process of its own, as a helper is."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import shutil
 import statistics
@@ -19,17 +21,15 @@ import time
 from pathlib import Path
 
 from blake3 import blake3
-from vernal_worker.checkpoint.cuda import memory, transfer
+from vernal_worker.checkpoint.cuda import memory
 from vernal_worker.checkpoint.cuda.driver import bindings, call
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, STORED, Memory, Rank, Segment, ranges
-from vernal_worker.checkpoint.cuda.pinned import Pinned
 from vernal_worker.store.pieces import PIECE
 
 GIB = 1 << 30
 ROWS = {
-    "cache": "page cache, by slots",
-    "slots": "huge pages, by slots",
-    "gpu": "huge pages, by the GPU",
+    "cache": "page cache",
+    "huge": "huge pages",
     "bus": "huge pages, page-locked before",
 }
 
@@ -60,8 +60,6 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
     made = layout(gib, gpus)
     if mode == "bus":
         return {"total": bus(directory, made)}
-    if mode in ("cache", "slots"):
-        transfer.in_huge_pages = lambda fd: False
     with tempfile.TemporaryDirectory() as place:
         broker = memory.Broker(made.ranks, directory, PIECE, digests)
         broker.start(Path(place) / "socket")
@@ -77,11 +75,11 @@ def bus(directory: Path, made: Memory) -> float:
         stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
         target = int(call("cuMemAlloc", FILE_BYTES))
         for name in rank.files:
-            fd = os.open(directory / name, os.O_RDONLY)
-            size = os.fstat(fd).st_size
-            address = Pinned(fd).at(0, size)
-            assert address is not None, "the driver refuses to page-lock it"
-            jobs.append((stream, target, address, size))
+            with (directory / name).open("r+b") as file:
+                found = mmap.mmap(file.fileno(), 0)  # shared, and never unmapped: the process ends
+            address = ctypes.addressof(ctypes.c_char.from_buffer(found))
+            call("cuMemHostRegister", address, len(found), 0)
+            jobs.append((stream, target, address, len(found)))
     began = time.monotonic()
     for stream, target, address, size in jobs:
         call("cuMemcpyHtoDAsync", target, address, size, stream)
@@ -112,7 +110,7 @@ def main() -> None:
         print(json.dumps(found), flush=True)
         os._exit(0)  # as a helper ends: nothing is taken back piece by piece
     results: dict[str, list[dict[str, float]]] = {}
-    for directory, modes in ((arguments.cache, ["cache"]), (arguments.huge, ["slots", "gpu", "bus"])):
+    for directory, modes in ((arguments.cache, ["cache"]), (arguments.huge, ["huge", "bus"])):
         if directory is None:
             continue
         shutil.rmtree(directory / "fill", ignore_errors=True)

@@ -1,20 +1,18 @@
 """The GPU's BLAKE3 on a GPU. The test beside it in `checkpoint/` says that the algorithm is right; this one, that it is
 compiled, launched and read back as it must be, and how fast it is."""
 
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from blake3 import blake3
+from vernal_worker.checkpoint.cuda.bus import stream
 from vernal_worker.checkpoint.cuda.compile import compile_all
 from vernal_worker.checkpoint.cuda.digest import Digester
-from vernal_worker.checkpoint.cuda.driver import bindings, call
+from vernal_worker.checkpoint.cuda.driver import call
 
 PIECE = 64 << 20
-LANES = 4
 
 
 @pytest.fixture
@@ -35,19 +33,15 @@ def test_digests_and_their_speed(memory: int, tmp_path: Path) -> None:
     for number, length in enumerate(lengths):
         data = blake3(b"%d" % number).digest(length)
         call("cuMemcpyHtoD", memory + number * PIECE, data, length)
-    streams: list[Any] = [
-        call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING) for _ in range(LANES)
-    ]
-    digester = Digester(0, LANES, len(lengths), PIECE, tmp_path)
-    for turn in range(3):  # the first one loads the code
-        began = time.monotonic()
-        for number, (length, lane) in enumerate(zip(lengths, itertools.cycle(range(LANES)))):
-            digester.begin(streams[lane], lane, number, memory + number * PIECE, length)
-        call("cuCtxSynchronize")
-        seconds = time.monotonic() - began
-        print(f"turn {turn}: {sum(lengths) / seconds / 1e9:.0f} GB/s")
+    digester = Digester(0, len(lengths), PIECE, tmp_path)
+    with stream() as queue:
+        for turn in range(3):  # the first one loads the code
+            began = time.monotonic()
+            for number, length in enumerate(lengths):
+                digester.begin(queue, number, memory + number * PIECE, length)
+            call("cuCtxSynchronize")
+            seconds = time.monotonic() - began
+            print(f"turn {turn}: {sum(lengths) / seconds / 1e9:.0f} GB/s")
     expected = [blake3(blake3(b"%d" % number).digest(length)).hexdigest() for number, length in enumerate(lengths)]
     assert digester.found() == expected
     digester.close()
-    for stream in streams:
-        call("cuStreamDestroy", stream)

@@ -1,19 +1,21 @@
-"""Weights from files to a GPU by the code of a thaw: from a disk by slots, from huge pages by the GPU itself."""
+"""Weights from files to a GPU by the code of a thaw: from a disk, and from huge pages."""
 
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from blake3 import blake3
-from vernal_worker.checkpoint.cuda import memory, pinned, transfer
+from vernal_worker.checkpoint.cuda import memory, transfer
 from vernal_worker.checkpoint.cuda.compile import compile_all
 from vernal_worker.checkpoint.cuda.digest import SOURCE
 from vernal_worker.checkpoint.cuda.driver import DriverError, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, Segment
+from vernal_worker.checkpoint.cuda.preparing import needed
+from vernal_worker.checkpoint.cuda.slots import Slots
 
 PIECE = 64 << 20
 RANK = Rank(
@@ -66,20 +68,23 @@ def on_gpu(broker: memory.Broker) -> bytes:
     return bytes(found)
 
 
-def test_what_is_on_the_gpu_is_what_is_in_the_file(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_the_gpu: list[int] = []
-    pin: Callable[[pinned.Pinned, int, int], int | None] = pinned.Pinned.at
-
-    def at(self: pinned.Pinned, offset: int, length: int) -> int | None:
-        by_the_gpu.append(offset)
-        return pin(self, offset, length)
-
-    monkeypatch.setattr(pinned.Pinned, "at", at)
+def test_what_is_on_the_gpu_is_what_is_in_the_file(directory: Path) -> None:
     content, digests = write(directory)
     broker = fill(directory, digests)
     assert on_gpu(broker) == content
-    assert by_the_gpu == ([0, PIECE, 2 * PIECE, 3 * PIECE] if directory.name == "huge" else [])
     broker.close()
+
+
+def test_slots_that_were_made_before_are_used_again(directory: Path) -> None:
+    content, digests = write(directory)
+    slots = Slots(needed(1))
+    for _ in range(2):
+        broker = memory.Broker([RANK], directory, PIECE, [digests], slots)
+        broker.start(directory / "socket")
+        broker.wait()
+        assert on_gpu(broker) == content
+        broker.close()
+    slots.close()
 
 
 def test_a_flipped_bit_is_found(directory: Path) -> None:
@@ -89,15 +94,6 @@ def test_a_flipped_bit_is_found(directory: Path) -> None:
         file.write(bytes([content[3 * PIECE + 5] ^ 4]))
     with pytest.raises(transfer.DigestError, match=f"{RANK.files[0]} .bytes {3 * PIECE} to"):
         fill(directory, digests)
-
-
-def test_what_the_driver_does_not_page_lock_goes_by_slots(huge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pin = pinned.Pinned.at
-    monkeypatch.setattr(pinned.Pinned, "at", lambda self, offset, length: None if offset else pin(self, offset, length))
-    content, digests = write(huge)
-    broker = fill(huge, digests)
-    assert on_gpu(broker) == content
-    broker.close()
 
 
 def test_a_rank_that_can_import_nothing_has_its_weights_copied(directory: Path) -> None:

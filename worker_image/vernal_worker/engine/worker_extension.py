@@ -48,7 +48,7 @@ class WorkerExtension:
 
     def vernal_save_weights(self, directory: str, piece: int, ranks: int) -> "Saved":
         """See `weights.save.save`."""
-        from vernal_worker.checkpoint.cuda.transfer import default_threads
+        from vernal_worker.checkpoint.cuda.slots import default_threads
         from vernal_worker.engine.weights.save import save
 
         return save(Path(directory), self.rank, piece, default_threads(ranks))

@@ -75,7 +75,8 @@ class Helper:
                 if self._broker is not None:
                     self._broker.close()
                 memory, directory = command.memory, Path(command.directory)
-                self._broker = Broker(memory.ranks, directory, memory.piece, command.digests)
+                slots = self._preparation.slots(len(memory.ranks))
+                self._broker = Broker(memory.ranks, directory, memory.piece, command.digests, slots)
                 self._broker.start(Path(command.socket))
                 return None
             case messages.WaitLoaded():

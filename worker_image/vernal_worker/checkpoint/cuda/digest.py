@@ -78,9 +78,9 @@ def scratch_bytes(length: int) -> int:
 
 
 class Digester:
-    """Digests of up to `pieces` pieces of `piece` bytes on one GPU, asked for by up to `lanes` streams."""
+    """Digests of up to `pieces` pieces of `piece` bytes on one GPU."""
 
-    def __init__(self, device: int, lanes: int, pieces: int, piece: int, directory: Path = SOURCE.parent) -> None:
+    def __init__(self, device: int, pieces: int, piece: int, directory: Path = SOURCE.parent) -> None:
         """The GPU's context must be current, here and in every call.
 
         Raises:
@@ -90,20 +90,20 @@ class Digester:
         self._scratch = scratch_bytes(piece)
         self._kernels = Kernels(device, directory)
         try:
-            self._memory = int(call("cuMemAlloc", pieces * _CV + lanes * self._scratch))
+            self._memory = int(call("cuMemAlloc", pieces * _CV + self._scratch))
         except DriverError:
             self._kernels.close()
             raise
 
-    def begin(self, stream: Any, lane: int, number: int, address: int, length: int) -> None:
-        """Hash piece `number`, `length` bytes at `address`, once what `stream` has before it is done. Streams that run
-        at the same time have different lanes. Raises: DriverError."""
+    def begin(self, stream: Any, number: int, address: int, length: int) -> None:
+        """Hash piece `number`, `length` bytes at `address`, once what `stream` has before it is done: always the same
+        stream. Raises: DriverError."""
         assert scratch_bytes(length) <= self._scratch, length
-        scratch = self._memory + self._count * _CV + lane * self._scratch
-        self._kernels.hash(stream, address, 1, length, scratch, self._memory + number * _CV)
+        digest = self._memory + number * _CV
+        self._kernels.hash(stream, address, 1, length, self._memory + self._count * _CV, digest)
 
     def found(self) -> list[str]:
-        """In hex, when all streams are done; of pieces that were never begun it is nonsense. Raises: DriverError."""
+        """In hex, when the stream is done; of pieces that were never begun it is nonsense. Raises: DriverError."""
         digests = ctypes.create_string_buffer(self._count * _CV)
         call("cuMemcpyDtoH", ctypes.addressof(digests), self._memory, len(digests))
         return [digests.raw[at : at + _CV].hex() for at in range(0, len(digests), _CV)]
@@ -114,10 +114,10 @@ class Digester:
         self._kernels.close()
 
 
-def digester(device: int, lanes: int, pieces: int, piece: int) -> Digester | None:
+def digester(device: int, pieces: int, piece: int) -> Digester | None:
     """None if the CPU must do it, and then a line in the log says why."""
     try:
-        return Digester(device, lanes, pieces, piece)
+        return Digester(device, pieces, piece)
     except (OSError, DriverError) as error:
         why = problem(error)
     print(f"weights are verified by the CPU, which takes longer: {why}", file=sys.stderr, flush=True)

@@ -4,8 +4,6 @@ import ctypes
 from functools import cache
 from typing import Any
 
-_NOT_READY = 600  # CUDA_ERROR_NOT_READY
-
 
 class DriverError(Exception):
     """A call did not succeed."""
@@ -41,8 +39,8 @@ def call(function: str, *arguments: Any) -> Any:
     return None if not values else values[0] if len(values) == 1 else tuple(values)
 
 
-# What follows only puts work into a stream or looks at it, a thousand times a second from each of many threads. Such a
-# call takes less time than to give the interpreter away for it and to get it back, as cuda-bindings and CDLL do.
+# What follows only puts work into a stream, a thousand times a second beside many threads. It takes less time than to
+# give the interpreter away for it and to get it back, as cuda-bindings and CDLL do.
 
 
 @cache
@@ -51,29 +49,10 @@ def _held() -> ctypes.PyDLL:
     library = ctypes.PyDLL("libcuda.so.1")
     handle, size = ctypes.c_void_p, ctypes.c_size_t
     library.cuMemcpyHtoDAsync_v2.argtypes = (ctypes.c_uint64, handle, size, handle)
-    library.cuEventRecord.argtypes = (handle, handle)
-    library.cuEventQuery.argtypes = (handle,)
     return library
 
 
 def copy_to_gpu(address: int, memory: int, size: int, stream: int) -> None:
     """Enqueue a copy of `size` bytes of page-locked memory. Raises: DriverError."""
-    _check("cuMemcpyHtoDAsync", _held().cuMemcpyHtoDAsync_v2(address, memory, size, stream))
-
-
-def record(event: int, stream: int) -> None:
-    """Have the event happen when all is done that the stream was given so far. Raises: DriverError."""
-    _check("cuEventRecord", _held().cuEventRecord(event, stream))
-
-
-def happened(event: int) -> bool:
-    """Whether it has, or was never recorded. Raises: DriverError."""
-    code = _held().cuEventQuery(event)
-    if code != _NOT_READY:
-        _check("cuEventQuery", code)
-    return bool(code != _NOT_READY)
-
-
-def _check(function: str, code: int) -> None:
-    if code:
-        raise DriverError(function, str(bindings().CUresult(code).name))
+    if code := _held().cuMemcpyHtoDAsync_v2(address, memory, size, stream):
+        raise DriverError("cuMemcpyHtoDAsync", str(bindings().CUresult(code).name))

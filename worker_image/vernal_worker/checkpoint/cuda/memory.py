@@ -24,10 +24,11 @@ import msgspec
 from vernal_contract import decoding
 
 from vernal_worker import threads as keep
-from vernal_worker.checkpoint.cuda import pinned, transfer
+from vernal_worker.checkpoint.cuda import transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, ranges
+from vernal_worker.checkpoint.cuda.slots import Slots, default_threads
 from vernal_worker.checkpoint.timings import Timings
 
 FDS_A_MESSAGE = 200
@@ -112,22 +113,21 @@ class RankMemory:
         digests: Sequence[str] | None,
         threads: int,
         stop: threading.Event,
-        *,
-        pin: bool,
+        slots: Slots | None,
     ) -> None:
-        """Read and verify the content. `pin`: see `transfer.Source`. Raises: see `transfer.load`."""
+        """Read and verify the content. Raises: see `transfer.load`."""
         if not self._rank.bytes:
             return
         call("cuCtxSetCurrent", self.context)
         pieces = ranges(self._rank.bytes, piece)
-        source = transfer.Source([directory / name for name in self._rank.files], pin=pin)
-        hashing = digester(self._device, threads, len(pieces), piece) if digests is not None else None
+        source = transfer.Source([directory / name for name in self._rank.files])
+        hashing = digester(self._device, len(pieces), piece) if digests is not None else None
         try:
 
             def parts(offset: int, length: int) -> Iterator[tuple[int, int]]:
                 yield self._base + offset, length
 
-            transfer.load(source, pieces, parts, digests, self.context, threads, stop, hashing)
+            transfer.load(source, pieces, parts, digests, self.context, threads, stop, hashing, slots)
         finally:
             source.close()
             if hashing is not None:
@@ -224,8 +224,11 @@ class Broker:
         directory: Path,
         piece: int,
         digests: Sequence[Sequence[str]] | None,
+        slots: Slots | None = None,
     ) -> None:
-        """`digests`: of each rank's pieces, None to trust the storage."""
+        """`digests`: of each rank's pieces, None to trust the storage. `slots`: enough for all ranks; None to make
+        them."""
+        self._slots = slots
         self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
         self._memories: list[RankMemory] = []
         self._stop = threading.Event()
@@ -290,11 +293,10 @@ class Broker:
 
     def _fill(self, number: int) -> None:
         try:
-            threads = transfer.default_threads(len(self._ranks))
+            threads = default_threads(len(self._ranks))
             digests = self._digests[number] if self._digests is not None else None
             began = time.monotonic()
-            pin = sum(rank.bytes for rank in self._ranks) <= pinned.MOST
-            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop, pin=pin)
+            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop, self._slots)
             self.seconds[f"fill_{number}"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error

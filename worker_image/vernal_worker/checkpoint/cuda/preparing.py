@@ -4,17 +4,22 @@ import ctypes
 import threading
 from contextlib import suppress
 
+from vernal_worker.checkpoint.cuda.slots import EACH, Slots, default_threads
+
 
 class Preparation:
-    """`cuInit`, and then contexts on the first GPUs, all at once. Whoever makes one of these calls of the driver next
-    is told of its errors."""
+    """`cuInit`, and then contexts on the first GPUs, all at once; and slots for as many ranks. Whoever makes one of
+    these calls of the driver next is told of its errors."""
 
     def __init__(self, contexts: int) -> None:
         """Begins, with so many contexts."""
         self._initialised = threading.Event()
         devices = range(contexts)
         self._contexts = [threading.Thread(target=self._retain, args=[device], daemon=True) for device in devices]
+        self._slots: Slots | None = None
+        self._making_slots = threading.Thread(target=self._make_slots, args=[contexts], daemon=True)
         threading.Thread(target=self._initialise, daemon=True).start()
+        self._making_slots.start()
         for thread in self._contexts:
             thread.start()
 
@@ -36,6 +41,15 @@ class Preparation:
             thread.join()
         return len(self._contexts)
 
+    def slots(self, ranks: int) -> Slots | None:
+        """Those that were made, if they are enough for so many ranks."""
+        self._making_slots.join()
+        return self._slots if self._slots is not None and self._slots.count >= needed(ranks) else None
+
+    def _make_slots(self, contexts: int) -> None:
+        with suppress(OSError):  # no memory: who needs some is told
+            self._slots = Slots(needed(contexts)) if contexts else None
+
     def _initialise(self) -> None:
         try:
             with suppress(OSError, AttributeError):
@@ -48,6 +62,11 @@ class Preparation:
         self._initialised.wait()
         with suppress(OSError, AttributeError):
             _driver().cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
+
+
+def needed(ranks: int) -> int:
+    """How many slots so many ranks use."""
+    return EACH * default_threads(ranks) * ranks
 
 
 def _release(device: int, made: threading.Thread) -> None:

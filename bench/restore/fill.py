@@ -24,6 +24,7 @@ from blake3 import blake3
 from vernal_worker.checkpoint.cuda import memory
 from vernal_worker.checkpoint.cuda.driver import bindings, call
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, STORED, Memory, Rank, Segment, ranges
+from vernal_worker.checkpoint.cuda.slots import Slots
 from vernal_worker.store.pieces import PIECE
 
 GIB = 1 << 30
@@ -62,6 +63,7 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
         return {"total": bus(directory, made)}
     with tempfile.TemporaryDirectory() as place:
         broker = memory.Broker(made.ranks, directory, PIECE, digests)
+        broker.slots = Slots(broker.wanted_slots)  # a helper has them before
         broker.start(Path(place) / "socket")
         broker.wait()
     return broker.seconds
@@ -69,17 +71,17 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
 
 def bus(directory: Path, made: Memory) -> float:
     """All ranks at once, memory page-locked and GPUs' memory made before."""
-    jobs = []
+    jobs, files = [], []
     for device, rank in enumerate(made.ranks):
         call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", device)))
         stream = call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING)
         target = int(call("cuMemAlloc", FILE_BYTES))
         for name in rank.files:
             with (directory / name).open("r+b") as file:
-                found = mmap.mmap(file.fileno(), 0)  # shared, and never unmapped: the process ends
-            address = ctypes.addressof(ctypes.c_char.from_buffer(found))
-            call("cuMemHostRegister", address, len(found), 0)
-            jobs.append((stream, target, address, len(found)))
+                files.append(mmap.mmap(file.fileno(), 0))
+            address, size = ctypes.addressof(ctypes.c_char.from_buffer(files[-1])), len(files[-1])
+            call("cuMemHostRegister", address, size, 0)
+            jobs.append((stream, target, address, size))
     began = time.monotonic()
     for stream, target, address, size in jobs:
         call("cuMemcpyHtoDAsync", target, address, size, stream)
@@ -137,8 +139,8 @@ def main() -> None:
         print(f"{ROWS[mode]:32} {median:.2f} s ({rates}), {gb / median:.1f} GB/s; process {process:.2f} s", flush=True)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        found = {"machine": os.uname().release, "gib": arguments.gib, "gpus": arguments.gpus, "turns": results}
-        (arguments.out / "fill.json").write_text(json.dumps(found, indent=1) + "\n")
+        result = {"machine": os.uname().release, "gib": arguments.gib, "gpus": arguments.gpus, "turns": results}
+        (arguments.out / "fill.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from vernal_worker.checkpoint.cuda.compile import compile_all
 from vernal_worker.checkpoint.cuda.digest import SOURCE
 from vernal_worker.checkpoint.cuda.driver import DriverError, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, Segment
-from vernal_worker.checkpoint.cuda.preparing import needed
-from vernal_worker.checkpoint.cuda.slots import Slots
+from vernal_worker.checkpoint.cuda.slots import SIZE, Slots
 
 PIECE = 64 << 20
 RANK = Rank(
@@ -77,13 +76,16 @@ def test_what_is_on_the_gpu_is_what_is_in_the_file(directory: Path) -> None:
 
 def test_slots_that_were_made_before_are_used_again(directory: Path) -> None:
     content, digests = write(directory)
-    slots = Slots(needed(1))
+    slots: Slots | None = None
     for _ in range(2):
-        broker = memory.Broker([RANK], directory, PIECE, [digests], slots)
+        broker = memory.Broker([RANK], directory, PIECE, [digests])
+        broker.slots = slots = slots or Slots(broker.wanted_slots + 3)
         broker.start(directory / "socket")
         broker.wait()
         assert on_gpu(broker) == content
         broker.close()
+    assert slots is not None
+    assert sum(slots._locked.values()) == (slots.count - 3) * SIZE, "what is not needed is not page-locked"
     slots.close()
 
 

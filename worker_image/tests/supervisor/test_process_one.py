@@ -82,6 +82,12 @@ def test_what_begins_first_imports_little() -> None:
     assert not {"msgspec", "pathlib", "subprocess"} & imported("vernal_worker.supervisor.image")
 
 
+def test_a_helper_initialises_the_driver_before_it_imports_much() -> None:
+    loaded = imported("vernal_worker.checkpoint.cuda.preparing", "import vernal_worker.imports")
+    assert "vernal_worker.checkpoint.cuda.preparing" in loaded
+    assert not {"typing", "re", "enum", "mmap", "msgspec", "vernal_worker.checkpoint.cuda.slots"} & loaded
+
+
 PROGRAM = Path(main.__file__).parents[1] / "__main__.py"
 
 

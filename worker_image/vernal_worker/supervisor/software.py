@@ -1,4 +1,4 @@
-"""What software this container has, and what GPUs, found out by processes beside this one.
+"""What software this container has, what GPUs, and what CRIU needs to know, found out by processes beside this one.
 
 To look at every file of vLLM and torch takes about as long as importing all that a thaw needs, and both wait for
 nothing. NVML waits for the driver once the CUDA helper initialises it, so it is asked before. Imports little, so that
@@ -9,6 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from vernal_worker.checkpoint import probing
 from vernal_worker.supervisor import beside
 from vernal_worker.supervisor.beside import Beside
 
@@ -39,6 +40,7 @@ def begin() -> None:
     _asks.append(beside.begin(_ask_nvml))
     criu = os.environ.get(ENV_CRIU) or "criu"
     _looks.append((criu, beside.begin(lambda: look(criu))))
+    probing.begin(criu)
 
 
 def find(criu: str) -> Software:

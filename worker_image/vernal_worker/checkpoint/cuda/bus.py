@@ -27,7 +27,7 @@ class Bus:
     """Slots for `readers`, threads that fill them, and the copies of what is in them. `run` is for one more thread."""
 
     def __init__(self, slots: Sequence[Slot], readers: int) -> None:
-        self._readers = readers
+        self._readers = self._reading = readers
         self._free: SimpleQueue[Slot | None] = SimpleQueue()
         self._filled: SimpleQueue[_Filled | None] = SimpleQueue()
         for slot in slots:
@@ -43,39 +43,40 @@ class Bus:
         self._filled.put(_Filled(slot, tuple(parts), then))
 
     def no_more(self) -> None:
-        """To be called once by each reader, whatever happened to it."""
+        """To be called once for each reader, whatever happened to it, and if it never began."""
         self._filled.put(None)
 
     def run(self) -> None:
         """Copy until no reader has more, and wait for what `then` began. A context is current. Raises: DriverError."""
-        try:
-            with stream() as copies, stream() as thereafter:
-                queue = int(copies)
-                while batch := self._next():
-                    for filled in batch:
-                        memory = filled.slot.address
-                        for address, count in filled.parts:
-                            copy_to_gpu(address, memory, count, queue)
-                            memory += count
-                    call("cuStreamSynchronize", copies)
-                    for filled in batch:
-                        self._free.put(filled.slot)
-                        if filled.then is not None:
-                            filled.then(thereafter)
-        finally:
-            for _ in range(self._readers):
-                self._free.put(None)
+        with stream() as copies, stream() as thereafter:
+            queue = int(copies)
+            while batch := self._next():
+                for filled in batch:
+                    memory = filled.slot.address
+                    for address, count in filled.parts:
+                        copy_to_gpu(address, memory, count, queue)
+                        memory += count
+                call("cuStreamSynchronize", copies)
+                for filled in batch:
+                    self._free.put(filled.slot)
+                    if filled.then is not None:
+                        filled.then(thereafter)
+
+    def end(self) -> None:
+        """To be called when `run` has ended, however it did, and if it never began."""
+        for _ in range(self._readers):
+            self._free.put(None)
 
     def _next(self) -> list[_Filled]:
         """What is to be copied next; empty when that was all."""
         batch: list[_Filled] = []
-        while self._readers and len(batch) < _AT_ONCE:
+        while self._reading and len(batch) < _AT_ONCE:
             try:
                 filled = self._filled.get(block=not batch)
             except Empty:
                 break
             if filled is None:
-                self._readers -= 1
+                self._reading -= 1
             else:
                 batch.append(filled)
         return batch

@@ -75,8 +75,8 @@ class Helper:
                 if self._broker is not None:
                     self._broker.close()
                 memory, directory = command.memory, Path(command.directory)
-                slots = self._preparation.slots(len(memory.ranks))
-                self._broker = Broker(memory.ranks, directory, memory.piece, command.digests, slots)
+                self._broker = Broker(memory.ranks, directory, memory.piece, command.digests)
+                self._broker.slots = self._preparation.slots(self._broker.wanted_slots)
                 self._broker.start(Path(command.socket))
                 return None
             case messages.WaitLoaded():
@@ -185,5 +185,5 @@ def run(preparation: Preparation) -> None:
             _say(messages.Failed(message=message, cause=Cause.STORAGE))
         except DriverError as error:
             _say(messages.Failed(message=str(error), cause=Cause.MEMORY if error.out_of_memory else Cause.DRIVER))
-        except AttributeError as error:
+        except (AttributeError, RuntimeError) as error:  # the latter: no more threads
             _say(messages.Failed(message=str(error)))

@@ -28,7 +28,7 @@ from vernal_worker.checkpoint.cuda import transfer
 from vernal_worker.checkpoint.cuda.digest import digester
 from vernal_worker.checkpoint.cuda.driver import DriverError, bindings, call
 from vernal_worker.checkpoint.cuda.layout import STORED, Rank, ranges
-from vernal_worker.checkpoint.cuda.slots import Slots, default_threads
+from vernal_worker.checkpoint.cuda.slots import EACH, Slots, default_threads
 from vernal_worker.checkpoint.timings import Timings
 
 FDS_A_MESSAGE = 200
@@ -224,11 +224,13 @@ class Broker:
         directory: Path,
         piece: int,
         digests: Sequence[Sequence[str]] | None,
-        slots: Slots | None = None,
     ) -> None:
-        """`digests`: of each rank's pieces, None to trust the storage. `slots`: enough for all ranks; None to make
-        them."""
-        self._slots = slots
+        """`digests`: of each rank's pieces, None to trust the storage."""
+        self._threads = default_threads(len(ranks))
+        self.wanted_slots = len(ranks) * self._threads * EACH
+        """Of all ranks together."""
+        self.slots: Slots | None = None
+        """So many, or more; without them they are made."""
         self._ranks, self._directory, self._piece, self._digests = ranks, directory, piece, digests
         self._memories: list[RankMemory] = []
         self._stop = threading.Event()
@@ -293,10 +295,9 @@ class Broker:
 
     def _fill(self, number: int) -> None:
         try:
-            threads = default_threads(len(self._ranks))
             digests = self._digests[number] if self._digests is not None else None
             began = time.monotonic()
-            self._memories[number].fill(self._directory, self._piece, digests, threads, self._stop, self._slots)
+            self._memories[number].fill(self._directory, self._piece, digests, self._threads, self._stop, self.slots)
             self.seconds[f"fill_{number}"] = time.monotonic() - began
         except BaseException as error:
             self.problem = self.problem or error

@@ -1,10 +1,14 @@
-"""What a helper does before there is a command, beside the imports of all that uses the driver. Imports little."""
+"""What a helper does before there is a command, beside the imports of all that uses the driver. Imports little: nothing
+takes as long as `cuInit`, which begins here.
+"""
 
 import ctypes
 import threading
 from contextlib import suppress
 
-from vernal_worker.checkpoint.cuda.slots import EACH, Slots, default_threads
+TYPE_CHECKING = False  # `typing` itself is a fifth of what is imported here
+if TYPE_CHECKING:
+    from vernal_worker.checkpoint.cuda.slots import Slots
 
 
 class Preparation:
@@ -41,14 +45,16 @@ class Preparation:
             thread.join()
         return len(self._contexts)
 
-    def slots(self, ranks: int) -> Slots | None:
-        """Those that were made, if they are enough for so many ranks."""
+    def slots(self, count: int) -> "Slots | None":
+        """Those that were made, if they are so many."""
         self._making_slots.join()
-        return self._slots if self._slots is not None and self._slots.count >= needed(ranks) else None
+        return self._slots if self._slots is not None and self._slots.count >= count else None
 
     def _make_slots(self, contexts: int) -> None:
+        from vernal_worker.checkpoint.cuda import slots  # here: `cuInit` waits for no import
+
         with suppress(OSError):  # no memory: who needs some is told
-            self._slots = Slots(needed(contexts)) if contexts else None
+            self._slots = slots.Slots(count) if (count := slots.most(contexts)) else None
 
     def _initialise(self) -> None:
         try:
@@ -62,11 +68,6 @@ class Preparation:
         self._initialised.wait()
         with suppress(OSError, AttributeError):
             _driver().cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
-
-
-def needed(ranks: int) -> int:
-    """How many slots so many ranks use."""
-    return EACH * default_threads(ranks) * ranks
 
 
 def _release(device: int, made: threading.Thread) -> None:

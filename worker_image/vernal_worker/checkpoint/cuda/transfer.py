@@ -128,15 +128,9 @@ def load(
             if on_cpu:
                 compare(number, hasher.hexdigest())
 
-    def reader(bus: Bus) -> None:
-        try:
-            read(bus)
-        finally:
-            bus.no_more()
-
     with page_locked(threads * EACH, slots) as lent:
         bus = Bus(lent, threads)
-        run_all([bus.run, *[partial(reader, bus)] * threads], context, stop)
+        run_all([(bus.run, bus.end), *[(partial(read, bus), bus.no_more)] * threads], context, stop)
     if digester is not None and not stop.is_set():
         for number, found in enumerate(digester.found()):
             compare(number, found)
@@ -183,30 +177,45 @@ def store(
                 digests[number] = hasher.hexdigest()
 
     with page_locked(threads) as lent:
-        run_all([partial(write, slot) for slot in lent], context, stop)
+        run_all([(partial(write, slot), _nothing) for slot in lent], context, stop)
     return digests
 
 
-def run_all(work: Sequence[Callable[[], None]], context: Any, stop: threading.Event | None = None) -> None:
-    """Run functions on threads of their own in a CUDA context; the first error is raised when all have ended."""
+def run_all(work: Sequence[tuple[Callable[[], None], Callable[[], None]]], context: Any, stop: threading.Event) -> None:
+    """Run functions on threads of their own in a CUDA context. After each, whatever happened to it, and if it could not
+    begin, what comes with it is called. The first error sets `stop`, and is raised when all have ended."""
     errors: list[BaseException] = []
 
-    def run(function: Callable[[], None]) -> None:
+    def failed(error: BaseException) -> None:
+        errors.append(error)
+        stop.set()
+
+    def run(function: Callable[[], None], ended: Callable[[], None]) -> None:
         try:
             call("cuCtxSetCurrent", context)
             function()
         except BaseException as error:
-            errors.append(error)
-            if stop is not None:
-                stop.set()
+            failed(error)
+        finally:
+            ended()
 
-    threads = [threading.Thread(target=run, args=[function], daemon=True) for function in work]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    for function, ended in work:
+        thread = threading.Thread(target=run, args=[function, ended], daemon=True)
+        try:
+            thread.start()
+            threads.append(thread)
+        except RuntimeError as error:  # no more threads
+            failed(error)
+            ended()
     for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _read(fd: int, view: memoryview, offset: int, path: Path) -> None:

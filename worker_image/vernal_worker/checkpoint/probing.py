@@ -8,11 +8,13 @@ the file is laid where the next CRIU reads it. Without it that CRIU tries for it
 
 import ctypes
 import os
+import select
 
 _RUN, _FILE = "/run", "criu.kdat"  # criu/kerndat.c
 _ANY_FEATURE = "mem_dirty_track"  # whichever is asked for, all are found out
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 0x20000, 1 << 14, 1 << 18, 2, 4  # sched.h, sys/mount.h
 _TMPFS_MAGIC = 0x01021994  # linux/magic.h
+_SECONDS = 1.0
 
 
 def begin(criu: str) -> int:
@@ -24,6 +26,22 @@ def begin(criu: str) -> int:
         probe(criu)
     finally:
         os._exit(0)
+
+
+def wait(pid: int) -> None:
+    """Until that process is done. A CRIU that begins before would do the same once more, so this is no time lost; but
+    not for ever."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:  # the reaper was quicker
+        return
+    try:
+        if select.select([process], [], [], _SECONDS)[0]:
+            os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # the same
+    finally:
+        os.close(process)
 
 
 def probe(criu: str) -> None:

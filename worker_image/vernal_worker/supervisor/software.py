@@ -31,6 +31,8 @@ _looks: list[tuple[str, Beside]] = []
 """Who looks, with which CRIU."""
 _asks: list[Beside] = []
 """Who asks NVML."""
+_probes: list[int] = []
+"""PIDs of whom `probing` began."""
 _answers: list[list[tuple[str, int, str]] | None] = []
 """Fields of each `Device`, as they were told."""
 
@@ -40,20 +42,23 @@ def begin() -> None:
     _asks.append(beside.begin(_ask_nvml))
     criu = os.environ.get(ENV_CRIU) or "criu"
     _looks.append((criu, beside.begin(lambda: look(criu))))
-    probing.begin(criu)
+    _probes.append(probing.begin(criu))
 
 
 def find(criu: str) -> Software:
     """What there is: as it was found by whom `begin` started, once; else it is looked for now. Waits for what
-    `devices` tells, too."""
+    `devices` tells, and for what CRIU needs to know, too."""
     while _asks:
         _answers.append(_asks.pop().take())
+    found: Software | None = None
     while _looks:
         with_criu, search = _looks.pop()
-        found = search.take()
-        if found is not None and with_criu == criu:
-            return Software(*found)
-    return look(criu)
+        fields = search.take()
+        if fields is not None and with_criu == criu:
+            found = Software(*fields)
+    while _probes:
+        probing.wait(_probes.pop())
+    return found if found is not None else look(criu)
 
 
 def look(criu: str) -> Software:

@@ -33,7 +33,7 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 def default_threads(ranks: int = 1) -> int:
     """For each of so many ranks that move their bytes at the same time, of which each has a bus (`bus`) as well. A core
     is left for CRIU."""
-    return max(1, min(_MOST_THREADS, (len(os.sched_getaffinity(0)) - 1) // ranks - 1))
+    return max(1, min(_MOST_THREADS, (len(os.sched_getaffinity(0)) - 1) // max(1, ranks) - 1))
 
 
 def most(gpus: int) -> int:

@@ -19,6 +19,7 @@ for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "w
     sys.path.insert(0, str(ROOT / place))
 
 from models.shapes import make_shape  # noqa: E402
+from vernal_contract.config import CheckpointConfig  # noqa: E402
 from vernal_contract.state import WorkerState  # noqa: E402
 from worker_pod import Pod  # noqa: E402
 
@@ -51,8 +52,9 @@ def prepare(work: Path, out: Path, shape: str) -> Path:
 
 
 def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:
-    """Start a worker, and ask it until it answers. The pod runs on. `beside`: what a pod needs until then, such
-    as a way to a server."""
+    """Start a worker, and ask it until it answers. The pod runs on. An engine is warmed up before it is frozen, as a
+    pool's is unless it says otherwise. `beside`: what a pod needs until then, such as a way to a server."""
+    options["checkpoint"] = {"warm_up_seconds": CheckpointConfig().warm_up_seconds, **options.get("checkpoint", {})}
     beside: Callable[[Pod], AbstractContextManager[object]] = options.pop("beside", contextlib.nullcontext)
     pod = Pod(
         name, logs / f"{name}.log", store, model, criu, setup=options.pop("setup", ":") + f"; {_EXEC_AT}", **options
@@ -106,11 +108,17 @@ def _ask(pod: Pod, deadline: float) -> tuple[float, float, list[int]]:
         time.sleep(0.004)
 
 
-def _stream(pod: Pod) -> tuple[float, float, list[int]]:
+def request(pod: Pod, prompt: list[int]) -> float:
+    """Seconds from asking a worker that is ready to its first token."""
+    asked = time.time()
+    return _stream(pod, prompt)[0] - asked
+
+
+def _stream(pod: Pod, prompt: list[int] = PROMPT) -> tuple[float, float, list[int]]:
     with contextlib.closing(pod.http(timeout=300)) as connection:
         body = {
             "model": "tiny",
-            "prompt": PROMPT,
+            "prompt": prompt,
             "max_tokens": TOKENS,
             "temperature": 0,
             "ignore_eos": True,

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Generator
 from dataclasses import replace
+from importlib import import_module
 
 import uvicorn
 
@@ -135,6 +136,8 @@ class HttpServer:
             server_header=False,
         )
         config.load()  # imports the protocol modules: before the freeze, so that a thaw need not
+        with contextlib.suppress(ImportError):
+            import_module("anyio._backends._asyncio")  # the same, for what is streamed
         self._server = _Server(config, self.pool)
         self._task: asyncio.Task[None] | None = None
 

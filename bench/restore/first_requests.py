@@ -84,11 +84,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpu", action="store_true", help="vLLM for CPUs and the tiny model")
     parser.add_argument("--shape", default="8b", help="on a GPU (default: 8b)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[3, 129, 2000, 8000], help="tokens of a prompt")
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", help="tokens of a prompt (default: 3 129 2000 8000; on a CPU 3 129 900)"
+    )
     parser.add_argument("--turns", type=int, default=6, help="thaws for each length (default: 6)")
     parser.add_argument("--work", type=Path, required=True, help="directory; its contents are replaced")
     parser.add_argument("--out", type=Path, required=True, help="where to leave first-requests.json")
-    Bench(parser.parse_args()).run()
+    arguments = parser.parse_args()
+    arguments.lengths = arguments.lengths or ([3, 129, 900] if arguments.cpu else [3, 129, 2000, 8000])
+    Bench(arguments).run()
 
 
 if __name__ == "__main__":

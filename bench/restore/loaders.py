@@ -2,7 +2,7 @@
 """Cold starts of vLLM with each of its ways to load weights, and a thaw, of the same bytes: seconds to the first token,
 and those of loading weights as vLLM tells them.
 
-Compile cache and page cache are warm; with `--dropped` each has a start with the page cache dropped, too. The loaders
+Compile cache and page cache are warm; with `--dropped` each has starts with the page cache dropped, too. The loaders
 are vLLM's: `fastsafetensors` and `runai_streamer` need the packages of these names."""
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Bench:
         shutil.rmtree(self._store, ignore_errors=True)
         self._store.mkdir(parents=True)
         self._start("freeze", "safetensors", policy="Auto")
-        for turn in range(self._arguments.turns):
+        for _ in range(self._arguments.turns):
             for loader in self._arguments.loaders:
                 self._start(loader, loader)
             self._start("thaw", "safetensors", policy="Auto")
-            if turn < self._arguments.dropped:
-                for loader in self._arguments.loaders:
-                    ceilings.drop_caches()
-                    self._start(f"{loader}, page cache dropped", loader)
+        for _ in range(self._arguments.dropped):  # when all others are done: what they need is read from the disk again
+            for loader in self._arguments.loaders:
                 ceilings.drop_caches()
-                self._start("thaw, page cache dropped", "safetensors", policy="Auto")
+                self._start(f"{loader}, page cache dropped", loader)
+            ceilings.drop_caches()
+            self._start("thaw, page cache dropped", "safetensors", policy="Auto")
         shutil.rmtree(self._store)
         for name, rows in self._found["starts"].items():
             tokens = sorted(row["first_token"] for row in rows)
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--shape", default="8b", help="on a GPU (default: 8b, 16.4 GB)")
     parser.add_argument("--loaders", nargs="+", default=LOADERS, help=f"vLLM's load formats (default: {LOADERS})")
     parser.add_argument("--turns", type=int, default=3, help="of each (default: 3)")
-    parser.add_argument("--dropped", type=int, default=0, help="of them, followed by one with the page cache dropped")
+    parser.add_argument("--dropped", type=int, default=0, help="so many more of each, with the page cache dropped")
     parser.add_argument("--work", type=Path, required=True, help="directory on the disk to be measured")
     parser.add_argument("--out", type=Path, required=True, help="where to leave loaders.json")
     Bench(parser.parse_args()).run()

@@ -55,7 +55,8 @@ def make_shape(name: str, directory: Path) -> None:
     """
     shape = SHAPES[name]
     make_tiny_model(directory)
-    (directory / "model.safetensors").unlink(missing_ok=True)
+    for file in directory.glob("model*.safetensors*"):  # what `make_weights` wrote, too
+        file.unlink()
     (directory / "config.json").write_text(json.dumps(_COMMON | shape, indent=2, sort_keys=True) + "\n")
 
 

@@ -22,6 +22,8 @@ def test_weights_are_in_files_that_the_index_names(tmp_path: Path, monkeypatch: 
     assert found == shapes.tensors("small")
     assert len(set(index["weight_map"].values())) == 3
     assert size == index["metadata"]["total_size"] > 150_000_000
+    shapes.make_shape("small", tmp_path)
+    assert not list(tmp_path.glob("*.safetensors*")), "without weights there are none"
 
 
 def test_8b_has_8_billion_parameters() -> None:

@@ -9,6 +9,8 @@ the file is laid where the next CRIU reads it. Without it that CRIU tries for it
 import ctypes
 import os
 import select
+import signal
+from contextlib import suppress
 
 _RUN, _FILE = "/run", "criu.kdat"  # criu/kerndat.c
 _ANY_FEATURE = "mem_dirty_track"  # whichever is asked for, all are found out
@@ -23,6 +25,7 @@ def begin(criu: str) -> int:
     if pid := os.fork():
         return pid
     try:
+        os.setsid()  # with all that it starts it can be killed
         probe(criu)
     finally:
         os._exit(0)
@@ -30,15 +33,16 @@ def begin(criu: str) -> int:
 
 def wait(pid: int) -> None:
     """Until that process is done. A CRIU that begins before would do the same once more, so this is no time lost; but
-    not for ever."""
+    not for ever: what hangs is killed, for it sees mounts that this process takes away later."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:  # the reaper was quicker
         return
     try:
-        if select.select([process], [], [], _SECONDS)[0]:
-            os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
+        if not select.select([process], [], [], _SECONDS)[0]:
+            os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ChildProcessError, ProcessLookupError):
         pass  # the same
     finally:
         os.close(process)
@@ -47,6 +51,8 @@ def wait(pid: int) -> None:
 def probe(criu: str) -> None:
     """Do it here, and leave this process's mount namespace if need be. Raises: OSError."""
     run = os.open(_RUN, os.O_RDONLY | os.O_DIRECTORY)
+    with suppress(FileNotFoundError):  # it may be another kernel's, where somebody has kept it
+        os.unlink(_FILE, dir_fd=run)
     if not _is_tmpfs(run):
         _cover()
     check = [criu, "check", "--feature", _ANY_FEATURE]
@@ -74,12 +80,14 @@ def _copy(file: str, directory: int) -> None:
     with open(file, "rb") as found:
         data = found.read()
     new = f"{_FILE}.{os.getpid()}"
-    written = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=directory)
+    written = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600, dir_fd=directory)
     try:
-        os.write(written, data)
+        if os.write(written, data) == len(data):
+            os.rename(new, _FILE, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(written)
-    os.rename(new, _FILE, src_dir_fd=directory, dst_dir_fd=directory)
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=directory)
 
 
 def _is_tmpfs(fd: int) -> bool:

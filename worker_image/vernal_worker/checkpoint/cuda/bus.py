@@ -2,7 +2,7 @@
 
 A GPU that always has one more copy of ours to do comes to those of other processes only now and then. The driver makes
 hundreds of small ones, one after the other, when it restores the tree. So before the GPU gets more it has done with
-what it has: a restore takes as long as alone then, and our copies take a tenth longer (bench/restore).
+what it has: a restore beside our copies takes 0.30 s instead of 0.50 then, and they take 5 % longer (bench/restore).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

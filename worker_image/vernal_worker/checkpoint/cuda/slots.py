@@ -82,7 +82,7 @@ class Slots:
             yield taken
         finally:
             with self._lock:
-                self._free += taken
+                self._free = taken + self._free  # whoever comes next page-locks nothing
 
     def _page_lock(self, slots: Sequence[Slot]) -> None:
         """Those that are not yet: they have never been lent, so they are still one after the other."""

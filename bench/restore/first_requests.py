@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from gpu_pods import compile_cache, mounted
 from models.tiny import make_tiny_model
 from run import GPU_ENGINE, line, machine, say
 from worker_pod import Pod
@@ -36,9 +35,8 @@ class Bench:
         if arguments.cpu:
             make_tiny_model(self._model)
         else:
+            self._options |= measure.gpu_options(self._work)
             self._options["engine_args"] = GPU_ENGINE | {"maxModelLen": longest + 192}
-            environment = compile_cache(self._work / "compile-cache") | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-            self._options |= {"engine_env": environment, "setup": mounted(self._work / "compile-cache")}
         self._words = 500 if arguments.cpu else 150_000
         self._draw = random.Random(0)
         self._found: dict[str, Any] = {"machine": machine(), "lengths": {str(n): [] for n in arguments.lengths}}
@@ -64,9 +62,8 @@ class Bench:
 
     def _thaw(self, name: str, length: int) -> list[float]:
         """Seconds of each request, in their order."""
-        own = {**self._options}
-        setup = own.pop("setup", ":")
-        pod = Pod(name, self._work / "logs" / f"{name}.log", self._store, self._model, _criu(), setup=setup, **own)
+        log = self._work / "logs" / f"{name}.log"
+        pod = Pod(name, log, self._store, self._model, _criu(), **self._options)
         try:
             assert pod.wait_ready().start_mode == "Restored", pod.log()
             row = [measure.request(pod, self._draw.choices(range(10, self._words), k=length)) for _ in range(REQUESTS)]

@@ -18,7 +18,6 @@ from typing import Any
 
 import ceilings
 import measure
-from gpu_pods import compile_cache, mounted
 from models.shapes import make_weights
 from run import GPU_ENGINE, line, machine, say
 
@@ -34,10 +33,7 @@ class Bench:
         self._model = measure.prepare(self._work, self._out, "small" if arguments.cpu else arguments.shape)
         self._store: Path = self._work / "store-loaders"
         self._engine: dict[str, Any] = {"gpuMemoryUtilization": 0.3} if arguments.cpu else dict(GPU_ENGINE)
-        self._options: dict[str, Any] = {}
-        if not arguments.cpu:
-            environment = compile_cache(self._work / "compile-cache") | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-            self._options = {"engine_env": environment, "setup": mounted(self._work / "compile-cache")}
+        self._options = {} if arguments.cpu else measure.gpu_options(self._work)
         self._found: dict[str, Any] = {"machine": machine(), "starts": {}}
 
     def run(self) -> None:

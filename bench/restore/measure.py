@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "worker_image/tests/gpu"):
     sys.path.insert(0, str(ROOT / place))
 
+from gpu_pods import compile_cache, mounted  # noqa: E402
 from models.shapes import make_shape  # noqa: E402
 from vernal_contract.config import CheckpointConfig  # noqa: E402
 from vernal_contract.state import WorkerState  # noqa: E402
@@ -49,6 +50,13 @@ def prepare(work: Path, out: Path, shape: str) -> Path:
     model = work / f"model-{shape}"
     make_shape(shape, model)
     return model
+
+
+def gpu_options(work: Path) -> dict[str, Any]:
+    """Of `start`, for an engine on all GPUs: what it compiles is in `work` and a volume of its pod."""
+    cache = work / "compile-cache"
+    environment = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    return {"engine_env": environment, "setup": mounted(cache)}
 
 
 def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:

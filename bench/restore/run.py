@@ -17,7 +17,7 @@ from typing import Any
 
 import ceilings
 import measure
-from gpu_pods import compile_cache, mounted, only
+from gpu_pods import mounted, only
 from measure import Start
 from models.shapes import make_shape
 from models.tiny import make_tiny_model
@@ -120,11 +120,9 @@ class Bench:
     def _options(self, shape: str, weights: str) -> dict[str, Any]:
         options: dict[str, Any] = {"checkpoint": {"weights": weights, "restore_attempts": 99}}
         if self._arguments.device == "gpu":
-            cache = self._work / "compile-cache"
-            cache.mkdir(exist_ok=True)
-            options["engine_args"] = GPU_ENGINE
-            options["engine_env"] = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-            options["setup"] = self._on(self._arguments.gpu)
+            (self._work / "compile-cache").mkdir(exist_ok=True)
+            options |= measure.gpu_options(self._work)
+            options |= {"engine_args": GPU_ENGINE, "setup": self._on(self._arguments.gpu)}
         return options
 
     def _on(self, gpu: int | None) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import measure
-from gpu_pods import compile_cache, machine_settings, mounted, only
-from run import GPU_ENGINE, artifact, line, machine, say
+from common.progress import say
+from gpu_pods import only
+from report import artifact, line, machine
 from vernal_worker.checkpoint.gpu import gpus
 
 
@@ -26,11 +27,11 @@ class Bench:
         self._out: Path = arguments.out
         self._model = measure.prepare(self._work, self._out, arguments.shape)
         self._store = (arguments.store or self._work) / f"store-{arguments.shape}-{arguments.each}"
-        self._engine = GPU_ENGINE | {"gpuMemoryUtilization": arguments.memory, "maxNumSeqs": arguments.seqs}
+        self._options = measure.gpu_options(self._work)
+        own = {"gpuMemoryUtilization": arguments.memory, "maxNumSeqs": arguments.seqs}
         if arguments.each > 1:
-            self._engine["tensorParallelSize"] = arguments.each
-        self._environment = machine_settings() | compile_cache(self._work / "compile-cache")
-        self._environment |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ALLREDUCE_USE_SYMM_MEM": "0"}
+            own["tensorParallelSize"] = arguments.each
+        self._options["engine_args"] |= own
         self._found: dict[str, Any] = {
             "machine": machine(),
             "arguments": {k: str(v) for k, v in vars(arguments).items()},
@@ -68,15 +69,14 @@ class Bench:
         each, there = self._arguments.each, gpus().count
         own = [(number * each + place) % there for place in range(each)]
         others = [gpu for gpu in range(there) if gpu not in own]
-        setup, environment = mounted(self._work / "compile-cache"), {}
+        options = dict(self._options)
         if each == 1:
-            setup += f" && {only(own[0])}"
+            options["setup"] += f" && {only(own[0])}"
         else:
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own + others))}
+            options["environment"] = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own + others))}
         pod, result = measure.start(
             name, self._work / "logs", self._store, self._model, Path(os.environ["VERNAL_CRIU"]),
-            engine_args=self._engine, engine_env=self._environment, environment=environment, setup=setup,
-            checkpoint={"restore_attempts": 99},
+            checkpoint={"restore_attempts": 99}, **options,
         )  # fmt: skip
         say(f"{name} on {own}: {line(result)}")
         return pod, result

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tables and one waterfall of what run.py and several.py found.
+"""Tables and one waterfall of what run.py found.
 
 `python3 bench/restore/chart.py RESULTS.json... WATERFALL.svg`
 """
@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 from pathlib import Path
@@ -63,21 +62,10 @@ def spread(thaws: list[dict[str, Any]]) -> str:
 
 
 def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Of each row, those with a warm page cache and the weights outside: of what run.py found, or several.py."""
-    if "runs" in results:
-        outside = {
-            name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name
-        }
-        kinds = {"thaws": "", "other_gpu": ", another GPU", "warm": ", huge pages"}
-        return {
-            f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)
-        }
-    shape, gpus = results["arguments"]["shape"], results["arguments"]["gpus"]
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, entry in results.items():
-        if match := re.search(r"-thaw-(\d+)-\d+$", name):
-            found.setdefault(f"{shape}, {gpus} GPUs, {match[1]}", []).append(entry)
-    return found
+    """Of each row, those with a warm page cache and the weights outside."""
+    outside = {name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name}
+    kinds = {"thaws": "", "other_gpu": ", another GPU", "warm": ", huge pages"}
+    return {f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)}
 
 
 def laid(entry: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -132,9 +120,6 @@ def main() -> None:
     target.write_text(waterfall(found))
     for file, results in found.items():
         print(file, results["machine"])
-        if "runs" not in results:
-            print("\n".join(f"| {name} | {spread(entries)} |" for name, entries in thaws(results).items()))
-            continue
         print(table(results))
         for name, run in results["runs"].items():
             if unverified := run.get("unverified"):

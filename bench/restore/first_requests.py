@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import measure
+from common.progress import say
 from models.tiny import make_tiny_model
-from run import GPU_ENGINE, line, machine, say
+from report import line, machine
 from worker_pod import Pod
 
 REQUESTS = 4
@@ -36,7 +37,7 @@ class Bench:
             make_tiny_model(self._model)
         else:
             self._options |= measure.gpu_options(self._work)
-            self._options["engine_args"] = GPU_ENGINE | {"maxModelLen": longest + 192}
+            self._options["engine_args"] |= {"maxModelLen": longest + 192}
         self._words = 500 if arguments.cpu else 150_000
         self._draw = random.Random(0)
         self._found: dict[str, Any] = {"machine": machine(), "lengths": {str(n): [] for n in arguments.lengths}}

@@ -18,8 +18,9 @@ from typing import Any
 
 import ceilings
 import measure
+from common.progress import say
 from models.shapes import make_weights
-from run import GPU_ENGINE, line, machine, say
+from report import line, machine
 
 LOADERS = ("safetensors", "fastsafetensors", "runai_streamer")
 LOADED = re.compile(r"Model loading took [\d.]+ GiB(?: memory)? and ([\d.]+) seconds")
@@ -32,8 +33,9 @@ class Bench:
         self._arguments, self._work, self._out = arguments, arguments.work, arguments.out
         self._model = measure.prepare(self._work, self._out, "small" if arguments.cpu else arguments.shape)
         self._store: Path = self._work / "store-loaders"
-        self._engine: dict[str, Any] = {"gpuMemoryUtilization": 0.3} if arguments.cpu else dict(GPU_ENGINE)
-        self._options = {} if arguments.cpu else measure.gpu_options(self._work)
+        cpu: dict[str, Any] = {"engine_args": {}}
+        self._options = cpu if arguments.cpu else measure.gpu_options(self._work)
+        self._engine: dict[str, Any] = self._options.pop("engine_args")
         self._found: dict[str, Any] = {"machine": machine(), "starts": {}}
 
     def run(self) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "worker_image/tests/gpu"):
     sys.path.insert(0, str(ROOT / place))
 
-from gpu_pods import compile_cache, mounted  # noqa: E402
+from gpu_pods import NO_NVLINK, compile_cache, machine_settings, mounted  # noqa: E402
 from models.shapes import make_shape  # noqa: E402
 from vernal_contract.config import CheckpointConfig  # noqa: E402
 from vernal_contract.state import WorkerState  # noqa: E402
@@ -26,6 +26,17 @@ from worker_pod import Pod  # noqa: E402
 
 PROMPT = list(range(100, 132))
 TOKENS = 16
+GPU_ENGINE: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "loadFormat": "dummy",
+    "maxModelLen": 4096,
+    "maxNumSeqs": 64,
+    "gpuMemoryUtilization": 0.85,
+    "kvCacheMemoryBytes": None,
+    "numGpuBlocksOverride": None,
+    "enforceEager": False,
+    "seed": 0,
+}
 _EXEC_AT = 'echo "exec-at $(date +%s.%N)" >&2'
 
 
@@ -40,6 +51,7 @@ class Start:
     timings: dict[str, float]
     freeze: dict[str, Any] | None = None
     begun: dict[str, float] = field(default_factory=dict)
+    nvlink: bool = True  # as far as its log says
     log: str = field(default="", repr=False)
 
 
@@ -53,10 +65,14 @@ def prepare(work: Path, out: Path, shape: str) -> Path:
 
 
 def gpu_options(work: Path) -> dict[str, Any]:
-    """Of `start`, for an engine on all GPUs: what it compiles is in `work` and a volume of its pod."""
+    """Of `start`, for an engine on GPUs: what it compiles is in `work` and a volume of its pod."""
     cache = work / "compile-cache"
-    environment = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    return {"engine_env": environment, "setup": mounted(cache)}
+    own = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_ALLREDUCE_USE_SYMM_MEM": "0"}
+    return {
+        "engine_args": dict(GPU_ENGINE),
+        "engine_env": machine_settings() | compile_cache(cache) | own,
+        "setup": mounted(cache),
+    }
 
 
 def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options: Any) -> tuple[Pod, Start]:
@@ -80,11 +96,12 @@ def start(name: str, logs: Path, store: Path, model: Path, criu: Path, **options
     freeze = {"outcome": state.freeze.outcome, "seconds": state.freeze.seconds} if state.freeze else None
     setup = began - _started(pod.init)  # the worker counts from there: process 1 was the shell that made the pod
     begun = {name: instant - setup for name, instant in state.begun.items()}
-    result = Start(
-        state.start_mode or "?", first - began, last - began, tokens, dict(state.timings), freeze, begun, pod.log()
-    )
+    log = pod.log()
+    seconds = (first - began, last - began)
+    mode, timings = state.start_mode or "?", dict(state.timings)
+    result = Start(mode, *seconds, tokens, timings, freeze, begun, NO_NVLINK not in log, log)
     if freeze and freeze["outcome"] == "Failed":
-        raise RuntimeError(f"the freeze failed: {state.freeze}\n{pod.log()[-6000:]}")
+        raise RuntimeError(f"the freeze failed: {state.freeze}\n{log[-6000:]}")
     return pod, result
 
 

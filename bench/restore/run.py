@@ -1,37 +1,32 @@
 #!/usr/bin/env python3
-"""Cold starts, freezes and thaws of one machine, measured: `python3 bench/restore/run.py --device gpu --out DIR`."""
+"""Cold starts, freezes and thaws of one machine, measured: `python3 bench/restore/run.py --device gpu --out DIR`.
+
+Thaws take turns: on the GPUs as they were, on others, and with --warm from a copy in memory. An engine has one GPU or
+--gpus of them; "others" are then the same ones in another order, in which no rank is where it was. What is found is in
+results.json after each start."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ceilings
+import load
 import measure
-from gpu_pods import mounted, only
-from measure import Start
-from models.shapes import make_shape
+from common.progress import say
+from gpu_pods import only
 from models.tiny import make_tiny_model
-
-GPU_ENGINE = {
-    "dtype": "bfloat16",
-    "loadFormat": "dummy",
-    "maxModelLen": 4096,
-    "maxNumSeqs": 64,
-    "gpuMemoryUtilization": 0.85,
-    "numGpuBlocksOverride": None,
-    "enforceEager": False,
-    "seed": 0,
-}
+from report import artifact, line, look, machine, zero_share
+from worker_pod import Pod
 
 
 class Bench:
@@ -41,207 +36,190 @@ class Bench:
         self._arguments = arguments
         self._work: Path = arguments.work
         self._out: Path = arguments.out
-        self._out.mkdir(parents=True, exist_ok=True)
-        (self._work / "logs").mkdir(parents=True, exist_ok=True)
         self._criu = Path(os.environ["VERNAL_CRIU"])
-        self.results: dict[str, Any] = {"machine": machine(), "runs": {}}
+        self._ends = time.monotonic() + (arguments.limit or float("inf"))
+        said = {name: str(value) for name, value in vars(arguments).items() if value is not None}
+        self.results: dict[str, Any] = {"machine": machine(), "arguments": said, "runs": {}}
 
     def run(self) -> None:
         for shape in self._arguments.shapes:
             self._shape(shape, "External")
         for shape in self._arguments.in_image:
             self._shape(shape, "InImage")
-        self._keep()
 
     def _shape(self, shape: str, weights: str) -> None:
-        name = f"{shape}-{weights}"
+        arguments = self._arguments
+        name = f"{shape}-{weights}" if arguments.gpus == 1 else f"{shape}-{arguments.gpus}gpus-{weights}"
         say(f"== {name}")
         found = self.results["runs"][name] = {"thaws": [], "dropped": []}
-        model, store = self._work / f"model-{shape}", self._work / f"store-{name}"
+        store = self._work / f"store-{name}"
+        model = measure.prepare(self._work, self._out, "small" if shape == "tiny" else shape)
+        if shape == "tiny":
+            make_tiny_model(model)
         shutil.rmtree(store, ignore_errors=True)
         store.mkdir(parents=True)
-        make_tiny_model(model) if shape == "tiny" else make_shape(shape, model)
-        options = self._options(shape, weights)
-        if self._arguments.cold and weights == "External":
-            found["plain"] = self._one(name, "plain", store, model, options, policy="Disabled")
-        found["cold"] = self._one(name, "cold", store, model, options)
-        found["artifact"] = artifact(store)
-        say(f"   artifact: {found['artifact']}")
-        if self._arguments.look:
-            say(f"   {zero_share(store)}")
-        inside = weights == "InImage"
-        for number in range(1 if inside else self._arguments.thaws):
-            found["thaws"].append(self._one(name, f"thaw-{number}", store, model, options))
-        if inside:
-            shutil.rmtree(store)
-            self._keep()
+        options = self._options(weights)
+        if arguments.cold and weights == "External":
+            self._row(found, "plain", name, store, model, _disabled(options))
+        self._row(found, "cold", name, store, model, options)
+        if not found["cold"]:
             return
-        other = self._arguments.other
-        places = [("", options)]
-        if other is not None:
-            places.append(("_other_gpu", options | {"setup": self._on(other)}))
-            found["other_gpu"] = [
-                self._one(name, f"other-{number}", store, model, places[1][1])
-                for number in range(self._arguments.thaws)
-            ]
-        for place, elsewhere in places:
-            found[f"warm{place}"] = self._warm(f"{name}{place.replace('_', '-')}", store, model, elsewhere)
+        found["cold"], found["artifact"] = found["cold"][0], artifact(store)
+        say(f"   artifact: {found['artifact']}")
+        if arguments.look:
+            say(f"   {zero_share(store)}")
+        if weights == "InImage":
+            self._row(found, "thaws", name, store, model, options)
+            shutil.rmtree(store)
+            return
+        places = self._places(options)
         unverified = options | {"checkpoint": options["checkpoint"] | {"verify": "Sizes"}}
-        found["unverified"] = [
-            self._one(name, f"unverified-{number}", store, model, unverified)
-            for number in range(self._arguments.unverified)
-        ]
-        if self._arguments.device == "gpu" or self._arguments.drop:
-            big = max((p for p in store.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-            for number in range(self._arguments.dropped):
-                for place, elsewhere in places:
-                    ceilings.drop_caches()
-                    what = f"dropped{place.replace('_', '-')}-{number}"
-                    found.setdefault(f"dropped{place}", []).append(self._one(name, what, store, model, elsewhere))
-            ceilings.drop_caches()
-            found["disk_read"] = ceilings.disk_read(big)
-            found["cache_read"] = ceilings.cache_read(big)
-            found["disk_write"] = ceilings.disk_write(self._work / "ceiling")
-            say("   " + ", ".join(f"{k} {found[k] / 1e9:.1f} GB/s" for k in ("disk_read", "cache_read", "disk_write")))
+        with self._in_memory(store) as copy:
+            for number in range(arguments.thaws):
+                for place, elsewhere in places.items():
+                    self._row(found, place, name, store, model, elsewhere)
+                if number < arguments.unverified:
+                    self._row(found, "unverified", name, store, model, unverified)
+                if copy:
+                    self._row(found, "warm", name, copy, model, options)
+        for _ in range(arguments.dropped):
+            for place, elsewhere in places.items():
+                ceilings.drop_caches()
+                self._row(found, "dropped" if place == "thaws" else f"dropped_{place}", name, store, model, elsewhere)
+        if arguments.dropped:
+            self._ceilings(found, store)
+        if arguments.serve:
+            found["throughput"] = self._serve(name, store, model, options)
+            self._keep()
         shutil.rmtree(store)
+
+    def _ceilings(self, found: dict[str, Any], store: Path) -> None:
+        big = max((p for p in store.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        ceilings.drop_caches()
+        found["disk_read"] = ceilings.disk_read(big)
+        found["cache_read"] = ceilings.cache_read(big)
+        found["disk_write"] = ceilings.disk_write(self._work / "ceiling")
+        say("   " + ", ".join(f"{k} {found[k] / 1e9:.1f} GB/s" for k in ("disk_read", "cache_read", "disk_write")))
         self._keep()
 
-    def _warm(self, name: str, store: Path, model: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """Thaws from a copy in memory."""
+    def _options(self, weights: str) -> dict[str, Any]:
+        arguments = self._arguments
+        options: dict[str, Any] = {"checkpoint": {"weights": weights, "restore_attempts": 99}}
+        if arguments.device == "cpu":
+            return options
+        options |= measure.gpu_options(self._work)
+        spread = {
+            "tensorParallelSize": arguments.gpus // arguments.stages,
+            "pipelineParallelSize": arguments.stages,
+        }
+        own = {"gpuMemoryUtilization": arguments.memory} | {name: n for name, n in spread.items() if n > 1}
+        options["engine_args"] = options["engine_args"] | own
+        if arguments.carrier:
+            options["engine_env"] = options["engine_env"] | {"VERNAL_COLLECTIVES": arguments.carrier}
+        return self._on(options, arguments.gpu)
+
+    def _places(self, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Where a checkpoint is thawed, by the names of the rows: `options` are those it was frozen with."""
+        places = {"thaws": options}
+        if self._arguments.other is not None:
+            places["other_gpu"] = self._on(options, self._arguments.other)
+        elif self._arguments.gpus > 1:
+            order = [*range(1, self._arguments.gpus), 0]
+            places["other_gpu"] = options | {"environment": {"CUDA_VISIBLE_DEVICES": ",".join(map(str, order))}}
+        return places
+
+    def _on(self, options: dict[str, Any], gpu: int | None) -> dict[str, Any]:
+        """With only this one of the GPUs, or with all."""
+        setup = measure.gpu_options(self._work)["setup"]
+        return options | {"setup": setup if gpu is None else f"{setup} && {only(gpu)}"}
+
+    @contextlib.contextmanager
+    def _in_memory(self, store: Path) -> Iterator[Path | None]:
+        """A copy on the tmpfs of --warm."""
         if (memory := self._arguments.warm) is None:
-            return []
+            yield None
+            return
         copy = memory / store.name
-        subprocess.run(["cp", "-a", str(store), str(copy)], check=True)
+        subprocess.run(["cp", "-a", "--attributes-only", store, copy], check=True)
+        each = f"find . -type f -print0 | xargs -0 -P 8 -I{{}} cp -a {{}} {copy}/{{}}"
+        subprocess.run(["bash", "-euo", "pipefail", "-c", each], cwd=store, check=True)
         try:
-            return [self._one(name, f"warm-{n}", copy, model, options) for n in range(self._arguments.thaws)]
+            yield copy
         finally:
             shutil.rmtree(copy)
 
-    def _options(self, shape: str, weights: str) -> dict[str, Any]:
-        options: dict[str, Any] = {"checkpoint": {"weights": weights, "restore_attempts": 99}}
-        if self._arguments.device == "gpu":
-            (self._work / "compile-cache").mkdir(exist_ok=True)
-            options |= measure.gpu_options(self._work)
-            options |= {"engine_args": GPU_ENGINE, "setup": self._on(self._arguments.gpu)}
-        return options
+    def _serve(self, name: str, store: Path, model: Path, options: dict[str, Any]) -> dict[str, Any]:
+        """Of a thawed engine and of one that was never frozen, which has the other GPU, or its share of the same."""
+        plain = _disabled(options)
+        if self._arguments.other is not None:
+            plain = self._on(plain, self._arguments.other)
+        else:
+            plain["engine_args"] = plain["engine_args"] | {"gpuMemoryUtilization": self._arguments.plain_memory}
+        with contextlib.ExitStack() as running:
+            pods = dict[str, Pod]()
+            for kind, own in {"thawed": options, "plain": plain}.items():
+                pods[kind], _ = self._start(f"{name}-serving-{kind}", store, model, own)
+                running.callback(measure.stop, pods[kind])
+            rates = load.compare(pods)
+        ratio = load.ratio(rates["thawed"], rates["plain"])
+        say(f"   tokens a second {rates}: ratio {ratio:.3f} (median of {load.TURNS})")
+        return rates | {"ratio": ratio}
 
-    def _on(self, gpu: int | None) -> str:
-        """Shell: the compile cache is a volume, and there is only this one of the GPUs, or all."""
-        cache = mounted(self._work / "compile-cache")
-        return cache if gpu is None else f"{cache} && {only(gpu)}"
-
-    def _one(
-        self, name: str, what: str, store: Path, model: Path, options: dict[str, Any], policy: str = ""
-    ) -> dict[str, Any]:
-        checkpoint = options["checkpoint"] | ({"policy": policy} if policy else {})
-        began = time.monotonic()
-        pod, result = measure.start(
-            f"{name}-{what}", self._work / "logs", store, model, self._criu, **{**options, "checkpoint": checkpoint}
-        )
+    def _row(
+        self, found: dict[str, Any], key: str, name: str, store: Path, model: Path, options: dict[str, Any]
+    ) -> None:
+        """One more start among those of this kind, if there is time for more."""
+        rows = found.setdefault(key, [])
+        if time.monotonic() > self._ends:
+            say(f"   no time left for {key} {len(rows)} of {name} (--limit)")
+            return
+        pod, result = self._start(f"{name}-{key.replace('_', '-')}-{len(rows)}", store, model, options)
         if self._arguments.look:
             look(pod)
         measure.stop(pod)
-        say(f"   {what}: {line(result)} ({time.monotonic() - began:.0f} s)")
-        entry = asdict(result)
-        del entry["log"]
-        return entry
+        rows.append(asdict(result))
+        del rows[-1]["log"]
+        self._keep()
+
+    def _start(self, name: str, store: Path, model: Path, options: dict[str, Any]) -> tuple[Pod, measure.Start]:
+        began = time.monotonic()
+        pod, result = measure.start(name, self._work / "logs", store, model, self._criu, **options)
+        say(f"   {name}: {line(result)} ({time.monotonic() - began:.0f} s)")
+        return pod, result
 
     def _keep(self) -> None:
         (self._out / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
 
 
-def line(result: Start) -> str:
-    timings = " ".join(f"{name}={seconds:.2f}" for name, seconds in result.timings.items())
-    seconds = f"first token {result.first_token:.2f} s, answer {result.answer:.2f} s"
-    return f"{result.mode}, {seconds} {result.tokens[:4]} [{timings}]"
-
-
-def artifact(store: Path) -> dict[str, int]:
-    """Bytes of the parts."""
-    (current,) = store.glob("artifacts/*/*/current")
-    sizes = {
-        p.relative_to(current.resolve()).as_posix(): p.stat().st_size
-        for p in current.resolve().rglob("*")
-        if p.is_file()
-    }
-    result = {"weights": 0, "images": 0, "other": 0}
-    for name, size in sizes.items():
-        part = "weights" if name.startswith("weights/") else "images" if "/criu/" in name else "other"
-        result[part] += size
-    return result
-
-
-def zero_share(store: Path) -> str:
-    """How many of the images' pages hold nothing but zeros."""
-    import numpy as np
-
-    parts = []
-    for path in sorted(store.glob("artifacts/*/*/current/process/criu/pages-*.img")):
-        pages = np.memmap(path, np.uint64).reshape(-1, 512)
-        zeros = sum(int((~pages[i : i + 65536].any(axis=1)).sum()) for i in range(0, len(pages), 65536))
-        parts.append(f"{path.name} {len(pages) >> 8} MiB, {zeros >> 8} MiB zeros")
-    return "; ".join(parts)
-
-
-def machine() -> dict[str, str]:
-    found = {"kernel": os.uname().release, "cores": str(os.cpu_count()), "python": sys.version.split()[0]}
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        found["gpus"] = subprocess.check_output(query, text=True).strip()
-    except OSError:
-        found["gpus"] = "none"
-    for place in sys.path:
-        for path in Path(place or ".").glob("*.dist-info") if Path(place or ".").is_dir() else ():
-            if match := re.fullmatch(r"(vllm|torch)-([^-]+)\.dist-info", path.name):
-                found.setdefault(match[1], match[2])
-    found["criu"] = subprocess.check_output([os.environ["VERNAL_CRIU"], "--version"], text=True).split()[1]
-    return found
-
-
-def look(pod: Any) -> None:
-    """Where the memory of each process is, for tuning."""
-    for pid, command in pod.processes().items():
-        try:
-            text = Path(f"/proc/{pid}/smaps").read_text()
-        except OSError:
-            continue
-        kinds: dict[str, int] = {}
-        kind, area, areas = "", "", list[tuple[int, str]]()
-        for row in text.splitlines():
-            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", row):
-                parts, area = row.split(maxsplit=5), row
-                kind = parts[5] if len(parts) > 5 else "anon"
-                kind = kind if kind.startswith(("/dev", "[", "anon", "/memfd")) else "file"
-            elif row.startswith("Private_Dirty:"):
-                kinds[kind] = kinds.get(kind, 0) + int(row.split()[1])
-                areas.append((int(row.split()[1]), area))
-        for kib, area in sorted(areas, reverse=True)[:12]:
-            if kib > 20_000:
-                say(f"       {kib // 1024} MiB {area}")
-        top = {k: v // 1024 for k, v in sorted(kinds.items(), key=lambda kv: -kv[1])[:6] if v > 1024}
-        say(f"     {pid} {command[:60]!r} private dirty MiB: {top}")
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
+def _disabled(options: dict[str, Any]) -> dict[str, Any]:
+    """For an engine that is neither frozen nor thawed."""
+    return options | {"checkpoint": options["checkpoint"] | {"policy": "Disabled"}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["gpu", "cpu"], required=True)
+    parser.add_argument("--gpus", type=int, default=1, help="of one engine: tensor parallel")
+    parser.add_argument("--stages", type=int, default=1, help="of a pipeline, each on its part of --gpus")
+    parser.add_argument("--carrier", choices=["nvlink", "host"], help="of what ranks send each other (default: nvlink)")
     parser.add_argument("--gpu", type=int, help="use only this one of several GPUs; default: all that are there")
     parser.add_argument("--other", type=int, help="with --gpu: thaw on this one too, which the frozen engine never saw")
+    parser.add_argument("--memory", type=float, default=0.85, help="share of a GPU for an engine (default: 0.85)")
     parser.add_argument("--shapes", nargs="*", default=None, help="default: 0.6b 8b 14b on a GPU, tiny on a CPU")
-    parser.add_argument(
-        "--in-image", nargs="*", default=None, help="shapes to measure with the weights in the image too"
-    )
-    parser.add_argument("--thaws", type=int, default=5, help="with a warm page cache, each shape")
+    parser.add_argument("--in-image", nargs="*", default=[], help="shapes to measure with the weights in the image too")
+    parser.add_argument("--thaws", type=int, default=5, help="with a warm page cache, each shape in each place")
     parser.add_argument("--warm", type=Path, help="a tmpfs, with huge=always say: thaw from a copy there, too")
-    parser.add_argument("--unverified", type=int, default=2, help="with digests not checked, each shape")
-    parser.add_argument("--dropped", type=int, default=2, help="with a dropped page cache, each shape")
+    parser.add_argument("--unverified", type=int, default=2, help="so many of --thaws with digests not checked, too")
+    parser.add_argument(
+        "--dropped", type=int, help="with a dropped page cache, each shape in each place (default: 2 on a GPU, or none)"
+    )
+    parser.add_argument("--serve", action="store_true", help="throughput of a thawed engine and of a plain one")
+    parser.add_argument(
+        "--plain-memory", type=float, default=0.12, help="with --serve on the same GPUs: the plain engine's share"
+    )
     parser.add_argument("--cold", action="store_true", help="a second cold start, without a freeze: compile cache warm")
-    parser.add_argument("--drop", action="store_true", help="drop the page cache on a CPU machine too")
     parser.add_argument("--look", action="store_true", help="say where the memory is")
+    parser.add_argument("--limit", type=float, help="seconds after which no further start is begun")
     parser.add_argument(
         "--work", type=Path, required=True, help="directory on the disk to be measured; its contents are replaced"
     )
@@ -249,9 +227,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.other is not None and arguments.gpu is None:
         parser.error("--other needs --gpu: an engine that saw all GPUs has no other one")
+    if arguments.gpus > 1 and arguments.gpu is not None:
+        parser.error("--gpus and --gpu: an engine has either one GPU or several")
+    if arguments.gpus % arguments.stages:
+        parser.error("--gpus must be a multiple of --stages")
     gpu = arguments.device == "gpu"
     arguments.shapes = (["0.6b", "8b", "14b"] if gpu else ["tiny"]) if arguments.shapes is None else arguments.shapes
-    arguments.in_image = arguments.in_image or []
+    arguments.dropped = (2 if gpu else 0) if arguments.dropped is None else arguments.dropped
     Bench(arguments).run()
 
 

@@ -28,15 +28,12 @@ from typing import Any
 import ceilings
 import measure
 from common.progress import say
-from gpu_pods import compile_cache
-from gpu_pods import mounted as as_volume
 from images.criu import criu_path
 from models.shapes import make_shape
 from models.tiny import make_tiny_model
 from object_store.server import S3Server
 from patience import until
 from relay import Relay
-from run import GPU_ENGINE
 from vernal_contract.config import ObjectStoreConfig
 from vernal_contract.names import ENV_OBJECT_STORE
 from vernal_contract.state import CacheFill, CacheLookup, NodeCacheReport
@@ -94,7 +91,8 @@ class Bench:
         for place in (self._logs, self._claim):
             place.mkdir()
         make_shape(shape, self._model) if shape else make_tiny_model(self._model)
-        self._engine = on_gpu(work / "compile-cache") if shape else {}
+        (work / "compile-cache").mkdir(exist_ok=True)
+        self._engine = measure.gpu_options(work) if shape else {}
         self._bucket = server.make_bucket()
         self._count = 0
         self.lookups: list[float] = []
@@ -150,13 +148,6 @@ class Bench:
             yield pod, result
         finally:
             measure.stop(pod)
-
-
-def on_gpu(cache: Path) -> dict[str, Any]:
-    """Options of a pod with an engine on a GPU, whose compile cache is a volume."""
-    cache.mkdir(exist_ok=True)
-    environment = compile_cache(cache) | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    return {"engine_args": GPU_ENGINE, "engine_env": environment, "setup": as_volume(cache)}
 
 
 def report(pod: Pod) -> NodeCacheReport:

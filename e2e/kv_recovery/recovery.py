@@ -21,7 +21,7 @@ ENGINE: dict[str, Any] = {
     "dtype": "float32",  # near-ties between tokens are rare then
     "max_model_len": 2048,
     "num_gpu_blocks_override": 64,
-    "gpu_memory_utilization": 0.05,
+    "kv_cache_memory_bytes": 256 << 20,
     "max_num_batched_tokens": 512,  # prompts come in several steps, as long prompts do
     "enforce_eager": True,
 }

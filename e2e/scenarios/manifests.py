@@ -20,7 +20,7 @@ ENGINE_ARGS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 2048,
     "num_gpu_blocks_override": 64,
-    "gpu_memory_utilization": 0.05,  # the CPU engine asks for this share of the node before it starts
+    "kv_cache_memory_bytes": 256 << 20,  # by default the CPU engine asks for a share of the node, for itself alone
     "enforce_eager": True,
     "max_num_seqs": 8,
     "seed": 0,

@@ -17,7 +17,7 @@ ENGINE_ARGS = {
     "dtype": "float32",
     "max_model_len": 1024,
     "num_gpu_blocks_override": 64,
-    "gpu_memory_utilization": 0.05,
+    "kv_cache_memory_bytes": 256 << 20,
     "enforce_eager": True,
     "scheduler_cls": "vernal_worker.engine.holding.HoldingScheduler",  # requests can be held in flight
 }

@@ -14,6 +14,7 @@ ENGINE = {
     "maxModelLen": 4096,
     "maxNumSeqs": 64,
     "gpuMemoryUtilization": 0.4,  # two workers on one GPU
+    "kvCacheMemoryBytes": None,
     "numGpuBlocksOverride": None,
     "enforceEager": False,
     "seed": 0,

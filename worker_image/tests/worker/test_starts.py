@@ -40,7 +40,7 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any], str]] = {
     ),
     "no memory": (
         None,
-        {"engine_env": {"VLLM_CPU_KVCACHE_SPACE": "100000"}, "engine_args": {"numGpuBlocksOverride": None}},
+        {"engine_args": {"kvCacheMemoryBytes": 100000 << 30, "numGpuBlocksOverride": None}},
         "is less than requested memory",
     ),
     "no weights": (no_weights, {}, "RuntimeError: Cannot find any model weights"),

@@ -31,7 +31,7 @@ ENGINE_ARGS = {
     "dtype": "float32",
     "maxModelLen": 1024,
     "numGpuBlocksOverride": 64,
-    "gpuMemoryUtilization": 0.05,
+    "kvCacheMemoryBytes": 256 << 20,  # a share of the machine would be too little for the engine itself on a small one
     "enforceEager": True,
 }
 ENGINE_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}  # a tiny model, few cores

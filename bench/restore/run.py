@@ -123,7 +123,7 @@ class Bench:
         places = {"thaws": options}
         if self._arguments.other is not None:
             places["other_gpu"] = self._on(options, self._arguments.other)
-        elif self._arguments.gpus > 1:
+        elif self._arguments.gpus > 1 and not self._arguments.in_place:
             order = [*range(1, self._arguments.gpus), 0]
             places["other_gpu"] = options | {"environment": {"CUDA_VISIBLE_DEVICES": ",".join(map(str, order))}}
         return places
@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--carrier", choices=["nvlink", "host"], help="of what ranks send each other (default: nvlink)")
     parser.add_argument("--gpu", type=int, help="use only this one of several GPUs; default: all that are there")
     parser.add_argument("--other", type=int, help="with --gpu: thaw on this one too, which the frozen engine never saw")
+    parser.add_argument("--in-place", action="store_true", help="with --gpus: in no other order than it was frozen in")
     parser.add_argument("--memory", type=float, default=0.85, help="share of a GPU for an engine (default: 0.85)")
     parser.add_argument("--shapes", nargs="*", default=None, help="default: 0.6b 8b 14b on a GPU, tiny on a CPU")
     parser.add_argument("--in-image", nargs="*", default=[], help="shapes to measure with the weights in the image too")

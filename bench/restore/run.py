@@ -28,6 +28,9 @@ from models.tiny import make_tiny_model
 from report import artifact, line, look, machine, zero_share
 from worker_pod import Pod
 
+HUGE_PAGE = 2 << 20
+"""Bytes that even a small file takes on a tmpfs with huge=always."""
+
 
 class Bench:
     """Runs on one machine, and keeps what it finds in `results.json`."""
@@ -140,6 +143,13 @@ class Bench:
             yield None
             return
         copy = memory / store.name
+        files = [path.stat().st_size for path in store.rglob("*") if path.is_file() and not path.is_symlink()]
+        needed, there = sum(-(-size // HUGE_PAGE) * HUGE_PAGE for size in files), shutil.disk_usage(memory).free
+        if needed > there:
+            raise SystemExit(
+                f"--warm {memory}: {there / 1e9:.1f} GB are free, {len(files)} files need {needed / 1e9:.1f}: "
+                f"mount -o remount,size={needed >> 30}g {memory}"
+            )
         subprocess.run(["cp", "-a", "--attributes-only", store, copy], check=True)
         each = f"find . -type f -print0 | xargs -0 -P 8 -I{{}} cp -a {{}} {copy}/{{}}"
         subprocess.run(["bash", "-euo", "pipefail", "-c", each], cwd=store, check=True)

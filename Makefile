@@ -49,7 +49,7 @@ lint: venv crds-check ## ruff, mypy --strict, import-linter, no old names
 	$(PYTHON) e2e/old_names.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/autoscalers e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience e2e/store_matrix \
+	$(BIN)/mypy contract/vernal_contract operator/vernal_operator operator/vernal_waker worker_image/vernal_worker plugin/kubectl_vernal e2e/autoscalers e2e/checkers e2e/common e2e/compat e2e/cluster e2e/dashboards e2e/docsite e2e/engines e2e/front_door e2e/fuzz e2e/gpu e2e/images e2e/kv_recovery e2e/models e2e/object_store e2e/patience e2e/store_matrix \
 	  e2e/scenarios e2e/shutdown e2e/lanes.py e2e/anywhere.py e2e/quota.py e2e/old_names.py
 	@# A directory at a time: each has a conftest. What is None there, or of another type, fails by itself.
 	for tests in operator/tests/{act,controlplane,observe,waker} e2e/checkers/tests; do MYPYPATH=operator/tests $(BIN)/mypy --disable-error-code=no-any-return --disable-error-code=union-attr --no-warn-unused-ignores $$tests/*.py; done

@@ -2,7 +2,8 @@
 """The first request of a thawed engine beside those after it, by the length of its prompt: seconds to the first token.
 
 An engine that has to compile, load or allocate something for its first request would be slower then. Each length has a
-thaw of its own in each turn, and no prompt has another's beginning."""
+thaw of its own in each turn, and no prompt has another's beginning. The engine that was frozen is asked as well, when
+it goes on: what its first request of a length takes more than its next is no matter of thawing."""
 
 from __future__ import annotations
 
@@ -40,14 +41,22 @@ class Bench:
             self._options["engine_args"] |= {"maxModelLen": longest + 192}
         self._words = 500 if arguments.cpu else 150_000
         self._draw = random.Random(0)
-        self._found: dict[str, Any] = {"machine": machine(), "lengths": {str(n): [] for n in arguments.lengths}}
+        self._found: dict[str, Any] = {
+            "machine": machine(),
+            "lengths": {str(n): [] for n in arguments.lengths},
+            "frozen": {},
+        }
 
     def run(self) -> None:
         shutil.rmtree(self._store, ignore_errors=True)
         self._store.mkdir(parents=True)
         pod, cold = measure.start("cold", self._work / "logs", self._store, self._model, _criu(), **self._options)
-        measure.stop(pod)
         say(f"cold: {line(cold)}")
+        try:
+            for length in self._arguments.lengths:
+                self._found["frozen"][str(length)] = self._ask("the engine that was frozen", pod, length)
+        finally:
+            measure.stop(pod)
         for turn in range(self._arguments.turns):
             for length in self._arguments.lengths:
                 row = self._thaw(f"thaw-{length}-{turn}", length)
@@ -67,10 +76,13 @@ class Bench:
         pod = Pod(name, log, self._store, self._model, _criu(), **self._options)
         try:
             assert pod.wait_ready().start_mode == "Restored", pod.log()
-            row = [measure.request(pod, self._draw.choices(range(10, self._words), k=length)) for _ in range(REQUESTS)]
+            return self._ask(name, pod, length)
         finally:
             measure.stop(pod)
-        say(f"   {name}: " + ", ".join(f"{seconds * 1000:.1f}" for seconds in row) + " ms")
+
+    def _ask(self, name: str, pod: Pod, length: int) -> list[float]:
+        row = [measure.request(pod, self._draw.choices(range(10, self._words), k=length)) for _ in range(REQUESTS)]
+        say(f"   {name}, {length} tokens: " + ", ".join(f"{seconds * 1000:.1f}" for seconds in row) + " ms")
         return row
 
 

@@ -54,7 +54,8 @@ class Bench:
         arguments = self._arguments
         name = f"{shape}-{weights}" if arguments.gpus == 1 else f"{shape}-{arguments.gpus}gpus-{weights}"
         say(f"== {name}")
-        found = self.results["runs"][name] = {"thaws": [], "dropped": []}
+        found: dict[str, Any] = {"thaws": [], "dropped": []}
+        self.results["runs"][name] = found
         store = self._work / f"store-{name}"
         model = measure.prepare(self._work, self._out, "small" if shape == "tiny" else shape)
         if shape == "tiny":
@@ -68,6 +69,7 @@ class Bench:
         if not found["cold"]:
             return
         found["cold"], found["artifact"] = found["cold"][0], artifact(store)
+        self._keep()
         say(f"   artifact: {found['artifact']}")
         if arguments.look:
             say(f"   {zero_share(store)}")

@@ -3,7 +3,8 @@
 
 By the code of a thaw (`checkpoint/cuda/memory.Broker`), from a directory whose files are in the page cache and from a
 tmpfs with huge pages. The last row is what the bus gives: copies of memory that was page-locked before. Each turn is a
-process of its own, as a helper is."""
+process of its own, as a helper is; with `--apart` there are rows with one for each GPU, which share no interpreter, and
+with `--tune` rows for other sizes and numbers."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ import time
 from pathlib import Path
 
 from blake3 import blake3
-from vernal_worker.checkpoint.cuda import memory
+from vernal_worker.checkpoint.cuda import bus as buses
+from vernal_worker.checkpoint.cuda import memory, slots, transfer
 from vernal_worker.checkpoint.cuda.driver import bindings, call
 from vernal_worker.checkpoint.cuda.layout import FILE_BYTES, STORED, Memory, Rank, Segment, ranges
-from vernal_worker.checkpoint.cuda.slots import Slots
 from vernal_worker.store.pieces import PIECE
 
 GIB = 1 << 30
@@ -55,6 +56,14 @@ def write(directory: Path, made: Memory) -> list[list[str]]:
     return [digests * (rank.bytes // GIB) for rank in made.ranks]
 
 
+def tune(setting: str) -> None:
+    """Bytes of a slot in KiB, threads for each GPU at most, and copies that a GPU gets at once: "4096:10:4"."""
+    kib, threads, copies = map(int, setting.split(":"))
+    slots.SIZE = transfer.SIZE = kib << 10
+    slots._MOST_THREADS = threads
+    buses._AT_ONCE = copies
+
+
 def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]]) -> dict[str, float]:
     """Seconds, in this process."""
     call("cuInit", 0)
@@ -63,7 +72,7 @@ def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]
         return {"total": bus(directory, made)}
     with tempfile.TemporaryDirectory() as place:
         broker = memory.Broker(made.ranks, directory, PIECE, digests)
-        broker.slots = Slots(broker.wanted_slots)  # a helper has them before
+        broker.slots = slots.Slots(broker.wanted_slots)  # a helper has them before
         broker.start(Path(place) / "socket")
         broker.wait()
     return broker.seconds
@@ -90,6 +99,22 @@ def bus(directory: Path, made: Memory) -> float:
     return time.monotonic() - began
 
 
+def children(mode: str, own: Path, digests: Path, setting: str, gib: int, gpus: int, apart: bool) -> dict[str, float]:
+    """Seconds of a process that fills all GPUs, or of the last of those that fill one each."""
+    count = gpus if apart else 1
+    sizes = ["--gib", str(gib), "--gpus", str(gpus // count), "--cache", str(own), "--huge", str(own)]
+    command = [sys.executable, __file__, *sizes, "--one", mode, str(digests), setting]
+    began = time.monotonic()
+    running = []
+    for number in range(count):
+        only = {"CUDA_VISIBLE_DEVICES": str(number)} if apart else {}
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | only))
+    texts = [process.communicate()[0] for process in running]
+    assert not any(process.returncode for process in running), "one of them failed"
+    found = [json.loads(text) for text in texts]
+    return {name: max(each[name] for each in found) for name in found[0]} | {"process": time.monotonic() - began}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -101,12 +126,18 @@ def main() -> None:
     parser.add_argument("--huge", type=Path, help="directory in a tmpfs with huge pages, for the others")
     parser.add_argument("--gib", type=int, default=16, help="for each GPU (default: 16)")
     parser.add_argument("--gpus", type=int, default=1, help="filled at once (default: 1)")
+    parser.add_argument("--apart", action="store_true", help="a process for each of --gpus, too")
+    parser.add_argument(
+        "--tune", nargs="*", default=[], metavar="KIB:THREADS:COPIES", help="rows with other slots, too: 2048:10:8"
+    )
     parser.add_argument("--turns", type=int, default=4, help="of each row; the first is not counted (default: 4)")
     parser.add_argument("--out", type=Path, help="where to leave fill.json")
-    parser.add_argument("--one", nargs=2, metavar=("MODE", "DIGESTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("MODE", "DIGESTS", "SETTING"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        mode, digests = arguments.one
+        mode, digests, setting = arguments.one
+        if setting:
+            tune(setting)
         directory = arguments.cache if mode == "cache" else arguments.huge
         found = one(mode, directory, arguments.gib, arguments.gpus, json.loads(Path(digests).read_text()))
         print(json.dumps(found), flush=True)
@@ -120,14 +151,16 @@ def main() -> None:
         own.mkdir(parents=True)
         digests = own / "digests.json"
         digests.write_text(json.dumps(write(own, layout(arguments.gib, arguments.gpus))))
-        sizes = ["--gib", str(arguments.gib), "--gpus", str(arguments.gpus), "--cache", str(own), "--huge", str(own)]
+        rows = [(mode, apart, "") for mode in modes for apart in (False, *[True] * arguments.apart)]
+        rows += [
+            (modes[0], apart, setting) for setting in arguments.tune for apart in (False, *[True] * arguments.apart)
+        ]
         for turn in range(arguments.turns):
-            for mode in modes:
-                began = time.monotonic()
-                text = subprocess.check_output([sys.executable, __file__, "--one", mode, str(digests), *sizes])
+            for mode, apart, setting in rows:
+                found = children(mode, own, digests, setting, arguments.gib, arguments.gpus, apart)
                 if turn:
-                    whole = {"process": time.monotonic() - began}
-                    results.setdefault(mode, []).append(json.loads(text) | whole)
+                    name = f"{ROWS[mode]}{', ' * bool(setting)}{setting}{', apart' * apart}"
+                    results.setdefault(name, []).append(found)
         shutil.rmtree(own)
     gb = arguments.gib * arguments.gpus * GIB / 1e9
     print(f"{gb:.1f} GB, {arguments.gpus} GPUs, {os.cpu_count()} cores")
@@ -136,7 +169,7 @@ def main() -> None:
         median = statistics.median(seconds)
         process = statistics.median(turn["process"] for turn in turns)
         rates = ", ".join(f"{value:.2f}" for value in seconds)
-        print(f"{ROWS[mode]:32} {median:.2f} s ({rates}), {gb / median:.1f} GB/s; process {process:.2f} s", flush=True)
+        print(f"{mode:42} {median:.2f} s ({rates}), {gb / median:.1f} GB/s; process {process:.2f} s", flush=True)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         result = {"machine": os.uname().release, "gib": arguments.gib, "gpus": arguments.gpus, "turns": results}

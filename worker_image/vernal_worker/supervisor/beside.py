@@ -28,6 +28,10 @@ class Beside(NamedTuple):
             pass  # the reaper was quicker
         return json.loads(data) if data else None
 
+    def forget(self) -> None:
+        """Its answer is of no use to anybody. Whoever collects children collects it."""
+        os.close(self.answer)
+
 
 def begin(work: "Callable[[], object]") -> Beside:
     """Have it done. Must be called before any thread is started: what others hold stays locked in a forked process."""

@@ -61,6 +61,14 @@ def find(criu: str) -> Software:
     return found if found is not None else look(criu)
 
 
+def forget() -> None:
+    """Nobody will ask: what `begin` started is not waited for."""
+    for each in (*_asks, *(search for _, search in _looks)):
+        each.forget()
+    for left in (_asks, _looks, _probes):
+        left.clear()
+
+
 def look(criu: str) -> Software:
     """Looks now. `criu`: its name or path."""
     from vernal_worker.supervisor import image  # here: what begins first waits for no import

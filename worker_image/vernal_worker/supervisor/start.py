@@ -4,7 +4,7 @@ from vernal_contract.reasons import NEXT_STEP
 from vernal_contract.state import FreezeOutcome, FreezeReport, Phase, StartMode
 
 from vernal_worker.store.artifact import Artifact
-from vernal_worker.supervisor import gpu, log
+from vernal_worker.supervisor import gpu, log, software
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.context import Context, StartError
 from vernal_worker.supervisor.engine import Engine
@@ -29,6 +29,7 @@ class Start:
         with gpu.opened(self._context) as gpus:
             self._steps.prepare()
             choice: Thaw | Cold | GiveUp | Engine = self._steps.choose()
+            software.forget()  # where this was decided without it
             if isinstance(choice, Thaw):
                 choice = self._steps.thaw(choice, gpus)
             if isinstance(choice, Engine):

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ import measure
 from common.progress import say
 from models.shapes import make_weights
 from report import line, machine
+
+SETTLED = 2.0
+"""Seconds: what was written later than so long before a start is read again by the next one."""
 
 LOADERS = ("safetensors", "fastsafetensors", "runai_streamer")
 LOADED = re.compile(r"Model loading took [\d.]+ GiB(?: memory)? and ([\d.]+) seconds")
@@ -41,6 +45,7 @@ class Bench:
     def run(self) -> None:
         self._found["bytes"] = make_weights(self._model.name.removeprefix("model-"), self._model)
         say(f"{self._found['bytes'] / 1e9:.1f} GB of weights")
+        time.sleep(2 * SETTLED)
         shutil.rmtree(self._store, ignore_errors=True)
         self._store.mkdir(parents=True)
         self._start("freeze", "safetensors", policy="Auto")

@@ -121,7 +121,7 @@ autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embed
 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
-	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py
+	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero{,_trace}.py
 bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (80 s beside others)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket
@@ -160,8 +160,8 @@ bench-store: venv criu ## thaws from a claim, from S3 on loopback and from the n
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	PYTHONPATH=contract:worker_image:e2e:worker_image/tests/worker $(BIN)/python bench/restore/stores.py --work /var/tmp/vernal-bench-store $(BENCH)
 
-cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers
-	$(BIN)/pytest -q -m "scenario" e2e/cluster
+cluster-tests: venv ## the embedded cluster itself: up, a pod, a Service, down without leftovers; images after a change of code
+	$(BIN)/pytest -q -m "scenario" e2e/cluster e2e/images
 
 scenario-tests: venv ## the demo's scenario as a test (4 min beside others)
 	$(BIN)/pytest -q -m "scenario" e2e/scenarios

@@ -10,7 +10,7 @@ from controlplane.cases import POOL, Case, pool
 from vernal_contract import names
 from vernal_contract.identity import HostTuple, IdentityInputs
 from vernal_contract.state import Phase, RestoreFailure, StartMode, WorkerState
-from vernal_operator.api.pool import Storage
+from vernal_operator.api.storage import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.client import ApiError
 from vernal_operator.kinds import CHECKPOINTS, CRONJOBS, JOBS, NODES, PODS, POOLS

@@ -4,208 +4,30 @@ preconditions and loses answers; an operator whose view of all this may be old.
 It knows nothing of how a plan decides. After every plan it checks what must hold whatever happened before.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from random import Random
-from typing import Any
 
 from plan.factory import applied, published
+from plan.promises import check
+from plan.surroundings import Surroundings
 from vernal_contract.config import CheckpointPolicy
-from vernal_contract.state import ArtifactRef, FreezeOutcome, FreezeReport, Phase, StartMode, WorkerState
 from vernal_operator.api.parse import parse_pool
-from vernal_operator.api.pool import Startup, VLLMWorkerPoolSpec
 from vernal_operator.build.meta import digest
 from vernal_operator.plan import plan
-from vernal_operator.plan.model import (
-    CheckpointView,
-    ChildKey,
-    ChildView,
-    Decisions,
-    PodView,
-    Pool,
-    RevisionView,
-    Snapshot,
-)
-from vernal_operator.plan.pods import LOST_AFTER_SECONDS
-from vernal_operator.plan.pool import AT_ONCE
-from vernal_operator.plan.proving import deadline_seconds
+from vernal_operator.plan.model import ChildKey, ChildView, Decisions, PodView, Pool, Snapshot
 from vernal_operator.plan.revision import revision
 from vernal_operator.plan.rollout import bounds
 
-START = 1_800_000_000.0
-HOST = "b" * 64
-ANNOTATION_RENEW, ENV_RENEW = "vernal.dev/renew-checkpoint", "VERNAL_RENEW"
-LABEL_REVISION, LABEL_SLOT = "vernal.dev/revision", "vernal.dev/slot"
-
 
 @dataclass
-class Pod:
-    """A pod as it really is. `broken` ones never become ready, `silent` ones never answer, `refused` ones fail as soon
-    as a kubelet sees them.
-    """
-
-    view: PodView
-    broken: bool
-    silent: bool
-    refused: bool = False
-    worker: WorkerState | None = None
-    gone_at: float | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    avoids: frozenset[str] = frozenset()  # generations that it was told not to thaw
-
-
-@dataclass
-class World:
+class World(Surroundings):
     """One pool and its surroundings. All randomness comes from `random`, so that a seed is a walk."""
 
-    random: Random
-    capacity: int = 99
-    now: float = START
-    raw: dict[str, Any] = field(default_factory=dict)
-    generation: int = 1
-    status: dict[str, Any] = field(default_factory=dict)
-    pods: dict[str, Pod] = field(default_factory=dict)
-    children: dict[ChildKey, ChildView] = field(default_factory=dict)
-    revisions: dict[str, RevisionView] = field(default_factory=dict)
-    checkpoints: dict[str, CheckpointView] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
-    bad_revisions: set[str] = field(default_factory=set)
-    single_revisions: set[str] = field(default_factory=set)  # one pod of each works: one node has the driver, say
-    answers: dict[str, PodView] = field(default_factory=dict)  # what the operator heard, by pod uid
     history: list[dict[str, PodView]] = field(default_factory=list)
-    published: dict[str, str] = field(default_factory=dict)  # generation by revision
-    renew: str = ""
     deleted_by_us: set[str] = field(default_factory=set)
-    counter: int = 0
     plans: int = 0
-    calm: bool = False  # no new faults
-    wanted_since: float = START
-    rollbacks: int = 0
     unheard: int = 0  # renewals that have failed
     most_idle: int = 0  # new pods that do not work, at the widest limits there were
-
-    def __post_init__(self) -> None:
-        self.raw = {
-            "image": "worker:1",
-            "replicas": 1,
-            "model": {"name": "m"},
-            "checkpoint": {"storage": {"claimName": "store"}},
-        } | self.raw
-        self._parse()
-
-    def _parse(self) -> None:
-        spec, error = parse_pool({"spec": self.raw})
-        assert spec is not None, error
-        self.spec: VLLMWorkerPoolSpec = spec
-        self.revision = revision(spec)
-
-    # --- what happens -----------------------------------------------------------------------------------------
-
-    def edit(self, **fields: Any) -> None:
-        """The user changes the spec."""
-        before = self.revision
-        self.raw |= fields
-        self.generation += 1
-        self._parse()
-        if self.revision != before:
-            self.wanted_since = self.now
-
-    def ask_renewal(self) -> None:
-        """The user wants a new checkpoint."""
-        self.counter += 1
-        self.renew = f"request {self.counter}"
-
-    def tick(self, seconds: float) -> None:
-        """Time goes by; kubelet and scheduler do what is due."""
-        self.now += seconds
-        for name, pod in list(self.pods.items()):
-            if pod.gone_at is not None and self.now >= pod.gone_at:
-                del self.pods[name]
-        for pod in list(self.pods.values()):
-            self._advance(pod)
-
-    def _advance(self, pod: Pod) -> None:
-        view = pod.view
-        if view.deletion_time is not None or view.phase == "Failed" or self.random.random() < 0.3:
-            return
-        if not view.scheduled:
-            used = sum(p.view.scheduled and p.view.phase != "Failed" for p in self.pods.values())
-            if used < self.capacity:
-                self._change(pod, scheduled=True, unschedulable="", node="n")
-            else:
-                self._change(pod, unschedulable="no node has a free GPU")
-        elif pod.refused:
-            self._change(pod, phase="Failed")
-        elif pod.broken and int(view.revision, 16) % 2:
-            self._change(pod, waiting_reason="ImagePullBackOff")
-        elif not view.running:
-            self._change(pod, running=True, phase="Running", waiting_reason="")
-            pod.worker = WorkerState(
-                pod=view.name, namespace="ns", pool="p", revision=view.revision, phase=Phase.STARTING
-            )
-        elif not view.ready and not pod.broken:
-            self._start(pod)
-
-    def _start(self, pod: Pod) -> None:
-        view, known = pod.view, self.published.get(pod.view.revision)
-        thaws = known is not None and known not in pod.avoids
-        identity = digest(view.revision) * 4
-        generation = known if known is not None and thaws else f"g{len(pod.avoids)}-{view.name}-{self.counter}"
-        self.published[view.revision] = generation
-        for name, checkpoint in self.checkpoints.items():
-            if checkpoint.spec.identity == identity:
-                self.checkpoints[name] = replace(checkpoint, status={**checkpoint.status, "generation": generation})
-        assert pod.worker is not None
-        pod.worker = WorkerState(
-            pod=view.name,
-            namespace="ns",
-            pool="p",
-            revision=view.revision,
-            phase=Phase.READY,
-            ready=True,
-            start_mode=StartMode.RESTORED if thaws else StartMode.COLD,
-            start_reason="Restored" if thaws else "NoArtifact",
-            identity=identity,
-            host_tuple=HOST,
-            artifact=ArtifactRef(identity=identity, generation=generation, host_tuple=HOST, bytes=1, files=1),
-            freeze=None if thaws else FreezeReport(outcome=FreezeOutcome.PUBLISHED),
-            in_flight=self.random.randrange(4),
-        )
-        self._change(pod, ready=True, ready_since=self.now)
-
-    def disturb(self, sort: str, but: str = "") -> None:
-        """Something happens to a pod that nobody asked for: any but those of the revision `but`."""
-        alive = [p for p in self.pods.values() if p.view.deletion_time is None and p.view.phase != "Failed"]
-        alive = [p for p in alive if p.view.revision != but]
-        if not alive:
-            return
-        pod = self.random.choice(alive)
-        if sort == "evict":
-            self._change(pod, phase="Failed", ready=False, running=False, ready_since=None)
-        elif sort == "delete":
-            self._terminate(pod)
-        elif sort == "crash" and pod.view.running:
-            pod.worker = None
-            self.answers.pop(pod.view.uid, None)
-            self._change(
-                pod, ready=False, running=False, ready_since=None, restarts=pod.view.restarts + 1, last_exit_code=1
-            )
-        elif sort == "blip" and pod.view.ready:
-            self._change(pod, ready=False, ready_since=None)
-        elif sort == "cost":
-            self._change(pod, deletion_cost=self.random.randrange(-2, 3))
-
-    def _change(self, pod: Pod, **fields: Any) -> None:
-        self.counter += 1
-        pod.view = replace(pod.view, resource_version=str(self.counter), **fields)
-
-    def _terminate(self, pod: Pod) -> None:
-        grace = self.spec.termination_grace_period_seconds
-        self._change(pod, deletion_time=self.now + grace, ready=False, ready_since=None)
-        slow = self.random.random()
-        pod.gone_at = self.now + (0 if not pod.view.scheduled else grace * slow)
-        if slow > 0.95 and pod.view.scheduled:
-            pod.gone_at = self.now + grace + LOST_AFTER_SECONDS * 3  # the node is gone
 
     # --- what the operator sees -------------------------------------------------------------------------------
 
@@ -320,36 +142,6 @@ class World:
                     pod.view, worker=worker, polled_at=self.now, answered_at=self.now if worker else None
                 )
 
-    def _create(self, manifest: dict[str, Any]) -> None:
-        name, labels = manifest["metadata"]["name"], manifest["metadata"]["labels"]
-        if name in self.pods:
-            return  # 409 AlreadyExists
-        self.counter += 1
-        view = PodView(
-            name=name,
-            uid=f"uid{self.counter}",
-            resource_version=str(self.counter),
-            revision=labels[LABEL_REVISION],
-            slot=int(labels[LABEL_SLOT]),
-            created=self.now,
-            renew=manifest["metadata"].get("annotations", {}).get(ANNOTATION_RENEW, ""),
-        )
-        (worker,) = manifest["spec"]["containers"]
-        told = {entry["name"]: entry.get("value", "") for entry in worker["env"]}
-        self.pods[name] = Pod(
-            view,
-            labels=labels,
-            avoids=frozenset(told.get(ENV_RENEW, "").split(",")) - {""},
-            broken=view.revision in self.bad_revisions or self._place_is_taken(view.revision),
-            silent=not self.calm and self.random.random() < 0.1,
-            refused=not self.calm and self.random.random() < 0.05,
-        )
-
-    def _place_is_taken(self, revision: str) -> bool:
-        """Whether it has a pod that works, and no second one does."""
-        there = [pod for pod in self.pods.values() if pod.view.revision == revision]
-        return revision in self.single_revisions and any(not pod.broken for pod in there)
-
     def check_capacity(self, seconds: float = 400.0) -> None:
         """Given time to start what was made, but not enough for a roll to be given up, the floor is kept."""
         limits, until = bounds(self.spec.replicas, self.spec.rollout), self.now + seconds
@@ -441,148 +233,3 @@ class World:
 
     def _busy(self) -> bool:
         return any(not p.view.ready or p.view.deletion_time is not None for p in self.pods.values())
-
-    def describe(self) -> str:
-        lines = [f"want {self.spec.replicas} of {self.revision}; status {self.status}"]
-        lines += [str(pod.view) for pod in self.pods.values()]
-        return "\n".join(lines)
-
-
-# --- what must hold -----------------------------------------------------------------------------------------
-
-
-def check(world: World, snapshot: Snapshot, decisions: Decisions) -> None:
-    """The promises of `rollout`, `proving`, `scale` and `startup`, from what the plan saw."""
-    spec, status = world.spec, world.status
-    limits = bounds(spec.replicas, spec.rollout)
-    current = status.get("currentRevision")
-    rolled_back = status.get("rejected", {}).get("revision") == world.revision
-    target = current if rolled_back else world.revision
-    alive = [p for p in snapshot.pods if p.deletion_time is None and p.phase not in ("Failed", "Succeeded")]
-    new = [p for p in alive if p.revision == target]
-    old = [p for p in alive if p.revision != target]
-    draining = [
-        p
-        for p in snapshot.pods
-        if p.deletion_time is not None
-        and p.revision != target
-        and p.scheduled
-        and p.phase not in ("Failed", "Succeeded")
-        and snapshot.now < p.deletion_time + LOST_AFTER_SECONDS
-    ]
-    made = [m["metadata"]["labels"][LABEL_REVISION] for m in decisions.create]
-    total = len(alive) + len(draining) + len(made)
-    assert not made or total <= limits.ceiling, "above replicas + maxSurge"
-    renewal = status.get("renewal", {})
-    renewing = renewal.get("outcome") == "Pending" and renewal.get("request") == world.renew
-    assert len(new) + made.count(str(target)) <= max(limits.replicas + renewing, len(new)), (
-        "more new pods than replicas"
-    )
-    assert all(ENV_RENEW in str(m) for m in decisions.create) or not renewing, "a pod that does not renew"
-    assert len(made) <= AT_ONCE and len(decisions.delete) <= AT_ONCE
-    _check_really_there(world, decisions, limits.ceiling)
-
-    by_uid = {p.uid: p for p in snapshot.pods}
-    victims = [by_uid[d.uid] for d in decisions.delete]
-    assert len({v.uid for v in victims}) == len(victims)
-    assert all(v.deletion_time is None for v in victims), "deleted twice"
-    gone = {v.uid for v in victims}
-    stalled = {d.uid for d in decisions.delete if d.reason == "Stalled"}
-    assert not any(v.ready for v in victims if v.uid in stalled)
-
-    def available(pod: PodView) -> bool:
-        return pod.ready and snapshot.now >= (pod.ready_since or 0.0) + spec.rollout.min_ready_seconds
-
-    for serves in (lambda pod: pod.ready, available):
-        before = sum(serves(p) for p in alive)
-        after = sum(serves(p) for p in alive if p.uid not in gone)
-        assert after == before or after >= limits.floor, "below replicas - maxUnavailable"
-
-    proven = target == current or any(available(p) for p in new)
-    known = world.revisions.get(f"p-{current}") if current is not None else None
-    if not proven and (old or known is not None):
-        assert len(new) + made.count(str(target)) <= max(1, len(new)), "a second pod of a revision not proven"
-    if not proven and known is not None:
-        assert set(made) <= {target, current}
-        held_back = status.get("failedPods") or any(p.phase == "Failed" for p in snapshot.pods)
-        if not held_back and len(made) < AT_ONCE and not _was_rejected(world, decisions):
-            assert total >= min(limits.replicas, limits.ceiling), "missing pods are made of the old revision"
-        assert not (spec.rollout.paused and target in made), "a new pod while paused"
-    if target != current and known is not None and target in made:
-        trusted = sum(available(p) for p in new) + sum(p.uid not in gone for p in old) + made.count(str(current))
-        held_back = status.get("failedPods") or any(p.phase == "Failed" for p in snapshot.pods)
-        assert trusted >= limits.floor or held_back, "a pod that may not work in the place of one that does"
-    _check_rejection(world, snapshot, decisions, sum(available(p) for p in new))
-    assert not (rolled_back and world.revision in made), "a pod of a rejected revision"
-    written = {m["metadata"]["name"] for m in decisions.apply} | set(world.revisions)
-    assert all(f"p-{name}" in written for name in made), "a pod of a revision that nobody keeps"
-    if spec.checkpoint.startup == Startup.WAIT_FOR_CHECKPOINT and not world.checkpoints and not world.status:
-        assert len(new) + len(decisions.create) <= 1
-
-    debris = {p.uid for p in old if p.revision != current and not p.ready}
-    for group in (new, [p for p in old if p.uid not in debris]):
-        went = [p for p in group if p.uid in gone - stalled]
-        stayed = [p for p in group if p.uid not in gone]
-        if renewing and group is new and len(went) != len(alive):  # who makes the new checkpoint may stay
-            stayed = [p for p in stayed if p.renew != world.renew]
-        _check_order(snapshot.now, went, stayed, available)
-    _check_status(world, decisions, alive)
-
-
-def _was_rejected(world: World, decisions: Decisions) -> bool:
-    return decisions.status is not None and "rejected" in decisions.status and "rejected" not in world.status
-
-
-def _check_rejection(world: World, snapshot: Snapshot, decisions: Decisions, working: int) -> None:
-    if not _was_rejected(world, decisions):
-        return
-    world.rollbacks += 1
-    assert working < world.spec.replicas, "a revision was rejected that works"
-    assert working <= world.status.get("updatedAvailableReplicas", 0), "a roll was ended that goes on"
-    assert snapshot.now >= world.wanted_since + deadline_seconds(world.spec) - 1, "rejected too early"
-    assert not world.spec.rollout.paused and world.spec.replicas
-    assert not decisions.create and not decisions.delete, "acted upon before it was written down"
-    assert f"p-{world.status['currentRevision']}" in world.revisions, "nothing to go back to"
-
-
-def _check_really_there(world: World, decisions: Decisions, ceiling: int) -> None:
-    """What the plan could not see does not lead above the ceiling either."""
-    names = {m["metadata"]["name"] for m in decisions.create}
-    there = {
-        name
-        for name, pod in world.pods.items()
-        if pod.view.deletion_time is None and pod.view.phase not in ("Failed", "Succeeded")
-    }
-    assert not names or len(there | names) <= ceiling, f"really above replicas + maxSurge: {world.describe()}"
-
-
-def _check_order(now: float, gone: list[PodView], kept: list[PodView], available: Callable[[PodView], bool]) -> None:
-    def known(p: PodView) -> tuple[int, int]:
-        rank = 0 if not p.scheduled else 1 if p.phase == "Pending" else 2 if not p.ready else 3 + available(p)
-        return rank, p.deletion_cost
-
-    for victim in gone:
-        for other in kept:
-            assert known(victim) <= known(other), "a better victim was kept"
-            if known(victim) == known(other) and victim.ready and victim.worker and other.worker:
-                fresh = all(p.answered_at is not None and now - p.answered_at <= 10 for p in (victim, other))
-                assert not fresh or victim.worker.in_flight <= other.worker.in_flight, "a busier pod went"
-
-
-def _check_status(world: World, decisions: Decisions, alive: list[PodView]) -> None:
-    status = decisions.status
-    if status is None:
-        return
-    assert status != world.status
-    assert status["replicas"] == len(alive) and status["readyReplicas"] == sum(p.ready for p in alive)
-    wanted = dict(pair.split("=") for pair in status["selector"].split(","))
-    selected = [p for p in alive if p.name in world.pods and wanted.items() <= world.pods[p.name].labels.items()]
-    missed = [p for p in alive if p.name in world.pods and p not in selected]
-    assert not missed and len(selected) <= status["replicas"], "the selector is not that of the pods that are counted"
-    assert [c["type"] for c in status["conditions"]] == ["Ready", "CheckpointReady", "Progressing", "Degraded"]
-    before = {c["type"]: c for c in world.status.get("conditions", [])}
-    for condition in status["conditions"]:
-        last = before.get(condition["type"])
-        if last is not None:
-            same = last["status"] == condition["status"]
-            assert (last["lastTransitionTime"] == condition["lastTransitionTime"]) or not same

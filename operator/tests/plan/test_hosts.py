@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plan.factory import HOST, INPUTS, kept, pool, published, ready, snapshot, spec, worker
 from vernal_contract.identity import HostTuple, digest
 from vernal_contract.state import ArtifactRef, WorkerState
-from vernal_operator.api.pool import Storage
+from vernal_operator.api.storage import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.plan import plan
 from vernal_operator.plan.hosts import MOST_NODES, elsewhere, fitting, listed, makes

@@ -5,7 +5,7 @@ from dataclasses import replace
 from plan.factory import NOW, creator
 from plan.test_retention import FINALIZER, again, seen, use
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
-from vernal_operator.api.pool import Storage
+from vernal_operator.api.storage import Storage
 from vernal_operator.build.checkpoint import JANITOR_SECONDS, janitor_job
 from vernal_operator.build.meta import checkpoint_owner
 from vernal_operator.plan import plan_checkpoint

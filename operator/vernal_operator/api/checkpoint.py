@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from vernal_operator.api.common import FreeForm, Model, Rule
-from vernal_operator.api.pool import Storage
+from vernal_operator.api.storage import Storage
 
 
 class VLLMCheckpointSpec(Model):

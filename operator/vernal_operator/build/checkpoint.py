@@ -9,7 +9,8 @@ from typing import Any
 from vernal_contract import names
 
 from vernal_operator.api.checkpoint import VLLMCheckpointSpec
-from vernal_operator.api.pool import ObjectStore, Storage, VLLMWorkerPoolSpec
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.api.storage import ObjectStore, Storage
 from vernal_operator.build.meta import Manifest, Owner
 from vernal_operator.build.pod import claim_volume, object_store_keys, store_mount, store_user
 

@@ -7,7 +7,10 @@ from vernal_contract import config, names
 from vernal_contract.config import CheckpointPolicy
 
 from vernal_operator.api.common import Model, whole
-from vernal_operator.api.pool import EnvVar, KVTransferSpec, ObjectStore, Storage, VLLMWorkerPoolSpec
+from vernal_operator.api.env import EnvVar
+from vernal_operator.api.kv_transfer import KVTransferSpec
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.api.storage import ObjectStore, Storage
 from vernal_operator.build.meta import Manifest, Owner, pod_labels, pod_name
 from vernal_operator.build.overlay import merge
 

@@ -5,7 +5,7 @@ to be, and for the last words of Jobs.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vernal_operator.api.pool import RetentionPolicy
+from vernal_operator.api.storage import RetentionPolicy
 from vernal_operator.build.waker import slice_name
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHILDREN, CLAIMS, NAMESPACES, NODES, PODS, SLICES, Key

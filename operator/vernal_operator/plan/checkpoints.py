@@ -9,7 +9,8 @@ import msgspec
 from vernal_contract.config import CheckpointPolicy
 from vernal_contract.state import FreezeOutcome, WorkerState
 
-from vernal_operator.api.pool import Storage, VLLMWorkerPoolSpec
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
+from vernal_operator.api.storage import Storage
 from vernal_operator.build.checkpoint import checkpoint, checkpoint_name
 from vernal_operator.plan.model import CheckpointView, Manifest, PodView, Pool
 

@@ -18,7 +18,7 @@ from vernal_contract import decoding
 from vernal_contract.identity import HostTuple
 from vernal_contract.state import WorkerState
 
-from vernal_operator.api.pool import Storage
+from vernal_operator.api.storage import Storage
 from vernal_operator.build.checkpoint import checkpoint_name
 from vernal_operator.plan.model import CheckpointView, Manifest, PodView, Pool
 

@@ -9,7 +9,7 @@ that still exists. Whether one does is looked up only then, and again after a wh
 from collections.abc import Mapping
 from typing import Any
 
-from vernal_operator.api.pool import Retention
+from vernal_operator.api.storage import Retention
 from vernal_operator.plan.model import CheckpointSnapshot
 from vernal_operator.plan.times import epoch
 

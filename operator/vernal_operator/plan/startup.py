@@ -4,7 +4,8 @@ itself.
 
 from vernal_contract.config import CheckpointPolicy
 
-from vernal_operator.api.pool import Startup, VLLMWorkerPoolSpec
+from vernal_operator.api.checkpointing import Startup
+from vernal_operator.api.pool import VLLMWorkerPoolSpec
 from vernal_operator.build.pod import startup_seconds
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import PodView

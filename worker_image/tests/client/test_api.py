@@ -16,6 +16,8 @@ def ours() -> Api:
     return (
         public(CLIENT / "calls.py", "Calls")
         | public(CLIENT / "known.py", "Known")
+        | public(CLIENT / "requests.py", "Requests")
+        | public(CLIENT / "ways.py", "Ways")
         | public(CLIENT / "async_llm.py", "CheckpointableAsyncLLM")
     )
 

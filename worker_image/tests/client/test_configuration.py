@@ -143,7 +143,7 @@ def test_a_vllm_config_that_no_arguments_give_is_refused_by_name(model: Path) ->
 
 def test_a_bucket_is_refused_by_name() -> None:
     from vernal_contract.config import CheckpointConfig, ObjectStoreConfig
-    from vernal_worker.client.async_llm import _checkpoint
+    from vernal_worker.client.ways import _checkpoint
 
     bucket = CheckpointConfig(object_store=ObjectStoreConfig(url="s3://models/vernal"))
     with pytest.raises(ValueError, match=r"checkpoint\.object_store.*checkpoint_dir"):

@@ -4,24 +4,17 @@ import asyncio
 import os
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping
-from pathlib import Path
-from typing import Any, Self, cast
+from collections.abc import Callable
+from typing import Any, Self
 
 import msgspec
-from vernal_contract.config import CheckpointConfig, CheckpointPolicy, WorkerConfig
+from vernal_contract.config import WorkerConfig
 from vernal_contract.reasons import Reason
 from vernal_contract.state import WorkerState
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
-from vllm.outputs import STREAM_FINISHED, PoolingRequestOutput, RequestOutput
-from vllm.pooling_params import PoolingParams
-from vllm.sampling_params import SamplingParams
-from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from vernal_worker.client import arguments, configuration, derived, settings
+from vernal_worker.client import configuration, settings
 from vernal_worker.client.asking import ask
 from vernal_worker.client.calls import Calls
 from vernal_worker.client.connection import Connection
@@ -31,10 +24,10 @@ from vernal_worker.client.in_process import InProcessAsyncLLM
 from vernal_worker.client.known import Known
 from vernal_worker.client.messages import How
 from vernal_worker.client.metrics import EngineMetrics
+from vernal_worker.client.requests import Requests
+from vernal_worker.client.ways import PathLike, Ways
 from vernal_worker.engine import wire
-from vernal_worker.store.errors import StoreError
 
-PathLike = str | os.PathLike[str]
 _ANSWER_SECONDS = 60.0
 """For the engine to say what it is."""
 _SCRAPE_SECONDS = 2.0
@@ -71,7 +64,7 @@ def _scraper(llm: "CheckpointableAsyncLLM") -> Callable[[], str | None]:
     return scrape
 
 
-class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc]  # vllm has no types for us
+class CheckpointableAsyncLLM(Ways, Requests, Calls, Known, EngineClient):  # type: ignore[misc]  # vllm has no types for us
     """The methods of vLLM's AsyncLLM, answered by an engine in processes of its own.
 
     Make one with `create` (or `thaw`, or AsyncLLM's `from_engine_args`), and end it with `close`, `shutdown` or
@@ -120,159 +113,6 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         if self.log_stats:
             self._metrics.register()
         return self
-
-    # --- ways to make one ---
-
-    @classmethod
-    async def create(
-        cls,
-        model: str,
-        *,
-        start: How | str | None = None,
-        checkpoint_dir: PathLike | None = None,
-        checkpoint: CheckpointConfig | None = None,
-        criu: str | None = None,
-        output: int | None = None,
-        **engine_args: Any,
-    ) -> Self:
-        """Start or thaw an engine.
-
-        Args:
-            model: a directory, or a name on the Hugging Face hub.
-            start: `cold` starts vLLM; `thaw` thaws or fails; `auto` thaws a checkpoint that fits or, if there is none,
-                starts vLLM and makes one; `disabled` makes a plain AsyncLLM in this process, which blocks the event
-                loop as AsyncLLM does. Default: VERNAL_START, else `auto`.
-            checkpoint_dir: a directory for checkpoints, of any number of engines; default: VERNAL_CHECKPOINT_DIR.
-                Without one, `auto` means `cold`.
-            checkpoint: time-outs and how much is verified; its policy and store path are not looked at.
-            criu: CRIU's path; default: VERNAL_CRIU, else `criu` on the PATH.
-            output: descriptor for what the engine writes; default: the program's stderr.
-            engine_args: vLLM's (`AsyncEngineArgs`), in plain values.
-
-        Raises:
-            EngineFailedError: there is no engine; the message says why and what to do.
-            ArgumentError: an engine argument cannot be sent, or needs a network.
-            ValueError: `start` is none of these, thawing has no directory, or `checkpoint` names a bucket.
-            Exception: what vLLM raises for an engine argument that is not possible.
-        """
-        how, place = settings.choice(start, checkpoint_dir)
-        if how is How.DISABLED:
-            return cls._in_process(AsyncEngineArgs(model=model, **engine_args), UsageContext.OPENAI_API_SERVER)
-        config = await asyncio.to_thread(_checkpoint, checkpoint, place, how)
-        worker = await asyncio.to_thread(settings.worker_config, {"model": model, **engine_args}, config)
-        return await cls(worker, criu=_criu(criu), output=output)._started(how)
-
-    @classmethod
-    async def thaw(
-        cls,
-        checkpoint_dir: PathLike,
-        *,
-        checkpoint: CheckpointConfig | None = None,
-        criu: str | None = None,
-        output: int | None = None,
-    ) -> Self:
-        """Thaw the newest checkpoint in `checkpoint_dir`, with the engine arguments that it was made with.
-
-        Raises:
-            EngineFailedError: there is none, it does not fit this host or these versions, or it is damaged.
-            Exception: what vLLM raises when it cannot read the model's configuration.
-        """
-        config = await asyncio.to_thread(_checkpoint, checkpoint, checkpoint_dir)
-        worker = await asyncio.to_thread(settings.frozen_config, config)
-        return await cls(worker, criu=_criu(criu), output=output)._started(How.THAW)
-
-    @classmethod
-    def from_engine_args(
-        cls,
-        engine_args: Any,
-        start_engine_loop: bool = True,
-        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
-        stat_loggers: list[Any] | None = None,
-        *,
-        start: How | str | None = None,
-        checkpoint_dir: PathLike | None = None,
-        checkpoint: CheckpointConfig | None = None,
-        criu: str | None = None,
-        output: int | None = None,
-    ) -> Self:
-        """As AsyncLLM's, blocking, with `create`'s keywords. `start_engine_loop` and `usage_context` have no effect
-        unless checkpointing is disabled.
-
-        Raises:
-            ArgumentError: `stat_loggers` are objects of this process and cannot be in the engine's.
-            EngineFailedError, ArgumentError, ValueError: as `create`.
-        """
-        how, place = settings.choice(start, checkpoint_dir)
-        if how is How.DISABLED:
-            return cls._in_process(engine_args, usage_context, stat_loggers)
-        arguments.refuse_given("from_engine_args", stat_loggers=stat_loggers)
-        worker = settings.worker_config(arguments.plain(engine_args), _checkpoint(checkpoint, place, how))
-        return cls(worker, criu=_criu(criu), output=output)._start(how)
-
-    @classmethod
-    def from_vllm_config(
-        cls,
-        vllm_config: Any,
-        start_engine_loop: bool = True,
-        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
-        stat_loggers: list[Any] | None = None,
-        enable_log_requests: bool = False,
-        aggregate_engine_logging: bool = False,
-        disable_log_stats: bool = False,
-        client_addresses: dict[str, Any] | None = None,
-        client_count: int = 1,
-        client_index: int = 0,
-        *,
-        engine_args: Any = None,
-        start: How | str | None = None,
-        checkpoint_dir: PathLike | None = None,
-        checkpoint: CheckpointConfig | None = None,
-        criu: str | None = None,
-        output: int | None = None,
-    ) -> Self:
-        """As AsyncLLM's, blocking, with `create`'s keywords.
-
-        Args:
-            engine_args: the AsyncEngineArgs that `vllm_config` was made from, before or after it was: a checkpoint is
-                known by them. Default: they are told from `vllm_config`.
-
-        Raises:
-            ArgumentError: what is given cannot be in another process, or `vllm_config` has settings that its engine
-                arguments do not; it names them.
-            EngineFailedError, ArgumentError, ValueError: as `create`.
-        """
-        how, place = settings.choice(start, checkpoint_dir)
-        logging = {
-            "enable_log_requests": enable_log_requests,
-            "aggregate_engine_logging": aggregate_engine_logging,
-            "disable_log_stats": disable_log_stats,
-        }
-        clients = {
-            "client_addresses": client_addresses,
-            "client_count": client_count if client_count != 1 else None,
-            "client_index": client_index or None,
-        }
-        if how is How.DISABLED:
-            given = {**logging, **{name: value for name, value in clients.items() if value is not None}}
-            llm = InProcessAsyncLLM.from_vllm_config(
-                vllm_config, start_engine_loop, usage_context, stat_loggers, **given
-            )
-            return cast(Self, llm)
-        arguments.refuse_given("from_vllm_config", stat_loggers=stat_loggers, **clients)
-        found = arguments.plain(engine_args) if engine_args is not None else derived.engine_args(vllm_config)
-        found |= {name: True for name, value in logging.items() if value}
-        worker = settings.worker_config(found, _checkpoint(checkpoint, place, how))
-        return cls(worker, criu=_criu(criu), output=output)._start(how)
-
-    @classmethod
-    def _in_process(
-        cls,
-        engine_args: Any,
-        usage_context: UsageContext = UsageContext.ENGINE_CONTEXT,
-        stat_loggers: list[Any] | None = None,
-    ) -> Self:
-        llm = InProcessAsyncLLM.from_engine_args(engine_args, usage_context=usage_context, stat_loggers=stat_loggers)
-        return cast(Self, llm)
 
     async def _started(self, how: How) -> Self:
         """Whoever stops waiting, as Ctrl-C in `asyncio.run` does, ends the start, and need not wait for it."""
@@ -379,123 +219,7 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # --- requests ---
-
-    async def add_request(
-        self,
-        request_id: str,
-        prompt: Any,
-        params: SamplingParams | PoolingParams,
-        arrival_time: float | None = None,
-        lora_request: Any = None,
-        tokenization_kwargs: dict[str, Any] | None = None,
-        trace_headers: Mapping[str, str] | None = None,
-        priority: int = 0,
-        data_parallel_rank: int | None = None,
-        *,  # from here on, vLLM's versions have different orders
-        session_id: str | None = None,
-        prompt_text: str | None = None,
-        reasoning_ended: bool | None = None,
-        reasoning_parser_kwargs: dict[str, Any] | None = None,
-        kv_hints: Any = None,
-    ) -> RequestOutputCollector:
-        """Begin a request; its outputs come into the collector, which ends it when it is closed. `arrival_time` has no
-        effect: the engine takes its own. Raises as `generate`."""
-        options = {
-            "lora_request": lora_request,
-            "tokenization_kwargs": tokenization_kwargs,
-            "trace_headers": trace_headers,
-            "priority": priority,
-            "data_parallel_rank": data_parallel_rank,
-            "session_id": session_id,
-            "prompt_text": prompt_text,
-            "reasoning_ended": reasoning_ended,
-            "reasoning_parser_kwargs": reasoning_parser_kwargs,
-            "kv_hints": kv_hints,
-        }
-        async with self._gate.use():
-            return await self._begin(request_id, prompt, params, options)
-
-    async def _begin(
-        self, request_id: str, prompt: Any, params: Any, options: dict[str, Any]
-    ) -> RequestOutputCollector:
-        connection = await self._connect()
-        return connection.start(request_id, prompt, params, _given(options))
-
-    def generate(
-        self,
-        prompt: Any,
-        sampling_params: SamplingParams,
-        request_id: str,
-        *,
-        prompt_text: str | None = None,
-        lora_request: Any = None,
-        tokenization_kwargs: dict[str, Any] | None = None,
-        trace_headers: Mapping[str, str] | None = None,
-        priority: int = 0,
-        data_parallel_rank: int | None = None,
-        session_id: str | None = None,
-        kv_hints: Any = None,
-        reasoning_ended: bool | None = None,
-        reasoning_parser_kwargs: dict[str, Any] | None = None,
-    ) -> AsyncGenerator[RequestOutput, None]:
-        """Generate, as AsyncLLM does. Leaving the generator early ends the request in the engine.
-
-        Raises:
-            EngineDeadError; what the engine raises, in its own class; TypeError: the prompt holds objects that
-                cannot be sent.
-        """
-        return self._outputs(
-            request_id,
-            prompt,
-            sampling_params,
-            lora_request=lora_request,
-            tokenization_kwargs=tokenization_kwargs,
-            trace_headers=trace_headers,
-            priority=priority,
-            data_parallel_rank=data_parallel_rank,
-            session_id=session_id,
-            prompt_text=prompt_text,
-            reasoning_ended=reasoning_ended,
-            reasoning_parser_kwargs=reasoning_parser_kwargs,
-            kv_hints=kv_hints,
-        )
-
-    def encode(
-        self,
-        prompt: Any,
-        pooling_params: PoolingParams,
-        request_id: str,
-        lora_request: Any = None,
-        trace_headers: Mapping[str, str] | None = None,
-        priority: int = 0,
-        tokenization_kwargs: dict[str, Any] | None = None,
-        reasoning_ended: bool | None = None,
-    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
-        """Pool, as AsyncLLM does; otherwise as `generate`."""
-        return self._outputs(
-            request_id,
-            prompt,
-            pooling_params,
-            lora_request=lora_request,
-            trace_headers=trace_headers,
-            priority=priority,
-            tokenization_kwargs=tokenization_kwargs,
-            reasoning_ended=reasoning_ended,
-        )
-
-    async def _outputs(self, request_id: str, prompt: Any, params: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        async with self._gate.use():
-            queue = await self._begin(request_id, prompt, params, options)
-            try:
-                finished = False
-                while not finished:
-                    output = queue.get_nowait() or await queue.get()
-                    finished = output.finished
-                    if output is not STREAM_FINISHED:
-                        yield output
-            finally:
-                queue.close()
+    # --- calls and connection ---
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of AsyncLLM in the engine (`vernal_worker.engine.wire.METHODS`).
@@ -510,8 +234,6 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
         async with self._gate.use(meanwhile=method in MEANWHILE):
             connection = await self._connect()
             return await connection.call(method, args, kwargs)
-
-    # --- connection ---
 
     async def _connect(self) -> Connection:
         """The connection of this event loop."""
@@ -552,40 +274,12 @@ class CheckpointableAsyncLLM(Calls, Known, EngineClient):  # type: ignore[misc] 
 CheckpointableAsyncLLM.register(InProcessAsyncLLM)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that are not what AsyncLLM takes anyway; so a version of vLLM that lacks one can be used without it."""
-    if options.get("trace_headers") is not None:
-        options = {**options, "trace_headers": dict(options["trace_headers"]) or None}
-    return {name: value for name, value in options.items() if value is not None and (name, value) != ("priority", 0)}
-
-
-def _checkpoint(
-    checkpoint: CheckpointConfig | None, directory: PathLike | None, how: How = How.THAW
-) -> CheckpointConfig:
-    """Raises: EngineFailedError: the directory cannot be made; ValueError: it is to be a bucket."""
-    if checkpoint is not None and checkpoint.object_store is not None:
-        raise ValueError("checkpoint.object_store is for pools: a program's checkpoints are in checkpoint_dir")
-    store = str(Path(directory).resolve()) if directory is not None else ""
-    if store and how is not How.THAW:
-        try:
-            settings.make_directory(Path(store))
-        except StoreError as error:
-            raise EngineFailedError(error.reason, f"checkpoint_dir: {error.message}") from error
-    return msgspec.structs.replace(
-        checkpoint or CheckpointConfig(), policy=CheckpointPolicy.AUTO, store_path=store or "/nonexistent"
-    )
-
-
 def _stderr() -> int:
     """The program's, also where Python's is something else, as in a notebook."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
         return 2
-
-
-def _criu(criu: str | None) -> str:
-    return criu or os.environ.get("VERNAL_CRIU") or "criu"
 
 
 def _look_at(future: "asyncio.Future[Any]") -> None:

@@ -43,6 +43,8 @@ def table(results: dict[str, Any]) -> str:
     )
     rows = []
     for name, run in results["runs"].items():
+        if "artifact" not in run:
+            continue  # it was ended before
         size = sum(run["artifact"].values()) / 1e9
         cold, freeze = run["cold"]["first_token"], run["cold"]["freeze"]["seconds"]
         dropped = ", ".join(f"{entry['first_token']:.2f}" for entry in run["dropped"]) or "-"
@@ -64,7 +66,7 @@ def spread(thaws: list[dict[str, Any]]) -> str:
 def thaws(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Of each row, those with a warm page cache and the weights outside."""
     outside = {name.removesuffix("-External"): run for name, run in results["runs"].items() if "-InImage" not in name}
-    kinds = {"thaws": "", "other_gpu": ", another GPU", "warm": ", huge pages"}
+    kinds = {"thaws": "", "other_gpu": ", other GPUs", "warm": ", huge pages"}
     return {f"{name}{kind}": run[key] for name, run in outside.items() for key, kind in kinds.items() if run.get(key)}
 
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from blake3 import blake3
@@ -36,10 +37,10 @@ ROWS = {
 }
 
 
-def layout(gib: int, gpus: int) -> Memory:
-    """So much for each GPU, in allocations of 512 MiB."""
+def layout(gib: int, ranks: Iterable[int]) -> Memory:
+    """So much for the GPU of each rank, in allocations of 512 MiB."""
     segments = tuple(Segment(STORED, GIB // 2) for _ in range(2 * gib))
-    return Memory(piece=PIECE, ranks=tuple(Rank(file=f"rank{number}", segments=segments) for number in range(gpus)))
+    return Memory(piece=PIECE, ranks=tuple(Rank(file=f"rank{number}", segments=segments) for number in ranks))
 
 
 def write(directory: Path, made: Memory) -> list[list[str]]:
@@ -64,10 +65,11 @@ def tune(setting: str) -> None:
     buses._AT_ONCE = copies
 
 
-def one(mode: str, directory: Path, gib: int, gpus: int, digests: list[list[str]]) -> dict[str, float]:
-    """Seconds, in this process."""
+def one(mode: str, directory: Path, gib: int, gpus: int, apart: str, digests: list[list[str]]) -> dict[str, float]:
+    """Seconds, in this process. `apart`: of the ranks only this one, with as many threads as if it were with others."""
     call("cuInit", 0)
-    made = layout(gib, gpus)
+    slots._MOST_THREADS = slots.default_threads(gpus)
+    made = layout(gib, [int(apart)] if apart else range(gpus))
     if mode == "bus":
         return {"total": bus(directory, made)}
     with tempfile.TemporaryDirectory() as place:
@@ -101,14 +103,13 @@ def bus(directory: Path, made: Memory) -> float:
 
 def children(mode: str, own: Path, digests: Path, setting: str, gib: int, gpus: int, apart: bool) -> dict[str, float]:
     """Seconds of a process that fills all GPUs, or of the last of those that fill one each."""
-    count = gpus if apart else 1
-    sizes = ["--gib", str(gib), "--gpus", str(gpus // count), "--cache", str(own), "--huge", str(own)]
+    sizes = ["--gib", str(gib), "--gpus", str(gpus), "--cache", str(own), "--huge", str(own)]
     command = [sys.executable, __file__, *sizes, "--one", mode, str(digests), setting]
     began = time.monotonic()
     running = []
-    for number in range(count):
-        only = {"CUDA_VISIBLE_DEVICES": str(number)} if apart else {}
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | only))
+    for rank in map(str, range(gpus)) if apart else [""]:
+        only = {"CUDA_VISIBLE_DEVICES": rank} if apart else {}
+        running.append(subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True, env=os.environ | only))
     texts = [process.communicate()[0] for process in running]
     assert not any(process.returncode for process in running), "one of them failed"
     found = [json.loads(text) for text in texts]
@@ -132,14 +133,14 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=4, help="of each row; the first is not counted (default: 4)")
     parser.add_argument("--out", type=Path, help="where to leave fill.json")
-    parser.add_argument("--one", nargs=3, metavar=("MODE", "DIGESTS", "SETTING"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, metavar=("MODE", "DIGESTS", "SETTING", "RANK"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        mode, digests, setting = arguments.one
+        mode, digests, setting, apart = arguments.one
         if setting:
             tune(setting)
         directory = arguments.cache if mode == "cache" else arguments.huge
-        found = one(mode, directory, arguments.gib, arguments.gpus, json.loads(Path(digests).read_text()))
+        found = one(mode, directory, arguments.gib, arguments.gpus, apart, json.loads(Path(digests).read_text()))
         print(json.dumps(found), flush=True)
         os._exit(0)  # as a helper ends: nothing is taken back piece by piece
     results: dict[str, list[dict[str, float]]] = {}
@@ -150,7 +151,7 @@ def main() -> None:
         own = directory / "fill"
         own.mkdir(parents=True)
         digests = own / "digests.json"
-        digests.write_text(json.dumps(write(own, layout(arguments.gib, arguments.gpus))))
+        digests.write_text(json.dumps(write(own, layout(arguments.gib, range(arguments.gpus)))))
         rows = [(mode, apart, "") for mode in modes for apart in (False, *[True] * arguments.apart)]
         rows += [
             (modes[0], apart, setting) for setting in arguments.tune for apart in (False, *[True] * arguments.apart)

@@ -55,20 +55,26 @@ class Bench:
         try:
             for length in self._arguments.lengths:
                 self._found["frozen"][str(length)] = self._ask("the engine that was frozen", pod, length)
+            self._keep()
         finally:
             measure.stop(pod)
         for turn in range(self._arguments.turns):
             for length in self._arguments.lengths:
                 row = self._thaw(f"thaw-{length}-{turn}", length)
                 self._found["lengths"][str(length)].append(row)
-                (self._out / "first-requests.json").write_text(json.dumps(self._found, indent=1) + "\n")
+                self._keep()
         shutil.rmtree(self._store)
         for length, rows in self._found["lengths"].items():
             first = statistics.median(row[0] for row in rows)
             later = statistics.median(seconds for row in rows for seconds in row[1:])
             ratios = sorted(row[0] / statistics.median(row[1:]) for row in rows)
             spread = f"{statistics.median(ratios):.2f} of them ({ratios[0]:.2f} to {ratios[-1]:.2f}, {len(rows)})"
-            say(f"{length} tokens: the first {first * 1000:.1f} ms, those after it {later * 1000:.1f}: {spread}")
+            frozen = self._found["frozen"][length]
+            other = f"{frozen[0] / statistics.median(frozen[1:]):.2f} in the engine that was frozen"
+            say(f"{length} tokens: the first {first * 1000:.1f} ms, later ones {later * 1000:.1f}: {spread}, {other}")
+
+    def _keep(self) -> None:
+        (self._out / "first-requests.json").write_text(json.dumps(self._found, indent=1) + "\n")
 
     def _thaw(self, name: str, length: int) -> list[float]:
         """Seconds of each request, in their order."""

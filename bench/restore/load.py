@@ -20,6 +20,7 @@ class Load:
     def __init__(self, pod: Pod) -> None:
         self._pod = pod
         self._end = threading.Event()
+        self._refused: list[bytes] = []
         self._threads = [threading.Thread(target=self._client, args=[number]) for number in range(CLIENTS)]
 
     def __enter__(self) -> Load:
@@ -36,6 +37,8 @@ class Load:
         """Of prompts and answers, as vLLM counts them, for some seconds from now."""
         count, began = self._tokens(), time.monotonic()
         time.sleep(SECONDS)
+        if self._refused:
+            raise RuntimeError(f"{self._pod.name} refuses requests: {self._refused[0]!r}")
         return (self._tokens() - count) / (time.monotonic() - began)
 
     def _tokens(self) -> float:
@@ -53,7 +56,10 @@ class Load:
                 "temperature": 0,
                 "ignore_eos": True,
             }
-            self._pod.ask("POST", "/v1/completions", body)
+            status, answer = self._pod.ask("POST", "/v1/completions", body)
+            if status != 200:
+                self._refused.append(answer)
+                break
 
 
 def compare(pods: Mapping[str, Pod]) -> dict[str, list[float]]:

@@ -28,6 +28,7 @@ from models.tiny import make_tiny_model
 from report import artifact, line, look, machine, zero_share
 from worker_pod import Pod
 
+CARRIER = "VERNAL_COLLECTIVES"
 HUGE_PAGE = 2 << 20
 """Bytes that even a small file takes on a tmpfs with huge=always."""
 
@@ -82,18 +83,19 @@ class Bench:
         with self._in_memory(store) as copy:
             for number in range(arguments.thaws):
                 for place, elsewhere in places.items():
-                    self._row(found, place, name, store, model, elsewhere)
+                    self._row(found, place or "thaws", name, store, model, elsewhere)
                 if number < arguments.unverified:
                     self._row(found, "unverified", name, store, model, unverified)
-                if copy:
-                    self._row(found, "warm", name, copy, model, options)
+                for place, elsewhere in places.items() if copy else ():
+                    self._row(found, f"warm_{place}".rstrip("_"), name, copy or store, model, elsewhere)
         for _ in range(arguments.dropped):
             for place, elsewhere in places.items():
-                ceilings.drop_caches()
-                self._row(found, "dropped" if place == "thaws" else f"dropped_{place}", name, store, model, elsewhere)
-        if arguments.dropped:
+                if not self._late("the page cache dropped"):
+                    ceilings.drop_caches()
+                    self._row(found, f"dropped_{place}".rstrip("_"), name, store, model, elsewhere)
+        if arguments.dropped and not self._late("what the disk gives"):
             self._ceilings(found, store)
-        if arguments.serve:
+        if arguments.serve and not self._late("throughput"):
             found["throughput"] = self._serve(name, store, model, options)
             self._keep()
         shutil.rmtree(store)
@@ -120,12 +122,12 @@ class Bench:
         own = {"gpuMemoryUtilization": arguments.memory} | {name: n for name, n in spread.items() if n > 1}
         options["engine_args"] = options["engine_args"] | own
         if arguments.carrier:
-            options["engine_env"] = options["engine_env"] | {"VERNAL_COLLECTIVES": arguments.carrier}
+            options["engine_env"] = options["engine_env"] | {CARRIER: arguments.carrier}
         return self._on(options, arguments.gpu)
 
     def _places(self, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """Where a checkpoint is thawed, by the names of the rows: `options` are those it was frozen with."""
-        places = {"thaws": options}
+        """Where a checkpoint is thawed, by the ends of the rows' names: `options` are those it was frozen with."""
+        places = {"": options}
         if self._arguments.other is not None:
             places["other_gpu"] = self._on(options, self._arguments.other)
         elif self._arguments.gpus > 1 and not self._arguments.in_place:
@@ -141,16 +143,16 @@ class Bench:
     @contextlib.contextmanager
     def _in_memory(self, store: Path) -> Iterator[Path | None]:
         """A copy on the tmpfs of --warm."""
-        if (memory := self._arguments.warm) is None:
+        if (memory := self._arguments.warm) is None or self._late("a copy in memory"):
             yield None
             return
         copy = memory / store.name
         files = [path.stat().st_size for path in store.rglob("*") if path.is_file() and not path.is_symlink()]
-        needed, there = sum(-(-size // HUGE_PAGE) * HUGE_PAGE for size in files), shutil.disk_usage(memory).free
-        if needed > there:
+        needed, there = sum(-(-size // HUGE_PAGE) * HUGE_PAGE for size in files), shutil.disk_usage(memory)
+        if needed > there.free:
             raise SystemExit(
-                f"--warm {memory}: {there / 1e9:.1f} GB are free, {len(files)} files need {needed / 1e9:.1f}: "
-                f"mount -o remount,size={needed >> 30}g {memory}"
+                f"--warm {memory}: {there.free / 1e9:.1f} GB are free, {len(files)} files need {needed / 1e9:.1f}: "
+                f"mount -o remount,size={-(-(needed + there.used) // (1 << 30))}g {memory}"
             )
         subprocess.run(["cp", "-a", "--attributes-only", store, copy], check=True)
         each = f"find . -type f -print0 | xargs -0 -P 8 -I{{}} cp -a {{}} {copy}/{{}}"
@@ -168,22 +170,22 @@ class Bench:
         else:
             plain["engine_args"] = plain["engine_args"] | {"gpuMemoryUtilization": self._arguments.plain_memory}
         with contextlib.ExitStack() as running:
-            pods = dict[str, Pod]()
+            pods, seconds = dict[str, Pod](), dict[str, float]()
             for kind, own in {"thawed": options, "plain": plain}.items():
-                pods[kind], _ = self._start(f"{name}-serving-{kind}", store, model, own)
+                pods[kind], result = self._start(f"{name}-serving-{kind}", store, model, own)
                 running.callback(measure.stop, pods[kind])
+                seconds[kind] = result.first_token
             rates = load.compare(pods)
         ratio = load.ratio(rates["thawed"], rates["plain"])
         say(f"   tokens a second {rates}: ratio {ratio:.3f} (median of {load.TURNS})")
-        return rates | {"ratio": ratio}
+        return rates | {"ratio": ratio, "first_token": seconds}
 
     def _row(
         self, found: dict[str, Any], key: str, name: str, store: Path, model: Path, options: dict[str, Any]
     ) -> None:
         """One more start among those of this kind, if there is time for more."""
         rows = found.setdefault(key, [])
-        if time.monotonic() > self._ends:
-            say(f"   no time left for {key} {len(rows)} of {name} (--limit)")
+        if self._late(f"{key} {len(rows)} of {name}"):
             return
         pod, result = self._start(f"{name}-{key.replace('_', '-')}-{len(rows)}", store, model, options)
         if self._arguments.look:
@@ -192,6 +194,11 @@ class Bench:
         rows.append(asdict(result))
         del rows[-1]["log"]
         self._keep()
+
+    def _late(self, what: str) -> bool:
+        if late := time.monotonic() > self._ends:
+            say(f"   no time left for {what} (--limit)")
+        return late
 
     def _start(self, name: str, store: Path, model: Path, options: dict[str, Any]) -> tuple[Pod, measure.Start]:
         began = time.monotonic()
@@ -204,8 +211,11 @@ class Bench:
 
 
 def _disabled(options: dict[str, Any]) -> dict[str, Any]:
-    """For an engine that is neither frozen nor thawed."""
-    return options | {"checkpoint": options["checkpoint"] | {"policy": "Disabled"}}
+    """For an engine that is neither frozen nor thawed, and has nothing of ours between its ranks."""
+    plain = options | {"checkpoint": options["checkpoint"] | {"policy": "Disabled"}}
+    if "engine_env" in plain:
+        plain["engine_env"] = {name: value for name, value in plain["engine_env"].items() if name != CARRIER}
+    return plain
 
 
 def main() -> None:
@@ -230,9 +240,9 @@ def main() -> None:
     parser.add_argument(
         "--plain-memory", type=float, default=0.12, help="with --serve on the same GPUs: the plain engine's share"
     )
-    parser.add_argument("--cold", action="store_true", help="a second cold start, without a freeze: compile cache warm")
+    parser.add_argument("--cold", action="store_true", help="a cold start without a freeze, too, before the other")
     parser.add_argument("--look", action="store_true", help="say where the memory is")
-    parser.add_argument("--limit", type=float, help="seconds after which no further start is begun")
+    parser.add_argument("--limit", type=float, help="seconds after which nothing more is begun")
     parser.add_argument(
         "--work", type=Path, required=True, help="directory on the disk to be measured; its contents are replaced"
     )
@@ -245,6 +255,10 @@ def main() -> None:
     if arguments.gpus % arguments.stages:
         parser.error("--gpus must be a multiple of --stages")
     gpu = arguments.device == "gpu"
+    if not gpu and (arguments.gpus > 1 or arguments.gpu is not None or arguments.serve or arguments.carrier):
+        parser.error("--gpus, --gpu, --serve and --carrier are for --device gpu")
+    if arguments.warm is not None:
+        arguments.warm = arguments.warm.resolve()
     arguments.shapes = (["0.6b", "8b", "14b"] if gpu else ["tiny"]) if arguments.shapes is None else arguments.shapes
     arguments.dropped = (2 if gpu else 0) if arguments.dropped is None else arguments.dropped
     Bench(arguments).run()

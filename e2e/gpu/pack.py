@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.progress import say, step
 from common.tools import ToolError, fail
-from images.criu import criu_path
+from images.criu import brought
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "constraints" / "worker-gpu-offline.txt"
@@ -58,9 +57,12 @@ def fetch(into: Path) -> Path:
     return vllm
 
 
-def archive(target: Path, directory: Path, names: Iterable[str]) -> None:
-    """`names` of a directory, packed."""
-    subprocess.run(["tar", "--use-compress-program=xz -T0 -6", "-cf", target, "-C", directory, *names], check=True)
+def archive(target: Path, directory: Path) -> None:
+    """All of a directory, packed. Raises: ToolError: tar says why."""
+    command = ["tar", "--use-compress-program=xz -T0 -6", "-cf", str(target), "-C", str(directory), "."]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ToolError(f"tar cannot pack {directory}: {done.stderr.strip()}")
 
 
 def spread(sizes: dict[str, int], limit: int) -> list[list[tuple[str, int, int]]]:
@@ -81,15 +83,15 @@ def spread(sizes: dict[str, int], limit: int) -> list[list[tuple[str, int, int]]
 
 
 def cut(source: Path, into: Path, limit: int) -> list[Path]:
-    """The files below `source` as pieces below `into`. A part of a file has a number behind its name, from which
-    `unpack.sh` knows their order."""
+    """The files below `source` as pieces below `into`. A part of a file has behind its name where it begins, and how
+    long the whole is, by which `unpack.sh` puts it together."""
     sizes = {str(path.relative_to(source)): path.stat().st_size for path in source.rglob("*") if path.is_file()}
     made = []
     for number, parts in enumerate(spread(sizes, limit), 1):
         made.append(into / str(number))
         for name, begin, end in parts:
             whole = (begin, end) == (0, sizes[name])
-            target = made[-1] / (name if whole else f"{name}.part-{begin:012}")
+            target = made[-1] / (name if whole else f"{name}.part-{begin:012}-{sizes[name]:012}")
             target.parent.mkdir(parents=True, exist_ok=True)
             with (source / name).open("rb") as file:
                 file.seek(begin)
@@ -110,9 +112,11 @@ def pack(into: Path, limit: int) -> list[Path]:
                 content.extractall(site)
             wheel.unlink()
             for name in LEFT_OUT:
+                if not (site / name).exists():
+                    raise ToolError(f"{wheel.name} has no {name}: see LEFT_OUT in {__file__}")
                 shutil.rmtree(site / name) if (site / name).is_dir() else (site / name).unlink()
-            archive(files / "vllm.tar.xz", site, ["."])
-            archive(files / "criu.tar.xz", criu_path().parent, ["."])
+            archive(files / "vllm.tar.xz", site)
+            archive(files / "criu.tar.xz", brought())
         return cut(files, into, limit)
 
 
@@ -121,6 +125,8 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="where to leave pieces as directories 1, 2, ...: empty or new")
     parser.add_argument("--mib", type=int, default=56, help="that a piece has at most (default: 56)")
     arguments = parser.parse_args()
+    if arguments.mib < 1:
+        parser.error("--mib: at least 1")
     try:
         arguments.directory.mkdir(parents=True, exist_ok=True)
         if any(arguments.directory.iterdir()):

@@ -41,8 +41,20 @@ def criu_path() -> Path:
                 pass  # the distribution's own is often too old: a newer one is brought
             else:
                 return Path(found)
-        directory = cache_dir() / f"criu-{content_key([SCRIPT])[:12]}"
-        return made_once(directory, "CRIU from Debian unstable, to the cache (15 s)", installer.install) / "criu"
+    except installer.CriuError as error:
+        raise ToolError(str(error)) from error
+    return brought() / "criu"
+
+
+def brought() -> Path:
+    """The directory in the cache with Debian's CRIU and every library that it needs, brought there first if need be.
+
+    Raises: ToolError: it cannot be had.
+    """
+    installer = load_script(SCRIPT)
+    directory = cache_dir() / f"criu-{content_key([SCRIPT])[:12]}"
+    try:
+        return made_once(directory, "CRIU from Debian unstable, to the cache (15 s)", installer.install)
     except installer.CriuError as error:
         raise ToolError(str(error)) from error
 

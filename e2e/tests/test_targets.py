@@ -25,7 +25,8 @@ FILES = sorted(
 
 
 class Asked(NamedTuple):
-    """A target's call of pytest: tests with one of these marks, below these paths."""
+    """A target's call of pytest: tests with one of these marks, below these paths. Of those without a mark the kind
+    is ""."""
 
     kinds: frozenset[str]
     paths: tuple[Path, ...]
@@ -39,19 +40,21 @@ class Asked(NamedTuple):
 def asked(makefile: str) -> Iterator[Asked]:
     for text in re.findall(r"^\t.*pytest (.*)$", makefile, re.MULTILINE):
         words = shlex.split(text.partition("|")[0])
+        if "--collect-only" in words or "-k" in words:
+            continue  # it runs none, or only some
         expression = words[words.index("-m") + 1] if "-m" in words else " ".join(KINDS)
         kinds = set(re.findall(r"(?<!not )\b(\w+)\b", expression)) & KINDS
         paths = [Path(word) for word in words if word[0].isalpha() and (ROOT / word).exists()]
         ignored = [Path(word.partition("=")[2]) for word in words if word.startswith("--ignore=")]
-        yield Asked(frozenset(kinds), tuple(paths), tuple(ignored))
+        yield Asked(frozenset(kinds or {""}), tuple(paths or [Path()]), tuple(ignored))
 
 
 def kinds_in(file: Path) -> set[str]:
-    """As the file says, or a conftest.py beside it of all tests there."""
+    """As the file says, or a conftest.py beside it of all tests there; and it may have some without a mark."""
     beside = ROOT / file.parent / "conftest.py"
     text = (ROOT / file).read_text()
     of_all = re.findall(r"add_marker\(pytest\.mark\.(\w+)\)", beside.read_text()) if beside.exists() else []
-    return {*re.findall(r"pytest\.mark\.(\w+)", text), *of_all} & KINDS
+    return {*re.findall(r"pytest\.mark\.(\w+)", text), *of_all} & KINDS | {""}
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
@@ -78,3 +81,6 @@ def test_what_a_target_asks_for_is_read_from_the_makefile() -> None:
     assert found.covers("s3", Path("operator/tests/test_x.py"))
     assert not found.covers("s3", Path("operator/tests/plan/test_x.py"))
     assert not found.covers("alone", Path("operator/tests/test_x.py"))
+    (found,) = asked('\tpytest -q -m "not s3 and not gpu"\n\tpytest --collect-only -m gpu\n\tpytest -m s3 -k azure\n')
+    assert found == Asked(frozenset({""}), (Path(),), ())
+    assert found.covers("", Path("operator/tests/test_x.py"))

@@ -63,10 +63,11 @@ def find(criu: str) -> Software:
 
 def forget() -> None:
     """Nobody will ask: what `begin` started is not waited for."""
-    for each in (*_asks, *(search for _, search in _looks)):
-        each.forget()
-    for left in (_asks, _looks, _probes):
-        left.clear()
+    while _asks:
+        _asks.pop().forget()
+    while _looks:
+        _looks.pop()[1].forget()
+    _probes.clear()
 
 
 def look(criu: str) -> Software:

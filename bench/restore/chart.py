@@ -118,7 +118,13 @@ def waterfall(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     *sources, target = map(Path, sys.argv[1:])
-    found = {source.stem: json.loads(source.read_text()) for source in sources}
+    stems = [source.stem for source in sources]
+    found = {
+        source.stem if stems.count(source.stem) == 1 else str(source): json.loads(source.read_text())
+        for source in sources
+    }
+    if not any(thaws(results) for results in found.values()):
+        raise SystemExit(f"no thaws in {', '.join(found)}")
     target.write_text(waterfall(found))
     for file, results in found.items():
         print(file, results["machine"])

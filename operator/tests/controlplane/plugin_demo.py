@@ -1,6 +1,6 @@
 """What the plugin is tested with: two pools that have settled, and what the verbs that only look said of them.
 
-The workers say what workers on H200s said: host, sizes and timings are those of bench/restore/results/two-gpus-8b.json.
+The workers say what workers on H200s said: host, sizes and timings are those of bench/restore/results/two-h200.json.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from vernal_operator.kinds import CHECKPOINTS, LEASES, PODS, POOLS, Kind
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "plugin" / "tests" / "recorded" / "world.json"
 WRITE = bool(os.environ.get("VERNAL_WRITE_DOCS"))
-BENCH = json.loads((ROOT / "bench/restore/results/two-gpus-8b.json").read_text())["runs"]["8b-External"]
+BENCH = json.loads((ROOT / "bench/restore/results/two-h200.json").read_text())["runs"]["8b-External"]
 BYTES = sum(BENCH["artifact"].values())
 NODES = Kind("", "v1", "Node", "nodes", namespaced=False)
 NAMESPACE = "demo"
@@ -176,7 +176,10 @@ def _as_on_a_gpu(state: WorkerState) -> None:
     if state.artifact is not None:
         state.artifact = msgspec.structs.replace(state.artifact, host_tuple=digest(H200), bytes=BYTES)
         thawed = state.start_mode is StartMode.RESTORED
-        state.timings = (BENCH["thaws"][0] if thawed else BENCH["cold"])["timings"]
+        said = BENCH["thaws"][0] if thawed else BENCH["cold"]
+        state.timings = said["timings"]
+        # The bench counts from exec, and a worker from its first instruction.
+        state.begun = {name: at - said["begun"]["total"] for name, at in said["begun"].items()}
         if state.freeze is not None:
             state.freeze = msgspec.structs.replace(state.freeze, seconds=BENCH["cold"]["freeze"]["seconds"])
 

@@ -17,7 +17,7 @@ from cluster.apiserver import ApiServer
 from common.ports import free_port
 from controlplane.cases import CORE, POOL, SYSTEM, Case, Server, admin, pool
 from controlplane.chart import ADMISSION, CHART, IMAGE, rendered
-from patience import GUARD_SECONDS, until
+from patience import until
 from vernal_operator.client import ApiError, Client
 from vernal_operator.kinds import CHECKPOINTS, LEASES, PODS, POOLS, Kind
 
@@ -159,9 +159,8 @@ def kubectl(api: ApiServer) -> list[str]:
     command = [api.kubectl, f"--kubeconfig={api.kubeconfig}"]
     files = [f"--filename={crd}" for crd in checkers.monitoring_crds()]
     subprocess.run([*command, "apply", "--server-side", *files], check=True, capture_output=True)
-    wait = [*command, "wait", "--for=condition=Established", f"--timeout={GUARD_SECONDS:.0f}s", *files]
-    subprocess.run(wait, check=True, capture_output=True)
-    kinds = [*command, "get", "podmonitors,prometheusrules", "--all-namespaces"]  # served some time after that
+    # Not `kubectl wait`, which gives up where a definition has no conditions yet (`conditions: null`).
+    kinds = [*command, "get", "podmonitors,prometheusrules", "--all-namespaces"]
     until("the kinds to be served", lambda: subprocess.run(kinds, capture_output=True).returncode == 0)
     return command
 

@@ -23,6 +23,7 @@ _PHASES = {
     "verify": "digests of files, beside CRIU",
     "files": "the thawed processes' files",
     "memory": "their memory, filled and digested (part of criu)",
+    "verify_wait": "waiting for what verify has left",
     "criu": "CRIU makes the processes anew",
     "memory_rest": "memory of processes without a GPU, beside cuda_restore",
     "cuda_restore": "the driver puts their state on the GPU",

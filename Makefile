@@ -28,7 +28,7 @@ demo-s3: ## the same without any claim: checkpoints in a bucket of a real S3 ser
 	PYTHONPATH=e2e $(PYTHON) -m scenarios demo --store s3
 
 # What is compiled comes before the lanes: beside them it takes 24 minutes instead of 8, and the longest lane waits for it.
-test: venv criu tools ## everything that can be checked on this machine (29 min; first time 10 min more; each lane below by itself)
+test: venv criu tools ## everything that can be checked on this machine (30 min; first time 10 min more; each lane below by itself)
 	@$(PYTHON) e2e/lanes.py $(LANES)
 
 test-anywhere: venv criu tools ## the same steps alone, beside busy loops, and on half a core each: a table (not part of make test)
@@ -121,7 +121,7 @@ autoscaling-metric: venv ## a real Prometheus, its adapter and KEDA on the embed
 
 autoscaling-cycles: venv ## 50 times to zero and back with real processes, each of them killed once (6 min beside others; not part of make test)
 	$(CLUSTER) build >/dev/null
-	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero{,_trace}.py
+	VERNAL_ZERO_CYCLES=$(CYCLES) $(BIN)/pytest -q -s -m "apiserver" operator/tests/controlplane/test_zero.py operator/tests/controlplane/test_zero_trace.py
 bucket-tests: venv ## checkpoints in a bucket: a real S3 server, and what it and the network do wrong (80 s beside others)
 	PYTHONPATH=e2e $(PYTHON) -m object_store >/dev/null
 	$(BIN)/pytest -q -m "s3" worker_image/tests/bucket

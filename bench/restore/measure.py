@@ -21,7 +21,6 @@ for place in ("contract", "worker_image", "e2e", "worker_image/tests/worker", "w
 from gpu_pods import NO_NVLINK, compile_cache, machine_settings, mounted  # noqa: E402
 from models.shapes import make_shape  # noqa: E402
 from vernal_contract.config import CheckpointConfig  # noqa: E402
-from vernal_contract.state import WorkerState  # noqa: E402
 from worker_pod import Pod  # noqa: E402
 
 PROMPT = list(range(100, 132))
@@ -115,10 +114,6 @@ def _started(pid: int) -> float:
 def stop(pod: Pod) -> None:
     pod.end()
     time.sleep(0.3)  # the driver tidies up after a process that was killed
-
-
-def state_of(pod: Pod) -> WorkerState:
-    return pod.state()
 
 
 def _ask(pod: Pod, deadline: float) -> tuple[float, float, list[int]]:

@@ -44,9 +44,11 @@ def asked(makefile: str) -> Iterator[Asked]:
             continue  # it runs none, or only some
         expression = words[words.index("-m") + 1] if "-m" in words else " ".join(KINDS)
         kinds = set(re.findall(r"(?<!not )\b(\w+)\b", expression)) & KINDS
-        paths = [Path(word) for word in words if word[0].isalpha() and (ROOT / word).exists()]
+        given = [word for word in words if word != expression and not word.startswith("-")]
+        paths = [Path(word) for word in given] or [Path()]
+        assert all((ROOT / path).exists() for path in paths), f"not there: {text}"
         ignored = [Path(word.partition("=")[2]) for word in words if word.startswith("--ignore=")]
-        yield Asked(frozenset(kinds or {""}), tuple(paths or [Path()]), tuple(ignored))
+        yield Asked(frozenset(kinds or {""}), tuple(paths), tuple(ignored))
 
 
 def kinds_in(file: Path) -> set[str]:

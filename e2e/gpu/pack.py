@@ -123,7 +123,7 @@ def pack(into: Path, limit: int) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where to leave pieces as directories 1, 2, ...: empty or new")
-    parser.add_argument("--mib", type=int, default=56, help="that a piece has at most (default: 56)")
+    parser.add_argument("--mib", type=int, default=50, help="that a piece has at most (default: 50)")
     arguments = parser.parse_args()
     if arguments.mib < 1:
         parser.error("--mib: at least 1")

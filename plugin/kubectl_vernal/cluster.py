@@ -53,12 +53,13 @@ class Cluster:
                 kubernetes.config.load_incluster_config(client_configuration=configuration)
                 return cls(kubernetes.client.ApiClient(configuration), _own_namespace())
             kubernetes.config.load_kube_config(file, context=context, client_configuration=configuration)
-            contexts, active = kubernetes.config.list_kube_config_contexts(file)
+            kube = kubernetes.config.kube_config
+            merged = kube.KubeConfigMerger(file or kube.KUBE_CONFIG_DEFAULT_LOCATION).config
+            chosen = kube.KubeConfigLoader(merged, active_context=context).current_context
         except (kubernetes.config.ConfigException, OSError) as error:
             raise PluginError(
                 f"no way to a cluster: {str(error).rstrip(chr(46))}. Set KUBECONFIG, or give --kubeconfig or --context"
             ) from None
-        chosen = next((entry for entry in contexts if entry["name"] == context), active)
         return cls(kubernetes.client.ApiClient(configuration), chosen["context"].get("namespace") or "default")
 
     @property

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images.tools import install
 from kubectl_vernal import output
+from kubectl_vernal.cluster import Cluster
 from kubectl_vernal.complete import candidates
 from kubectl_vernal.errors import MEANING
 from kubectl_vernal.main import VERBS, main, parser
@@ -39,6 +40,23 @@ def test_help_teaches_with_an_example_that_is_one(verb: str, capsys: pytest.Capt
     for example in examples:
         words = re.split(r" [|>#)]| {2,}", example.rstrip(")"))[0].split()
         verbs()[verb].parse_args(words)
+
+
+@pytest.mark.parametrize("current", [None, "gone", "other"])
+def test_a_context_that_is_given_is_enough(tmp_path: Path, current: str | None) -> None:
+    """As for kubectl: whatever context the file calls current, if any."""
+    config: dict[str, Any] = {
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [
+            {"name": "prod", "context": {"cluster": "c", "user": "u", "namespace": "ml"}},
+            {"name": "other", "context": {"cluster": "c", "user": "u", "namespace": "elsewhere"}},
+        ],
+    }
+    if current is not None:
+        config["current-context"] = current
+    (tmp_path / "config").write_text(json.dumps(config))
+    assert Cluster.connect(str(tmp_path / "config"), "prod").namespace == "ml"
 
 
 def test_every_module_of_verbs_is_a_verb() -> None:

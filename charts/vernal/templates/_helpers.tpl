@@ -15,6 +15,15 @@
 {{- printf "%s-%s" .Release.Namespace (include "vernal.name" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* The waker's, which are never cut to those of the operator. */}}
+{{- define "vernal.wakerName" -}}
+{{- printf "%s-waker" (include "vernal.name" . | trunc 57 | trimSuffix "-") -}}
+{{- end -}}
+
+{{- define "vernal.wakerClusterName" -}}
+{{- printf "%s-waker" (include "vernal.clusterName" . | trunc 57 | trimSuffix "-") -}}
+{{- end -}}
+
 {{- define "vernal.metricsService" -}}
 {{- printf "%s-metrics" (include "vernal.name" . | trunc 55 | trimSuffix "-") -}}
 {{- end -}}

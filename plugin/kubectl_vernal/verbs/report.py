@@ -87,17 +87,18 @@ def _files(context: Context, args: argparse.Namespace) -> Iterator[tuple[str, st
     if not args.no_logs:
         for pod in world.of("pods"):
             yield from _logs(context, pod, names.CONTAINER_WORKER, lacking)
-        for pod in _operators(context, lacking):
-            yield from _logs(context, pod, "operator", lacking)
+        for container in ("operator", "waker"):
+            for pod in _own(context, container, lacking):
+                yield from _logs(context, pod, container, lacking)
     yield "not-read.json", _json(lacking)
 
 
-def _operators(context: Context, lacking: dict[str, str]) -> list[Object]:
-    address = "/api/v1/pods"
+def _own(context: Context, container: str, lacking: dict[str, str]) -> list[Object]:
+    """Pods of the chart, which labels them so: the operator's, or the waker's."""
     try:
-        return context.cluster.items(address, {"labelSelector": "app.kubernetes.io/name=vernal"})
+        return context.cluster.items("/api/v1/pods", {"labelSelector": f"app.kubernetes.io/name=vernal-{container}"})
     except ApiError as error:
-        lacking["operator"] = str(error)
+        lacking[container] = str(error)
         return []
 
 

@@ -115,7 +115,7 @@ def _operator(world: World) -> list[Check]:
                 "Operator",
                 "bad",
                 "no Lease: none has ever run",
-                "install the chart; `kubectl get pods -A -l app.kubernetes.io/name=vernal`",
+                "install the chart; `kubectl get pods -A -l app.kubernetes.io/name=vernal-operator`",
             )
         ]
     out = []
@@ -137,7 +137,7 @@ def _operator(world: World) -> list[Check]:
                     title,
                     "bad",
                     text,
-                    f"`kubectl -n {namespace(lease)} logs deploy/vernal` says why; pools go on serving",
+                    f"`kubectl -n {namespace(lease)} logs deploy/{name(lease)}` says why; pools go on serving",
                 )
             )
         else:

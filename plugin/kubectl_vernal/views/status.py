@@ -76,7 +76,7 @@ def _autoscaling(world: World, pool: Object) -> Object | None:
                 "max": scaler["spec"]["maxReplicas"],
                 "now": status.get("currentReplicas"),
                 "wants": status.get("desiredReplicas"),
-                "metrics": [_metric(metric) for metric in status.get("currentMetrics") or ()],
+                "metrics": [_metric(metric) for metric in status.get("currentMetrics") or () if metric.get("type")],
                 "problems": [
                     f"{entry['type']}: {entry.get('message') or entry.get('reason')}"
                     for entry in status.get("conditions") or ()

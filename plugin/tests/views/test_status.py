@@ -132,3 +132,24 @@ def test_a_worker_that_is_not_heard_says_why() -> None:
 def test_every_reason_that_is_a_failure_has_its_next_step() -> None:
     assert {reason for reason in Reason if pods.next_step(reason.value)} == set(NEXT_STEP)
     assert pods.next_step(None) == pods.next_step("SomethingNewer") == ""
+
+
+def test_an_autoscaler_whose_metric_cannot_be_had_is_shown() -> None:
+    """Kubernetes' HPA controller leaves what it has no value of as it was made: a metric without a type."""
+
+    def change(raw: dict[str, Any]) -> None:
+        condition = {"type": "ScalingActive", "status": "False", "reason": "FailedGetObjectMetric", "message": "none"}
+        raw["objects"]["horizontalpodautoscalers"] = [
+            {
+                "metadata": {"name": "qwen", "namespace": "demo"},
+                "spec": {"maxReplicas": 8, "scaleTargetRef": {"kind": "VLLMWorkerPool", "name": "qwen"}},
+                "status": {
+                    "currentReplicas": 2,
+                    "desiredReplicas": 2,
+                    "currentMetrics": [{"type": ""}],
+                    "conditions": [condition],
+                },
+            }
+        ]
+
+    assert "ScalingActive: none" in "\n".join(status.details(status.view(world(change))[0]))

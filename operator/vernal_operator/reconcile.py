@@ -52,6 +52,7 @@ class Reconciler:
         self._starts = Starts(trace)
         self._lock = threading.Lock()
         self._uids: dict[Key, str] = {}
+        self._looked: dict[Key, float] = {}  # at pools, first
         self._failures: dict[Key, int] = {}  # in a row
         self._rounds: dict[Key, int] = {}  # in a row that wrote something
 
@@ -100,7 +101,8 @@ class Reconciler:
         found = pool_snapshot(self._observer, self._references.beliefs, key, time.time(), self._recorder.announced(uid))
         if found is None:
             return None
-        snapshot = replace(found, refused=self._actor.refused(key))
+        since = self._looked.setdefault(key, found.now)
+        snapshot = replace(found, refused=self._actor.refused(key), looked_since=since)
         self._starts.look(key, snapshot)
         decisions = plan(snapshot)
         outcome = self._actor.pool(
@@ -124,7 +126,8 @@ class Reconciler:
         )
         if found is None:
             return None
-        snapshot = replace(found, refused=self._actor.refused(key))
+        goes = found.namespace_terminating or self._actor.namespace_goes(key)
+        snapshot = replace(found, refused=self._actor.refused(key), namespace_terminating=goes)
         if snapshot.job is not None and snapshot.job.succeeded and snapshot.checkpoint.deletion_time is not None:
             lost = orphans.decode(snapshot.job.said)
             claim = snapshot.checkpoint.spec.storage.claim_name
@@ -135,7 +138,14 @@ class Reconciler:
             key,
             snapshot.checkpoint.uid,
             decisions,
-            lambda refused: plan_checkpoint(replace(snapshot, refused=refused)),
+            lambda refused: plan_checkpoint(
+                replace(
+                    snapshot,
+                    refused=refused,
+                    # An operator of one namespace may not read it, and is told only so. At once: its role goes, too.
+                    namespace_terminating=snapshot.namespace_terminating or self._actor.namespace_goes(key),
+                )
+            ),
         )
         if not outcome.errors and snapshot.caches is not None:
             removed = {ref.uid for ref in decisions.remove}
@@ -163,6 +173,7 @@ class Reconciler:
 
     def _forget(self, key: Key) -> None:
         self._rounds.pop(key, None)
+        self._looked.pop(key, None)
         self._references.forget(key)
         self._writer.forget(key)
         self._actor.forget(key)

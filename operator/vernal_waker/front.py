@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from vernal_contract import names
 from yarl import URL
 
@@ -273,7 +273,8 @@ class Front:
             for name, value in relay.answer_headers(answer.headers.items()):
                 response.headers.add(name, value)
             connection = request.protocol
-            ends = isinstance(connection, Connection) and connection.ends
+            # Of what comes in one piece with an offer of another protocol, aiohttp drops what is behind it.
+            ends = isinstance(connection, Connection) and (connection.ends or hdrs.UPGRADE in request.headers)
             if self._leaving or ends or pool.route is None or not pool.route.stands:
                 response.force_close()  # the Service leads to the workers: the next connection finds them
             await response.prepare(request)

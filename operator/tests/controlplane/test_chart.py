@@ -399,7 +399,7 @@ def test_install_upgrade_rollback_uninstall(fresh: ApiServer) -> None:
     before = _crds(client)
     stored = _store(client)
 
-    run("upgrade", "vernal", str(CHART), f"--set={IMAGE},replicas=2")
+    run("upgrade", "vernal", str(CHART), "--reset-then-reuse-values", "--set=replicas=2")  # as docs/upgrade.md says
     assert _crds(client) == {crd["metadata"]["name"]: _sketch(crd) for crd in _generated()} != before
     assert _stored(client) == stored
     assert client.get(DEPLOYMENT, SYSTEM, "vernal")["spec"]["replicas"] == 2

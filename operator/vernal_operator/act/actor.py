@@ -56,6 +56,10 @@ class Actor:
         """What of the decisions about a pool or checkpoint is refused."""
         return self._refusals.told(key)
 
+    def namespace_goes(self, key: Key) -> bool:
+        """Whether a write about a pool or checkpoint was refused because its namespace goes away."""
+        return self._refusals.namespace_goes(key)
+
     def forget(self, key: Key) -> None:
         self._refusals.forget(key)
 
@@ -147,7 +151,7 @@ class _Steps:
         self.said: list[Event] = []  # Events about the writes themselves
         self._key, self._uid = key, uid
         self._writer, self._recorder, self._refusals = writer, recorder, refusals
-        self._before = refusals.told(key)
+        self._before = refusals.told(key), refusals.namespace_goes(key)
         self._status = Subject("apply", f"{key.kind.name}/{STATUS}", key.name, STATUS)
         self._wanted: set[Subject] = {self._status}
         self._failed: set[Hashable] = set()
@@ -186,7 +190,7 @@ class _Steps:
     def refused_otherwise(self, *later: Subject) -> bool:
         """Whether something else is refused than was before; what is not wanted any more, `later` either, is not."""
         self._refusals.keep(self._key, self._wanted | set(later))
-        return self._refusals.told(self._key) != self._before
+        return (self._refusals.told(self._key), self._refusals.namespace_goes(self._key)) != self._before
 
     def report(self, status: Manifest | None, events: tuple[Event, ...]) -> Outcome:
         """The status, then the Events: those of the plan only if its status was written."""

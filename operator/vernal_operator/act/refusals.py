@@ -128,6 +128,11 @@ class Refusals:
             found = [held.told for index, held in of_key.items() if index != STATUS and held.told.reason != SILENT]
         return tuple(sorted(found, key=lambda one: (one.kind, one.name, one.verb)))
 
+    def namespace_goes(self, key: Key) -> bool:
+        """Whether something cannot be made because the namespace goes away. For good: it does not come back."""
+        with self._lock:
+            return any(held.told.reason == SILENT for held in self._held.get(key, {}).values())
+
     def next(self, key: Key) -> float | None:
         """Seconds until the first of them may be tried again."""
         with self._lock:

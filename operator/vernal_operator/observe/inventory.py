@@ -46,8 +46,9 @@ class Inventory(Collector):
         labels = ("namespace", "pool")
         desired = GaugeMetricFamily("vernal_pool_desired_replicas", "Pods that spec.replicas asks for.", labels=labels)
         for pool in pools:
-            if pool.spec is not None:
-                desired.add_metric((pool.namespace, pool.name), pool.spec.replicas)
+            wanted = pool.asked if pool.spec is None else pool.spec.replicas
+            if wanted is not None:
+                desired.add_metric((pool.namespace, pool.name), wanted)
         yield desired
         for name, field, text in _POOL:
             yield _filled(GaugeMetricFamily(f"vernal_pool_{name}", text, labels=labels), pools, field)

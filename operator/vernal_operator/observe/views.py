@@ -290,10 +290,15 @@ def _pool(raw: _Custom) -> Pool:
     spec, why = parse_pool({"spec": raw.spec})
     return Pool(
         name=meta.name, namespace=meta.namespace, uid=meta.uid, generation=meta.generation,
-        spec=spec, spec_error=why, status=readable(raw.status or {}, VLLMWorkerPoolStatus),
+        spec=spec, spec_error=why, asked=_asked(raw.spec), status=readable(raw.status or {}, VLLMWorkerPoolStatus),
         deletion_time=_seconds(meta.deletion_timestamp),
         renew=(meta.annotations or {}).get(names.ANNOTATION_RENEW, ""),
     )  # fmt: skip
+
+
+def _asked(spec: Any) -> int | None:
+    replicas = spec.get("replicas") if isinstance(spec, dict) else None
+    return replicas if type(replicas) is int and replicas >= 0 else None
 
 
 def _checkpoint(raw: _Custom) -> CheckpointView:

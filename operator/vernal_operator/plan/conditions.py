@@ -15,8 +15,8 @@ from vernal_operator.plan import refused as refusals
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.checkpoints import Checkpoints
 from vernal_operator.plan.farewell import farewell
-from vernal_operator.plan.model import Manifest, PodView, Refused
-from vernal_operator.plan.pods import MEANING, PodClass, at_fault, has_ended
+from vernal_operator.plan.model import Manifest, PodView, Pool, Refused
+from vernal_operator.plan.pods import MEANING, PodClass, at_fault, has_ended, serves
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 from vernal_operator.plan.texts import cut
@@ -62,9 +62,12 @@ def conditions(
 
 
 def is_ready(pods: Census, replicas: int) -> Verdict:
+    return _ready(pods.ready(pods.alive), replicas)
+
+
+def _ready(count: int, replicas: int) -> Verdict:
     if replicas == 0:
         return Verdict("Ready", "True", "ScaledToZero", "spec.replicas is 0")
-    count = pods.ready(pods.alive)
     message = f"{min(count, replicas)} of {replicas} replicas are ready"
     if count >= replicas:
         return Verdict("Ready", "True", "AllReady", message)
@@ -218,6 +221,31 @@ def invalid_spec(error: str) -> Verdict:
     return Verdict("Degraded", "True", "InvalidSpec", f"nothing is changed until this is put right: {error}")
 
 
+def invalid(pool: Pool, pods: Iterable[PodView]) -> list[Verdict]:
+    """Of a pool whose spec is not understood: what is wrong, and whether its pods serve on. None is made."""
+    wrong = invalid_spec(pool.spec_error)
+    return [wrong] if pool.asked is None else [_ready(sum(map(serves, pods)), pool.asked), wrong]
+
+
+_HEARD_OF = {"Degraded": ("AsExpected", ("ThawFailed",)), "CheckpointReady": ("Pending", None)}
+"""What is said where no worker has told anything, and instead of which reasons (None: any)."""
+
+
+def until_heard(verdicts: Iterable[Verdict], old: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """As they were where only workers know better, and some that serve were not asked yet: an operator that starts anew
+    must not tell in between that nothing is wrong.
+    """
+    before = {c.get("type"): c for c in old}
+    out = []
+    for verdict in verdicts:
+        last, (reason, known) = before.get(verdict.type), _HEARD_OF.get(verdict.type, ("", ()))
+        if last is not None and verdict.reason == reason and (known is None or last["reason"] in known):
+            out.append(Verdict(verdict.type, last["status"], last["reason"], last["message"]))
+        else:
+            out.append(verdict)
+    return out
+
+
 def _failed_to_thaw(pod: PodView, found: Checkpoints) -> bool:
     """Whether it met a checkpoint that is still the current one."""
     if pod.worker is None or found.reference is None:
@@ -236,11 +264,16 @@ def worst(pods: Census, among: Sequence[PodView]) -> tuple[str, str] | None:
     return None
 
 
-def what_failed(pods: Census) -> str:
-    """Why no further new pod is available, in a few words."""
+def what_failed(pods: Census, told: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Why no further new pod is available, in a few words. `told`: the conditions as they are, which say what pods were
+    refused: the plan that rejects makes none.
+    """
     fault = worst(pods, pods.new)
     if fault is not None:
         return f"{fault[0]}: {fault[1]}"
+    for last in told:
+        if (last.get("type"), last.get("status")) == ("Progressing", "False") and last["reason"] in refusals.NEXT_STEP:
+            return f"{last['reason']}: {last['message'].removesuffix(refusals.AGAIN)}"
     if not pods.new:
         return "there is no pod of it"
     settling = pods.among(pods.new, PodClass.SETTLING)

@@ -42,6 +42,7 @@ class Pool:
     generation: int
     spec: VLLMWorkerPoolSpec | None
     spec_error: str = ""
+    asked: int | None = None  # spec.replicas, also of one that did not parse
     status: Mapping[str, Any] = field(default_factory=dict)
     deletion_time: float | None = None
     renew: str = ""  # the annotation vernal.dev/renew-checkpoint
@@ -214,6 +215,7 @@ class Snapshot:
         waker: None if this operator knows of none.
         node_cache: None where nodes have none.
         version: the pool's resourceVersion.
+        looked_since: when this operator looked at it first.
     """
 
     now: float
@@ -229,6 +231,7 @@ class Snapshot:
     in_endpoints: frozenset[str] = frozenset()
     waker: Waker | None = None
     node_cache: NodeCache | None = None
+    looked_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

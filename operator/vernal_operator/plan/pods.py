@@ -82,6 +82,11 @@ def is_over(pod: PodView) -> bool:
     return pod.phase in ("Succeeded", "Failed")
 
 
+def serves(pod: PodView) -> bool:
+    """Where there is no census."""
+    return pod.ready and pod.deletion_time is None and not is_over(pod)
+
+
 def at_fault(pod: PodView) -> PodView | ContainerView:
     """Whose waiting reason, restarts and last words count: the worker's, or those of a container it waits for."""
     return pod.beside or pod

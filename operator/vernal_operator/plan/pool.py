@@ -1,6 +1,7 @@
 """`plan`: the one entry for a pool. Each question is answered by a policy in a file of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from vernal_contract import names
 from vernal_contract.config import CheckpointPolicy
@@ -27,6 +28,7 @@ from vernal_operator.plan.model import (
 )
 from vernal_operator.plan.own import is_as_applied, own_pool_status, to_write
 from vernal_operator.plan.pods import LOST_AFTER_SECONDS, PodClass
+from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Recipe, Standing
 from vernal_operator.plan.status import events, invalid_status, pool_status
 
@@ -58,7 +60,8 @@ def plan(snapshot: Snapshot) -> Decisions:
     listed = _listed(snapshot, before, pods)
     asked = renewal.standing(pool)
     renewing = renewal.advanced(asked, pool, spec, listed, pods)
-    after = proving.advanced(before, pods, proven=proven, what_failed=conditions.what_failed(pods), now=now)
+    why = conditions.what_failed(pods, pool.status.get("conditions", []))
+    after = proving.advanced(before, pods, proven=proven, what_failed=why, now=now, looked_since=snapshot.looked_since)
     rules = rollout.Rules(
         released=proven or before.trusted,
         paused=spec.rollout.paused and not before.trusted,
@@ -69,6 +72,8 @@ def plan(snapshot: Snapshot) -> Decisions:
         why="RolledBack" if before.rejected is not None else "Rollout",
     )
     step = rollout.step(pods, rollout.bounds(spec.replicas, spec.rollout), rules, now)
+    if before.fallback is not None and before.available and not proven and _unheard(pods, pods.new):
+        step = replace(step, fill=0)  # they are being asked: an operator that starts anew has not lost a proof
     if after.rejected is not None and before.rejected is None:
         step = rollout.Step()  # the rejection is written down before the pods that show why go
 
@@ -92,6 +97,8 @@ def plan(snapshot: Snapshot) -> Decisions:
     if before.fallback is not None and not proven:  # missing pods thaw the old one, so it stays in use
         reference = known_reference(pool, before.fallback.revision, snapshot.checkpoints) or reference
     verdicts_told = [conditions.with_waits(verdict, pods) for verdict in verdicts]
+    if _unheard(pods, pods.alive):
+        verdicts_told = conditions.until_heard(verdicts_told, pool.status.get("conditions", []))
     status = pool_status(pool, after, pods, reference, failed, verdicts_told, now) | _known(listed, renewing)
     poll, next_poll = polling.due(pods.alive, now)
     staying = pods.without({pod.uid for pod, _ in step.delete})
@@ -117,6 +124,11 @@ def plan(snapshot: Snapshot) -> Decisions:
     )
 
 
+def _unheard(pods: Census, among: Sequence[PodView]) -> bool:
+    """Whether some that serve were not asked yet."""
+    return any(pods.meaning(pod).ready and heard(pod) is Heard.NOTHING for pod in among)
+
+
 def _listed(snapshot: Snapshot, at: Standing, pods: Census) -> list[Manifest]:
     """`status.checkpoints`."""
     storage = at.target.spec.checkpoint.storage
@@ -136,7 +148,7 @@ def _invalid(snapshot: Snapshot) -> Decisions:
     """Leave everything as it is and say what is wrong. Workers are asked all the same: checkpoints depend on it."""
     pool, now = snapshot.pool, snapshot.now
     poll, next_poll = polling.due(snapshot.pods, now)
-    status = invalid_status(pool, conditions.invalid_spec(pool.spec_error), now)
+    status = invalid_status(pool, conditions.invalid(pool, snapshot.pods), snapshot.pods, now)
     found = events(pool, status, (), snapshot.announced, now)
     return Decisions(
         status=to_write(status, own_pool_status(pool.status)),

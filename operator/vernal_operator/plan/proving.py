@@ -96,7 +96,9 @@ def standing(snapshot: Snapshot, live: VLLMWorkerPoolSpec) -> Standing:
     return Standing(wanted, current, asked, before, None, epoch(since) if since else None, available)
 
 
-def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, now: float) -> Standing:
+def advanced(
+    before: Standing, pods: Census, *, proven: bool, what_failed: str, now: float, looked_since: float | None = None
+) -> Standing:
     """What is true of it after a look at the pods. Acted upon from the next plan on."""
     spec, target = before.target.spec, before.target.revision
     available = pods.available(pods.new)
@@ -108,6 +110,9 @@ def advanced(before: Standing, pods: Census, *, proven: bool, what_failed: str, 
         return replace(before, since=None)  # what drains has the next one's place
     anew = available > before.available or (not available and before.available)
     since = None if anew else before.since
+    if since is not None and looked_since is not None and available == len(pods.new):
+        # No pod of it fails, and while no operator looked, none made the next one.
+        since = max(since, float(int(looked_since)))
     whole = float(int(now))
     after = replace(before, since=whole if since is None else not_ahead(since, whole))
     if after.deadline is None or now < after.deadline:

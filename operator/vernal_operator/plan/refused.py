@@ -19,6 +19,7 @@ NEXT_STEP = {
 }
 """What to do, by reason."""
 
+AGAIN = "; it is tried again by itself"
 _MAX_TOLD = 3
 
 
@@ -30,4 +31,4 @@ def sentence(refused: Sequence[Refused]) -> str:
     what = {"create": "made", "delete": "deleted"}.get(first.verb, "written")
     step = NEXT_STEP[first.reason]
     lines = (f"{first.kind} {first.name} cannot be {what}", f"{told}{more}", step)
-    return f"{': '.join(line for line in lines if line)}; it is tried again by itself"
+    return f"{': '.join(line for line in lines if line)}{AGAIN}"

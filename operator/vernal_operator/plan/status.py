@@ -10,6 +10,7 @@ from vernal_operator.plan.census import Census
 from vernal_operator.plan.conditions import Verdict, conditions, next_step
 from vernal_operator.plan.model import Event, Manifest, PodView, Pool
 from vernal_operator.plan.own import own_pool_status
+from vernal_operator.plan.pods import is_over, serves
 from vernal_operator.plan.polling import Heard, heard
 from vernal_operator.plan.proving import Standing
 
@@ -48,15 +49,18 @@ def pool_status(
     return {key: value for key, value in status.items() if value is not None}
 
 
-def invalid_status(pool: Pool, verdict: Verdict, now: float) -> Manifest:
-    """The status as it was, with what is wrong with the spec."""
+def invalid_status(pool: Pool, verdicts: Sequence[Verdict], pods: Sequence[PodView], now: float) -> Manifest:
+    """The status as it was, with what is wrong with the spec, and how many pods are left."""
     was = own_pool_status(pool.status)
     before = was.get("conditions", [])
+    kinds = {verdict.type for verdict in verdicts}
     return was | {
         "observedGeneration": pool.generation,
+        "replicas": sum(pod.deletion_time is None and not is_over(pod) for pod in pods),
+        "readyReplicas": sum(serves(pod) for pod in pods),
         "conditions": [
-            *(c for c in before if c["type"] != verdict.type),
-            *conditions([verdict], before, pool.generation, now),
+            *(c for c in before if c["type"] not in kinds),
+            *conditions(verdicts, before, pool.generation, now),
         ],
     }
 

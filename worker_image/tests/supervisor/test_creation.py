@@ -5,7 +5,9 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -136,3 +138,30 @@ def test_an_engine_that_is_never_frozen_is_not_prepared_for_it(
         Reason.ENGINE_UNFREEZABLE,
         why,
     )
+
+
+class Killed(BaseException):
+    """SIGKILL to the whole container: nothing of process 1 runs after it."""
+
+
+def test_a_freeze_that_kills_its_container_is_not_begun_again_for_ever(
+    context: Context, speaking: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "run").mkdir()
+    engine, _ = speaking([GOOD] * 9)
+    begun: list[int] = []
+
+    def killed(*_: Any) -> Any:
+        begun.append(1)
+        raise Killed
+
+    monkeypatch.setattr(Creation, "_freeze", killed)
+    for _ in range(3):  # the kubelet's restarts
+        with suppress(Killed), Creation(context, Store(tmp_path / "store"), INPUTS, HOST) as creation:
+            creation.freeze(engine)
+            break  # it serves
+    assert len(begun) == 1, f"{len(begun)} containers in a row were killed by their freeze; none served"
+    report = context.board.snapshot().freeze
+    assert report is not None and report.outcome is FreezeOutcome.FAILED
+    assert report.reason == Reason.CONTAINER_KILLED

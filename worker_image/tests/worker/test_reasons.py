@@ -181,6 +181,7 @@ NOT_ON_THIS_WAY = {
     Reason.FREEZE_TIMEOUT: "of a freeze",
     Reason.FREEZE_GIVEN_UP: "of a freeze",
     Reason.THAW_GIVEN_UP: "the worker was told to stop: it does not start at all",
+    Reason.CONTAINER_KILLED: "by nothing of this pod: supervisor/test_unfinished.py",
     Reason.ENGINE_START_FAILED: "of a cold start",
     Reason.ENGINE_START_TIMEOUT: "of a cold start",
     Reason.ENGINE_DIED: "of an engine that was up",

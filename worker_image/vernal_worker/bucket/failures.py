@@ -10,7 +10,7 @@ from vernal_contract.reasons import Reason
 from vernal_worker.bucket.keys import Place
 from vernal_worker.bucket.objects import Objects
 from vernal_worker.store import quarantine
-from vernal_worker.store.failures import Failure, made
+from vernal_worker.store.failures import Failure, is_known, made
 from vernal_worker.store.fs import unique
 from vernal_worker.store.quarantine import Quarantine, Record
 
@@ -31,6 +31,8 @@ def record(
 ) -> None:
     """Raises: StoreError: stage failures."""
     failure = made(stage=stage, reason=reason, message=message, worker=worker, node=node)
+    if is_known(failure, load(objects, place, generation, "failures")):
+        return
     objects.put(f"{place.failures(generation)}/{unique()}.json", msgspec.json.encode(failure), "failures")
 
 

@@ -209,6 +209,12 @@ class BucketStore(Store):
 
     # --- for who makes one ---
 
+    def stage(self, identity: IdentityInputs, host: HostTuple) -> Staging:
+        """As `Store.stage`, with nothing else here: an earlier container of this pod may have been killed while it
+        froze, and the pod has room for one checkpoint."""
+        self._drop_all_but("")
+        return super().stage(identity, host)
+
     def lease(self, identity: IdentityInputs, host: HostTuple, owner: Owner, *, ttl: float = TTL) -> Request:
         return BucketLeaseRequest(self._objects, self._place(identity, host), owner, self._touch, ttl)
 

@@ -34,6 +34,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.FREEZE_TIMEOUT: "check the disk's write throughput, or raise freeze_timeout_seconds of checkpoint=",
     Reason.THAW_TIMEOUT: "check the disk's read throughput, or raise thaw_timeout_seconds of checkpoint=",
     Reason.CANARY_MISMATCH: "a thawed engine answered otherwise than the frozen one: keep the checkpoint and report it",
+    Reason.CONTAINER_KILLED: "`dmesg` says whether memory ran out",
     Reason.ENGINE_START_FAILED: f"{_LINES}; check the model and the engine's arguments",
     Reason.ENGINE_START_TIMEOUT: _LINES,
     Reason.ENGINE_DIED: f"{_LINES}; `dmesg` says whether memory ran out",

@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm import outputs
 from vllm.outputs import CompletionOutput, PoolingRequestOutput, RequestOutput
 from vllm.v1.metrics.stats import RequestStateStats
 
 from vernal_worker.engine import wire
 
 _STATS = tuple(RequestStateStats.__dataclass_fields__)
+_ONCE = ("prompt_logprobs", "prompt_token_id_logprobs")
+"""What vLLM hands out once where differences are asked for."""
 
 
 @dataclass
@@ -18,6 +21,7 @@ class _Sum:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: Any = None
+    masks: list[Any] = field(default_factory=list)
 
 
 class Assembly:
@@ -27,20 +31,19 @@ class Assembly:
         self._cumulative = cumulative
         self._attributes: dict[str, Any] = {}
         self._sums: dict[int, _Sum] = {}
-        self._prompt_logprobs: Any = None
+        self._once: dict[str, Any] = {}
         self._metrics: RequestStateStats | None = None
 
     def add(self, output: wire.Output) -> RequestOutput:
         """The request's next output."""
         if output.changed:
             self._attributes.update(output.changed)
-            if self._cumulative and output.changed.get("prompt_logprobs"):
-                self._prompt_logprobs = output.changed["prompt_logprobs"]
+            if self._cumulative:
+                handed = {name: output.changed.get(name) for name in _ONCE}
+                self._once |= {name: value for name, value in handed.items() if value is not None and len(value)}
         if output.metrics:
             self._metrics = RequestStateStats(**dict(zip(_STATS, output.metrics, strict=True)))
-        attributes = self._attributes
-        if self._prompt_logprobs is not None:  # vLLM hands them out once where differences are asked for
-            attributes = {**attributes, "prompt_logprobs": self._prompt_logprobs}
+        attributes = {**self._attributes, **self._once}
         return RequestOutput(
             outputs=[self._completion(piece) for piece in output.pieces],
             finished=output.finished,
@@ -49,7 +52,7 @@ class Assembly:
         )
 
     def _completion(self, piece: wire.Piece) -> CompletionOutput:
-        text, token_ids, logprobs = piece.text, piece.token_ids, piece.logprobs
+        text, token_ids, logprobs, more = piece.text, piece.token_ids, piece.logprobs, piece.more or {}
         if self._cumulative:
             total = self._sums.setdefault(piece.index, _Sum())
             total.text += text
@@ -60,6 +63,10 @@ class Assembly:
                 else:
                     total.logprobs.extend(logprobs)
             text, token_ids, logprobs = total.text, total.token_ids.copy(), total.logprobs
+            if (mask := more.pop("sampling_mask", None)) is not None:
+                total.masks += mask.token_ids
+            if total.masks and piece.finish_reason is not None:  # before it vLLM has none
+                more["sampling_mask"] = outputs.SamplingMask(total.masks.copy())
         return CompletionOutput(
             index=piece.index,
             text=text,
@@ -68,7 +75,7 @@ class Assembly:
             logprobs=logprobs,
             finish_reason=piece.finish_reason,
             stop_reason=piece.stop_reason,
-            **(piece.more or {}),
+            **more,
         )
 
 

@@ -272,6 +272,7 @@ class _Differences:
         self._number = number
         self._begun = False
         self._sent: dict[str, Any] = {}
+        self._lengths: dict[str, int] = {}  # of lists: that of a prompt which streams in grows where it is
 
     def of(self, output: RequestOutput) -> wire.Output:
         changed: dict[str, Any] | None = None
@@ -280,8 +281,10 @@ class _Differences:
             if name in _OWN_WAY:
                 continue
             before = sent.get(name, _UNSENT)
-            if before is not value and not (type(before) is type(value) is int and before == value):
-                sent[name] = value
+            length = len(value) if type(value) is list else 0
+            same = before is value and length == self._lengths[name]
+            if not same and not (type(before) is type(value) is int and before == value):
+                sent[name], self._lengths[name] = value, length
                 changed = changed or {}
                 changed[name] = wire.pack(value)
         stats = output.metrics if output.finished or not self._begun else None

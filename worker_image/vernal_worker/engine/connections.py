@@ -5,10 +5,12 @@ uvicorn's protocol bounds none of that.
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from vernal_contract import names
@@ -53,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._in_header = True  # or before one
         self._header_bytes = 0
         self._header_count = 0
+        self._arrived = b""  # what is being parsed
         self._body_bytes = 0  # as they came, with what frames them
         self._timer: asyncio.TimerHandle | None = None
         now = self.loop.time()
@@ -144,7 +147,9 @@ class Connection(HttpToolsProtocol):
             self._header_bytes += len(data)
         else:
             self._body_bytes += len(data)
+        self._arrived = data
         super().data_received(data)
+        self._arrived = b""
         if self._refused or self._upgraded or self.transport.is_closing():
             return
         if self._in_header and self._header_bytes > self._limits.header_bytes:
@@ -169,7 +174,39 @@ class Connection(HttpToolsProtocol):
         if self._header_count <= self._limits.header_count:
             super().on_header(name, value)
 
+    @property
+    def _is_offer(self) -> bool:
+        """Whether the message offers another protocol, which is declined (`_unsupported_upgrade_warning`)."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and not self._should_upgrade()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """httptools takes a message that offers another protocol, as HTTP/2 by Java's client, for one without a body,
+        and what comes behind its header for that protocol. So it is read again, without the offer."""
+        if self._refused:
+            return
+        if not self._is_offer:
+            super()._unsupported_upgrade_warning()
+            return
+        if self._header_count > self._limits.header_count:
+            self._too_large()
+            return
+        error = sys.exception()
+        assert isinstance(error, httptools.HttpParserUpgrade)
+        behind = self._arrived[error.args[0] :]
+        version = self.parser.get_http_version().encode()
+        header = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                header.append(b"connection: " + b",".join(one for one in value.split(b",") if not _is_upgrade(one)))
+            elif name != b"upgrade":
+                header.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self._arrived = b"\r\n".join([*header, b"\r\n"]) + behind
+        super().data_received(self._arrived)
+
     def on_headers_complete(self) -> None:
+        if self._is_offer:
+            return
         self._in_header, self._body_bytes, self._body_seconds = False, 0, 0.0
         if self._refused:
             return
@@ -195,6 +232,8 @@ class Connection(HttpToolsProtocol):
             self.flow.hold()  # until it is this request's turn
 
     def on_message_complete(self) -> None:
+        if self._is_offer:
+            return
         self._in_header, self._header_bytes = True, 0
         self._pool.uploaded(self)
         if not self._refused:
@@ -333,6 +372,10 @@ class Connection(HttpToolsProtocol):
             self._waiting, self._last_taken = 0, self.loop.time()
         else:
             self.transport.close()
+
+
+def _is_upgrade(word: bytes) -> bool:
+    return word.strip().lower() == b"upgrade"
 
 
 def _answer(status: HTTPStatus, message: str) -> bytes:

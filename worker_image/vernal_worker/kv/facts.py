@@ -20,6 +20,10 @@ _UNSTABLE = frozenset({"transformers_version", "torch_dtype", "dtype"})
 _adapters: dict[tuple[str, str, int], tuple[str, Any] | None] = {}
 """Identity and state of an adapter's files when it was first seen; None once they cannot be told."""
 
+_named: dict[str, str | None] = {}
+"""Content of items by vLLM's identifier, as first seen, the oldest first; None once one identifier had two contents."""
+_MOST_NAMED = 65_536  # 10 MB
+
 
 def unsupported(vllm_config: Any, kv_cache_config: Any) -> str | None:
     """Why blocks of this engine cannot be shared, or None."""
@@ -109,10 +113,21 @@ def _salt(request: Any, adapter: str | None) -> Salt | None:
     features = []
     for feature in request.mm_features:
         found = media.content(feature.data)
-        if found is None:
+        if found is None or not _is_alone(feature.identifier, found):
             return None
         features.append(Feature(found, feature.mm_position.offset, feature.mm_position.length))
     return Salt(request.cache_salt, adapter, tuple(features))
+
+
+def _is_alone(identifier: str, content: str) -> bool:
+    """Whether the identifier, which a client may choose, has named nothing else. vLLM's caches of encoder outputs and
+    of prefixes go by it alone: what the engine computes for the one content may come from the other."""
+    if identifier not in _named and len(_named) >= _MOST_NAMED:
+        del _named[next(iter(_named))]
+    if _named.setdefault(identifier, content) != content:
+        _named[identifier] = None
+        return False
+    return True
 
 
 def step(scheduler_output: Any) -> list[Scheduled]:

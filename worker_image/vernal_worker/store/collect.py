@@ -126,6 +126,17 @@ def generations(directory: Path, now: float, before: float, *, mark: Path | None
             yield _Find(path, "a reader that is gone")
 
 
+def sweep(root: Path, grace: float) -> None:
+    """Remove stagings that nobody has written to for `grace` seconds: what killed workers left takes as much room as a
+    checkpoint, and no janitor comes before a checkpoint goes.
+
+    Raises:
+        OSError: the storage cannot be read or written.
+    """
+    for find in list(_old_stagings(root, storage_time(root) - grace)):
+        delete(root, find.path)
+
+
 def tidy(directory: Path, before: float) -> None:
     """Remove a key's directory in which there is no generation and nothing newer than `before`."""
     with suppress(FileNotFoundError):

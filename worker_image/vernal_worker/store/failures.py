@@ -1,10 +1,11 @@
 """Thaws that did not end in a ready worker: one small file each, beside the artifact, seen by every worker."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 from vernal_contract import decoding
-from vernal_contract.reasons import Reason
+from vernal_contract.reasons import About, Reason, about
 
 from vernal_worker.store import fs
 from vernal_worker.store.layout import Key
@@ -24,6 +25,8 @@ def record(key: Key, generation: str, *, stage: str, reason: Reason, message: st
     OSError: the storage cannot be written.
     """
     failure = made(stage=stage, reason=reason, message=message, worker=worker, node=node)
+    if is_known(failure, load(key, generation)):
+        return
     directory = key.failures(generation)
     fs.make_directory(directory, key.root)
     # Written under a name that is not counted: a reader never sees half of it.
@@ -36,6 +39,12 @@ def made(*, stage: str, reason: Reason, message: str, worker: str, node: str = "
     """One that is now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Failure(stage=stage, reason=reason, message=message, worker=worker, node=node, time=now)
+
+
+def is_known(failure: Failure, found: Sequence[Failure]) -> bool:
+    """Whether it says no more than one that was `found`: a node counts once, and may fail for ever."""
+    of_nodes = {each.node for each in found if about(each.reason) is About.NODE}
+    return about(failure.reason) is About.NODE and failure.node in of_nodes
 
 
 def load(key: Key, generation: str) -> list[Failure]:

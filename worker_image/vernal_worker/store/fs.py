@@ -32,13 +32,19 @@ def write_new(path: Path, data: bytes) -> None:
 
     Raises:
         FileExistsError: it is there.
+        OSError: it cannot be written, and is not there: a full file system still takes names.
     """
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as f:
-        os.fchmod(fd, 0o600)
-        f.write(data)
-        f.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as f:
+            os.fchmod(fd, 0o600)
+            f.write(data)
+            f.flush()
+            os.fsync(fd)
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Writing an artifact: a private directory first, then one rename and one pointer."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,9 @@ from vernal_worker.store.layout import Key
 from vernal_worker.store.lease import Held
 from vernal_worker.store.pieces import default_threads, hash_all, pieces
 from vernal_worker.store.reading import use
+
+_SIGN_SECONDS = 60.0
+"""So often a staging that is only read, to be hashed, shows the collector that somebody is at it."""
 
 _MOVE_SECONDS = 30.0
 """For the renames that end a publication, on top of its time: they are not interrupted otherwise."""
@@ -104,7 +108,7 @@ class Staging:
                 `LEASE_LOST`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        size = [0, 0]
+        size, signed = [0, 0], [time.monotonic()]
 
         def check() -> None:
             if cancel is not None and cancel.is_set():
@@ -116,6 +120,9 @@ class Staging:
         def tick(done: int, total: int) -> None:
             size[:] = done, total
             check()
+            if time.monotonic() - signed[0] >= _SIGN_SECONDS:
+                signed[0] = time.monotonic()
+                os.utime(self.dir)  # by the storage's clock
 
         def publish() -> Publication:
             generation = layout.new_generation()

@@ -240,9 +240,12 @@ class Store:
         """
 
         def make() -> "Staging":
+            from vernal_worker.store import collect
             from vernal_worker.store.staging import Staging
 
             self.root.stat()
+            with suppress(OSError):
+                collect.sweep(self.root, GRACE)
             return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key, self.user)
 
         return self._touch("stage", make)

@@ -24,7 +24,7 @@ from vernal_worker.store.lease import Held, Owner, Request
 from vernal_worker.store.staging import Staging
 from vernal_worker.store.store import Store
 from vernal_worker.store.writeback import write_back
-from vernal_worker.supervisor import choose, log, oracle, pace
+from vernal_worker.supervisor import choose, log, oracle, pace, unfinished
 from vernal_worker.supervisor.board import process_age
 from vernal_worker.supervisor.context import Context, StoppedError
 from vernal_worker.supervisor.engine import Engine
@@ -90,6 +90,8 @@ class Creation:
             if (problem := engine.client.status(self._timeout).unfreezable) is not None:
                 self._skip(Reason.ENGINE_UNFREEZABLE, problem)
                 return
+            freezing = self._context.settings.paths.freezing
+            was_killed = unfinished.taken(freezing) is not None
             if self._lease is None:
                 self._ask()
             if self._problem is not None:
@@ -99,8 +101,12 @@ class Creation:
             if (skip := choose.must_skip_freeze(published, holder, self._lease is not None)) is not None:
                 self._skip(*skip)
                 return
+            if was_killed:
+                message = "the pod's container before was killed while it froze; this one serves without a checkpoint"
+                raise CheckpointError(Reason.CONTAINER_KILLED, "freeze", message)
             board.phase(Phase.FREEZING)
-            outcome = self._freeze(engine)
+            with unfinished.marked(freezing, ""):
+                outcome = self._freeze(engine)
         except (StoreError, CheckpointError, ControlError, EngineHarmedError) as error:
             if stop.signalled.is_set():
                 raise StoppedError from error

@@ -42,6 +42,16 @@ class RunPaths(msgspec.Struct, frozen=True):
         return self.root / "criu"
 
     @property
+    def thawing(self) -> Path:
+        """Names the generation that is being thawed."""
+        return self.root / "thawing"
+
+    @property
+    def freezing(self) -> Path:
+        """Is there while the engine is frozen."""
+        return self.root / "freezing"
+
+    @property
     def carried(self) -> tuple[Path, ...]:
         return (self.tmp, self.cache)
 

@@ -15,7 +15,7 @@ from vernal_worker.store.artifact import Artifact
 from vernal_worker.store.errors import StoreError
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.quarantine import Quarantine
-from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, software, stores
+from vernal_worker.supervisor import caching, choose, identity, log, pace, recovery, software, stores, unfinished
 from vernal_worker.supervisor.choose import Cold, GiveUp, Thaw
 from vernal_worker.supervisor.contents import ContentError, SourceError
 from vernal_worker.supervisor.context import CALL_TIMEOUT, Context, Settings, StartError, StoppedError
@@ -112,7 +112,7 @@ class Steps:
         try:
             with self._board.timed("find"):
                 owner = Owner(pod=self._settings.pod.name, node=self._settings.pod.node)
-                return choose.from_lookup(self.store.open(wanted, here, owner))
+                choice = choose.from_lookup(self.store.open(wanted, here, owner))
         except StoreError as error:
             if self._stop.signalled.is_set():
                 raise StoppedError from error
@@ -120,6 +120,17 @@ class Steps:
                 failure = ThawError("find", error.reason, error.message)
                 return self._after_failure(error.generation, failure, error.host)
             return choose.from_store_error(self._policy, error)
+        if isinstance(choice, Thaw) and unfinished.taken(self._settings.paths.thawing) == choice.artifact.generation:
+            return self._killed(choice)
+        return choice
+
+    def _killed(self, choice: Thaw) -> Cold | GiveUp:
+        """By the same thaw, as far as anybody can tell."""
+        for held in (choice.view, choice.reading):
+            if held is not None:
+                held.release()
+        message = "the pod's container before was killed while it thawed this checkpoint"
+        return self._instead(choice.artifact, ThawError("thaw", Reason.CONTAINER_KILLED, message))
 
     def _after_failure(self, generation: str, failure: ThawError, host: HostTuple | str | None = None) -> Cold | GiveUp:
         """Write the failure down: on the board, in the log, in the store. `host`: the artifact's, if it is not ours."""
@@ -214,13 +225,14 @@ class Steps:
 
     def _run(self, artifact: Artifact, gpus: Gpu | None, seconds: float, *, cached: bool = False) -> Engine:
         """Raises: ThawError, StoppedError."""
-        try:
-            return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
-        except ThawError as failure:
-            if failure.reason is not Reason.GPU_MEMORY_INSUFFICIENT or gpus is None:
-                raise
-            self._wait_for_room(gpus, failure)
-            return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
+        with unfinished.marked(self._settings.paths.thawing, artifact.generation):
+            try:
+                return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
+            except ThawError as failure:
+                if failure.reason is not Reason.GPU_MEMORY_INSUFFICIENT or gpus is None:
+                    raise
+                self._wait_for_room(gpus, failure)
+                return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
 
     def fill_node_cache(self, published: Artifact | None = None) -> None:
         """Let the node's next worker read from there what this one has read, or `published`. Returns at once."""

@@ -1,0 +1,43 @@
+"""Whose half checkpoint goes, and whose stays."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+from vernal_worker.store import staging as stagings
+from vernal_worker.store.lease import Owner
+from vernal_worker.store.store import GRACE, Store
+
+
+def test_what_killed_freezes_left_on_a_claim_goes_with_the_next(
+    store: Store, identity: Any, host: Any, filled: Any
+) -> None:
+    """No VLLMCheckpoint goes, so no janitor comes: the claim fills, and nobody freezes any more (StoreFull)."""
+    for _ in range(3):  # containers that were killed while they froze, hours ago
+        left = filled(store.stage(identity, host))
+        for path in [left.dir, *left.dir.rglob("*")]:
+            os.utime(path, (time.time() - 2 * GRACE,) * 2)
+    with store.lease(identity, host, Owner(pod="next")).try_acquire() as lease:  # type: ignore[union-attr]
+        filled(store.stage(identity, host)).publish(created_by="next", lease=lease)
+    assert not list((store.root / "staging").iterdir())
+
+
+def test_a_staging_that_is_hashed_for_hours_is_not_collected(
+    store: Store, identity: Any, host: Any, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are written, and now only read: 700 GB at 100 MB/s. Meanwhile a janitor comes, for whatever else."""
+    monkeypatch.setattr(stagings, "_SIGN_SECONDS", 0.0)
+    hash_all = stagings.hash_all
+
+    def slowly(directory: Any, *arguments: Any, **options: Any) -> None:
+        for path in [directory, *directory.rglob("*")]:
+            os.utime(path, (time.time() - GRACE - 60,) * 2)
+        options["tick"](0)  # as it comes every 50 ms
+        store.gc()
+        hash_all(directory, *arguments, **options)
+
+    monkeypatch.setattr(stagings, "hash_all", slowly)
+    with store.lease(identity, host, Owner(pod="p")).try_acquire() as lease:  # type: ignore[union-attr]
+        staging = filled(store.stage(identity, host))
+        staging.publish(created_by="p", lease=lease).artifact.verify()

@@ -131,3 +131,11 @@ def test_each_next_one_is_made_later_until_one_works(store: Any, identity: Any, 
 def test_delays_grow_and_end(rounds: int) -> None:
     assert 0.0 <= delay(rounds) <= delay(rounds + 1) <= LONGEST_DELAY
     assert delay(1000) == LONGEST_DELAY
+
+
+@given(st.floats(0.0, 1e6), st.floats(-1e8, 1e8))
+def test_what_is_left_of_a_delay_is_no_longer_than_it(delay: float, age: float) -> None:
+    """Also where the storage's clock was set back."""
+    left = quarantine.remaining(delay, age)
+    assert 0.0 <= left <= delay
+    assert left == (delay - age if 0 < age < delay else delay if age <= 0 else 0.0)

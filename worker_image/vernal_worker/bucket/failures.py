@@ -74,7 +74,7 @@ def look(
         objects.swap(place.quarantine, new, read, stage)  # or another's is there now
     left = quarantine.delay(record.rounds)
     if left:
-        left = max(0.0, left - (objects.now(stage) - read.modified))
+        left = quarantine.remaining(left, objects.now(stage) - read.modified)
     return quarantine.said(generation, found, record.rounds, left)
 
 

@@ -77,8 +77,13 @@ def look(key: Key, generation: str, attempts: int) -> Quarantine | None:
     left = delay(record.rounds)
     if left:
         with suppress(OSError):
-            left = max(0.0, left - (fs.clock(key.directory) - path.stat().st_mtime))
+            left = remaining(left, fs.clock(key.directory) - path.stat().st_mtime)
     return said(generation, found, record.rounds, left)
+
+
+def remaining(delay: float, age: float) -> float:
+    """Seconds of `delay` that are left after `age`, which is negative where the storage's clock was set back."""
+    return max(0.0, delay - max(0.0, age))
 
 
 def said(generation: str, found: Sequence[Failure], rounds: int, left: float) -> Quarantine:

@@ -52,6 +52,7 @@ class Engine:
         differences, assembly = self.across
         message = wire.encoder()(wire.Batch([differences.of(output)], 1, 0))
         (event,) = wire.program_decoder()(message).events
+        assert isinstance(event, wire.Output)
         return assembly.add(event)
 
 

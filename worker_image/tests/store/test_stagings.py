@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from vernal_worker.store import pieces
 from vernal_worker.store import staging as stagings
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import GRACE, Store
@@ -28,14 +29,13 @@ def test_a_staging_that_is_hashed_for_hours_is_not_collected(
 ) -> None:
     """Its files are written, and now only read: 700 GB at 100 MB/s. Meanwhile a janitor comes, for whatever else."""
     monkeypatch.setattr(stagings, "_SIGN_SECONDS", 0.0)
-    hash_all = stagings.hash_all
 
     def slowly(directory: Any, *arguments: Any, **options: Any) -> None:
         for path in [directory, *directory.rglob("*")]:
             os.utime(path, (time.time() - GRACE - 60,) * 2)
         options["tick"](0)  # as it comes every 50 ms
         store.gc()
-        hash_all(directory, *arguments, **options)
+        pieces.hash_all(directory, *arguments, **options)
 
     monkeypatch.setattr(stagings, "hash_all", slowly)
     with store.lease(identity, host, Owner(pod="p")).try_acquire() as lease:  # type: ignore[union-attr]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from plan.factory import NOW, condition, creator, published, ready, snapshot, spec
-from plan.test_proving import DEADLINE, half_way, made, rolling, works
+from plan.test_proving import DEADLINE, after, half_way, made, rolling, works
 from vernal_contract.state import RestoreFailure
 from vernal_operator.observe.views import POOLS_READER
 from vernal_operator.plan import plan
@@ -52,6 +52,27 @@ def test_an_operator_that_starts_anew_in_a_roll_makes_no_old_pod() -> None:
     assert rev == seen.pool.status["updateRevision"]
     anew = plan(replace(seen, pods=tuple(map(unasked, seen.pods))))
     assert anew.poll and not anew.create and not anew.delete, "it asks them first"
+
+
+def test_until_it_has_asked_them_it_goes_on_making_none_and_writes_once() -> None:
+    seen = half_way(ready(0), ready(1), works(3), works(4), available=2)
+    seen = replace(seen, pods=tuple(map(unasked, seen.pods)))
+    for number in range(4):
+        done = plan(replace(seen, now=NOW + number))
+        assert not done.create and not done.delete
+        assert number == 0 or done.status is None
+        seen = after(seen, done)
+
+
+def test_a_clock_that_is_set_back_makes_no_writes_and_the_deadline_comes() -> None:
+    seen = rolling(ready(0), ready(1), since=NOW - 100, to="worker:2")
+    seen = replace(seen, looked_since=NOW + DEADLINE)
+    first = plan(seen)
+    seen = after(seen, first, announced=frozenset(event.key for event in first.events))
+    for seconds in (10, 20, 30):
+        assert plan(replace(seen, now=NOW + seconds)).status is None
+    late = plan(replace(seen, now=NOW + DEADLINE - 50)).status
+    assert late is not None and "rejected" in late
 
 
 def test_a_roll_is_not_rejected_for_the_time_in_which_no_operator_looked() -> None:

@@ -110,8 +110,9 @@ def advanced(
         return replace(before, since=None)  # what drains has the next one's place
     anew = available > before.available or (not available and before.available)
     since = None if anew else before.since
-    if since is not None and looked_since is not None and available == len(pods.new):
-        # No pod of it fails, and while no operator looked, none made the next one.
+    if since is not None and looked_since is not None and looked_since <= now and available == len(pods.new):
+        # No pod of it fails, and while no operator looked, none made the next one. (Where the clock was set back since,
+        # nobody knows when that was.)
         since = max(since, float(int(looked_since)))
     whole = float(int(now))
     after = replace(before, since=whole if since is None else not_ahead(since, whole))

@@ -40,3 +40,13 @@ def test_the_body_of_a_request_with_an_offer_is_read(served: Served, split: str,
     connection.sendall(HEAD + b"Content-Length: 3\r\nConnection: close\r\n\r\nend")
     answers = rest(connection)
     assert answers.count(b"HTTP/1.1 200 OK") == 2 and body in answers and answers.endswith(b"end"), answers
+
+
+def test_what_comes_behind_the_last_request_is_nothing(served: Served) -> None:
+    """As without an offer: after a request that ends the connection, uvicorn reads no more."""
+    served.gate._app = echo
+    connection = open_one(served)
+    head = HEAD + OFFER.replace(b"Connection: ", b"Connection: close, ") + b"Content-Length: 3\r\n\r\n"
+    connection.sendall(head + b"endmore")
+    answers = rest(connection)
+    assert answers.startswith(b"HTTP/1.1 200 OK") and answers.endswith(b"end"), answers

@@ -1,11 +1,13 @@
 """Whose half checkpoint goes, and whose stays."""
 
 import os
+import threading
 import time
 from typing import Any
 
 import pytest
-from vernal_worker.store import pieces
+from patience import GUARD_SECONDS
+from vernal_worker.store import collect, pieces
 from vernal_worker.store import staging as stagings
 from vernal_worker.store.lease import Owner
 from vernal_worker.store.store import GRACE, Store
@@ -22,6 +24,21 @@ def test_what_killed_freezes_left_on_a_claim_goes_with_the_next(
     with store.lease(identity, host, Owner(pod="next")).try_acquire() as lease:  # type: ignore[union-attr]
         filled(store.stage(identity, host)).publish(created_by="next", lease=lease)
     assert not list((store.root / "staging").iterdir())
+
+
+def test_what_takes_long_to_remove_keeps_no_freeze(
+    store: Store, identity: Any, host: Any, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of GB on slow storage: that goes on beside it."""
+    left = filled(store.stage(identity, host))
+    for path in [left.dir, *left.dir.rglob("*")]:
+        os.utime(path, (time.time() - 2 * GRACE,) * 2)
+    held = threading.Event()
+    monkeypatch.setattr(collect, "delete", lambda *_: held.wait(GUARD_SECONDS))
+    try:
+        assert Store(store.root, patience=0.5).stage(identity, host).dir.exists()
+    finally:
+        held.set()
 
 
 def test_a_staging_that_is_hashed_for_hours_is_not_collected(

@@ -1,5 +1,6 @@
 """A container that was killed as a whole in a thaw or a freeze: the pod's next one does not do the same again."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ def killed(*_: Any, **__: Any) -> Any:
     raise Killed
 
 
-def test_a_thaw_that_kills_its_container_is_not_begun_again_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Container = Callable[[], Steps]
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Container:
+    """Of one pod, one after the other, with a checkpoint in the store that fits; its thaw kills them."""
     monkeypatch.setattr("vernal_worker.checkpoint.doctor.supported", lambda criu: (True, ""))
     monkeypatch.setattr(names, "PATH_RUN", str(tmp_path / "run"))  # an emptyDir: it outlives the container
     monkeypatch.setattr("vernal_worker.supervisor.recovery.keep_compiled", lambda *a: None)
@@ -49,29 +53,48 @@ def test_a_thaw_that_kills_its_container_is_not_begun_again_for_ever(
         state = WorkerState(pod="", namespace="", pool="", revision="", phase=Phase.STARTING)
         made = Steps(Context(read_settings(variables), Board(state), Stop(), Reaper()))
         made.prepare()
+        monkeypatch.setattr(made._thawing, "run", killed)
         return made
 
     first = container()
     assert isinstance(first.choose(), Cold)
     staging = Store(tmp_path / "store").stage(*first.found)
     (staging.dir / "oracle.json").write_text("{}")
-    generation = staging.publish(created_by="t").artifact.generation
+    staging.publish(created_by="t")
+    return container
 
-    chosen: list[Any] = []
-    for _ in range(4):  # the kubelet's restarts
-        steps = container()
-        monkeypatch.setattr(steps._thawing, "run", killed)
-        choice: Any = steps.choose()
-        chosen.append(choice)
-        if not isinstance(choice, Thaw):
-            break
-        with suppress(Killed):
-            steps.thaw(choice, None)
-    assert [type(each) for each in chosen] == [Thaw, Cold], [type(each).__name__ for each in chosen]
-    assert chosen[-1].reason is Reason.CONTAINER_KILLED and chosen[-1].message
-    (failure,) = Store(tmp_path / "store").failures(*first.found, generation)
+
+def is_killed(steps: Steps) -> None:
+    choice = steps.choose()
+    assert isinstance(choice, Thaw)
+    with pytest.raises(Killed):
+        steps.thaw(choice, None)
+
+
+def test_a_thaw_that_kills_its_container_is_not_begun_again_for_ever(container: Container, tmp_path: Path) -> None:
+    is_killed(container())
+    second = container()
+    choice = second.choose()
+    assert isinstance(choice, Cold) and choice.reason is Reason.CONTAINER_KILLED and choice.message
+    (failure,) = Store(tmp_path / "store").failures(*second.found, _generation(tmp_path))
     assert failure.reason is Reason.CONTAINER_KILLED
     assert isinstance(container().choose(), Thaw), "later it is tried again"
+
+
+def _generation(tmp_path: Path) -> str:
+    (current,) = (tmp_path / "store").glob("artifacts/*/*/current")
+    return current.resolve().name
+
+
+def test_one_that_came_through_says_that_none_was_killed(container: Container, tmp_path: Path) -> None:
+    """Whatever way: else another one's end, weeks later, is taken for the thaw's doing."""
+    is_killed(container())
+    (tmp_path / "store").rename(tmp_path / "away")
+    second = container()
+    assert isinstance(second.choose(), Cold), "the storage is gone for a moment"
+    second.came_through()
+    (tmp_path / "away").rename(tmp_path / "store")
+    assert isinstance(container().choose(), Thaw)
 
 
 @pytest.mark.parametrize("ends", [None, ValueError], ids=["well", "with an error"])

@@ -201,6 +201,7 @@ class Connection(HttpToolsProtocol):
             elif name != b"upgrade":
                 header.append(name + b": " + value)
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         self._arrived = b"\r\n".join([*header, b"\r\n"]) + behind
         super().data_received(self._arrived)
 

@@ -21,7 +21,8 @@ _adapters: dict[tuple[str, str, int], tuple[str, Any] | None] = {}
 """Identity and state of an adapter's files when it was first seen; None once they cannot be told."""
 
 _named: dict[str, str | None] = {}
-"""Content of items by vLLM's identifier, as first seen, the oldest first; None once one identifier had two contents."""
+"""Content of items by vLLM's identifier, the one named longest ago first; None once an identifier had two contents, or
+one that cannot be told."""
 _MOST_NAMED = 65_536  # 10 MB
 
 
@@ -100,34 +101,46 @@ def prompt(request: Any) -> Prompt:
         adapter = _adapter_identity(request.lora_request)
         if adapter is None:
             tokens = None
+    named: dict[str, str | None] = {}
+    if tokens is None:  # nobody asks for its salt, and the engine computes its items all the same
+        _noted(request, named)
     return Prompt(
         request_id=request.request_id,
         tokens=tokens,
         length=request.num_tokens,
-        salt=lambda: _salt(request, adapter),
+        salt=lambda: _salt(request, adapter, named),
         may_load=not getattr(request, "skip_reading_prefix_cache", False),
+        alone=lambda: all(_named.get(name, content) == content for name, content in named.items()),
     )
 
 
-def _salt(request: Any, adapter: str | None) -> Salt | None:
+def _salt(request: Any, adapter: str | None, named: dict[str, str | None]) -> Salt | None:
     features = []
-    for feature in request.mm_features:
-        found = media.content(feature.data)
-        if found is None or not _is_alone(feature.identifier, found):
+    for feature, found in zip(request.mm_features, _noted(request, named), strict=True):
+        if found is None:
             return None
         features.append(Feature(found, feature.mm_position.offset, feature.mm_position.length))
     return Salt(request.cache_salt, adapter, tuple(features))
 
 
-def _is_alone(identifier: str, content: str) -> bool:
+def _noted(request: Any, named: dict[str, str | None]) -> list[str | None]:
+    """Content of each item; None where it, or what the engine has under its name, cannot be told. What they are called
+    is noted, of all: the engine also computes those behind one that cannot be told."""
+    found: list[str | None] = []
+    for feature in request.mm_features:
+        content = named[feature.identifier] = media.content(feature.data)
+        found.append(content if _is_alone(feature.identifier, content) else None)
+    return found
+
+
+def _is_alone(identifier: str, content: str | None) -> bool:
     """Whether the identifier, which a client may choose, has named nothing else. vLLM's caches of encoder outputs and
     of prefixes go by it alone: what the engine computes for the one content may come from the other."""
-    if identifier not in _named and len(_named) >= _MOST_NAMED:
+    known = _named.pop(identifier, content)
+    _named[identifier] = known if known == content else None  # as the latest: vLLM's caches forget in that order, too
+    if len(_named) > _MOST_NAMED:
         del _named[next(iter(_named))]
-    if _named.setdefault(identifier, content) != content:
-        _named[identifier] = None
-        return False
-    return True
+    return known == content
 
 
 def step(scheduler_output: Any) -> list[Scheduled]:

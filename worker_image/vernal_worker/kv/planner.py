@@ -94,6 +94,7 @@ class Scheduled:
 class _Request:
     keys: list[bytes]
     unsaved: set[int]
+    alone: Callable[[], bool]  # whether the keys still say all
     hits: int = 0  # as storage said last
     looked_up: float = 0.0  # when it said so
     answer: Answer | None = None  # to what it was asked since
@@ -157,6 +158,7 @@ class Planner:
         computed: int,
         may_load: bool,
         load_async: bool,
+        alone: Callable[[], bool] = lambda: True,
     ) -> tuple[int | None, bool]:
         """How many tokens beyond the first `computed` the store has for a request that is about to start.
 
@@ -164,6 +166,7 @@ class Planner:
             keys: the keys of the prompt's full blocks; asked for once.
             tokens: length of the request. Its last token is always computed: sampling needs its output.
             may_load: False for a request that must see all its tokens computed.
+            alone: whether its keys still say all that its blocks are computed from; asked before some are saved.
 
         Returns:
             The number and whether to load asynchronously; None to be asked again, while storage has not answered or
@@ -171,7 +174,7 @@ class Planner:
         """
         request = self._requests.get(request_id)
         if request is None:
-            request = self._begin(request_id, keys())
+            request = self._begin(request_id, keys(), alone)
         self._look_up(request)
         first, odd = divmod(computed, self._block_tokens)
         end = min(request.usable, (tokens - 1) // self._block_tokens)
@@ -228,6 +231,8 @@ class Planner:
                 request.block_ids.extend(scheduled.blocks)
             full = (scheduled.computed + scheduled.scheduled) // self._block_tokens
             end = min(full, len(request.block_ids), len(request.keys))
+            if request.saved_to < end and not request.alone():
+                request.unsaved.clear()
             for index in range(request.saved_to, end):
                 if index not in request.unsaved:
                     continue
@@ -284,8 +289,8 @@ class Planner:
         self._loading.clear()
         self._in_flight.clear()
 
-    def _begin(self, request_id: str, keys: list[bytes]) -> _Request:
-        request = _Request(keys, set(range(len(keys))) if self._saves else set(), usable=len(keys))
+    def _begin(self, request_id: str, keys: list[bytes], alone: Callable[[], bool]) -> _Request:
+        request = _Request(keys, set(range(len(keys))) if self._saves else set(), alone, usable=len(keys))
         self._requests[request_id] = request
         return request
 

@@ -30,6 +30,7 @@ class Prompt:
         length: number of tokens of the request so far.
         salt: computed when it is needed, once; None if it cannot be known: then nothing can be shared either.
         may_load: False for a request that must see all its tokens computed.
+        alone: whether what the salt says is still all that the engine may compute its blocks from; asked at each step.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class Prompt:
     length: int
     salt: Callable[[], Salt | None]
     may_load: bool
+    alone: Callable[[], bool] = lambda: True
 
 
 class SchedulerSide:
@@ -135,6 +137,7 @@ class SchedulerSide:
             computed=computed,
             may_load=prompt.may_load and not self.breaker.open,
             load_async=self.load_async(),
+            alone=prompt.alone,
         )
 
     def plan(self, step: Sequence[Scheduled]) -> StepPlan:

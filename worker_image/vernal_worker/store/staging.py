@@ -122,7 +122,8 @@ class Staging:
             check()
             if time.monotonic() - signed[0] >= _SIGN_SECONDS:
                 signed[0] = time.monotonic()
-                os.utime(self.dir)  # by the storage's clock
+                with suppress(OSError):  # it is but a sign
+                    os.utime(self.dir)  # by the storage's clock
 
         def publish() -> Publication:
             generation = layout.new_generation()

@@ -240,14 +240,15 @@ class Store:
         """
 
         def make() -> "Staging":
-            from vernal_worker.store import collect
             from vernal_worker.store.staging import Staging
 
             self.root.stat()
-            with suppress(OSError):
-                collect.sweep(self.root, GRACE)
             return Staging(self.root, identity, host, self._usable, self._touch, self._signing_key, self.user)
 
+        from vernal_worker.store import collect
+
+        with suppress(StoreError):  # to remove much may take longer than a call may: that goes on beside the freeze
+            self._touch("gc", lambda: collect.sweep(self.root, GRACE))
         return self._touch("stage", make)
 
     def publish(

@@ -41,6 +41,7 @@ class Start:
 
     def serving(self) -> None:
         """The worker serves: what would have kept it from that may be done now. Returns at once."""
+        self._steps.came_through()
         self._steps.fill_node_cache(self._published)
 
     def clean(self) -> None:

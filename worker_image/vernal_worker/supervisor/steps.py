@@ -126,11 +126,9 @@ class Steps:
 
     def _killed(self, choice: Thaw) -> Cold | GiveUp:
         """By the same thaw, as far as anybody can tell."""
-        for held in (choice.view, choice.reading):
-            if held is not None:
-                held.release()
         message = "the pod's container before was killed while it thawed this checkpoint"
-        return self._instead(choice.artifact, ThawError("thaw", Reason.CONTAINER_KILLED, message))
+        with choice.view or nullcontext(), choice.reading or nullcontext():
+            return self._instead(choice.artifact, ThawError("thaw", Reason.CONTAINER_KILLED, message))
 
     def _after_failure(self, generation: str, failure: ThawError, host: HostTuple | str | None = None) -> Cold | GiveUp:
         """Write the failure down: on the board, in the log, in the store. `host`: the artifact's, if it is not ours."""
@@ -233,6 +231,11 @@ class Steps:
                     raise
                 self._wait_for_room(gpus, failure)
                 return self._thawing.run(artifact, gpus, seconds=seconds, cached=cached)
+
+    def came_through(self) -> None:
+        """The worker serves: what a container before was killed in says nothing of the next."""
+        for mark in (self._settings.paths.thawing, self._settings.paths.freezing):
+            unfinished.taken(mark)
 
     def fill_node_cache(self, published: Artifact | None = None) -> None:
         """Let the node's next worker read from there what this one has read, or `published`. Returns at once."""

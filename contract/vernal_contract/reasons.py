@@ -133,7 +133,7 @@ NEXT_STEP: dict[Reason, str] = {
     Reason.FREEZE_TIMEOUT: "check the storage's write throughput, or raise spec.checkpoint.freezeTimeoutSeconds",
     Reason.THAW_TIMEOUT: "check the storage's read throughput, or raise spec.checkpoint.thawTimeoutSeconds",
     Reason.CANARY_MISMATCH: "a thawed engine answered otherwise than the frozen one: keep the artifact and report it",
-    Reason.CONTAINER_KILLED: "`kubectl describe pod` says why (Last State): for OOMKilled, raise the memory limit",
+    Reason.CONTAINER_KILLED: "if OOMKilled (`kubectl describe pod`), raise spec.resources.limits.memory",
     Reason.ENGINE_START_FAILED: "see the engine's lines in the pod's log; check spec.model and spec.engineArgs",
     Reason.ENGINE_START_TIMEOUT: "see the engine's lines in the pod's log; raise spec.startupTimeoutSeconds",
     Reason.ENGINE_DIED: "see the engine's last lines in `kubectl logs --previous`; check memory limits",

@@ -28,6 +28,7 @@ from vernal_operator.build.pod import startup_seconds
 from vernal_operator.build.revision import KIND, controller_revision, revision_data, revision_name
 from vernal_operator.plan.census import Census
 from vernal_operator.plan.model import Manifest, ObjectRef, RevisionView, Snapshot
+from vernal_operator.plan.pods import serves
 from vernal_operator.plan.revision import content, restored, revision
 from vernal_operator.plan.texts import cut
 from vernal_operator.plan.times import epoch, not_ahead, stamp
@@ -167,6 +168,6 @@ def _guess(snapshot: Snapshot, wanted: str, kept: Mapping[str, RevisionView]) ->
     """The current revision of a pool whose status was lost: of what most pods that serve are, if it is another than
     the wanted one.
     """
-    serving = Counter(pod.revision for pod in snapshot.pods if pod.ready and pod.deletion_time is None)
+    serving = Counter(pod.revision for pod in snapshot.pods if serves(pod))
     found = min(serving, key=lambda name: (-serving[name], name), default=None)
     return found if found != wanted and found in kept else None

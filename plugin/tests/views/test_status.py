@@ -48,7 +48,20 @@ def test_a_rejected_revision_is_told_with_what_was_before() -> None:
     assert "11111111, not proven; " in line and "REJECTED" in line and "no such image" in line
 
 
-def test_an_autoscaler_is_shown_with_its_metric_and_its_problem() -> None:
+PODS_METRIC = {"type": "Pods", "pods": {"metric": {"name": "in_flight"}, "current": {"averageValue": "18"}}}
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (
+            {"type": "Pods", "pods": {"metric": {"name": "in_flight"}, "current": {"averageValue": "18"}}},
+            "in_flight 18; ",
+        ),
+        ({"type": ""}, ""),  # as Kubernetes' HPA controller leaves what it has no value of
+    ],
+)
+def test_an_autoscaler_is_shown_with_its_metric_and_its_problem(metric: dict[str, Any], said: str) -> None:
     def change(raw: dict[str, Any]) -> None:
         raw["objects"]["horizontalpodautoscalers"] = [
             {
@@ -57,9 +70,7 @@ def test_an_autoscaler_is_shown_with_its_metric_and_its_problem() -> None:
                 "status": {
                     "currentReplicas": 2,
                     "desiredReplicas": 3,
-                    "currentMetrics": [
-                        {"type": "Pods", "pods": {"metric": {"name": "in_flight"}, "current": {"averageValue": "18"}}}
-                    ],
+                    "currentMetrics": [metric],
                     "conditions": [
                         {"type": "ScalingActive", "status": "False", "reason": "FailedGetPodsMetric"},
                         {"type": "AbleToScale", "status": "True", "reason": "ReadyForNewScale"},
@@ -69,7 +80,7 @@ def test_an_autoscaler_is_shown_with_its_metric_and_its_problem() -> None:
         ]
 
     (line,) = (one for one in status.details(status.view(world(change))[0]) if one.startswith("  Autoscaling"))
-    assert line.split("  ")[-1] == "1 to 8, now 2, wants 3; in_flight 18; ScalingActive: FailedGetPodsMetric"
+    assert line.split("  ")[-1] == f"1 to 8, now 2, wants 3; {said}ScalingActive: FailedGetPodsMetric"
 
 
 WHY: list[tuple[str, Change, str]] = [
@@ -132,24 +143,3 @@ def test_a_worker_that_is_not_heard_says_why() -> None:
 def test_every_reason_that_is_a_failure_has_its_next_step() -> None:
     assert {reason for reason in Reason if pods.next_step(reason.value)} == set(NEXT_STEP)
     assert pods.next_step(None) == pods.next_step("SomethingNewer") == ""
-
-
-def test_an_autoscaler_whose_metric_cannot_be_had_is_shown() -> None:
-    """Kubernetes' HPA controller leaves what it has no value of as it was made: a metric without a type."""
-
-    def change(raw: dict[str, Any]) -> None:
-        condition = {"type": "ScalingActive", "status": "False", "reason": "FailedGetObjectMetric", "message": "none"}
-        raw["objects"]["horizontalpodautoscalers"] = [
-            {
-                "metadata": {"name": "qwen", "namespace": "demo"},
-                "spec": {"maxReplicas": 8, "scaleTargetRef": {"kind": "VLLMWorkerPool", "name": "qwen"}},
-                "status": {
-                    "currentReplicas": 2,
-                    "desiredReplicas": 2,
-                    "currentMetrics": [{"type": ""}],
-                    "conditions": [condition],
-                },
-            }
-        ]
-
-    assert "ScalingActive: none" in "\n".join(status.details(status.view(world(change))[0]))
